@@ -1,0 +1,1 @@
+"""Gradient-weighted relevancy maps for vision-language models."""

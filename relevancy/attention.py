@@ -1,0 +1,291 @@
+"""The one attention function: its forward is SDPA, its backward also advances the relevance row.
+
+Chefer, Gur and Wolf (ICCV 2021) propagate relevance through a layer with head probabilities A_h and target y as
+
+    eq. 5   Abar = mean_h max(0, A_h * dy/dA_h)
+    eq. 6   R <- R + Abar R
+
+Only row t of R is read, and that row obeys r <- r + r Abar from the last layer to the first: the order in which
+backward visits the layers. Since dy/dA_h = G_h V_h^T with G = dy/d(A V), a tile of Abar follows from the same tile of
+probabilities that gives the gradients of query, key and value. Nothing of size tokens x tokens is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from relevancy.errors import RelevancyError
+
+NAME = "relevancy"
+
+# What one float32 tile of probabilities may take: it should stay in a CPU's cache, and fill an accelerator.
+_CPU_TILE_BYTES = 2 << 20
+_ACCELERATOR_TILE_BYTES = 256 << 20
+
+# Tensor arguments that transformers passes along although attention does not depend on them any more.
+_INERT_TENSORS = frozenset({"position_ids", "cache_position", "image_sizes", "position_embeddings"})
+
+
+class Row(Protocol):
+    """The relevance row of one stack of layers, as the backward pass of its attention sees it."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no layer has advanced the row yet."""
+
+    def read(self, like: Tensor) -> Tensor:
+        """The row before this layer, (batch, tokens); `like` has the layer's (batch, heads, tokens, dim)."""
+
+    def add(self, update: Tensor) -> None:
+        """Add this layer's r Abar, (batch, tokens)."""
+
+
+class Recorder(Protocol):
+    """Decides, call by call, what a running model's attention does."""
+
+    def row_for(self, module: nn.Module) -> Row | None:
+        """The row this layer advances, or None when it only passes gradients on."""
+
+    def root(self) -> Tensor:
+        """A new scalar from which a graph can grow."""
+
+
+recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+def register() -> None:
+    """Make `NAME` known to transformers, with the masks SDPA takes; without them padding would be ignored silently."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers' interface that records relevance when backward runs.
+
+    Query is (batch, heads, tokens, dim); key and value may have fewer heads. Returns (batch, tokens, heads, dim).
+    Raises RelevancyError for a mask or an option whose effect on the probabilities is not known here.
+    """
+    _refuse_unknown(module, attention_mask, dropout, kwargs)
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    call = Call(
+        module=module,
+        mask=attention_mask,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        causal=causal and attention_mask is None and query.shape[2] > 1,
+        groups=query.shape[1] // key.shape[1],
+    )
+    tape = recorder.get()
+    if tape is None or not torch.is_grad_enabled():
+        return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
+
+    row = tape.row_for(module)
+    rooted = query.requires_grad or key.requires_grad or value.requires_grad
+    if row is None and not rooted:  # below the first layer of interest no graph is needed
+        return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
+    if query.shape[2] != key.shape[2]:
+        raise RelevancyError(
+            f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
+            "give the whole sequence in one forward pass, without a filled cache."
+        )
+    output = _Attention.apply(query, key, value, None if rooted else tape.root(), call, row)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _refuse_unknown(module: nn.Module, mask: Any, dropout: float, options: dict[str, Any]) -> None:
+    """Raise RelevancyError by name for whatever would change the probabilities in a way not computed here."""
+    layer = type(module).__name__
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 4):
+        raise RelevancyError(
+            f"{layer} uses a mask of type {type(mask).__name__}; only 4-D bool or float masks are exact."
+        )
+    if dropout:
+        raise RelevancyError(f"{layer} drops attention at random (p={dropout}); call model.eval() first.")
+    strange = [name for name, value in options.items() if isinstance(value, Tensor) and name not in _INERT_TENSORS]
+    if strange:
+        raise RelevancyError(f"{layer} passes {', '.join(strange)} to its attention, which this method does not know.")
+
+
+@dataclass(frozen=True)
+class Call:
+    """How scores become probabilities in one attention call."""
+
+    module: nn.Module
+    mask: Tensor | None
+    scale: float
+    softcap: float | None
+    causal: bool
+    groups: int
+
+
+class Tile(NamedTuple):
+    """A block of query rows, and the keys it can see."""
+
+    rows: slice
+    keys: slice
+
+
+class _Attention(torch.autograd.Function):
+    """SDPA whose backward recomputes probabilities tile by tile and advances the relevance row on the way."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        root: Tensor | None,  # noqa: ARG004  a leaf that makes the output differentiable
+        call: Call,
+        row: Row | None,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.call, ctx.row = call, row
+        return _forward(query, key, value, call)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        sweep = _Sweep(*ctx.saved_tensors, grad, ctx.call, wanted=any(ctx.needs_input_grad[:3]))
+        if ctx.row is None:
+            sweep.run(None, skip_silent=False)
+        else:
+            ctx.row.add(sweep.run(ctx.row.read(grad), skip_silent=ctx.row.fresh))
+        root = torch.zeros((), device=grad.device) if ctx.needs_input_grad[3] else None
+        return (*sweep.gradients(), root, None, None)
+
+
+class _Sweep:
+    """One backward pass over the tiles of an attention call."""
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, call: Call, *, wanted: bool) -> None:
+        self.query, self.key, self.grad, self.call, self.wanted = query, key, grad, call, wanted
+        self.exact = torch.promote_types(query.dtype, torch.float32)
+        self.exact_key, self.exact_value = key.to(self.exact), value.to(self.exact)
+        if wanted:
+            self.grad_query = torch.zeros_like(query)
+            self.grad_key = torch.zeros_like(self.exact_key)
+            self.grad_value = torch.zeros_like(self.exact_value)
+
+    def run(self, row: Tensor | None, *, skip_silent: bool) -> Tensor | None:
+        """r Abar, (batch, tokens), when given the row r; gradients accumulate on the way.
+
+        With skip_silent, query rows that carry no gradient are passed over: above the last layer that is every
+        position but the one whose logits are explained.
+        """
+        update = None if row is None else torch.zeros_like(row)
+        for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
+            if skip_silent and not self.grad[:, :, tile.rows].any():
+                continue
+            flow = self._visit(tile)
+            if row is not None and update is not None:
+                update[:, tile.keys] += advance(row[:, tile.rows], flow)
+        return update
+
+    def _visit(self, tile: Tile) -> Tensor:
+        """A * dy/dA of one tile, (batch, heads, rows, keys)."""
+        grad_rows = self.grad[:, :, tile.rows]
+        batch, heads, rows, dim = grad_rows.shape
+        folded = (batch, self.key.shape[1], self.call.groups * rows, dim)
+        query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
+        probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
+        flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
+        if self.wanted:
+            d_scores = torch.addcmul(flow, probs, flow.sum(-1, keepdim=True), value=-1)
+            if slope is not None:
+                d_scores *= slope
+            d_scores = d_scores.to(query.dtype)
+            self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view_as(grad_rows)
+            self.grad_key[:, :, tile.keys] += d_scores.mT @ query
+            self.grad_value[:, :, tile.keys] += probs.to(query.dtype).mT @ grad
+        return flow.view(batch, heads, rows, -1)
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """dy/d(query, key, value), or three times None where nothing below needs them."""
+        if not self.wanted:
+            return None, None, None
+        scale, dtype = self.call.scale, self.query.dtype
+        return self.grad_query.mul_(scale), self.grad_key.mul_(scale).to(dtype), self.grad_value.to(dtype)
+
+
+def advance(row: Tensor, flow: Tensor) -> Tensor:
+    """r Abar for one tile of query rows, (batch, keys): eq. 5 clamps A * dy/dA, then averages the heads.
+
+    Row is (batch, rows), flow = A * dy/dA is (batch, heads, rows, keys) and is overwritten.
+    """
+    batch, heads, rows, keys = flow.shape
+    weights = row[:, None].expand(batch, heads, rows).reshape(batch, 1, heads * rows)
+    return (weights @ flow.clamp_(min=0).view(batch, heads * rows, keys)).squeeze(1) / heads
+
+
+def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tensor | None]:
+    """Softmax of raw query-key products (batch, kv heads, groups * rows, keys), and the soft cap's derivative."""
+    slope = None
+    scores *= call.scale
+    if call.softcap is not None:
+        scores = torch.tanh(scores / call.softcap)
+        slope = 1 - scores.square()
+        scores = scores * call.softcap
+    grouped = scores.view(*scores.shape[:2], call.groups, -1, scores.shape[-1])
+    lowest = torch.finfo(scores.dtype).min
+    if call.mask is None:
+        if call.causal:  # only the last square block of the tile reaches past its own rows
+            block = grouped[..., tile.rows.start :]
+            future = torch.ones(block.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            block.masked_fill_(future, lowest)
+        return torch.softmax(scores, -1), slope
+    mask = call.mask[..., tile.rows, tile.keys]
+    mask = mask[:, :, None] if mask.shape[1] == 1 else mask.unflatten(1, (-1, call.groups))
+    if mask.dtype != torch.bool:
+        return torch.softmax(grouped + mask, -1).view_as(scores), slope
+    hidden = ~mask
+    probs = torch.softmax(grouped.masked_fill_(hidden, lowest), -1)
+    # A row that may see nothing (padding) would otherwise spread evenly over what it may not see.
+    return probs.masked_fill_(hidden, 0).view_as(scores), slope
+
+
+def _tiles(query: Tensor, keys: int, causal: bool) -> Iterator[Tile]:
+    """Blocks of query rows whose float32 probabilities fit the device's tile size."""
+    batch, heads, length, _ = query.shape
+    budget = _CPU_TILE_BYTES if query.device.type == "cpu" else _ACCELERATOR_TILE_BYTES
+    rows = max(1, budget // (4 * batch * heads * keys))
+    for start in range(0, length, rows):
+        stop = min(start + rows, length)
+        yield Tile(slice(start, stop), slice(0, stop if causal else keys))
+
+
+def _forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+    """Softmax(q k^T) v, (batch, heads, tokens, dim): transformers' own SDPA call, or tiles when scores are capped."""
+    if call.softcap is None:
+        output, _ = sdpa_attention_forward(
+            call.module, query, key, value, call.mask, scaling=call.scale, is_causal=call.causal
+        )
+        return output.transpose(1, 2)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    output = torch.empty_like(query)
+    for tile in _tiles(query, key.shape[2], call.causal):
+        rows = query[:, :, tile.rows]
+        keys, values = key[:, :, tile.keys].to(exact), value[:, :, tile.keys].to(exact)
+        folded = rows.reshape(*key.shape[:2], -1, query.shape[-1]).to(exact)
+        probs, _ = _probabilities(folded @ keys.mT, tile, call)
+        output[:, :, tile.rows] = (probs @ values).view_as(rows).to(query.dtype)
+    return output

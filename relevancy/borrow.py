@@ -1,0 +1,132 @@
+"""What a model lends while it is recorded: each context manager changes one thing and puts it back, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from relevancy.errors import RelevancyError
+
+_ACTIVATION_MODULES = ("torch.nn.modules.activation", "transformers.activations")
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient; the work of a map is then that of activations alone."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; afterwards each has its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def attention_named(name: str, stack: PreTrainedModel) -> Iterator[None]:
+    """The stack's attention goes through the registered function `name`.
+
+    Raises RelevancyError when the model's attention takes no other implementation.
+    """
+    before = stack.config._attn_implementation
+    try:
+        stack.set_attn_implementation(name)
+        if stack.config._attn_implementation != name:
+            raise RelevancyError(
+                f"{type(stack).__name__} does not let its attention be replaced: it needs transformers' attention interface."
+            )
+        yield
+    finally:
+        if stack.config._attn_implementation != before:
+            stack.set_attn_implementation(before)
+
+
+@contextmanager
+def activations_recomputed(stack: nn.Module) -> Iterator[None]:
+    """Of a gated product act(a) * b, backward keeps a and b, and computes act(a) again.
+
+    The elementwise function costs little beside the matrices around it; its kept output would be a third of all the
+    memory that a gated feed-forward layer holds for backward.
+    """
+    latest: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # The output is held until the next one comes, so that its address cannot belong to another tensor meanwhile.
+        if torch.is_grad_enabled() and isinstance(output, Tensor) and output.requires_grad:
+            latest[:] = [(module, inputs[0].detach(), output.detach())]
+
+    def pack(tensor: Tensor) -> Any:
+        if latest:
+            module, source, output = latest[0]
+            if tensor.data_ptr() == output.data_ptr() and tensor.shape == output.shape and not output._version:
+                return module, source
+        return tensor
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        module, source = packed
+        with torch.no_grad():
+            return module.forward(source)
+
+    with ExitStack() as hooks:
+        for module in stack.modules():
+            if type(module).__module__ in _ACTIVATION_MODULES:
+                hooks.callback(module.register_forward_hook(remember).remove)
+        hooks.callback(latest.clear)
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+
+
+@contextmanager
+def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Iterator[None]:
+    """The last layer's feed-forward computes only the positions whose logits were asked for by `logits_to_keep`.
+
+    It acts position by position and nothing but the output matrix comes after it, so the logits stay the same, and
+    a whole layer's largest matrices drop out of forward and backward.
+    """
+    layers = getattr(stack, "layers", None)
+    feed_forward = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) and len(layers) else None
+    if feed_forward is None:
+        yield
+        return
+    kept: list[int] = []
+    lengths: list[int] = []
+
+    def before_model(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        keep = kwargs.get("logits_to_keep")
+        hidden_wanted = kwargs.get("output_hidden_states") or model.config.output_hidden_states
+        kept[:] = [keep] if isinstance(keep, int) and keep > 0 and not hidden_wanted else []
+
+    def before_feed_forward(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not kept:
+            return None
+        lengths[:] = [args[0].shape[1]]
+        return (args[0][:, -kept[0] :], *args[1:])
+
+    def after_feed_forward(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return nn.functional.pad(output, (0, 0, lengths[0] - output.shape[1], 0)) if kept else None
+
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(before_model, with_kwargs=True).remove)
+        hooks.callback(feed_forward.register_forward_pre_hook(before_feed_forward).remove)
+        hooks.callback(feed_forward.register_forward_hook(after_feed_forward).remove)
+        yield

@@ -1,0 +1,144 @@
+"""Questions about a layout and their answers, in open form and in "(a) .. (b) .." form.
+
+For every question text each answer is as likely as any other before the picture is seen: the layout draws kinds, colors,
+counts and floating uniformly, the asked color is the true one half of the time, the order of the options is a coin flip,
+and left and right are the same by mirror symmetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relevancy.demo.layout import COLORS, FLOATERS, KINDS, Layout
+
+TYPES = ("floating", "color", "is-color", "presence", "side", "left-of", "count")
+FORMS = ("open", "ab")
+MIN_VISIBLE = 0.55  # below this share an object is not asked about alone
+FROM_MIDDLE = 0.06  # an object this near to the middle is neither left nor right
+APART = 0.1  # two objects this near in x are not compared
+YES_NO = ("Yes", "No")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its only right answer, and the items it asks about (indices into the layout; empty if none)."""
+
+    type: str
+    form: str
+    text: str
+    answer: str
+    items: tuple[int, ...]
+
+
+def plural(kind: str) -> str:
+    """The noun for several of a kind."""
+    return f"{kind}s"
+
+
+def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[Question]:
+    """All questions this scene can be asked, each in one random form, in random order.
+
+    `shares`: (items,) visible share of each item, see `drawing.visible_shares`.
+    """
+    counts = {kind: layout.of_kind(kind) for kind in KINDS}
+    single = [where[0] for where in counts.values() if len(where) == 1 and shares[where[0]] >= MIN_VISIBLE]
+    drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
+    drafts.append(_about_count(counts, rng))
+    questions = [_in_some_form(draft, rng) for draft in drafts]
+    return [questions[index] for index in rng.permutation(len(questions))]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A question before its form is chosen: the right answer and one wrong one for the (a)/(b) form."""
+
+    type: str
+    text: str
+    answer: str
+    wrong: str
+    items: tuple[int, ...]
+
+
+def _in_some_form(draft: _Draft, rng: np.random.Generator) -> Question:
+    form = FORMS[int(rng.integers(2))]
+    if form == "open":
+        return Question(draft.type, form, draft.text, draft.answer, draft.items)
+    text, answer = with_options(draft.text, draft.answer, draft.wrong, right_first=bool(rng.integers(2)))
+    return Question(draft.type, form, text, answer, draft.items)
+
+
+def with_options(text: str, right: str, wrong: str, *, right_first: bool) -> tuple[str, str]:
+    """The "(a) .. (b) .." form of a question and its answer."""
+    first, second = (right, wrong) if right_first else (wrong, right)
+    return f"{text} (a) {first} (b) {second}", f"({'a' if right_first else 'b'}) {right}"
+
+
+def _yes_no(kind: str, text: str, truth: bool, items: tuple[int, ...]) -> _Draft:
+    right, wrong = YES_NO if truth else YES_NO[::-1]
+    return _Draft(kind, text, right, wrong, items)
+
+
+def _about_one(layout: Layout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
+    drafts = []
+    for index in single:
+        item = layout.items[index]
+        color = item.color or COLORS[0]
+        other = str(rng.choice([name for name in COLORS if name != color]))
+        asked = color if rng.integers(2) else other
+        drafts.append(_Draft("color", f"What color is the {item.kind}?", color.title(), other.title(), (index,)))
+        drafts.append(_yes_no("is-color", f"Is the {item.kind} {asked}?", asked == color, (index,)))
+        if item.kind in FLOATERS:
+            drafts.append(_yes_no("floating", f"Is the {item.kind} floating?", item.floating, (index,)))
+        if abs(item.x - 0.5) >= FROM_MIDDLE:
+            right, wrong = ("Left", "Right") if item.x < 0.5 else ("Right", "Left")
+            drafts.append(_Draft("side", f"Is the {item.kind} on the left or on the right?", right, wrong, (index,)))
+    return drafts
+
+
+def _about_presence(counts: dict[str, list[int]], rng: np.random.Generator) -> list[_Draft]:
+    """Two kinds asked for; each is there or not by a coin flip of its own."""
+    there = [kind for kind in KINDS if counts[kind]]
+    absent = [kind for kind in KINDS if not counts[kind]]
+    kinds = {str(rng.choice(there if rng.integers(2) else absent)): None for _ in range(2)}
+    return [
+        _yes_no("presence", f"Is there a {kind} in the picture?", bool(counts[kind]), tuple(counts[kind])) for kind in kinds
+    ]
+
+
+def _about_pairs(layout: Layout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
+    if len(single) < 2:
+        return []
+    one, other = (int(index) for index in rng.permutation(np.array(single))[:2])
+    a, b = layout.items[one], layout.items[other]
+    if abs(a.x - b.x) < APART:
+        return []
+    return [_yes_no("left-of", f"Is the {a.kind} left of the {b.kind}?", a.x < b.x, (one, other))]
+
+
+def _about_count(counts: dict[str, list[int]], rng: np.random.Generator) -> _Draft:
+    """How many there are of the kind that may stand there more than once.
+
+    With several of a kind it is that kind; else any kind that is there, which keeps one, two and three equally likely.
+    """
+    kind = max(counts, key=lambda name: len(counts[name]))
+    if len(counts[kind]) == 1:
+        kind = str(rng.choice([name for name in KINDS if counts[name]]))
+    number = len(counts[kind])
+    wrong = int(rng.choice([n for n in (1, 2, 3) if n != number]))
+    return _Draft("count", f"How many {plural(kind)} are there?", str(number), str(wrong), tuple(counts[kind]))
+
+
+def describe(layout: Layout, rng: np.random.Generator) -> str:
+    """One sentence per object, in random order: what it is, its color, what it stands on, and where."""
+    sentences = []
+    for index in rng.permutation(len(layout.items)):
+        item = layout.items[index]
+        if item.color is None:
+            continue
+        verb = {"water": "floats", "sky": "flies"}.get(item.support, "stands")
+        place = "in the middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("on the left" if item.x < 0.5 else "on the right")
+        sentences.append(f"A {item.color} {item.kind} {verb} {place}.")
+    return " ".join(sentences)

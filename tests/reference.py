@@ -1,0 +1,76 @@
+"""Relevancy as the equations say it: eager attention, every matrix kept, whole N x N products. Slow and plain."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass
+class Reference:
+    language: Tensor  # (batch, tokens)
+    vision: Tensor | None  # (images, tower tokens)
+    logits: Tensor  # (batch, vocabulary) of the last position
+
+
+def abar(probabilities: Tensor) -> Tensor:
+    """Eq. 5 for one layer, (batch, tokens, tokens)."""
+    return (probabilities * probabilities.grad).clamp(min=0).mean(dim=1)
+
+
+def propagate(layers: list[Tensor]) -> Tensor:
+    """Eq. 6 over all layers, (batch, tokens, tokens)."""
+    batch, _, tokens, _ = layers[0].shape
+    relevance = torch.eye(tokens, dtype=layers[0].dtype).expand(batch, tokens, tokens)
+    for probabilities in layers:
+        relevance = relevance + abar(probabilities) @ relevance
+    return relevance
+
+
+def reference(
+    model: PreTrainedModel, inputs: dict, targets: Tensor | None = None, position: int = -1, full: bool = False
+) -> Reference:
+    """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones."""
+    kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
+    decoder, tower = model.get_decoder(), model.get_encoder(modality="image")
+    handles = []
+
+    def keep(name: str):
+        def hook(_: nn.Module, __: tuple, output: object) -> None:
+            if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].ndim == 4:
+                output[1].retain_grad()
+                kept[name].append(output[1])
+
+        return hook
+
+    for name, part in (("language", decoder), ("vision", tower)):
+        handles += [
+            module.register_forward_hook(keep(name))
+            for module in part.modules()
+            if type(module).__name__.endswith("Attention") and hasattr(module, "config")
+        ]
+    before = {part: getattr(model.config, part)._attn_implementation for part in ("text_config", "vision_config")}
+    model.set_attn_implementation("eager")
+    try:
+        logits = model(**inputs).logits[:, position]
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.set_attn_implementation(before)
+    if targets is None:
+        targets = logits.argmax(-1)
+    model.zero_grad()
+    logits.gather(1, targets[:, None]).sum().backward()
+    model.zero_grad()
+
+    row = propagate(kept["language"])[:, position]
+    vision = None
+    if full:
+        used = [layer for layer in kept["vision"] if layer.grad is not None]
+        image_tokens = inputs["input_ids"] == model.config.image_token_id
+        pictures, _, tokens, _ = used[0].shape
+        placed = torch.zeros(pictures, tokens, dtype=row.dtype)
+        placed[:, -int(image_tokens[0].sum()) :] = row.detach()[image_tokens].view(pictures, -1)
+        vision = torch.einsum("it,itk->ik", placed, propagate(used))
+    return Reference(row.detach(), vision, logits.detach())

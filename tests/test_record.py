@@ -1,0 +1,305 @@
+"""The row against the equations, and the model given back as it came."""
+
+import pytest
+import tiny
+import torch
+from reference import reference
+from torch import Tensor
+
+from relevancy.errors import RelevancyError
+from relevancy.record import record
+
+QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
+
+
+def inputs_for(processor, questions: list[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Left-padded prompts, each with a picture of its own."""
+    texts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+            add_generation_prompt=True,
+        )
+        for question in questions
+    ]
+    pictures = [tiny.picture(seed=index) for index in range(len(questions))]
+    batch = processor(images=pictures, text=texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    return {**batch, "pixel_values": batch["pixel_values"].to(dtype)}
+
+
+def rows_of(model, inputs, scope="full", **options):
+    with record(model, scope, **options) as tape:
+        logits = model(**inputs, logits_to_keep=1).logits[:, -1]
+        return tape.relevance(logits.max(-1).values), logits.detach()
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def passed_on(row: Tensor, position: int = -1) -> Tensor:
+    """The row without e_t, whose 1 would hide an error in everything else."""
+    unit = torch.zeros_like(row)
+    unit[..., position] = 1
+    return row - unit
+
+
+def test_row_equals_the_equations(pair):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    expected = reference(model, inputs, full=True)
+    rows, logits = rows_of(model, inputs)
+    assert relative(logits, expected.logits) < 1e-5
+    assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
+    assert relative(rows.vision, expected.vision) < 1e-5
+    assert rows.language.dtype == rows.vision.dtype == torch.float32
+    assert (rows.vision[:, 0] > 0).all()  # the class token starts at zero: the tower's layers really took part
+
+
+def test_row_equals_the_equations_in_float64():
+    model, processor = tiny.gemma_clip()
+    model = model.double()
+    inputs = inputs_for(processor, QUESTIONS[:1], torch.float64)
+    expected = reference(model, inputs, full=True)
+    rows, _ = rows_of(model, inputs)
+    # Rows are handed out in float32, and eager attention takes its softmax in float32 whatever the model's type.
+    assert relative(passed_on(rows.language), passed_on(expected.language)) < 2e-6
+    assert relative(rows.vision, expected.vision) < 2e-6
+
+
+def test_language_scope_is_the_same_row_without_the_tower(pair):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    language, _ = rows_of(model, inputs, "language")
+    full, _ = rows_of(model, inputs, "full")
+    assert language.vision is None
+    torch.testing.assert_close(language.language, full.language, rtol=1e-5, atol=1e-7)
+
+
+def test_batch_of_unequal_lengths_equals_one_by_one(pair):
+    model, processor = pair
+    together = inputs_for(processor, QUESTIONS)
+    rows, _ = rows_of(model, together)
+    for index in range(len(QUESTIONS)):
+        length = int(together["attention_mask"][index].sum())
+        alone = {
+            "input_ids": together["input_ids"][index : index + 1, -length:],
+            "attention_mask": together["attention_mask"][index : index + 1, -length:],
+            "pixel_values": together["pixel_values"][index : index + 1],
+        }
+        single, _ = rows_of(model, alone)
+        padding = rows.language.shape[1] - length
+        assert (rows.language[index, :padding] == 0).all()
+        assert relative(passed_on(rows.language[index, padding:]), passed_on(single.language[0])) < 1e-5
+        assert relative(rows.vision[index], single.vision[0]) < 1e-5
+    assert not rows.language.isnan().any()
+
+
+def test_tiles_do_not_change_the_row(pair, monkeypatch):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS)
+    whole, _ = rows_of(model, inputs)
+    monkeypatch.setattr("relevancy.attention._CPU_TILE_BYTES", 4000)
+    tiled, _ = rows_of(model, inputs)
+    assert relative(passed_on(tiled.language), passed_on(whole.language)) < 1e-5
+    assert relative(tiled.vision, whole.vision) < 1e-5
+
+
+def test_other_positions_and_targets_over_one_forward_do_not_leak(pair):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    with record(model, "full") as tape:
+        logits = model(**inputs, logits_to_keep=4).logits
+        several = [tape.relevance(logits[:, place, 7], position=place, retain_graph=True) for place in (-1, -3, -4, -1)]
+    for place, rows in zip((-1, -3, -4), several, strict=False):
+        expected = reference(model, inputs, torch.tensor([7]), position=place, full=True)
+        assert relative(passed_on(rows.language, place), passed_on(expected.language, place)) < 1e-5
+        assert relative(rows.vision, expected.vision) < 1e-5
+    torch.testing.assert_close(several[0].language, several[3].language, rtol=0, atol=0)
+
+
+def test_positions_may_differ_within_a_batch(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:2])
+    with record(model) as tape:
+        logits = model(**inputs, logits_to_keep=2).logits
+        rows = tape.relevance(torch.stack([logits[0, -2, 5], logits[1, -1, 5]]), position=torch.tensor([-2, -1]))
+    first = reference(model, inputs, torch.tensor([5, 5]), position=-2)
+    second = reference(model, inputs, torch.tensor([5, 5]), position=-1)
+    assert relative(rows.language[0], first.language[0]) < 1e-5
+    assert relative(rows.language[1], second.language[1]) < 1e-5
+
+
+def test_chosen_layers_only(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    every, _ = rows_of(model, inputs, "language", layers=range(3))
+    default, _ = rows_of(model, inputs, "language")
+    torch.testing.assert_close(every.language, default.language, rtol=0, atol=0)
+    last, _ = rows_of(model, inputs, "language", layers=[-1])
+    same, _ = rows_of(model, inputs, "full", layers=[2])
+    assert relative(last.language, same.language) < 1e-5
+    assert relative(last.language, default.language) > 1e-3
+
+
+@pytest.mark.parametrize("layers", [[], [3], [-4]])
+def test_layers_that_are_not_there(built, layers):
+    with pytest.raises(RelevancyError, match="0 to 2"), record(built["gemma-clip"][0], layers=layers):
+        pass
+
+
+def test_float_mask_equals_bool_mask(built):
+    model, processor = built["llama-clip"]
+    inputs = inputs_for(processor, QUESTIONS)
+    rows, _ = rows_of(model, inputs)
+    keep = inputs["attention_mask"].bool()
+    length = keep.shape[1]
+    seen = (torch.ones(length, length, dtype=torch.bool).tril() & keep[:, None, :])[:, None]
+    additive = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    with_float, _ = rows_of(model, {**inputs, "attention_mask": additive})
+    with_bool, _ = rows_of(model, {**inputs, "attention_mask": seen})
+    positions = (keep.long().cumsum(-1) - 1).clamp(min=0)
+    torch.testing.assert_close(with_float.language, with_bool.language, rtol=1e-5, atol=1e-7)
+    shifted, _ = rows_of(model, {**inputs, "attention_mask": seen, "position_ids": positions})
+    assert relative(shifted.language, rows.language) < 1e-4
+
+
+class State:
+    """Everything of a model that recording touches."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+        self.attention = {key: config._attn_implementation for key, config in configs.items()}
+        self.hooks = {
+            name: [(key, id(hook)) for kind in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
+                   for key, hook in kind.items()]
+            for name, part in model.named_modules()
+        }  # fmt: skip
+        self.grads = {name: (part.requires_grad, part.grad) for name, part in model.named_parameters()}
+        self.training = {name: part.training for name, part in model.named_modules()}
+        self.attributes = {name: sorted(vars(part)) for name, part in model.named_modules()}
+
+
+@pytest.mark.parametrize("scope", ["language", "full"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_is_given_back_unchanged(pair, scope, fails):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    model(**inputs)  # transformers adds hooks of its own on the first forward
+    parameters = list(model.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[3].grad = torch.ones_like(parameters[3])
+    model.train()
+    model.get_decoder().layers[0].mlp.eval()
+    weights = [parameter.detach().clone() for parameter in parameters]
+    before = State(model)
+    try:
+        with record(model, scope) as tape:
+            assert not model.training
+            logits = model(**inputs, logits_to_keep=1).logits
+            tape.relevance(logits[:, -1].max(-1).values)
+            if fails:
+                raise KeyError("planted")
+    except KeyError:
+        assert fails
+    after = State(model)
+    assert vars(after).keys() == vars(before).keys()
+    for aspect, value in vars(before).items():
+        assert vars(after)[aspect] == value, aspect
+    assert all(torch.equal(old, new) for old, new in zip(weights, model.parameters(), strict=True))
+    assert torch.is_grad_enabled()
+    model.eval()
+    parameters[0].requires_grad_(True)
+    parameters[3].grad = None
+
+
+def test_eager_and_mixed_implementations_come_back(built):
+    model, processor = built["gemma-clip"]
+    model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
+    rows_of(model, inputs_for(processor, QUESTIONS[:1]))
+    assert model.config.text_config._attn_implementation == "eager"
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    model.set_attn_implementation("sdpa")
+
+
+def test_recording_works_under_no_grad(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    expected, _ = rows_of(model, inputs)
+    with torch.no_grad():
+        found, _ = rows_of(model, inputs)
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(found.language, expected.language, rtol=0, atol=0)
+
+
+def test_generation_inside_a_recording_continues_from_its_cache(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:2])
+    expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    with record(model) as tape:
+        output = model(**inputs, logits_to_keep=1, use_cache=True)
+        rows = tape.relevance(output.logits[:, -1].max(-1).values)
+        first = output.logits[:, -1].argmax(-1, keepdim=True)
+        with torch.no_grad():
+            found = model.generate(
+                input_ids=torch.cat([inputs["input_ids"], first], 1),
+                attention_mask=torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1),
+                past_key_values=output.past_key_values,
+                max_new_tokens=3,
+                do_sample=False,
+            )
+    assert found.tolist() == expected.tolist()
+    plain, _ = rows_of(model, inputs, "language")
+    torch.testing.assert_close(rows.language, plain.language, rtol=0, atol=0)
+
+
+def test_only_the_read_logits_are_promised_and_they_are_right(pair):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS)
+    expected = model(**inputs, output_hidden_states=True)
+    with record(model):
+        kept = model(**inputs, logits_to_keep=2).logits
+        hidden = model(**inputs, logits_to_keep=2, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(kept, expected.logits[:, -2:], rtol=1e-4, atol=1e-5)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(hidden[real], expected.hidden_states[-1][real], rtol=1e-4, atol=1e-5)
+
+
+def test_refusals_name_what_is_wrong(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    with pytest.raises(RelevancyError, match="Nothing was recorded"), record(model) as tape:
+        tape.relevance(torch.zeros(1, requires_grad=True))
+    with pytest.raises(RelevancyError, match="without a filled cache"), record(model):
+        cache = model(**inputs, use_cache=True).past_key_values
+        model(input_ids=inputs["input_ids"][:, -3:], past_key_values=cache)
+    with pytest.raises(RelevancyError, match="inference_mode"), torch.inference_mode(), record(model):
+        pass
+    with pytest.raises(RelevancyError, match="vision tower"), record(model.get_decoder(), "full"):
+        pass
+    with pytest.raises(RelevancyError, match="needs a picture"), record(model, "full") as tape:
+        logits = model(input_ids=torch.tensor([[2, 300, 301]])).logits
+        tape.relevance(logits[:, -1].max(-1).values)
+
+
+def test_a_text_model_without_a_tower(built):
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = tiny.text(tiny.LlamaConfig, 60)
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.tensor([[2, 5, 9, 11, 30]])
+    with record(model) as tape:
+        rows = tape.relevance(model(input_ids=ids).logits[:, -1].max(-1).values)
+    assert rows.language.shape == (1, 5)
+    assert rows.language[0, -1] >= 1
+
+
+def test_an_attention_without_the_interface_is_refused():
+    from transformers import ViltConfig, ViltModel
+
+    model = ViltModel(
+        ViltConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    )
+    with pytest.raises(RelevancyError, match="interface"), record(model):
+        pass
