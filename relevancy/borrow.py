@@ -1,4 +1,4 @@
-"""What a model lends while it is recorded: each context manager changes one thing and puts it back, whatever happens."""
+"""What a model lends while it is recorded: each context manager changes one thing and always puts it back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def attention_named(name: str, stack: PreTrainedModel) -> Iterator[None]:
         stack.set_attn_implementation(name)
         if stack.config._attn_implementation != name:
             raise RelevancyError(
-                f"{type(stack).__name__} does not let its attention be replaced: it needs transformers' attention interface."
+                f"{type(stack).__name__} does not let its attention be replaced: "
+                "it needs transformers' attention interface."
             )
         yield
     finally:
@@ -97,6 +98,52 @@ def activations_recomputed(stack: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def output_rows_picked(model: PreTrainedModel) -> Iterator[None]:
+    """Backward through the output matrix reads only the rows of the words that the target names.
+
+    A target is one logit or the difference of two, so the gradient of 256,000 logits is zero but for those, and the
+    product with the whole matrix (1 GB in LLaVA-Gemma) would add nothing but its reading.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        yield
+        return
+    entered: list[Tensor] = []
+
+    def before_head(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        entered.clear()
+        if not (torch.is_grad_enabled() and args[0].requires_grad):
+            return None
+        entered.append(args[0])
+        return (_own(args[0].detach()),)
+
+    def after_head(_: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        return _PickedRows.apply(entered.pop(), output, head.weight) if entered else None
+
+    with ExitStack() as hooks:
+        hooks.callback(head.register_forward_pre_hook(before_head).remove)
+        hooks.callback(head.register_forward_hook(after_head).remove)
+        yield
+
+
+class _PickedRows(torch.autograd.Function):
+    """Gives finished logits a backward that multiplies only with the columns in which their gradient is not zero."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, logits: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.shape, ctx.weight = hidden.shape, weight
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        flat = grad.flatten(0, -2)
+        words = flat.any(0).nonzero().squeeze(1)
+        dense = 16 * words.numel() > flat.shape[1]  # a probability instead of a logit: copying rows would not pay
+        product = flat @ ctx.weight if dense else flat[:, words] @ ctx.weight[words]
+        return product.view(ctx.shape), None, None
+
+
+@contextmanager
 def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Iterator[None]:
     """The last layer's feed-forward computes only the positions whose logits were asked for by `logits_to_keep`.
 
@@ -111,7 +158,7 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
     kept: list[int] = []
     lengths: list[int] = []
 
-    def before_model(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def before_model(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         keep = kwargs.get("logits_to_keep")
         hidden_wanted = kwargs.get("output_hidden_states") or model.config.output_hidden_states
         kept[:] = [keep] if isinstance(keep, int) and keep > 0 and not hidden_wanted else []
@@ -120,9 +167,9 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
         if not kept:
             return None
         lengths[:] = [args[0].shape[1]]
-        return (args[0][:, -kept[0] :], *args[1:])
+        return (_own(args[0][:, -kept[0] :]), *args[1:])
 
-    def after_feed_forward(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def after_feed_forward(_: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         return nn.functional.pad(output, (0, 0, lengths[0] - output.shape[1], 0)) if kept else None
 
     with ExitStack() as hooks:
@@ -130,3 +177,8 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
         hooks.callback(feed_forward.register_forward_pre_hook(before_feed_forward).remove)
         hooks.callback(feed_forward.register_forward_hook(after_feed_forward).remove)
         yield
+
+
+def _own(rows: Tensor) -> Tensor:
+    """A copy with strides of its own: matmul would not fold a slice's, and copy the whole weight matrix instead."""
+    return rows.clone(memory_format=torch.contiguous_format)

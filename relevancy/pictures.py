@@ -195,7 +195,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.has_transparency_data:
         layered = image.convert("RGBA")
-        if layered.getextrema()[3][0] < 255:
+        if np.asarray(layered.getchannel("A")).min() < 255:
             white = Image.new("RGBA", layered.size, "white")
             white.alpha_composite(layered)
             layered = white

@@ -124,7 +124,7 @@ def record(model: PreTrainedModel, scope: Scope = "language", *, layers: Iterabl
     tower = _tower(model) if scope == "full" else None
     tape = Tape(decoder, tower, _chosen(layers, decoder.config.get_text_config().num_hidden_layers))
 
-    def begin(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
             tape.see(_Images.of(model, tower, kwargs) if tower is not None else None)
 
@@ -137,6 +137,7 @@ def record(model: PreTrainedModel, scope: Scope = "language", *, layers: Iterabl
                 stack.enter_context(borrow.attention_named(attention.NAME, part))
         stack.enter_context(borrow.activations_recomputed(decoder))
         stack.enter_context(borrow.unread_rows_skipped(model, decoder))
+        stack.enter_context(borrow.output_rows_picked(model))
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
         token = attention.recorder.set(tape)

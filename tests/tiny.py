@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     Dinov2Config,
     Gemma2Config,
@@ -20,7 +21,6 @@ from transformers import (
     LlavaProcessor,
     PreTrainedConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14
 CONTROL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "<image>"]
@@ -161,6 +161,7 @@ def build(
     }
     config = LlavaConfig(text_config=text_config, vision_config=vision_config, **settings | llava)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config).float()
     randomize(model, seed)
     return model.eval()

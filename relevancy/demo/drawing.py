@@ -94,7 +94,9 @@ class Brush:
             self.polygon(np.stack([start - across, start + across, end + across, end - across]), color)
 
 
-def oval(x: float, y: float, half_x: float, half_y: float, tilt: float = 0.0, start: float = 0.0, stop: float = 1.0) -> np.ndarray:
+def oval(
+    x: float, y: float, half_x: float, half_y: float, tilt: float = 0.0, start: float = 0.0, stop: float = 1.0
+) -> np.ndarray:
     """Points of an ellipse, or of the part of it between two shares of a turn."""
     turn = np.linspace(start, stop, 36) * 2 * np.pi
     across, up = half_x * np.cos(turn), half_y * np.sin(turn)
@@ -230,9 +232,21 @@ def _car(brush: Brush, item: Item) -> None:
 
 
 def _rock(brush: Brush, item: Item) -> None:
-    points = [(-0.5, 0.0), (0.5, 0.0), (0.47, 0.16), (0.34, 0.37), (0.1, 0.46), (-0.2, 0.44), (-0.4, 0.3), (-0.49, 0.13)]
+    points = [
+        (-0.5, 0.0),
+        (0.5, 0.0),
+        (0.47, 0.16),
+        (0.34, 0.37),
+        (0.1, 0.46),
+        (-0.2, 0.44),
+        (-0.4, 0.3),
+        (-0.49, 0.13),
+    ]
     brush.polygon(points, STONE)
-    brush.polygon([(-0.4, 0.3), (-0.2, 0.44), (0.1, 0.46), (0.34, 0.37), (0.1, 0.33), (-0.2, 0.33)], mix(STONE, (255, 255, 255), 0.32))
+    brush.polygon(
+        [(-0.4, 0.3), (-0.2, 0.44), (0.1, 0.46), (0.34, 0.37), (0.1, 0.33), (-0.2, 0.33)],
+        mix(STONE, (255, 255, 255), 0.32),
+    )
     brush.polygon([(0.5, 0.0), (0.47, 0.16), (0.34, 0.37), (0.22, 0.18), (0.26, 0.0)], mix(STONE, INK, 0.25))
 
 
@@ -292,7 +306,7 @@ def _background(ground: Ground, side: int, rng: np.random.Generator) -> np.ndarr
     regions = cv2.resize(ground.regions(side // 2), (side, side), interpolation=cv2.INTER_NEAREST)
     rows_of_table = regions.astype(np.intp) * side + np.arange(side)[:, None]
     words = by_row.reshape(-1, 4).view(np.uint32)[:, 0].take(rows_of_table)
-    picture = np.ascontiguousarray(words.view(np.uint8).reshape(side, side, 4)[..., :3])
+    picture = cv2.cvtColor(words.view(np.uint8).reshape(side, side, 4), cv2.COLOR_RGBA2RGB)
     _sky_things(picture, ground, rng)
     _texture(picture, ground, regions == GROUNDS.index("water"), rng)
     return picture
@@ -311,10 +325,28 @@ def _sky_things(picture: np.ndarray, ground: Ground, rng: np.random.Generator) -
     for _ in range(int(rng.integers(1, 4))):
         x, y, size = rng.uniform(0.05, 0.95) * side, rng.uniform(0.15, 0.6) * line, rng.uniform(0.03, 0.06) * side
         for dx, dy, grow in ((-1.2, 0.15, 0.7), (0, -0.2, 1.0), (1.2, 0.1, 0.75)):
-            cv2.ellipse(sky, (int(x + dx * size), int(y + dy * size)), (int(1.2 * size * grow), int(0.6 * size * grow)), 0, 0, 360, (248, 250, 252), -1, cv2.LINE_AA)
+            cv2.ellipse(
+                sky,
+                (int(x + dx * size), int(y + dy * size)),
+                (int(1.2 * size * grow), int(0.6 * size * grow)),
+                0,
+                0,
+                360,
+                (248, 250, 252),
+                -1,
+                cv2.LINE_AA,
+            )
     hill = mix(mix((126, 158, 150), (140, 120, 150), ground.dusk), (255, 255, 255), 0.15)
     xs = np.linspace(0, side, 40)
-    height = 0.035 * side * (1.2 + np.sin(xs / side * rng.uniform(4, 9) + rng.uniform(0, 6)) * 0.6 + np.sin(xs / side * rng.uniform(9, 17)) * 0.3)
+    height = (
+        0.035
+        * side
+        * (
+            1.2
+            + np.sin(xs / side * rng.uniform(4, 9) + rng.uniform(0, 6)) * 0.6
+            + np.sin(xs / side * rng.uniform(9, 17)) * 0.3
+        )
+    )
     outline = np.concatenate([np.stack([xs, line - height], 1), [[side, line], [0, line]]]).astype(np.int32)
     cv2.fillPoly(sky, [outline], hill, cv2.LINE_AA)
     picture[:line] = cv2.addWeighted(sky, 0.8, picture[:line], 0.2, 0)
@@ -340,4 +372,14 @@ def _texture(picture: np.ndarray, ground: Ground, water: np.ndarray, rng: np.ran
             for lean in (-1, 0, 1):
                 cv2.line(picture, (column, row), (column + lean * blade // 2, row - blade), dark, 2, cv2.LINE_AA)
         else:
-            cv2.ellipse(picture, (column, row), (int(0.008 * side * near) + 1, int(0.004 * side * near) + 1), 0, 0, 360, dark, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                picture,
+                (column, row),
+                (int(0.008 * side * near) + 1, int(0.004 * side * near) + 1),
+                0,
+                0,
+                360,
+                dark,
+                -1,
+                cv2.LINE_AA,
+            )

@@ -73,8 +73,8 @@ class Ground:
 
     def regions(self, side: int) -> np.ndarray:
         """Ground under each pixel of a `side` x `side` picture: indices into GROUNDS, int8."""
-        y, x = np.mgrid[0:side, 0:side].astype(np.float32)
-        x, y = (x + 0.5) / side, (y + 0.5) / side
+        middles = (np.arange(side, dtype=np.float32) + 0.5) / side
+        y, x = middles[:, None], middles[None, :]
         if self.mirrored:
             x = 1 - x
         amplitude, frequency, phase = self.waves

@@ -100,11 +100,12 @@ def _about_one(layout: Layout, single: Sequence[int], rng: np.random.Generator) 
 
 def _about_presence(counts: dict[str, list[int]], rng: np.random.Generator) -> list[_Draft]:
     """Two kinds asked for; each is there or not by a coin flip of its own."""
-    there = [kind for kind in KINDS if counts[kind]]
-    absent = [kind for kind in KINDS if not counts[kind]]
-    kinds = {str(rng.choice(there if rng.integers(2) else absent)): None for _ in range(2)}
+    there = rng.permutation(np.array([kind for kind in KINDS if counts[kind]]))
+    absent = rng.permutation(np.array([kind for kind in KINDS if not counts[kind]]))
+    kinds = [str(there[turn] if rng.integers(2) else absent[turn]) for turn in range(2)]
     return [
-        _yes_no("presence", f"Is there a {kind} in the picture?", bool(counts[kind]), tuple(counts[kind])) for kind in kinds
+        _yes_no("presence", f"Is there a {kind} in the picture?", bool(counts[kind]), tuple(counts[kind]))
+        for kind in kinds
     ]
 
 
@@ -139,6 +140,8 @@ def describe(layout: Layout, rng: np.random.Generator) -> str:
         if item.color is None:
             continue
         verb = {"water": "floats", "sky": "flies"}.get(item.support, "stands")
-        place = "in the middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("on the left" if item.x < 0.5 else "on the right")
+        place = (
+            "in the middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("on the left" if item.x < 0.5 else "on the right")
+        )
         sentences.append(f"A {item.color} {item.kind} {verb} {place}.")
     return " ".join(sentences)

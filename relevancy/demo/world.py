@@ -21,6 +21,7 @@ class Scene:
 
     seed: int
     layout: Layout
+    shares: np.ndarray  # (items,) share of each item that nothing nearer hides
     questions: tuple[Question, ...]
     side: int = SIDE
 
@@ -57,7 +58,8 @@ def scene(seed: int, side: int = SIDE) -> Scene:
     """The scene of this seed."""
     rng = np.random.default_rng([seed, 1])
     layout = random_layout(rng)
-    return Scene(seed, layout, tuple(ask(layout, visible_shares(layout), rng)), side)
+    shares = visible_shares(layout)
+    return Scene(seed, layout, shares, tuple(ask(layout, shares, rng)), side)
 
 
 def duck_scene(seed: int, floating: bool, side: int = SIDE) -> Scene:
@@ -69,11 +71,13 @@ def duck_scene(seed: int, floating: bool, side: int = SIDE) -> Scene:
     while True:
         others = rng.permutation(np.array([kind for kind in KINDS if kind != "duck"]))[: int(rng.integers(1, 4))]
         wanted = [("duck", str(rng.choice(COLORS)), floating)]
-        wanted += [(str(kind), str(rng.choice(COLORS)), bool(rng.integers(2)) and kind in ("boat", "ball")) for kind in others]
+        wanted += [
+            (str(kind), str(rng.choice(COLORS)), bool(rng.integers(2)) and kind in ("boat", "ball")) for kind in others
+        ]
         layout = place(rng, wanted)
         shares = visible_shares(layout)
         (duck,) = layout.of_kind("duck")
         if shares[duck] >= MIN_VISIBLE:
             break
     question = Question("floating", "ab", text, answer, (duck,))
-    return Scene(seed, layout, (question, *ask(layout, shares, rng)), side)
+    return Scene(seed, layout, shares, (question, *ask(layout, shares, rng)), side)

@@ -1,0 +1,124 @@
+"""Builds the embedded pair from a seed: tower, then for each model language, alignment and finetuning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import CLIPVisionModel, GemmaTokenizer, LlavaForConditionalGeneration
+
+from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, read_and_answer
+from relevancy.demo.language import build_processor, build_tokenizer
+from relevancy.demo.plan import FULL, QUICK, Decoder, Plan
+from relevancy.demo.pool import Pool, draw_pool
+from relevancy.demo.tower import PATCH, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.train.collate import Collate
+from relevancy.train.compose import compose
+from relevancy.train.features import look_once, stored_features
+from relevancy.train.stages import Stage, freeze
+from relevancy.train.trainer import run
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, float], None]
+SIDE = SIZE // PATCH
+
+
+def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
+    """Train the pair; returns the folder of each model, `out/<name>`.
+
+    Stopped and called again with the same `out`, it goes on where it was: finished stages are read from `out/stages`,
+    an unfinished one from its last checkpoint. `quick` runs every step in miniature. `progress(what, share)` is told
+    how far the present step is.
+    """
+    plan = QUICK if quick else FULL
+    stages = Path(out) / "stages"
+    tokenizer = build_tokenizer()
+    report = progress or (lambda what, share: None)
+    first = 1 + seed * plan.scenes  # each seed has scenes of its own
+    pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
+    tower = teach_tower(plan, pool, stages, seed, report)
+    features = look_once(
+        tower,
+        lambda start, stop: normalized(pool.pixels[start:stop]),
+        len(pool),
+        progress=lambda share: report("features", share),
+    )
+    folders = {}
+    for name, decoder in plan.decoders.items():
+        model = train_one(name, decoder, tower, tokenizer, pool, features, stages, seed, report)
+        folders[name] = Path(out) / name
+        save(model, tokenizer, folders[name])
+    return folders
+
+
+def autocast_pays() -> bool:
+    """Whether matrix products are faster in bfloat16 here: on a GPU, or on a CPU with instructions for it."""
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def teach_tower(plan: Plan, pool: Pool, stages: Path, seed: int, report: Progress) -> CLIPVisionModel:
+    """The shared tower, taught patch labels; frozen from then on."""
+    torch.manual_seed(seed)
+    teacher = PatchTeacher(tower_config())
+    _finish(plan.tower, teacher, PatchData(pool), collate_patches, stages / "tower", seed, report)
+    return teacher.tower.eval().requires_grad_(False)
+
+
+def train_one(
+    name: str,
+    decoder: Decoder,
+    tower: CLIPVisionModel,
+    tokenizer: GemmaTokenizer,
+    pool: Pool,
+    features: Tensor,
+    stages: Path,
+    seed: int,
+    report: Progress,
+) -> LlavaForConditionalGeneration:
+    """One model of the pair: the decoder learns to read, the connector is aligned, then both are finetuned."""
+    model = compose(tower, decoder.config(tokenizer), tokenizer, seed=seed)
+    steps: list[tuple[Stage, Talk, Tensor | None]] = [
+        (decoder.language, read_and_answer, None),
+        (decoder.align, caption, features),
+        (decoder.finetune, look_and_answer, features),
+    ]
+    for stage, talk, seen in steps:
+        passes = -(-stage.steps * stage.batch // len(pool))
+        data = Dialogues(pool, talk, tokenizer, SIDE * SIDE, passes, seen, seed)
+        freeze(model, stage)
+        with stored_features(model):
+            folder = stages / f"{name}-{stage.name}"
+            _finish(
+                replace(stage, name=f"{name} {stage.name}"),
+                model,
+                data,
+                Collate(tokenizer.pad_token_id),
+                folder,
+                seed,
+                report,
+            )
+    return model.eval().requires_grad_(False)
+
+
+def _finish(
+    stage: Stage, model: nn.Module, data: Dataset, collate: Callable, folder: Path, seed: int, report: Progress
+) -> None:
+    """Run a stage, or read its result if it has been run before."""
+    done = folder / "done.safetensors"
+    if not done.exists():
+        run(replace(stage, bf16=autocast_pays()), model, data, collate, folder, seed=seed, progress=report)
+        save_model(model, str(done.with_suffix(".part")))
+        done.with_suffix(".part").rename(done)
+    load_model(model, done)
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder: Path) -> None:
+    """Weights, config and processor, as any Hugging Face checkpoint has them."""
+    model.save_pretrained(folder)
+    build_processor(tokenizer, SIZE, PATCH).save_pretrained(folder)

@@ -1,0 +1,70 @@
+"""What is said about the pool's scenes in each stage, as training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from relevancy.demo.language import DESCRIBE
+from relevancy.demo.pool import Pool
+from relevancy.demo.questions import ask, describe
+from relevancy.train.template import IMAGE, Turn, dialogue, encode
+
+Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
+QUESTIONS = 8  # per dialogue
+
+
+def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    """No picture: the scene is told in words, then asked about. Teaches the decoder its language."""
+    told = describe(pool.layouts[index], rng)
+    return _dialogue(f"{told}\n", pool, index, rng)
+
+
+def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    """The picture, and its description: what connectors are aligned with."""
+    return dialogue(f"{IMAGE}{DESCRIBE}", describe(pool.layouts[index], rng))
+
+
+def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    """The picture, then several questions about it."""
+    return _dialogue(IMAGE, pool, index, rng)
+
+
+def _dialogue(opening: str, pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    questions = ask(pool.layouts[index], pool.shares[index], rng)[:QUESTIONS]
+    texts = [text for question in questions for text in (question.text, question.answer)]
+    return dialogue(opening + texts[0], *texts[1:])
+
+
+class Dialogues(Dataset):
+    """One dialogue per scene and pass: forms and order of the questions are drawn anew in every pass."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        talk: Talk,
+        tokenizer: PreTrainedTokenizerBase,
+        image_tokens: int,
+        passes: int,
+        features: Tensor | None = None,
+        seed: int = 0,
+    ):
+        self.pool, self.talk, self.tokenizer, self.image_tokens = pool, talk, tokenizer, image_tokens
+        self.passes, self.features, self.seed = passes, features, seed
+
+    def __len__(self) -> int:
+        return len(self.pool) * self.passes
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        index = position % len(self.pool)
+        turns = self.talk(self.pool, index, np.random.default_rng([self.seed, position]))
+        encoded = encode(turns, self.tokenizer, self.image_tokens)
+        example: dict[str, Any] = {"input_ids": encoded.ids, "labels": encoded.labels}
+        if self.features is not None:
+            example["pixel_values"] = self.features[index]
+        return example

@@ -1,0 +1,87 @@
+"""Sizes and stages of the embedded pair: what `build` does, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from transformers import GemmaConfig, GemmaTokenizer
+
+from relevancy.train.stages import Stage
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A Gemma decoder in miniature and the three stages that teach it: to read, to be aligned, to look and answer."""
+
+    width: int
+    layers: int
+    heads: int
+    head_size: int
+    inner: int
+    language: Stage
+    align: Stage
+    finetune: Stage
+
+    def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
+        """One key and value head, as Gemma 2B has it."""
+        return GemmaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=1,
+            head_dim=self.head_size,
+            max_position_embeddings=1024,
+            initializer_range=0.04,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before the build starts."""
+
+    scenes: int
+    tower: Stage
+    decoders: Mapping[str, Decoder]
+
+
+def _decoder(
+    width: int, layers: int, heads: int, language: int, align: int, finetune: int, *, batch: int, rate: float
+) -> Decoder:
+    return Decoder(
+        width=width,
+        layers=layers,
+        heads=heads,
+        head_size=32,
+        inner=3 * width,
+        language=Stage(
+            "language", ("decoder",), steps=language, batch=batch, learning_rate=1.5 * rate, weight_decay=0.01
+        ),
+        align=Stage("align", ("connector",), steps=align, batch=batch, learning_rate=2 * rate),
+        finetune=Stage(
+            "finetune", ("connector", "decoder"), steps=finetune, batch=batch, learning_rate=rate, weight_decay=0.01
+        ),
+    )
+
+
+FULL = Plan(
+    scenes=16_000,
+    tower=Stage("tower", ("tower",), steps=2500, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
+    decoders={
+        "demo-small": _decoder(96, 3, 4, language=500, align=200, finetune=1000, batch=32, rate=1.5e-3),
+        "demo-large": _decoder(192, 5, 6, language=800, align=300, finetune=3000, batch=32, rate=1e-3),
+    },
+)
+QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
+    scenes=250,
+    tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
+    decoders={
+        "demo-small": _decoder(32, 2, 2, language=4, align=4, finetune=8, batch=4, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, language=4, align=4, finetune=8, batch=4, rate=1e-3),
+    },
+)

@@ -1,0 +1,81 @@
+"""The pair's vision tower: a small CLIP vision model, taught what each patch shows.
+
+It stands in for CLIP's pretraining on millions of captioned pictures. The labels supervise the layer LLaVA reads, so
+that a patch's feature says what stands at that patch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from relevancy.demo.pool import LABELS, Pool
+
+FEATURE_LAYER = -2
+SIZE, PATCH = 80, 8  # pixels of the picture the tower sees, and of a patch
+
+
+def tower_config() -> CLIPVisionConfig:
+    """The shared tower: ten by ten patches."""
+    return CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=128,
+    )
+
+
+def normalized(pixels: np.ndarray) -> Tensor:
+    """(pictures, height, width, 3) uint8 -> (pictures, 3, height, width) float32, as CLIP's image processor does."""
+    mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
+    std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+    return (torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+class PatchTeacher(nn.Module):
+    """A tower with one linear head per label, on top of the layer that LLaVA reads."""
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.tower = CLIPVisionModel(config)
+        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, classes) for name, classes in LABELS.items()})
+
+    def forward(self, pixel_values: Tensor, **labels: Tensor) -> ModelOutput:
+        """Pictures (batch, 3, size, size), each label (batch, patches) int64 -> summed loss and hits per label."""
+        hidden = self.tower(pixel_values, output_hidden_states=True).hidden_states[FEATURE_LAYER][:, 1:]
+        losses, hits = [], {}
+        for name, head in self.heads.items():
+            scores = head(hidden).flatten(0, 1).float()
+            losses.append(cross_entropy(scores, labels[name].flatten()))
+            hits[name] = (scores.argmax(-1) == labels[name].flatten()).float().mean().detach()
+        return ModelOutput(loss=torch.stack(losses).sum(), hits=hits)
+
+
+class PatchData(Dataset):
+    """Pictures of a pool with the labels of their patches."""
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixels": self.pool.pixels[index]} | {name: labels[index] for name, labels in self.pool.labels.items()}
+
+
+def collate_patches(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack examples of PatchData into what PatchTeacher takes."""
+    batch = {name: torch.from_numpy(np.stack([one[name] for one in examples])).long() for name in LABELS}
+    return batch | {"pixel_values": normalized(np.stack([one["pixels"] for one in examples]))}

@@ -1,0 +1,104 @@
+"""transformers' Trainer, with the one repair LLaVA needs, and `run`: one stage from start or from where it stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from relevancy.train.stages import Stage
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, float], None]  # (what is going on, share done)
+
+
+class LlavaTrainer(Trainer):
+    """Saves checkpoints under the names the model has in memory.
+
+    `save_pretrained` writes LLaVA's historic tensor names by default, and Trainer's resume loads without renaming: it
+    would go on from none of the saved weights, with only a warning.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not isinstance(self.model, PreTrainedModel):
+            super()._save(output_dir, state_dict)
+            return
+        folder = output_dir or self.args.output_dir
+        self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+        torch.save(self.args, Path(folder) / "training_args.bin")
+
+
+class _Report(TrainerCallback):
+    def __init__(self, stage: Stage, progress: Progress | None):
+        self.stage, self.progress = stage, progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.progress:
+            self.progress(self.stage.name, state.global_step / max(state.max_steps, 1))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **_: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            logger.info(
+                "%s step %d/%d loss %.4f", self.stage.name, state.global_step, state.max_steps, float(logs["loss"])
+            )
+
+
+def run(
+    stage: Stage,
+    model: nn.Module,
+    data: Dataset,
+    collate: Callable[[list], dict[str, Tensor]],
+    folder: Path,
+    *,
+    seed: int = 0,
+    log_every: int = 50,
+    progress: Progress | None = None,
+) -> None:
+    """Train the parts of `model` that require a gradient (see `stages.freeze`), in place.
+
+    Checkpoints go to `folder`; if it holds one, the stage goes on from there with the same data order, optimizer and
+    random state as if it had never stopped.
+    """
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch,
+        gradient_accumulation_steps=stage.accumulate,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, int(stage.warmup * stage.steps)),
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.clip,
+        bf16=stage.bf16,
+        use_cpu=not on_gpu,
+        seed=seed,
+        save_steps=stage.save_every,
+        save_total_limit=1,
+        logging_steps=log_every,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+    )
+    trainer = LlavaTrainer(
+        model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[_Report(stage, progress)]
+    )
+    trainer.remove_callback(_printer())
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+
+
+def _printer() -> type[TrainerCallback]:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
