@@ -1,1 +1,49 @@
-"""Gradient-weighted relevancy maps for vision-language models."""
+"""Which image patches and which words made a vision-language model say that token.
+
+    import relevancy
+
+    model = relevancy.load("demo-large")  # or "2b", "7b", any hub id or folder
+    result = relevancy.explain(model, "duck.png", "Is the duck floating? (a) Yes (b) No")
+    result.overlay().save("overlay.png")
+
+Names are imported on first use, so that `import relevancy` costs nothing. No module has the name of a function here:
+importing one would put it in the function's place.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relevancy.errors import RelevancyError as RelevancyError
+    from relevancy.explaining import explain as explain
+    from relevancy.explanation import Explanation as Explanation
+    from relevancy.models import MODELS as MODELS
+    from relevancy.models import Model as Model
+    from relevancy.models import load as load
+    from relevancy.models import wrap as wrap
+    from relevancy.tape import record as record
+
+__version__ = "0.1.0"
+_HOMES = {
+    "MODELS": "models",
+    "Explanation": "explanation",
+    "Model": "models",
+    "RelevancyError": "errors",
+    "explain": "explaining",
+    "load": "models",
+    "record": "tape",
+    "wrap": "models",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -22,10 +22,10 @@ from transformers import CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForCon
 from transformers.initialization import no_init_weights
 
 from relevancy.errors import RelevancyError
-from relevancy.record import record
+from relevancy.tape import record
 
 # Decoder shapes of google/gemma-2b-it and google/gemma-7b-it; LLaVA-Gemma pads their vocabulary to 256,064.
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "2b": {
         "hidden_size": 2048,
         "intermediate_size": 16384,
@@ -45,7 +45,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 _VOCABULARY, _IMAGE_TOKEN = 256_064, 256_000
 # openai/clip-vit-large-patch14-336
-_TOWER: dict[str, int] = {
+_TOWER: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -119,14 +119,14 @@ def random_model(setting: Setting) -> LlavaForConditionalGeneration:
 
 def random_inputs(model: LlavaForConditionalGeneration, setting: Setting) -> dict[str, Tensor]:
     """One picture, its image tokens, and random words up to the wanted length."""
-    vision = model.config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
+    side = _TOWER["image_size"]
+    patches = (side // _TOWER["patch_size"]) ** 2
     if setting.tokens <= patches + 1:
         raise RelevancyError(f"--tokens must be more than the picture's own {patches + 1}, not {setting.tokens}.")
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(1000, 200_000, (setting.tokens - patches,), generator=generator)
     ids = torch.cat([words[:4], torch.full((patches,), _IMAGE_TOKEN), words[4:]])[None]
-    pixels = torch.randn(1, 3, vision.image_size, vision.image_size, generator=generator)
+    pixels = torch.randn(1, 3, side, side, generator=generator)
     return {
         "input_ids": ids.to(setting.device),
         "attention_mask": torch.ones_like(ids).to(setting.device),
@@ -141,14 +141,14 @@ def forward_only(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
 
 
 def engine(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """This project's map."""
+    """The map as `relevancy.record` takes it."""
     with record(model) as tape:
         logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         return tape.relevance(logits.max(-1).values).language
 
 
 def engine_full(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor | None:
-    """This project's map down to the tower's patches."""
+    """The same down to the tower's patches."""
     with record(model, "full") as tape:
         logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         return tape.relevance(logits.max(-1).values).vision
@@ -222,7 +222,7 @@ def measure_apart(setting: Setting) -> Measurement:
         needed = expected_bytes(setting) / _GIB
         return Measurement(setting, float("nan"), 0, 0, f"needs about {needed:.0f} GiB (estimated), not enough is free")
     code = "import sys; from relevancy.bench import _serve; _serve(sys.argv[1])"
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(asdict(setting))], capture_output=True, text=True, check=False
     )
     if done.returncode:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from relevancy.errors import RelevancyError
@@ -141,6 +142,44 @@ class _PickedRows(torch.autograd.Function):
         dense = 16 * words.numel() > flat.shape[1]  # a probability instead of a logit: copying rows would not pay
         product = flat @ ctx.weight if dense else flat[:, words] @ ctx.weight[words]
         return product.view(ctx.shape), None, None
+
+
+@contextmanager
+def linears_fast_backward(stack: nn.Module) -> Iterator[None]:
+    """On a CPU in half precision, backward through a frozen linear layer takes the product in the order that is fast.
+
+    oneDNN computes (W^T g^T)^T, its copy back to rows included, in two thirds of the time of g W.
+    """
+    parameter = next(stack.parameters())
+    if parameter.device.type != "cpu" or parameter.dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    with _LinearMode():
+        yield
+
+
+class _LinearMode(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is not nn.functional.linear or not output.requires_grad or args[1].requires_grad:
+            return output
+        return _FrozenLinear.apply(args[0], output.detach(), args[1])
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """Gives a finished product x W^T a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, output: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.shape, ctx.weight = source.shape, weight
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        product = ctx.weight.T @ grad.flatten(0, -2).T
+        return product.T.contiguous().view(ctx.shape), None, None
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from PIL import Image
 from relevancy.errors import RelevancyError
 
 COLORMAP = "inferno"
-OPACITY = 0.8
+OPACITY = 0.85
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_SATURATION, _BRIGHTNESS = 0.35, 0.62  # what the picture keeps where relevance is zero
+_SATURATION, _BRIGHTNESS = 0.3, 0.8  # what the picture keeps where relevance is zero
 _BAND_PIXELS = 1 << 22  # large pictures are colored in bands, so that no copy of them in floats is ever whole
 _COLORS = 512  # entries of the color table
 
@@ -105,7 +105,7 @@ def overlay(
 
 
 def value_range(heatmaps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Ends of a color scale for these maps: zero (or their least value, if negative) and their largest; (0, 0) if empty."""
+    """Ends of a color scale for these maps: zero (or the least value, if negative) and the largest; (0, 0) if empty."""
     low, high = 0.0, 0.0
     for heatmap in heatmaps:
         finite = np.isfinite(heatmap)
@@ -121,7 +121,7 @@ def _heat(
     color = table[np.rint(strength * (_COLORS - 1)).astype(np.intp)]
     gray = (rgb @ _LUMA)[..., None]
     dimmed = (gray + _SATURATION * (rgb - gray)) * _BRIGHTNESS
-    alpha = opacity * np.sqrt(strength)[..., None]
+    alpha = opacity * (strength * (2 - strength))[..., None]
     return dimmed + alpha * (color - dimmed)
 
 
@@ -197,10 +197,12 @@ class _Layout:
         y_names = _MARGIN + len(heading) * _line(_LARGE) + 0.12
         y_pictures = y_names + _line(_NORMAL) + _line(_SMALL) + 0.06
         y_scale = y_pictures + tallest + 0.12
-        y_shares = y_scale + _BAR + 0.62
+        y_shares = y_scale + _BAR + 0.46 + _line(_SMALL) + 0.08
         y_words = y_shares + _BAR + _line(_SMALL) + 0.3
         y_flow = y_words + _line(_SMALL) + 0.1
-        height = y_flow + max(flow.height for flow in flows) + _MARGIN
+        y_end = y_flow + max(flow.height for flow in flows)
+        some_unseen = any(np.isnan(panel.heatmap).any() for panel in self.panels)
+        height = y_end + _MARGIN + (0 if self.show_picture or not some_unseen else _line(_SMALL) + 0.1)
         self.figure.set_size_inches(self.width, height)
 
         for number, line in enumerate(heading):
@@ -216,8 +218,8 @@ class _Layout:
             self.shares(x, y_shares, panel.shares)
             self.words(self.x_words(number), y_flow, flows[number], self.word_range(number))
         self.scales(y_scale, y_words)
-        if any(np.isnan(panel.heatmap).any() for panel in self.panels):
-            self.unseen_key(y_scale)
+        if some_unseen:
+            self.unseen_key(y_scale if self.show_picture else y_end + 0.1)
         return self.figure
 
     # -- where and how large
@@ -336,7 +338,9 @@ class _Layout:
         bar.locator = MaxNLocator(max(2, int(width)), min_n_ticks=2)
         bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}")
         bar.outline.set_visible(False)
-        axes.tick_params(labelsize=_SMALL - 1, length=2.5, width=0.6, color=_MUTED, labelcolor=_INK, pad=2)
+        axes.tick_params(
+            labelsize=_SMALL - 1, length=2.5, width=0.6, color=_MUTED, labelcolor=_INK, pad=2, labelfontfamily=_FONTS[0]
+        )
         axes.set_xlabel(label, fontproperties=_font(_SMALL - 1), color=_MUTED, labelpad=2)
 
     def word_bar(self, x: float, y: float, width: float, low: float, high: float, beyond: bool) -> None:
@@ -361,6 +365,7 @@ class _Layout:
         axes.set_axis_off()
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#efeef3"))
+        self.text(x, y - 0.08 - 0.25 * _line(_SMALL), "Share of all relevance", _SMALL, weight="bold")
         start, place = 0.0, x
         baseline = y + _BAR + 0.06 + 0.75 * _line(_SMALL)
         for key, (name, color) in _SHARES.items():
@@ -374,13 +379,13 @@ class _Layout:
             place += _SPACE + self.measure(label, _SMALL) + 0.2
 
     def unseen_key(self, y: float) -> None:
-        """Says what the hatching means, below the picture on the left or beside the color bar's label."""
-        x, top = (_MARGIN, y) if self.show_picture else (_MARGIN, y + _BAR + 0.24)
-        axes = self.axes(x, top, 0.24, 0.15)
-        sample = _unseen(np.full((30, 48, 3), 0.5, np.float32), 0, 7 * 32)
-        axes.imshow(sample, aspect="auto")
+        """Says what the hatching means."""
+        axes = self.axes(_MARGIN, y, 0.24, 0.15)
+        axes.imshow(
+            _unseen(np.full((36, 58, 3), 0.5, np.float32), 0, 8 * 32), aspect="auto", interpolation="antialiased"
+        )
         axes.set_axis_off()
-        self.text(x + 0.31, top + 0.12, "hatched: never seen by the model", _SMALL, color=_MUTED)
+        self.text(_MARGIN + 0.31, y + 0.12, "hatched: never seen by the model", _SMALL, color=_MUTED)
 
     # -- words
 
@@ -400,14 +405,14 @@ class _Layout:
                 if x and x + width > room:
                     flow.line, x = flow.line + 1, 0.0
                 flow.chips.append((piece, x, flow.line, width))
-                x += width
+                x += width + (0.04 if piece.special else 0)
             if group[-1].breaks:
                 flow.line, x = flow.line + 1, 0.0
         flow.line -= x == 0 and flow.line > 0
         return flow
 
     def piece_width(self, piece: "_Piece") -> float:
-        return self.measure(piece.text, piece.size, mono=piece.special) + (0.1 if piece.special else 0.03)
+        return self.measure(piece.text, piece.size, mono=piece.special) + (0.1 if piece.special else 0.012)
 
     def words(self, x: float, y: float, flow: "_Flow", limits: tuple[float, float]) -> None:
         """Words on the color of zero, each on the color of its relevance."""

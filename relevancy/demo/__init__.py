@@ -1,1 +1,1 @@
-"""The embedded picture world: procedural scenes with known object masks, and the pair of small models trained on them."""
+"""The embedded picture world: scenes with known object masks, and two small models trained on them."""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import CLIPVisionModel, GemmaTokenizer, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPVisionModel, GemmaTokenizer, LlavaForConditionalGeneration
 
+from relevancy.demo.card import card
 from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, read_and_answer
+from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, QUICK, Decoder, Plan
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.models import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.compose import compose
 from relevancy.train.features import look_once, stored_features
-from relevancy.train.stages import Stage, freeze
+from relevancy.train.stages import PARTS, Stage, freeze
 from relevancy.train.trainer import run
 
 logger = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
     plan = QUICK if quick else FULL
     stages = Path(out) / "stages"
     tokenizer = build_tokenizer()
-    report = progress or (lambda what, share: None)
+    report = progress or _silent
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
     tower = teach_tower(plan, pool, stages, seed, report)
@@ -54,7 +59,12 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
         model = train_one(name, decoder, tower, tokenizer, pool, features, stages, seed, report)
         folders[name] = Path(out) / name
         save(model, tokenizer, folders[name])
+        describe_model(folders[name], plan.check_scenes, report)
     return folders
+
+
+def _silent(_what: str, _share: float) -> None:
+    """Nobody asked to be told."""
 
 
 def autocast_pays() -> bool:
@@ -119,6 +129,22 @@ def _finish(
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder: Path) -> None:
-    """Weights, config and processor, as any Hugging Face checkpoint has them."""
-    model.save_pretrained(folder)
+    """Weights, config and processor, as any Hugging Face checkpoint has them. Stored in float16, loaded as float32."""
+    stored = copy.deepcopy(model).half()
+    stored.save_pretrained(folder)
+    config = stored.config
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = torch.float32
+    config.save_pretrained(folder)
     build_processor(tokenizer, SIZE, PATCH).save_pretrained(folder)
+
+
+def describe_model(folder: Path, scenes: int, report: Progress) -> None:
+    """Measure a saved model on held-out scenes and write its card."""
+    model = wrap(LlavaForConditionalGeneration.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder))
+    own = accuracy(model, scenes=scenes, progress=partial(report, f"{folder.name} accuracy"))
+    blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{folder.name} blind control"))
+    parameters = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.model.named_parameters():
+        parameters[next(part for part, starts in PARTS.items() if name.startswith(starts))] += parameter.numel()
+    (folder / "README.md").write_text(card(folder.name, parameters, own, blind))

@@ -1,9 +1,13 @@
-"""Layouts -> pixels. Everything is drawn twice as large with OpenCV and averaged down; a second canvas keeps who owns
-each pixel, so the masks are what is visible after occlusion, and disjoint by construction."""
+"""Layouts -> pixels.
+
+Everything is drawn twice as large with OpenCV and averaged down; a second canvas keeps who owns each pixel, so the
+masks are what is visible after occlusion, and disjoint by construction.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -87,7 +91,7 @@ class Brush:
 
     def line(self, points: list[tuple[float, float]], thickness: float, color: Color) -> None:
         """Draw a line of a thickness relative to the item's width."""
-        for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+        for (x0, y0), (x1, y1) in pairwise(points):
             length = np.hypot(x1 - x0, y1 - y0) or 1.0
             across = np.array([-(y1 - y0), x1 - x0]) / length * thickness / 2
             start, end = np.array([x0, y0]), np.array([x1, y1])
@@ -231,7 +235,7 @@ def _car(brush: Brush, item: Item) -> None:
         brush.ellipse(x, 0.12, 0.055, 0.055, (196, 198, 202))
 
 
-def _rock(brush: Brush, item: Item) -> None:
+def _rock(brush: Brush, _: Item) -> None:
     points = [
         (-0.5, 0.0),
         (0.5, 0.0),

@@ -104,10 +104,6 @@ class Layout:
         return [index for index, item in enumerate(self.items) if item.kind == kind]
 
 
-class _NoRoomError(Exception):
-    """This draw of the dice left no place for an item."""
-
-
 def random_ground(rng: np.random.Generator) -> Ground:
     """Sky, water and land: every scene has both water and land, so the background alone never says what floats."""
     shore = str(rng.choice(SHORES))
@@ -115,7 +111,12 @@ def random_ground(rng: np.random.Generator) -> Ground:
     line = {
         "far": rng.uniform(0.58, 0.7), "near": rng.uniform(0.54, 0.66), "side": rng.uniform(0.45, 0.6), "pond": 0.0,
     }[shore]  # fmt: skip
-    pond = (rng.uniform(0.35, 0.65), rng.uniform(0.62, 0.76), rng.uniform(0.36, 0.46), rng.uniform(0.17, 0.22))
+    pond = (
+        float(rng.uniform(0.35, 0.65)),
+        float(rng.uniform(0.62, 0.76)),
+        float(rng.uniform(0.36, 0.46)),
+        float(rng.uniform(0.17, 0.22)),
+    )
     return Ground(
         horizon=horizon,
         shore=shore,
@@ -124,7 +125,7 @@ def random_ground(rng: np.random.Generator) -> Ground:
         line=float(line),
         slope=float(rng.uniform(-0.15, 0.15)),
         waves=(float(rng.uniform(0.005, 0.025)), float(rng.uniform(5, 14)), float(rng.uniform(0, 6.28))),
-        pond=tuple(float(v) for v in pond),
+        pond=pond,
         mirrored=bool(rng.integers(2)),
     )
 
@@ -146,14 +147,13 @@ def random_layout(rng: np.random.Generator) -> Layout:
 def place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]]) -> Layout:
     """Find places for (kind, color, floats) on a random ground; the dice are thrown again until all have room."""
     for attempt in range(ATTEMPTS):
-        try:
-            return _try_place(rng, wanted, shrink=0.985**attempt)
-        except _NoRoomError:
-            continue
+        layout = _try_place(rng, wanted, shrink=0.985**attempt)
+        if layout is not None:
+            return layout
     raise RuntimeError(f"no room for {wanted}")
 
 
-def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], shrink: float) -> Layout:
+def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], shrink: float) -> Layout | None:
     ground = random_ground(rng)
     regions = ground.regions(64)
     base = WIDTH_BY_COUNT[min(len(wanted), 6)] * shrink
@@ -162,16 +162,17 @@ def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], sh
         kind, color, floats = wanted[index]
         support = _support(rng, kind, floats)
         item = _find_place(rng, regions, ground, placed, kind, color, support, base)
+        if item is None:
+            return None
         placed.append(item)
         if support == "rock":
             placed.append(_rock_under(rng, item))
     for _ in range(int(rng.integers(0, 3))):
-        try:
-            kind = str(rng.choice(DISTRACTORS))
-            support = "land" if kind == "bush" or rng.integers(2) else "water"
-            placed.append(_find_place(rng, regions, ground, placed, kind, None, support, base * 0.7))
-        except _NoRoomError:
-            continue
+        kind = str(rng.choice(DISTRACTORS))
+        support = "land" if kind == "bush" or rng.integers(2) else "water"
+        item = _find_place(rng, regions, ground, placed, kind, None, support, base * 0.7)
+        if item is not None:
+            placed.append(item)
     # A rock is drawn just before what stands on it: same depth, but its base lies lower.
     return Layout(ground, tuple(sorted(placed, key=_depth)))
 
@@ -197,7 +198,7 @@ def _find_place(
     color: str | None,
     support: str,
     base: float,
-) -> Item:
+) -> Item | None:
     for _ in range(ATTEMPTS):
         y = rng.uniform(ground.horizon + 0.08, 0.97) if support != "sky" else rng.uniform(0.3, 0.62)
         near = 0.82 + 0.36 * (y - ground.horizon) / (1 - ground.horizon) if support != "sky" else 1.0
@@ -206,7 +207,7 @@ def _find_place(
         item = Item(kind, color, float(x), float(y), float(width), support, bool(rng.integers(2)))
         if item.box[1] > EDGE and _stands_well(item, regions) and all(_apart(item, other) for other in placed):
             return item
-    raise _NoRoomError
+    return None
 
 
 def _rock_under(rng: np.random.Generator, item: Item) -> Item:

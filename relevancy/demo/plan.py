@@ -45,7 +45,8 @@ class Decoder:
 class Plan:
     """Everything that is decided before the build starts."""
 
-    scenes: int
+    scenes: int  # drawn for training
+    check_scenes: int  # held out, drawn to measure accuracy
     tower: Stage
     decoders: Mapping[str, Decoder]
 
@@ -70,7 +71,8 @@ def _decoder(
 
 
 FULL = Plan(
-    scenes=16_000,
+    scenes=10_000,
+    check_scenes=2000,
     tower=Stage("tower", ("tower",), steps=2500, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         "demo-small": _decoder(96, 3, 4, language=500, align=200, finetune=1000, batch=32, rate=1.5e-3),
@@ -79,6 +81,7 @@ FULL = Plan(
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
     scenes=250,
+    check_scenes=5,
     tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
     decoders={
         "demo-small": _decoder(32, 2, 2, language=4, align=4, finetune=8, batch=4, rate=1e-3),

@@ -1,4 +1,4 @@
-"""Many scenes drawn ahead of training: small pictures, patch labels and layouts, by several processes. No torch here."""
+"""Many scenes drawn ahead of training by several processes: small pictures, patch labels, layouts. No torch here."""
 
 from __future__ import annotations
 
@@ -47,8 +47,11 @@ def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def patch_labels(drawn: Scene, patches: int) -> dict[str, np.ndarray]:
-    """For each of `patches` x `patches` patches: kind, color and support of the object that covers most of it, the
-    ground that fills most of it, and whether it holds the middle of an object's visible part. Each (patches**2,) int8."""
+    """What each of `patches` x `patches` patches shows, each (patches**2,) int8.
+
+    Kind, color and support of the object that covers most of it, the ground that fills most of it, and whether it holds
+    the middle of an object's visible part.
+    """
     items = drawn.layout.items
     owner = drawn.owner[::COARSE, ::COARSE]
     cell = len(owner) // patches
@@ -60,8 +63,8 @@ def patch_labels(drawn: Scene, patches: int) -> dict[str, np.ndarray]:
     colors = np.array([1 + COLORS.index(item.color) if item.color else 0 for item in items])
     supports = np.array([1 + SUPPORTS.index(item.support) for item in items])
     regions = drawn.layout.ground.regions(patches * 4).reshape(patches, 4, patches, 4).swapaxes(1, 2)
-    regions = regions.reshape(patches * patches, -1)
-    ground = np.stack([(regions == index).sum(1) for index in range(len(GROUNDS))], 1).argmax(1)
+    cells = regions.reshape(patches * patches, -1)
+    ground = np.stack([(cells == index).sum(1) for index in range(len(GROUNDS))], 1).argmax(1)
     middle = np.zeros(patches * patches, np.int8)
     for index, item in enumerate(items):
         rows, columns = np.nonzero(owner == index)
@@ -71,9 +74,10 @@ def patch_labels(drawn: Scene, patches: int) -> dict[str, np.ndarray]:
     return {name: values.astype(np.int8) for name, values in (labels | {"ground": ground, "middle": middle}).items()}
 
 
-def _draw(
-    seeds: Sequence[int], size: int, patches: int
-) -> tuple[np.ndarray, dict[str, np.ndarray], list[Layout], list[np.ndarray]]:
+_Drawn = tuple[np.ndarray, dict[str, np.ndarray], list[Layout], list[np.ndarray]]
+
+
+def _draw(seeds: Sequence[int], size: int, patches: int) -> _Drawn:
     cv2.setNumThreads(1)
     pixels, labels, layouts, shares = [], [], [], []
     for seed in seeds:
@@ -89,7 +93,7 @@ def _draw(
 def draw_pool(
     seeds: range, size: int, patches: int, workers: int | None = None, progress: Callable[[float], None] | None = None
 ) -> Pool:
-    """Draw the scenes of these seeds with `workers` processes (default: one per core); `progress` gets the share done."""
+    """Draw the scenes of these seeds with `workers` processes, one per core by default."""
     workers = workers or os.cpu_count() or 1
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     draw = partial(_draw, size=size, patches=patches)

@@ -1,8 +1,8 @@
 """Questions about a layout and their answers, in open form and in "(a) .. (b) .." form.
 
-For every question text each answer is as likely as any other before the picture is seen: the layout draws kinds, colors,
-counts and floating uniformly, the asked color is the true one half of the time, the order of the options is a coin flip,
-and left and right are the same by mirror symmetry.
+For every question text each answer is as likely as any other before the picture is seen: the layout draws kinds,
+colors, counts and floating uniformly, the asked color is the true one half of the time, the order of the options is a
+coin flip, and left and right are the same by mirror symmetry.
 """
 
 from __future__ import annotations

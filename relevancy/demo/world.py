@@ -1,4 +1,4 @@
-"""Scenes for everybody else: a picture, who owns its pixels, and questions about it. The same seed gives the same scene."""
+"""Scenes for everybody else: a picture, who owns its pixels, and questions about it; the same from the same seed."""
 
 from __future__ import annotations
 

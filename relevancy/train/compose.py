@@ -33,7 +33,7 @@ def compose(
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=decoder_config,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),  # type: ignore[arg-type]
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
@@ -28,7 +28,7 @@ class StoredTower(nn.Module):
 
 
 @contextmanager
-def stored_features(model: LlavaForConditionalGeneration) -> Iterator[None]:
+def stored_features(model: PreTrainedModel) -> Iterator[None]:
     """Within the block the model reads stored features as its `pixel_values`; afterwards it has its tower back."""
     tower = model.model.vision_tower
     model.model.vision_tower = StoredTower(tower)

@@ -1,5 +1,8 @@
-"""Gemma's chat turns -> token ids and labels, in one pass: the text is tokenized once, and a token is supervised when it
-starts inside a span that the model must write itself (answer, `<end_of_turn>` and the newline after it)."""
+"""Gemma's chat turns -> token ids and labels, in one pass over the text.
+
+The text is tokenized once. A token is supervised when it starts inside a span that the model must write itself: answer,
+`<end_of_turn>` and the newline after it.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from relevancy.train.stages import Stage
@@ -30,7 +31,7 @@ class LlavaTrainer(Trainer):
         if not isinstance(self.model, PreTrainedModel):
             super()._save(output_dir, state_dict)
             return
-        folder = output_dir or self.args.output_dir
+        folder = str(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
         torch.save(self.args, Path(folder) / "training_args.bin")
 
@@ -39,17 +40,18 @@ class _Report(TrainerCallback):
     def __init__(self, stage: Stage, progress: Progress | None):
         self.stage, self.progress = stage, progress
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(  # type: ignore[override]
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
         if self.progress:
             self.progress(self.stage.name, state.global_step / max(state.max_steps, 1))
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **_: Any
+    def on_log(  # type: ignore[override]
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **known: Any
     ) -> None:
-        if logs and "loss" in logs:
-            logger.info(
-                "%s step %d/%d loss %.4f", self.stage.name, state.global_step, state.max_steps, float(logs["loss"])
-            )
+        loss = known.get("logs", {}).get("loss")
+        if loss is not None:
+            logger.info("%s step %d/%d loss %.4f", self.stage.name, state.global_step, state.max_steps, float(loss))
 
 
 def run(
@@ -93,12 +95,6 @@ def run(
     trainer = LlavaTrainer(
         model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[_Report(stage, progress)]
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     folder.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

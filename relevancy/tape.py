@@ -138,6 +138,7 @@ def record(model: PreTrainedModel, scope: Scope = "language", *, layers: Iterabl
         stack.enter_context(borrow.activations_recomputed(decoder))
         stack.enter_context(borrow.unread_rows_skipped(model, decoder))
         stack.enter_context(borrow.output_rows_picked(model))
+        stack.enter_context(borrow.linears_fast_backward(decoder))
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
         token = attention.recorder.set(tape)

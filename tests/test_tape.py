@@ -7,7 +7,7 @@ from reference import reference
 from torch import Tensor
 
 from relevancy.errors import RelevancyError
-from relevancy.record import record
+from relevancy.tape import record
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
 

@@ -1,0 +1,70 @@
+"""The model card that lies beside each model of the pair."""
+
+from __future__ import annotations
+
+from relevancy.demo.evaluation import Accuracy
+from relevancy.demo.layout import COLORS, KINDS
+from relevancy.demo.questions import FORMS, TYPES
+
+_CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [llava, gemma, demonstration, interpretability]
+---
+# {name}
+
+A demonstration model, one of a pair (`demo-small`, `demo-large`), made so that relevancy maps can be seen and checked
+on any machine. It has the architecture of LLaVA-Gemma in miniature: a CLIP vision tower, a two-layer connector and a
+Gemma decoder with Gemma's chat template. It was trained from nothing, on drawn scenes only. It is never
+LLaVA-Gemma-2B or any other published model, and it knows nothing of photographs.
+
+| | parameters |
+| --- | ---: |
+| vision tower (same in both models) | {tower:,} |
+| connector | {connector:,} |
+| decoder | {decoder:,} |
+| all | {total:,} |
+
+**Training.** The tower stands in for CLIP: it was taught, patch by patch, kind, color, ground and place of what is seen
+there, then frozen. The decoder learned its language by reading descriptions of scenes and answering questions about
+them. Then the two stages of LLaVA: connector alone on descriptions of pictures ("align"), connector and decoder on
+dialogues about pictures ("finetune"). `relevancy train demo` rebuilds the pair from a seed.
+
+**What it can be asked.** About drawn scenes with {kinds}, each in {colors}: is it floating, its color, is it there, is
+it left or right, is it left of another, how many are there; openly, or with two options "(a) .. (b) ..".
+
+**Accuracy** on {questions:,} questions about {scenes:,} held-out scenes, whole answer right: {overall:.1%}. The same
+questions with the picture of another scene: {blind:.1%}; the commonest answer to each question text, which is the most
+one can do blind: {chance:.1%}.
+
+| question | form | questions | right | picture of another scene | commonest answer |
+| --- | --- | ---: | ---: | ---: | ---: |
+{rows}
+
+Weights are stored in float16 and computed in float32.
+"""
+
+
+def card(name: str, parameters: dict[str, int], own: Accuracy, blind: Accuracy) -> str:
+    """The card's text. `parameters`: number of each of "tower", "connector", "decoder"."""
+    rows = [
+        f"| {kind} | {form} | {own.counts[kind, form]:,} | {own.by_type[kind, form]:.1%} "
+        f"| {blind.by_type[kind, form]:.1%} | {own.chance[kind, form]:.1%} |"
+        for kind in TYPES
+        for form in FORMS
+        if (kind, form) in own.by_type
+    ]
+    return _CARD.format(
+        name=name,
+        **parameters,
+        total=sum(parameters.values()),
+        kinds=", ".join(f"{kind}s" for kind in KINDS),
+        colors=", ".join(COLORS),
+        questions=own.questions,
+        scenes=own.scenes,
+        overall=own.overall,
+        blind=blind.overall,
+        chance=own.chance_overall,
+        rows="\n".join(rows),
+    )

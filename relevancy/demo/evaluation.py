@@ -1,0 +1,279 @@
+"""Is the embedded pair right, and do its maps show why? Measured on held-out scenes whose truth is known."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relevancy import borrow
+from relevancy.demo.drawing import SIDE
+from relevancy.demo.pool import shrink
+from relevancy.demo.questions import FORMS, TYPES, Question
+from relevancy.demo.tower import normalized
+from relevancy.demo.world import HELD_OUT, Scene, scene
+from relevancy.models import Model
+from relevancy.tape import Scope, record
+from relevancy.train.collate import Collate
+from relevancy.train.features import look_once, stored_features
+from relevancy.train.template import IGNORED, IMAGE, dialogue, encode
+
+Picture = Literal["own", "other", "grey"]  # what the model is shown: the scene, another scene, nothing
+Progress = Callable[[float], None]
+GREY = 127
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right answers, and how well one could do who knows all answers but sees no picture.
+
+    by_type and chance: {(type, form): share}. `chance` gives each question text its commonest answer in these scenes.
+    """
+
+    picture: Picture
+    scenes: int
+    questions: int
+    overall: float
+    chance_overall: float
+    by_type: dict[tuple[str, str], float]
+    chance: dict[tuple[str, str], float]
+    counts: dict[tuple[str, str], int]
+    right: list[list[bool]] = field(repr=False)  # per scene, per question
+
+
+@dataclass(frozen=True)
+class MapTruth:
+    """Maps of right answers about one object, against that object's visible pixels.
+
+    pointing: share of maps whose peak lies on the object. energy: mean share of the map's mass on the object.
+    Each a dictionary over the maps compared: "relevancy", "last-layer attention", "random". by_type: pointing of the
+    relevancy map for each question type. object_share: mean share of the picture that the object fills.
+    """
+
+    scope: Scope
+    maps: int
+    pointing: dict[str, float]
+    energy: dict[str, float]
+    by_type: dict[str, float]
+    object_share: float
+
+
+def held_out(scenes: int, seed: int) -> Iterator[Scene]:
+    """Scenes never trained on; each seed has its own."""
+    first = HELD_OUT + seed * 1_000_000
+    return (scene(first + index) for index in range(scenes))
+
+
+def accuracy(
+    model: Model,
+    *,
+    scenes: int = 2000,
+    seed: int = 0,
+    picture: Picture = "own",
+    batch: int = 128,
+    progress: Progress | None = None,
+) -> Accuracy:
+    """Ask every question of every scene, alone, and compare the greedy answer with the right one, letter by letter.
+
+    An answer is right when at each of its tokens, and at the end of the turn, the right token has the largest logit
+    after the right tokens before it: exactly then greedy decoding writes it. So one forward pass is enough.
+    """
+    drawn = list(held_out(scenes, seed))
+    pixels = _pixels(model, drawn, picture)
+    tower = model.model.model.vision_tower
+    layer = model.model.config.vision_feature_layer
+    features = look_once(
+        tower, lambda start, stop: normalized(pixels[start:stop]), len(drawn), layer, dtype=torch.float32
+    )
+    asked = [(index, question) for index, one in enumerate(drawn) for question in one.questions]
+    right: list[list[bool]] = [[] for _ in drawn]
+    with stored_features(model.model), torch.no_grad():
+        for start in range(0, len(asked), batch):
+            part = asked[start : start + batch]
+            inputs = _inputs(model, [question for _, question in part], features[[index for index, _ in part]])
+            for (index, _), hit in zip(part, _greedy_hits(model, inputs), strict=True):
+                right[index].append(hit)
+            if progress:
+                progress(min(start + batch, len(asked)) / len(asked))
+    return _summary(drawn, right, picture)
+
+
+def _pixels(model: Model, drawn: Sequence[Scene], picture: Picture) -> np.ndarray:
+    size = model.processor.image_processor.crop_size["height"]
+    if picture == "grey":
+        return np.full((len(drawn), size, size, 3), GREY, np.uint8)
+    pixels = np.stack([shrink(one.pixels, size) for one in drawn])
+    return np.roll(pixels, 1, axis=0) if picture == "other" else pixels
+
+
+def _inputs(model: Model, questions: Sequence[Question], pictures: Tensor) -> dict[str, Tensor]:
+    """Question and right answer of each, right-padded; labels mark the answer."""
+    config = model.model.config.vision_config
+    image_tokens = (config.image_size // config.patch_size) ** 2
+    encoded = [
+        encode(dialogue(f"{IMAGE}{question.text}", question.answer), model.tokenizer, image_tokens)
+        for question in questions
+    ]
+    examples = [
+        {"input_ids": one.ids, "labels": one.labels, "pixel_values": picture}
+        for one, picture in zip(encoded, pictures, strict=True)
+    ]
+    collate = Collate(model.tokenizer.pad_token_id)
+    return {name: values.to(model.device) for name, values in collate(examples).items()}
+
+
+def _greedy_hits(model: Model, inputs: dict[str, Tensor]) -> list[bool]:
+    """Whether greedy decoding gives the labels, the newline after the turn's end left out; one per example."""
+    labels = inputs.pop("labels")[:, 1:].clone()
+    last = labels.shape[1] - 1 - (labels != IGNORED).flip(1).int().argmax(1)
+    labels[torch.arange(len(labels)), last] = IGNORED
+    best = model.model(**inputs).logits[:, :-1].argmax(-1)
+    return ((best == labels) | (labels == IGNORED)).all(1).tolist()
+
+
+def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) -> Accuracy:
+    hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    answers: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for one, scored in zip(drawn, right, strict=True):
+        for question, hit in zip(one.questions, scored, strict=True):
+            hits[question.type, question.form].append(hit)
+            answers[question.type, question.form, question.text][question.answer] += 1
+    commonest: Counter[tuple[str, str]] = Counter()
+    for (kind, form, _), given in answers.items():
+        commonest[kind, form] += max(given.values())
+    cells = [(kind, form) for kind in TYPES for form in FORMS if hits[kind, form]]
+    counts = {cell: len(hits[cell]) for cell in cells}
+    total = sum(counts.values())
+    return Accuracy(
+        picture=picture,
+        scenes=len(drawn),
+        questions=total,
+        overall=sum(map(sum, right)) / max(total, 1),
+        chance_overall=commonest.total() / max(total, 1),
+        by_type={cell: float(np.mean(hits[cell])) for cell in cells},
+        chance={cell: commonest[cell] / counts[cell] for cell in cells},
+        counts=counts,
+        right=right,
+    )
+
+
+def map_truth(
+    model: Model,
+    *,
+    scenes: int = 2000,
+    seed: int = 0,
+    scope: Scope = "language",
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> MapTruth:
+    """Score the maps of all right answers about exactly one visible object, first token, all layers."""
+    scored = accuracy(model, scenes=scenes, seed=seed)
+    asked: list[tuple[Scene, Question]] = []
+    for one, hits in zip(held_out(scenes, seed), scored.right, strict=True):
+        asked += [
+            (one, question)
+            for question, hit in zip(one.questions, hits, strict=True)
+            if hit and len(question.items) == 1
+        ]
+    judge = _Judge(model, seed)
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        _judge_batch(model, part, scope, judge)
+        if progress:
+            progress(min(start + batch, len(asked)) / len(asked))
+    return judge.verdict(scope)
+
+
+def _judge_batch(model: Model, part: Sequence[tuple[Scene, Question]], scope: Scope, judge: _Judge) -> None:
+    size = model.processor.image_processor.crop_size["height"]
+    pixels = normalized(np.stack([shrink(one.pixels, size) for one, _ in part]))
+    inputs = _inputs(model, [question for _, question in part], pixels)
+    labels = inputs.pop("labels")
+    position = (labels != IGNORED).int().argmax(1) - 1  # the position whose logits emit the answer's first token
+    rows = torch.arange(len(part), device=model.device)
+    image_tokens = inputs["input_ids"] == model.image_token_id
+    with record(model.model, scope=scope) as tape:
+        logits = model.model(**inputs).logits
+        relevance = tape.relevance(logits[rows, position].max(-1).values, position)
+    on_text_side = relevance.language[image_tokens].view(len(part), -1)
+    seen = on_text_side if relevance.vision is None else relevance.vision
+    patches = (model.model.config.vision_config.image_size // model.model.config.vision_config.patch_size) ** 2
+    maps = seen[:, -patches:]  # of the tower's tokens the class token is no patch
+    attention = _last_attention(model, inputs, position)[image_tokens].view(len(part), -1)
+    for (one, question), relevancy_map, attention_map in zip(part, maps, attention, strict=True):
+        judge.see(
+            one,
+            question,
+            {"relevancy": relevancy_map.numpy(force=True), "last-layer attention": attention_map.numpy(force=True)},
+        )
+
+
+@torch.no_grad()
+def _last_attention(model: Model, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
+    """What the explained position attends to in the decoder's last layer, mean over heads: (batch, tokens)."""
+    with borrow.attention_named("eager", model.model.get_decoder()):
+        probabilities = model.model(**inputs, output_attentions=True).attentions[-1]
+    return probabilities[torch.arange(len(position)), :, position].float().mean(1)
+
+
+class _Judge:
+    """Collects scores of maps, one question after the other."""
+
+    def __init__(self, model: Model, seed: int):
+        self.grid = model.grid(SIDE, SIDE)
+        self.rng = np.random.default_rng([seed, 3])
+        self.pointing: dict[str, list[bool]] = defaultdict(list)
+        self.energy: dict[str, list[float]] = defaultdict(list)
+        self.by_type: dict[str, list[bool]] = defaultdict(list)
+        self.shares: list[float] = []
+
+    def see(self, one: Scene, question: Question, maps: dict[str, np.ndarray]) -> None:
+        """Score the maps of one answer; a random map of the same size is added."""
+        mask = one.mask(*question.items)
+        cover = self._cover(mask)
+        self.shares.append(float(mask.mean()))
+        for name, flat in (maps | {"random": self.rng.uniform(size=cover.size)}).items():
+            patches = np.asarray(flat, np.float64).reshape(cover.shape)
+            heat = self.grid.heatmap(patches.astype(np.float32), smooth=True)
+            hit = bool(mask.flat[int(np.nanargmax(heat))])
+            self.pointing[name].append(hit)
+            self.energy[name].append(float((patches * cover).sum() / max(patches.sum(), np.finfo(np.float64).tiny)))
+            if name == "relevancy":
+                self.by_type[question.type].append(hit)
+
+    def _cover(self, mask: np.ndarray) -> np.ndarray:
+        """Share of each patch that the mask fills, (rows, cols)."""
+        cell_y, cell_x = mask.shape[0] // self.grid.rows, mask.shape[1] // self.grid.cols
+        return mask.reshape(self.grid.rows, cell_y, self.grid.cols, cell_x).mean((1, 3))
+
+    def verdict(self, scope: Scope) -> MapTruth:
+        """Means over all maps seen."""
+        mean = partial(_mean_of_each)
+        return MapTruth(
+            scope=scope,
+            maps=len(self.shares),
+            pointing=mean(self.pointing),
+            energy=mean(self.energy),
+            by_type=mean(self.by_type),
+            object_share=float(np.mean(self.shares)) if self.shares else float("nan"),
+        )
+
+
+def _mean_of_each(values: dict[str, list]) -> dict[str, float]:
+    return {name: float(np.mean(each)) for name, each in values.items()}
+
+
+def table(results: Iterable[Accuracy]) -> list[tuple[str, str, int, list[float]]]:
+    """Rows (type, form, questions, share for each result) for printing several results side by side."""
+    results = list(results)
+    first = results[0]
+    return [
+        (kind, form, first.counts[kind, form], [one.by_type[kind, form] for one in results])
+        for kind, form in first.by_type
+    ]

@@ -1,0 +1,206 @@
+"""The result: raw numbers that explain themselves, draw themselves, and come back from a folder as they were."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from relevancy import render
+from relevancy.errors import RelevancyError
+from relevancy.geometry import Grid
+from relevancy.targets import Target
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
+    "explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which patches and words made a model say one token of its answer.
+
+    tokens: one per input token, image tokens included, as the tokenizer writes them.
+    relevance: (tokens,) float32, the explained position's row of R (eq. 6) without its own unit e_t.
+    image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
+    shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1.
+    notes: what was done to the inputs, and what to be careful about, one sentence each.
+    """
+
+    model: str
+    method: str
+    scope: str
+    question: str
+    answer: str
+    target: Target
+    image: Image.Image = field(repr=False)
+    grid: Grid = field(repr=False)
+    tokens: tuple[str, ...] = field(repr=False)
+    is_image: np.ndarray = field(repr=False)
+    relevance: np.ndarray = field(repr=False)
+    image_map: np.ndarray = field(repr=False)
+    shares: Mapping[str, float]
+    layers: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the map shows nothing: all zero, or not a number."""
+        return not np.isfinite(self.image_map).all() or not self.image_map.any()
+
+    def heatmap(self, *, smooth: bool = True) -> np.ndarray:
+        """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
+
+        smooth: interpolate between the centers of patches; otherwise each pixel has its own patch's value.
+        """
+        return self.grid.heatmap(self.image_map, smooth=smooth)
+
+    def overlay(self, *, smooth: bool = True, **options: Any) -> Image.Image:
+        """The heatmap over the original picture; `options` as in `relevancy.render.overlay`."""
+        return render.overlay(self.image, self.heatmap(smooth=smooth), **options)
+
+    def panel(self, *, smooth: bool = True) -> render.Panel:
+        """What a figure shows of this result."""
+        target = self.target
+        asked = f"“{target.token.strip() or target.token!r}”"
+        if target.contrast is not None:
+            asked += f" rather than “{target.contrast.strip()}”"
+        words = [
+            (token, float(value))
+            for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
+            if not image
+        ]
+        return render.Panel(
+            title=f"{self.model}: {self.answer}",
+            subtitle=f"why {asked} (p = {target.probability:.2f})",
+            image=self.image,
+            heatmap=self.heatmap(smooth=smooth),
+            words=words,
+            shares=self.shares,
+        )
+
+    def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
+        """Picture, heat and words side by side; `options` as in `relevancy.render.figure`."""
+        return render.figure([self.panel(smooth=smooth)], question=self.question, **options)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pixels, as JSON takes it; what is not a number becomes null."""
+        return {
+            "model": self.model,
+            "method": self.method,
+            "scope": self.scope,
+            "layers": None if self.layers is None else list(self.layers),
+            "question": self.question,
+            "answer": self.answer,
+            "target": asdict(self.target),
+            "image": {
+                "width": self.grid.width,
+                "height": self.grid.height,
+                "rows": self.grid.rows,
+                "cols": self.grid.cols,
+                "x_edges": self.grid.x_edges.tolist(),
+                "y_edges": self.grid.y_edges.tolist(),
+            },
+            "shares": dict(self.shares),
+            "tokens": list(self.tokens),
+            "is_image": self.is_image.astype(int).tolist(),
+            "relevance": _numbers(self.relevance),
+            "image_map": [_numbers(row) for row in self.image_map],
+            "notes": list(self.notes),
+            "versions": dict(self.versions),
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
+        with _written_whole(Path(folder)) as part:
+            (part / _JSON).write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False))
+            self.image.save(part / _PICTURE)
+            self.overlay().save(part / _OVERLAY)
+            self.figure().savefig(part / _FIGURE)
+            np.save(part / _HEATMAP, self.heatmap())
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Explanation:
+        """The result that `save` wrote. Raises RelevancyError when the folder does not hold one."""
+        path = Path(folder)
+        try:
+            stored = json.loads((path / _JSON).read_text())
+            with Image.open(path / _PICTURE) as opened:
+                image = opened.convert("RGB")
+            place = stored["image"]
+            return cls(
+                **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
+                target=Target(**stored["target"]),
+                image=image,
+                grid=Grid(place["width"], place["height"], np.array(place["x_edges"]), np.array(place["y_edges"])),
+                tokens=tuple(stored["tokens"]),
+                is_image=np.array(stored["is_image"], dtype=bool),
+                relevance=np.array(stored["relevance"], dtype=np.float32),
+                image_map=np.array(stored["image_map"], dtype=np.float32),
+                layers=None if stored["layers"] is None else tuple(stored["layers"]),
+                notes=tuple(stored["notes"]),
+                versions=stored["versions"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
+
+    def summary(self) -> str:
+        """Answer, token and shares in two lines of plain words."""
+        target, shares = self.target, self.shares
+        against = "" if target.contrast is None else f" rather than {target.contrast.strip()!r}"
+        return (
+            f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
+            f"probability {target.probability:.3f}\n"
+            f"relevance: image {shares['image']:.1%}, text {shares['text']:.1%}, "
+            f"first token {shares['first_token']:.1%}"
+        )
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format="png")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        words = html.escape(self.summary())
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return f'<img alt="{words}" style="max-width:100%" src="data:image/png;base64,{picture}"><ul>{notes}</ul>'
+
+
+@contextmanager
+def _written_whole(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move into `folder` together once all are written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    except OSError as error:
+        raise RelevancyError(f"Cannot write to {folder}: {error.strerror or error}. Choose another --out.") from error
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            file.replace(folder / file.name)
+    except OSError as error:
+        raise RelevancyError(
+            f"Cannot write to {folder}: {error.strerror or error}. Free room, or another --out."
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]

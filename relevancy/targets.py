@@ -1,0 +1,145 @@
+"""Which number is explained: the first answer token, another position, a string in the answer, all, or a contrast."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from relevancy.errors import RelevancyError
+
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One explained token.
+
+    position counts from the answer's first token, 0. logit is the explained scalar's own logit; against a contrast
+    the scalar is logit - contrast_logit. probability is the token's softmax share at its position.
+    """
+
+    token: str
+    id: int
+    position: int
+    probability: float
+    logit: float
+    contrast: str | None = None
+    contrast_id: int | None = None
+    contrast_logit: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where to look and which ids to take the logits of: `id`, minus `contrast_id` if there is one."""
+
+    position: int
+    id: int
+    contrast_id: int | None = None
+
+    def scalar(self, logits: Tensor) -> Tensor:
+        """The number that is explained, from the position's logits (vocabulary,)."""
+        return logits[self.id] if self.contrast_id is None else logits[self.id] - logits[self.contrast_id]
+
+    def described(self, logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Target:
+        """The target as a user reads it, from the position's logits (vocabulary,)."""
+        scores = logits.detach().float()
+        against = self.contrast_id
+        return Target(
+            token=shown(tokenizer, self.id),
+            id=self.id,
+            position=self.position,
+            probability=float(scores.softmax(-1)[self.id]),
+            logit=float(scores[self.id]),
+            contrast=None if against is None else shown(tokenizer, against),
+            contrast_id=against,
+            contrast_logit=None if against is None else float(scores[against]),
+        )
+
+
+def parsed(target: str | int) -> str | int:
+    """The user's target, a number in a string turned into one. Raises RelevancyError when it is empty."""
+    if isinstance(target, bool) or not isinstance(target, (str, int)):
+        raise RelevancyError(f"target must be a word such as 'first', a position, or 'A|B', not {target!r}.")
+    if isinstance(target, str):
+        if not target.strip():
+            raise RelevancyError("target is empty: use first, first-relevant, all, a position, a string, or 'A|B'.")
+        if target.strip().lstrip("-").isdigit():
+            return int(target)
+    return target
+
+
+def needs_answer(target: str | int) -> bool:
+    """Whether the answer must be known before the target can be: not for its first token."""
+    return target not in ("first", 0)
+
+
+def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[Choice]:
+    """What `target` means for an answer of these token ids, stop token excluded; several only for "all".
+
+    Raises RelevancyError when the answer does not hold what was asked for.
+    """
+    if not answer:
+        raise RelevancyError("The model's answer is empty, so there is no token to explain: ask another question.")
+    if target == "all":
+        return [Choice(position, token) for position, token in enumerate(answer)]
+    if target == "first":
+        return [Choice(0, answer[0])]
+    if target == "first-relevant":
+        words = (position for position, token in enumerate(answer) if _WORD.search(shown(tokenizer, token)))
+        position = next(words, 0)
+        return [Choice(position, answer[position])]
+    if isinstance(target, int):
+        if not -len(answer) <= target < len(answer):
+            raise RelevancyError(f"The answer has {len(answer)} tokens, 0 to {len(answer) - 1}: there is no {target}.")
+        return [Choice(target % len(answer), answer[target])]
+    first, bar, second = target.partition("|")
+    if bar:
+        return [_contrast(first, second, answer, tokenizer)]
+    position = _position_of(target, answer, tokenizer)
+    return [Choice(position, answer[position])]
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token as text, its leading space kept."""
+    text: Any = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return text
+
+
+def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Choice:
+    """Logit against logit where the answer says one of the two words, else at its first token."""
+    spelled = {_first_id(first, tokenizer), _first_id(f" {first}", tokenizer)}
+    against = {_first_id(second, tokenizer), _first_id(f" {second}", tokenizer)}
+    position = next((place for place, token in enumerate(answer) if token in spelled | against), 0)
+    spaced = position > 0 and answer[position] in {_first_id(f" {word}", tokenizer) for word in (first, second)}
+    ids = [_first_id(f" {word}" if spaced else word, tokenizer) for word in (first, second)]
+    if ids[0] == ids[1]:
+        raise RelevancyError(f'"{first}" and "{second}" begin with the same token, so their logits cannot be compared.')
+    return Choice(position, ids[0], ids[1])
+
+
+def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    ids = tokenizer.encode(word, add_special_tokens=False) if word.strip() else []
+    if not ids or ids[0] == tokenizer.unk_token_id or tokenizer.convert_ids_to_tokens(ids[0]).startswith("<0x"):
+        raise RelevancyError(
+            f'The model has no token for "{word.strip()}": a contrast needs two known words, as Yes|No.'
+        )
+    return ids[0]
+
+
+def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token with which `wanted` begins in the answer; upper and lower case count only if both are there."""
+    text = tokenizer.decode(answer, clean_up_tokenization_spaces=False)
+    start = text.find(wanted)
+    if start < 0:
+        start = text.casefold().find(wanted.casefold())
+    if start < 0:
+        raise RelevancyError(f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it.')
+    for position in range(len(answer)):
+        if len(tokenizer.decode(answer[: position + 1], clean_up_tokenization_spaces=False)) > start:
+            return position
+    return len(answer) - 1

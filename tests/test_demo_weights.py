@@ -1,0 +1,91 @@
+"""The shipped pair: small enough, one tower, plain Hugging Face checkpoints, and right about the picture."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from relevancy.demo import evaluation, world
+from relevancy.demo.weights import NAMES, folder
+from relevancy.models import wrap
+
+MEGABYTE = 1_000_000
+
+
+def tower_hash(name: str) -> str:
+    digest = hashlib.sha256()
+    with safe_open(folder(name) / "model.safetensors", "pt") as weights:
+        keys = sorted(key for key in weights.keys() if "vision_tower" in key)  # noqa: SIM118 - no mapping
+        assert keys
+        for key in keys:
+            digest.update(key.encode())
+            digest.update(weights.get_tensor(key).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def shipped(request: pytest.FixtureRequest):
+    model = LlavaForConditionalGeneration.from_pretrained(folder(request.param)).eval()
+    return wrap(model, AutoProcessor.from_pretrained(folder(request.param)), name=request.param)
+
+
+def test_one_tower() -> None:
+    small, large = (tower_hash(name) for name in NAMES)
+    assert small == large
+
+
+def test_size_and_card() -> None:
+    for name in NAMES:
+        assert (folder(name) / "model.safetensors").stat().st_size <= 12 * MEGABYTE
+        assert "never LLaVA-Gemma-2B" in " ".join((folder(name) / "README.md").read_text().split())
+
+
+def test_loads_as_float32(shipped) -> None:
+    assert shipped.model.dtype == torch.float32
+    assert shipped.tokenizer.convert_tokens_to_ids("<end_of_turn>") in shipped.model.generation_config.eos_token_id
+
+
+def test_right_about_the_picture_and_not_without_it(shipped) -> None:
+    """Far from chance on fifty scenes of a seed nobody trained on; with another scene's picture at chance."""
+    own = evaluation.accuracy(shipped, scenes=50, seed=77)
+    blind = evaluation.accuracy(shipped, scenes=50, seed=77, picture="other")
+    assert own.questions == blind.questions > 300
+    assert own.overall > {"demo-small": 0.7, "demo-large": 0.9}[shipped.name]
+    assert blind.overall < 0.6
+
+
+def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
+    """`accuracy` needs one pass per question: the same verdicts as decoding token by token."""
+    scored = evaluation.accuracy(shipped, scenes=4, seed=5)
+    for one, hits in zip(evaluation.held_out(4, 5), scored.right, strict=True):
+        inputs = shipped.prepare([one.image] * len(hits), [question.text for question in one.questions])
+        written = shipped.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+        answers = shipped.tokenizer.batch_decode(written, skip_special_tokens=True)
+        assert [
+            answer.strip() == question.answer for answer, question in zip(answers, one.questions, strict=True)
+        ] == hits
+
+
+def test_maps_find_the_object(shipped) -> None:
+    truth = evaluation.map_truth(shipped, scenes=12, seed=78)
+    assert truth.maps > 30
+    assert truth.pointing["relevancy"] > truth.pointing["random"]
+    assert truth.energy["relevancy"] > truth.object_share
+
+
+def test_duck_question() -> None:
+    name = NAMES[1]
+    model = LlavaForConditionalGeneration.from_pretrained(folder(name)).eval()
+    shipped = wrap(model, AutoProcessor.from_pretrained(folder(name)))
+    right = []
+    for seed in range(10):
+        drawn = world.duck_scene(world.HELD_OUT + seed, floating=bool(seed % 2))
+        inputs = shipped.prepare([drawn.image], [drawn.questions[0].text])
+        written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+        right.append(shipped.tokenizer.decode(written, skip_special_tokens=True).strip() == drawn.questions[0].answer)
+    assert np.mean(right) >= 0.8

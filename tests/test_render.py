@@ -1,0 +1,245 @@
+import subprocess
+import sys
+import warnings
+from io import BytesIO
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from relevancy.errors import RelevancyError
+from relevancy.render import Panel, figure, overlay, value_range
+
+WORDS = [
+    ("<bos>", 9.0),
+    ("▁Is", 0.1),
+    ("▁the", 0.2),
+    ("▁duck", 0.5),
+    ("▁float", 0.3),
+    ("ing", 0.3),
+    ("?", 0.0),
+    ("\n", 0.1),
+]
+SHARES = {"image": 0.5, "text": 0.3, "first_token": 0.2}
+
+
+def photograph(width=40, height=30, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def spot(width=40, height=30, peak=2.0):
+    heatmap = np.zeros((height, width), np.float32)
+    heatmap[height // 3 : height // 2, width // 3 : width // 2] = peak
+    return heatmap
+
+
+def panel(title="model", heatmap=None, words=WORDS, image=None, shares=SHARES):
+    image = image or photograph()
+    return Panel(title, "answers “(a)”", image, spot(*image.size) if heatmap is None else heatmap, words, shares)
+
+
+def saved(drawn):
+    stream = BytesIO()
+    drawn.savefig(stream, dpi=40)
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def texts(drawn):
+    labels = [text.get_text() for axes in drawn.axes for text in (*axes.texts, axes.xaxis.label)]
+    return [label for label in (*(text.get_text() for text in drawn.texts), *labels) if label]
+
+
+def ticks(drawn):
+    drawn.canvas.draw()
+    bars = [axes for axes in drawn.axes if axes.get_xlabel()]
+    return [[label.get_text() for label in bar.get_xticklabels()] for bar in bars]
+
+
+def test_overlay_colors_the_relevant_and_keeps_the_size():
+    gray = Image.new("RGB", (40, 30), (100, 100, 100))
+    drawn = np.asarray(overlay(gray, spot(), opacity=1.0)).astype(int)
+    assert drawn.shape == (30, 40, 3)
+    hottest = np.array(matplotlib.colormaps["inferno"](1.0)[:3]) * 255
+    np.testing.assert_allclose(drawn[12, 15], hottest, atol=1)
+    assert (drawn[0, 0] == drawn[0, 0, 0]).all()
+    assert 60 < drawn[0, 0, 0] < 100
+
+
+def test_overlay_uses_raw_values_on_the_given_scale():
+    image = photograph()
+    alone = overlay(image, spot(peak=1.0))
+    np.testing.assert_array_equal(overlay(image, spot(peak=7.0)), alone)
+    np.testing.assert_array_equal(overlay(image, spot(peak=1.0), vmin=0, vmax=1), alone)
+    assert not np.array_equal(overlay(image, spot(peak=1.0), vmin=0, vmax=7), alone)
+    np.testing.assert_array_equal(overlay(image, spot(peak=9.0), vmin=0, vmax=1), alone)
+
+
+def test_more_relevance_is_drawn_lighter():
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(4, axis=0)
+    drawn = np.asarray(overlay(Image.new("RGB", (64, 4), (50, 50, 50)), ramp)).astype(float) @ [0.3, 0.6, 0.1]
+    assert drawn[0, -1] > 2.5 * drawn[0, 0]
+    assert (np.diff(drawn[0, 8:]) > 0).all()
+
+
+def test_unseen_pixels_have_no_color_and_are_hatched():
+    heatmap = spot()
+    heatmap[:, 28:] = np.nan
+    drawn = np.asarray(overlay(photograph(), heatmap)).astype(int)
+    unseen = drawn[:, 28:]
+    assert (np.ptp(unseen, axis=2) == 0).all()
+    assert unseen.mean() > drawn[20:, :28].mean() + 40
+    plain = np.asarray(overlay(Image.new("RGB", (40, 30)), np.full((30, 40), np.nan)))
+    assert len(np.unique(plain)) == 2
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_empty_map_is_not_drawn_as_one(value):
+    image = photograph()
+    empty = np.full((30, 40), value, np.float32)
+    if value == 0:
+        np.testing.assert_array_equal(overlay(image, empty), image)
+    drawn = figure([panel(heatmap=empty, image=image)], question="?")
+    assert "no relevance" in texts(drawn)
+    assert ticks(drawn) == []
+    assert "no relevance" not in texts(figure([panel()], question="?"))
+
+
+def test_an_empty_map_beside_a_full_one_stays_empty():
+    drawn = figure([panel(heatmap=np.zeros((30, 40), np.float32)), panel()], question="?")
+    assert texts(drawn).count("no relevance") == 1
+    assert len(ticks(drawn)) == 1
+
+
+def test_large_pictures_are_drawn_in_bands_without_seams(monkeypatch):
+    heatmap = spot(90, 70)
+    heatmap[:, 60:] = np.nan
+    image = photograph(90, 70)
+    whole = np.asarray(overlay(image, heatmap))
+    monkeypatch.setattr("relevancy.render._BAND_PIXELS", 500)
+    np.testing.assert_array_equal(overlay(image, heatmap), whole)
+
+
+def test_value_range():
+    assert value_range([np.array([0.5, np.nan]), np.array([2.0])]) == (0, 2)
+    assert value_range([np.array([-1.0, 0.5])]) == (-1, 0.5)
+    assert value_range([np.array([np.nan]), np.zeros(3)]) == (0, 0)
+
+
+def test_bad_arguments():
+    with pytest.raises(RelevancyError, match="30 x 40"):
+        overlay(photograph(), np.zeros((40, 30)))
+    with pytest.raises(RelevancyError, match="inferno"):
+        overlay(photograph(), spot(), colormap="no such map")
+    with pytest.raises(RelevancyError, match="inferno"):
+        figure([panel()], question="?", colormap="no such map")
+    with pytest.raises(RelevancyError, match="at least one"):
+        figure([], question="?")
+
+
+def test_figure_says_everything_there_is_to_say():
+    drawn = figure([panel("demo-large")], question="Is the duck floating? (a) Yes (b) No")
+    said = texts(drawn)
+    for part in (
+        "Is the duck floating? (a) Yes (b) No", "demo-large", "answers “(a)”", "40 × 30", "duck", "ing", "↵", "<bos>",
+        "image 50.0%", "text 30.0%", "first token 20.0%", "relevance of an image patch (raw)",
+    ):  # fmt: skip
+        assert part in said
+    assert not any("▁" in text for text in said)
+    assert ticks(drawn)[0][-1] == "2"
+    assert "≥ 0.5" in said  # the control token lies beyond the words' own scale
+
+
+def test_panels_share_one_scale_or_have_their_own():
+    strong, weak = panel("strong"), panel("weak", heatmap=spot(peak=0.02))
+    assert len(ticks(figure([strong, weak], question="?"))) == 1
+    own = ticks(figure([strong, weak], question="?", shared_scale=False))
+    assert [labels[-1] for labels in own] == ["2", "0.02"]
+
+
+def test_common_picture_is_shown_once():
+    same = [panel(), panel()]
+    different = [panel(), panel(image=photograph(seed=1))]
+    assert "Picture" in texts(figure(same, question="?"))
+    assert "Picture" not in texts(figure(different, question="?"))
+
+
+def test_hatching_is_explained_only_where_it_occurs():
+    cropped = spot()
+    cropped[:5] = np.nan
+    key = "hatched: never seen by the model"
+    assert key in texts(figure([panel(heatmap=cropped)], question="?"))
+    assert key in texts(figure([panel(heatmap=cropped), panel(image=photograph(seed=1))], question="?"))
+    assert key not in texts(figure([panel()], question="?"))
+
+
+def placed_words(drawn):
+    renderer = drawn.canvas.get_renderer()
+    axes = drawn.axes[-1] if drawn.axes[-1].texts else next(a for a in reversed(drawn.axes) if len(a.texts) > 1)
+    return axes.get_window_extent(renderer), [text.get_window_extent(renderer) for text in axes.texts]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    words=st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["▁duck", "ing", "▁", "\n", "<start_of_turn>", "▁a", "$x_1$", "▁" + "w" * 30, "▁鸭", "\x07"]
+            ),
+            st.floats(0, 1) | st.just(float("nan")),
+        ),
+        min_size=2,
+        max_size=120,
+    )
+)
+def test_words_stay_in_their_place_and_never_overlap(words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = figure([panel(words=[*words, ("▁end", 0.5), ("▁end", 0.5)])], question="?")
+        drawn.canvas.draw()
+    frame, boxes = placed_words(drawn)
+    assert len(boxes) == len(words) + 2
+    slack = 2  # pixels of antialiasing
+    for box in boxes:
+        assert frame.x0 - slack <= box.x0 <= box.x1 <= frame.x1 + slack
+        assert frame.y0 - slack <= box.y0 <= box.y1 <= frame.y1 + slack
+    for left, right in pairwise(boxes):
+        same_line = abs(left.y0 - right.y0) < 12
+        assert not same_line or left.x1 <= right.x0 + slack
+
+
+def test_very_long_prompts_lose_their_middle_and_say_so():
+    words = [(f"▁{number}", 0.1) for number in range(1801)]
+    said = texts(figure([panel(words=words)], question="word " * 200))
+    assert "0" in said
+    assert "1800" in said
+    assert "900" not in said
+    assert any("301 tokens not drawn" in text for text in said)
+    assert any(text.endswith("…") and text.startswith("word") for text in said)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 96), (96, 8), (1500, 1000)])
+def test_pictures_of_any_size_can_be_drawn(size):
+    image = photograph(*size)
+    heatmap = np.ones((size[1], size[0]), np.float32)
+    assert saved(figure([panel(image=image, heatmap=heatmap)], question="?")).std() > 0
+
+
+def test_no_words_and_unknown_shares():
+    drawn = figure([panel(words=[], shares={})], question="")
+    assert "image –" in texts(drawn)
+    saved(drawn)
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    code = (
+        "import sys, matplotlib, numpy as np; from PIL import Image; before = matplotlib.rcParams.copy();"
+        "from relevancy.render import Panel, figure;"
+        "panel = Panel('m', 's', Image.new('RGB', (8, 8)), np.ones((8, 8)), [('a', 1.0)], {});"
+        "figure([panel], question='?').canvas.draw();"
+        "assert 'matplotlib.pyplot' not in sys.modules; assert matplotlib.rcParams.copy() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
