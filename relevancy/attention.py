@@ -150,7 +150,7 @@ class _Attention(torch.autograd.Function):
     """SDPA whose backward recomputes probabilities tile by tile and advances the relevance row on the way."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
@@ -164,8 +164,9 @@ class _Attention(torch.autograd.Function):
         return _forward(query, key, value, call)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        sweep = _Sweep(*ctx.saved_tensors, grad, ctx.call, wanted=any(ctx.needs_input_grad[:3]))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        sweep = _Sweep(query, key, value, grad, ctx.call, wanted=any(ctx.needs_input_grad[:3]))
         if ctx.row is None:
             sweep.run(None, skip_silent=False)
         else:

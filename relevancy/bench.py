@@ -117,7 +117,7 @@ def random_model(setting: Setting) -> LlavaForConditionalGeneration:
     return model.eval()
 
 
-def random_inputs(model: LlavaForConditionalGeneration, setting: Setting) -> dict[str, Tensor]:
+def random_inputs(setting: Setting) -> dict[str, Tensor]:
     """One picture, its image tokens, and random words up to the wanted length."""
     side = _TOWER["image_size"]
     patches = (side // _TOWER["patch_size"]) ** 2
@@ -202,7 +202,7 @@ def measure(setting: Setting) -> Measurement:
     if setting.threads:
         torch.set_num_threads(setting.threads)
     model = random_model(setting)
-    inputs = random_inputs(model, setting)
+    inputs = random_inputs(setting)
     run = VARIANTS[setting.variant]
     seconds = []
     for _ in range(setting.repeats + 1):

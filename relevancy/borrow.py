@@ -131,12 +131,12 @@ class _PickedRows(torch.autograd.Function):
     """Gives finished logits a backward that multiplies only with the columns in which their gradient is not zero."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, logits: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
         ctx.shape, ctx.weight = hidden.shape, weight
         return logits.view_as(logits)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         flat = grad.flatten(0, -2)
         words = flat.any(0).nonzero().squeeze(1)
         dense = 16 * words.numel() > flat.shape[1]  # a probability instead of a logit: copying rows would not pay
@@ -172,12 +172,12 @@ class _FrozenLinear(torch.autograd.Function):
     """Gives a finished product x W^T a backward of its own."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, output: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, source: Tensor, output: Tensor, weight: Tensor) -> Tensor:
         ctx.shape, ctx.weight = source.shape, weight
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         product = ctx.weight.T @ grad.flatten(0, -2).T
         return product.T.contiguous().view(ctx.shape), None, None
 

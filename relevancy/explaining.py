@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,8 @@ def explain(
     items = [_item(model, *parts, max_pixels) for parts in zip(images, questions, answers, strict=True)]
     with model.lock, _memory_named():
         results = _Run(model, items, wanted, scope, chosen, max_new_tokens).results()
-    if wanted != "all":
-        results = [only for (only,) in results]
-    return results if many else results[0]
+    by_item: list[Any] = results if wanted == "all" else [only for (only,) in results]
+    return by_item if many else by_item[0]
 
 
 @dataclass(frozen=True)
@@ -176,44 +176,36 @@ class _Run:
 
     def _answers(self) -> list[list[int]]:
         inputs = self.model.prepare(self.pictures, self.questions)
-        with torch.no_grad():
-            generated = self.model.model.generate(**inputs, generation_config=self._greedy(self.max_new_tokens))
-        return self._cut(generated[:, inputs["input_ids"].shape[1] :])
+        return self._generated(self.max_new_tokens, **inputs)
 
     def _continued(self, inputs: BatchFeature, first: Tensor, cache: Any) -> list[list[int]]:
         """The whole answers, ids, from their first tokens and the cache of everything before."""
-        if self.max_new_tokens <= 1 or bool(torch.isin(first, self._stops(first)).all()):
-            return self._cut(first)
-        mask = inputs["attention_mask"]
-        with torch.no_grad():
-            generated = self.model.model.generate(
-                input_ids=torch.cat([inputs["input_ids"], first], 1),
-                attention_mask=torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1),
-                past_key_values=cache,
-                generation_config=self._greedy(self.max_new_tokens - 1),
-            )
-        return self._cut(generated[:, inputs["input_ids"].shape[1] :])
-
-    def _cut(self, generated: Tensor) -> list[list[int]]:
-        """Answers without their stop token and what follows it."""
+        opening = first.tolist()
         stops = set(self.model.stop_token_ids)
-        answers = []
-        for ids in generated.tolist():
-            end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-            answers.append(ids[:end])
-        return answers
+        if self.max_new_tokens <= 1 or all(token in stops for (token,) in opening):
+            return [_before_stop(ids, stops) for ids in opening]
+        mask = inputs["attention_mask"]
+        rest = self._generated(
+            self.max_new_tokens - 1,
+            input_ids=torch.cat([inputs["input_ids"], first], 1),
+            attention_mask=torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1),
+            past_key_values=cache,
+        )
+        return [_before_stop(ids, stops) and ids + more for ids, more in zip(opening, rest, strict=True)]
 
-    def _greedy(self, length: int) -> GenerationConfig:
-        """The most probable token each time, whatever a checkpoint's own generation settings are."""
-        return GenerationConfig(
+    def _generated(self, length: int, **inputs: Any) -> list[list[int]]:
+        """Greedy continuations, whatever a checkpoint's own generation settings are; stop tokens left out."""
+        generate: Any = self.model.model.generate
+        settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=length,
             eos_token_id=list(self.model.stop_token_ids),
             pad_token_id=self.model.tokenizer.pad_token_id,
         )
-
-    def _stops(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.model.stop_token_ids, device=like.device)
+        with torch.no_grad():
+            sequences: Tensor = generate(**inputs, generation_config=settings)
+        stops = set(self.model.stop_token_ids)
+        return [_before_stop(ids, stops) for ids in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _explained(
         self, inputs: BatchFeature, answers: list[list[int]], readings: list[list[_Reading]]
@@ -243,7 +235,7 @@ class _Run:
             method="relevancy",
             scope=self.scope,
             question=item.question,
-            answer=tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            answer=targets.shown(tokenizer, *answer).strip(),
             target=reading.choice.described(reading.logits, tokenizer),
             image=item.picture.image,
             grid=item.grid,
@@ -261,6 +253,10 @@ class _Run:
         patches = grid.rows * grid.cols
         values = image_row if vision is None else vision.float().numpy()
         return values[len(values) - patches :].reshape(grid.rows, grid.cols).astype(np.float32)
+
+
+def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in stops, ids))
 
 
 def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:

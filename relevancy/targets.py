@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -104,10 +103,9 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
     return [Choice(position, answer[position])]
 
 
-def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text, its leading space kept."""
-    text: Any = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-    return text
+def shown(tokenizer: PreTrainedTokenizerBase, *tokens: int) -> str:
+    """Tokens as text, spaces and control tokens kept as they are."""
+    return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
 
 def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Choice:
@@ -124,7 +122,7 @@ def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrai
 
 def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
     ids = tokenizer.encode(word, add_special_tokens=False) if word.strip() else []
-    if not ids or ids[0] == tokenizer.unk_token_id or tokenizer.convert_ids_to_tokens(ids[0]).startswith("<0x"):
+    if not ids or ids[0] == tokenizer.unk_token_id or str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("<0x"):
         raise RelevancyError(
             f'The model has no token for "{word.strip()}": a contrast needs two known words, as Yes|No.'
         )
@@ -133,13 +131,13 @@ def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
     """The token with which `wanted` begins in the answer; upper and lower case count only if both are there."""
-    text = tokenizer.decode(answer, clean_up_tokenization_spaces=False)
+    text = shown(tokenizer, *answer)
     start = text.find(wanted)
     if start < 0:
         start = text.casefold().find(wanted.casefold())
     if start < 0:
         raise RelevancyError(f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it.')
     for position in range(len(answer)):
-        if len(tokenizer.decode(answer[: position + 1], clean_up_tokenization_spaces=False)) > start:
+        if len(shown(tokenizer, *answer[: position + 1])) > start:
             return position
     return len(answer) - 1
