@@ -16,13 +16,15 @@ from relevancy.demo.questions import ask, describe
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
-QUESTIONS = 8  # per dialogue
+QUESTIONS = 7  # per dialogue, at most
 
 
 def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """No picture: the scene is told in words, then asked about. Teaches the decoder its language."""
+    """No picture: the scene is told in words, then asked about, or to be told again. Teaches the decoder its language."""
     told = describe(pool.layouts[index], rng)
-    return _dialogue(f"{told}\n", pool, index, rng)
+    if rng.integers(2):
+        return dialogue(f"{told}\n{DESCRIBE}", told)
+    return _questions(f"{told}\n", pool, index, rng)
 
 
 def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
@@ -31,11 +33,14 @@ def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
 
 
 def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """The picture, then several questions about it."""
-    return _dialogue(IMAGE, pool, index, rng)
+    """The picture, then questions about it; half of the time a description last, where it gives no answer away."""
+    turns = _questions(IMAGE, pool, index, rng)
+    if rng.integers(2):
+        return turns
+    return [*turns, *dialogue(DESCRIBE, describe(pool.layouts[index], rng))]
 
 
-def _dialogue(opening: str, pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def _questions(opening: str, pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
     questions = ask(pool.layouts[index], pool.shares[index], rng)[:QUESTIONS]
     texts = [text for question in questions for text in (question.text, question.answer)]
     return dialogue(opening + texts[0], *texts[1:])

@@ -71,12 +71,12 @@ def _decoder(
 
 
 FULL = Plan(
-    scenes=10_000,
+    scenes=20_000,
     check_scenes=2000,
-    tower=Stage("tower", ("tower",), steps=2500, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
+    tower=Stage("tower", ("tower",), steps=2400, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
-        "demo-small": _decoder(96, 3, 4, language=500, align=200, finetune=1000, batch=32, rate=1.5e-3),
-        "demo-large": _decoder(192, 5, 6, language=800, align=300, finetune=3000, batch=32, rate=1e-3),
+        "demo-small": _decoder(96, 3, 4, language=300, align=100, finetune=800, batch=32, rate=1.5e-3),
+        "demo-large": _decoder(192, 5, 6, language=300, align=150, finetune=1800, batch=32, rate=1e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance

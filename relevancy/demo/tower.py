@@ -63,16 +63,20 @@ class PatchTeacher(nn.Module):
 
 
 class PatchData(Dataset):
-    """Pictures of a pool with the labels of their patches."""
+    """Pictures of a pool with the labels of their patches, and after them the same in a mirror."""
 
     def __init__(self, pool: Pool):
         self.pool = pool
 
     def __len__(self) -> int:
-        return len(self.pool)
+        return 2 * len(self.pool)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"pixels": self.pool.pixels[index]} | {name: labels[index] for name, labels in self.pool.labels.items()}
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        in_mirror, index = divmod(position, len(self.pool))
+        step = -1 if in_mirror else 1
+        labels = {name: values[index].reshape(-1, SIZE // PATCH) for name, values in self.pool.labels.items()}
+        turned = {name: values[:, ::step].reshape(-1) for name, values in labels.items()}
+        return {"pixels": self.pool.pixels[index][:, ::step]} | turned
 
 
 def collate_patches(examples: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,0 +1,56 @@
+"""The embedded pair side by side on held-out scenes: the paper's duck first, then others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relevancy.demo.questions import Question
+from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
+from relevancy.explaining import explain
+from relevancy.explanation import Explanation
+from relevancy.models import Model
+from relevancy.render import figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One question about one held-out scene, each model's explanation, and the figure with them side by side."""
+
+    question: str
+    truth: str
+    explanations: tuple[Explanation, ...]
+    figure: Path
+
+
+def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0) -> Iterator[Shown]:
+    """Explain held-out scenes with every model and save the figures, one by one as they are ready.
+
+    A floating and a standing duck come first. Of each other scene the question is one about a single object, so that
+    the map can be judged at a glance.
+    """
+    first = HELD_OUT + 1_000_000 * seed
+    chosen = [(drawn, drawn.questions[0]) for drawn in (duck_scene(first, False), duck_scene(first + 1, True))]
+    for number in range(first + 2, first + 2 + scenes):
+        drawn = scene(number)
+        chosen.append((drawn, _clearest(drawn, number)))
+    for number, (drawn, question) in enumerate(chosen):
+        yield _shown(models, drawn, question, out / f"{number:02d}-{question.type}")
+
+
+def _clearest(drawn: Scene, number: int) -> Question:
+    """A question about one object, another type from scene to scene; any question if there is none."""
+    single = [question for question in drawn.questions if len(question.items) == 1] or list(drawn.questions)
+    return single[number % len(single)]
+
+
+def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path) -> Shown:
+    found: list[Explanation] = []
+    for model in models:
+        result = explain(model, drawn.image, question.text, target="first-relevant")
+        result.save(folder / model.name)
+        found.append(result)
+    side_by_side = folder / "side-by-side.png"
+    figure([result.panel() for result in found], question=question.text).savefig(side_by_side)
+    return Shown(question.text, question.answer, tuple(found), side_by_side)
