@@ -79,7 +79,7 @@ class Explanation:
     def panel(self, *, smooth: bool = True) -> render.Panel:
         """What a figure shows of this result."""
         target = self.target
-        asked = f"“{target.token.strip() or target.token!r}”"
+        asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
         if target.contrast is not None:
             asked += f" rather than “{target.contrast.strip()}”"
         words = [

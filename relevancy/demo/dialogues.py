@@ -20,7 +20,7 @@ QUESTIONS = 7  # per dialogue, at most
 
 
 def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """No picture: the scene is told in words, then asked about, or to be told again. Teaches the decoder its language."""
+    """No picture: the scene is told in words, then asked about, or to be told again. Teaches the decoder language."""
     told = describe(pool.layouts[index], rng)
     if rng.integers(2):
         return dialogue(f"{told}\n{DESCRIBE}", told)
