@@ -12,11 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from relevancy.demo.language import DESCRIBE
 from relevancy.demo.pool import Pool
-from relevancy.demo.questions import ask, describe
+from relevancy.demo.questions import Question, ask, describe
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
 QUESTIONS = 7  # per dialogue, at most
+COLOR_TYPES = ("color", "is-color")
+EXISTENCE_TYPES = ("presence", "count")
 
 
 def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
@@ -41,9 +43,26 @@ def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Tu
 
 
 def _questions(opening: str, pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    questions = ask(pool.layouts[index], pool.shares[index], rng)[:QUESTIONS]
+    questions = _without_hints(ask(pool.layouts[index], pool.shares[index], rng), rng)[:QUESTIONS]
     texts = [text for question in questions for text in (question.text, question.answer)]
     return dialogue(opening + texts[0], *texts[1:])
+
+
+def _without_hints(questions: list[Question], rng: np.random.Generator) -> list[Question]:
+    """Questions of which none gives away a later one's answer, so that each must be answered from the picture.
+
+    An object's color is asked for once. Whether and how often a kind is there is asked before the kind is spoken of, or
+    not at all.
+    """
+    colors_asked: set[tuple[int, ...]] = set()
+    early, late = [], []
+    for question in questions:
+        if question.type in COLOR_TYPES:
+            if question.items in colors_asked:
+                continue
+            colors_asked.add(question.items)
+        (early if question.type in EXISTENCE_TYPES else late).append(question)
+    return early + late if rng.integers(2) and early else late or early
 
 
 class Dialogues(Dataset):

@@ -29,6 +29,7 @@ class Stage:
     warmup: float = 0.03  # share of the steps
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm
+    beta2: float = 0.999  # of Adam; smaller values suit short runs
     accumulate: int = 1
     save_every: int = 500  # steps between checkpoints a stopped run resumes from
     bf16: bool = False  # autocast; weights stay float32

@@ -81,6 +81,7 @@ def run(
         warmup_steps=max(1, int(stage.warmup * stage.steps)),
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.clip,
+        adam_beta2=stage.beta2,
         bf16=stage.bf16,
         use_cpu=not on_gpu,
         seed=seed,
