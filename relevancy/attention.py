@@ -55,7 +55,7 @@ class Recorder(Protocol):
     def row_for(self, module: nn.Module) -> Row | None:
         """The row this layer advances, or None when it only passes gradients on."""
 
-    def root(self) -> Tensor:
+    def root(self, device: torch.device) -> Tensor:
         """A new scalar from which a graph can grow."""
 
 
@@ -109,7 +109,7 @@ def attend(
             f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
             "give the whole sequence in one forward pass, without a filled cache."
         )
-    output = _Attention.apply(query, key, value, None if rooted else tape.root(), call, row)
+    output = _Attention.apply(query, key, value, None if rooted else tape.root(query.device), call, row)
     return output.transpose(1, 2).contiguous(), None
 
 

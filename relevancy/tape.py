@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,9 @@ from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
 SCOPES: tuple[Scope, ...] = ("language", "full")
+
+# Families whose connector merges square blocks of patches into one image token, block rows first.
+_MERGING_BLOCKS = frozenset({"gemma3", "idefics3", "smolvlm", "internvl"})
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Tape:
         self._heard.add(int(layer))  # type: ignore[arg-type]
         return self._language if layer in self._layers else None
 
-    def root(self) -> Tensor:
+    def root(self, device: torch.device) -> Tensor:
         """A new leaf under the first attention of a forward pass: backward stops there, not at the embeddings."""
-        self._roots.append(torch.zeros((), requires_grad=True))
+        self._roots.append(torch.zeros((), device=device, requires_grad=True))
         return self._roots[-1]
 
     def see(self, images: _Images | None) -> None:
@@ -172,7 +176,8 @@ class _Images:
     """Where the pictures of one forward pass stand, in the sequence and in the tower."""
 
     mask: Tensor  # (batch, tokens) bool: image tokens
-    patches: int  # patches per picture
+    rows: int  # patches per picture, down and across
+    cols: int
     family: str
 
     @classmethod
@@ -180,30 +185,44 @@ class _Images:
         ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
         if ids is None or pixels is None:
             return None
-        patch = tower.config.patch_size
+        patch = _patch_size(tower)
         height, width = pixels.shape[-2:]
-        return cls(ids == model.config.image_token_id, (height // patch) * (width // patch), type(model).__name__)
+        return cls(ids == model.config.image_token_id, height // patch, width // patch, model.config.model_type)
 
     def place(self, row: Tensor, like: Tensor) -> Tensor:
-        """The image tokens' relevance on the tower's patch tokens, (images, tower tokens); others start at zero."""
+        """The image tokens' relevance on the tower's patch tokens, (images, tower tokens); others start at zero.
+
+        An image token that was merged of several patches gives each of them its own value.
+        """
         images, _, tokens, _ = like.shape
         values = row.to(like.device)[self.mask.to(like.device)]
-        kept, special = values.numel() // images, tokens - self.patches
-        if special < 0 or kept * images != values.numel() or not self.patches <= kept <= tokens:
-            raise RelevancyError(
-                f'scope="full" is not exact for {self.family}: {values.numel()} image tokens do not match '
-                f'{images} x {tokens} tower tokens one to one. Use scope="language".'
-            )
+        patches, kept = self.rows * self.cols, values.numel() // images
+        special, merged = tokens - patches, isqrt(patches // max(1, kept))
+        whole = kept * images == values.numel() and special >= 0
         placed = row.new_zeros(images, tokens)
-        placed[:, special:] = values.view(images, kept)[:, kept - self.patches :]
+        if whole and patches <= kept <= tokens:
+            placed[:, special:] = values.view(images, kept)[:, kept - patches :]
+        elif whole and self.family in _MERGING_BLOCKS and kept * merged**2 == patches:
+            blocks = values.view(images, self.rows // merged, self.cols // merged)
+            placed[:, special:] = blocks.repeat_interleave(merged, 1).repeat_interleave(merged, 2).flatten(1)
+        else:
+            raise RelevancyError(
+                f'scope="full" is not exact for {self.family}: how its {values.numel()} image tokens come from '
+                f'{images} x {tokens} tower tokens is not known here. Use scope="language".'
+            )
         return placed
 
 
 def _tower(model: PreTrainedModel) -> PreTrainedModel:
     tower = model.get_encoder(modality="image")
-    if tower is model or not isinstance(getattr(tower.config, "patch_size", None), int):
+    if tower is model or _patch_size(tower) is None:
         raise RelevancyError(f'{type(model).__name__} has no vision tower to follow. Use scope="language".')
     return tower
+
+
+def _patch_size(tower: PreTrainedModel) -> Any:
+    size = getattr(tower.config, "patch_size", None)
+    return size[0] if isinstance(size, (list, tuple)) else size
 
 
 def _chosen(layers: Iterable[int] | None, count: int) -> frozenset[int]:

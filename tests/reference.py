@@ -29,9 +29,17 @@ def propagate(layers: list[Tensor]) -> Tensor:
 
 
 def reference(
-    model: PreTrainedModel, inputs: dict, targets: Tensor | None = None, position: int = -1, full: bool = False
+    model: PreTrainedModel,
+    inputs: dict,
+    targets: Tensor | None = None,
+    position: int = -1,
+    full: bool = False,
+    patches_of: Tensor | None = None,
 ) -> Reference:
-    """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones."""
+    """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
+
+    patches_of (image tokens, patches) says with 1 which patches a merged image token was made of.
+    """
     kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
     decoder, tower = model.get_decoder(), model.get_encoder(modality="image")
     handles = []
@@ -71,6 +79,8 @@ def reference(
         image_tokens = inputs["input_ids"] == model.config.image_token_id
         pictures, _, tokens, _ = used[0].shape
         placed = torch.zeros(pictures, tokens, dtype=row.dtype)
-        placed[:, -int(image_tokens[0].sum()) :] = row.detach()[image_tokens].view(pictures, -1)
+        values = row.detach()[image_tokens].view(pictures, -1)
+        patches = values if patches_of is None else values @ patches_of
+        placed[:, -patches.shape[1] :] = patches
         vision = torch.einsum("it,itk->ik", placed, propagate(used))
     return Reference(row.detach(), vision, logits.detach())

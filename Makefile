@@ -1,0 +1,64 @@
+# Two commands do everything on a Linux machine with Python 3.10 or newer: `make demo` and `make test`.
+# Settings: PYTHON (which Python makes the environment), VENV (where), OUT (where the demo's pictures go),
+# PYTEST_ARGS (what else pytest is told).
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= relevancy-demo
+PYTEST_ARGS ?=
+
+RUN := $(VENV)/bin/python -m
+INSTALL := $(RUN) pip install --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint format pictures clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      set up, then explain answers of the two embedded models; pictures go to $(OUT)/"
+	@echo "make test      set up, then run the whole test suite"
+	@echo "make lint      style, format and types"
+	@echo "make format    mend style and format"
+	@echo "make pictures  draw the README's pictures again"
+	@echo "make clean     remove the environment, caches and the demo's pictures"
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/relevancy demo --out "$(OUT)"
+	@echo "The pictures are in $(abspath $(OUT)): open the files named side-by-side.png."
+
+test: $(VENV)/.installed-dev
+	$(RUN) pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/.installed-dev
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+pictures: $(VENV)/.installed-dev
+	$(VENV)/bin/python docs/pictures.py docs/images
+
+clean:
+	rm -rf "$(VENV)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was made from, so nothing is installed twice. The package itself is installed
+# editable: changes to its code need no new installation.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Python 3.10 or newer is needed. Name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv "$(VENV)" \
+	  || { echo "No environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch "$@"
+
+$(VENV)/.installed: $(REQUIREMENTS) $(VENV)/.made
+	$(INSTALL) --editable .
+	@touch "$@"
+
+$(VENV)/.installed-dev: $(REQUIREMENTS) $(VENV)/.made
+	$(INSTALL) --editable ".[dev]"
+	@touch "$@" "$(VENV)/.installed"
