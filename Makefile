@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format pictures clean
+.PHONY: help demo test lint format pictures notebooks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint      style, format and types"
 	@echo "make format    mend style and format"
 	@echo "make pictures  draw the README's pictures again"
+	@echo "make notebooks make the .ipynb files from the scripts in notebooks/"
 	@echo "make clean     remove the environment, caches and the demo's pictures"
 
 demo: $(VENV)/.installed
@@ -38,8 +39,13 @@ format: $(VENV)/.installed-dev
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-pictures: $(VENV)/.installed-dev
-	$(VENV)/bin/python docs/pictures.py docs/images
+pictures: demo
+	mkdir -p docs/images
+	$(VENV)/bin/python -c "import PIL.Image as i; i.open('$(OUT)/00-floating/side-by-side.png').convert('RGB') \
+	  .quantize(256, dither=0).save('docs/images/side-by-side.png', optimize=True)"
+
+notebooks: $(VENV)/.installed-dev
+	$(RUN) jupytext --to ipynb notebooks/*.py
 
 clean:
 	rm -rf "$(VENV)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from relevancy import render
+from relevancy import figures, render
 from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
 from relevancy.targets import Target
@@ -76,7 +76,7 @@ class Explanation:
         """The heatmap over the original picture; `options` as in `relevancy.render.overlay`."""
         return render.overlay(self.image, self.heatmap(smooth=smooth), **options)
 
-    def panel(self, *, smooth: bool = True) -> render.Panel:
+    def panel(self, *, smooth: bool = True) -> figures.Panel:
         """What a figure shows of this result."""
         target = self.target
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
@@ -87,7 +87,7 @@ class Explanation:
             for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
             if not image
         ]
-        return render.Panel(
+        return figures.Panel(
             title=f"{self.model}: {self.answer}",
             subtitle=f"why {asked} (p = {target.probability:.2f})",
             image=self.image,
@@ -97,8 +97,8 @@ class Explanation:
         )
 
     def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
-        """Picture, heat and words side by side; `options` as in `relevancy.render.figure`."""
-        return render.figure([self.panel(smooth=smooth)], question=self.question, **options)
+        """Picture, heat and words side by side; `options` as in `relevancy.figures.figure`."""
+        return figures.figure([self.panel(smooth=smooth)], question=self.question, **options)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON takes it; what is not a number becomes null."""

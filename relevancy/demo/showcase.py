@@ -10,8 +10,8 @@ from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
 from relevancy.explaining import explain
 from relevancy.explanation import Explanation
+from relevancy.figures import figure
 from relevancy.models import Model
-from relevancy.render import figure
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""Every notebook runs from top to bottom on the embedded models, and shows pictures."""
+
+import base64
+import io
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from PIL import Image
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+# Without a widget, and with one thread, as the rest of the suite.
+SETTINGS = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+
+def run(script: Path, folder: Path) -> NotebookNode:
+    """The notebook of a percent script with the outputs of a fresh kernel."""
+    notebook = jupytext.read(script)
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client.execute()
+    return notebook
+
+
+def pictures(notebook: NotebookNode) -> list[np.ndarray]:
+    """Every picture that the notebook shows as an output of its own, RGB."""
+    found = [
+        output["data"]["image/png"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_notebook_runs_and_shows_pictures(script, tmp_path, monkeypatch):
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    notebook = run(script, tmp_path)
+    shown = pictures(notebook)
+    assert shown
+    for picture in shown:
+        assert picture.std() > 1, "a picture of one color shows nothing"
+    warned = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    assert not warned
+
+
+def test_first_heatmap_shows_the_result_as_a_figure():
+    notebook = jupytext.read(FOLDER / "01_first_heatmap.py")
+    assert any("relevancy.explain(model" in cell.source for cell in notebook.cells)
+
+
+def test_the_notebooks_kept_beside_the_scripts_are_theirs():
+    for script in SCRIPTS:
+        kept = jupytext.read(script.with_suffix(".ipynb"))
+        made = jupytext.read(script)
+        assert [(cell.cell_type, cell.source) for cell in kept.cells] == [
+            (cell.cell_type, cell.source) for cell in made.cells
+        ], f"{script.name} changed: run `make notebooks`"
+        assert not any(cell.get("outputs") for cell in kept.cells), f"{kept}: outputs are not kept"
