@@ -17,13 +17,14 @@
 # Which parts of the picture, and which words, made a vision-language model say what it said?
 #
 # Everything here runs on the two small models that come with the package: no download, no GPU. For your own model, put
-# its name into `relevancy.load`: `"2b"`, `"7b"`, a hub id, or a folder.
+# its name into `relevancy.load`: `"2b"`, `"7b"`, a hub id, or a folder. The picture is drawn by a program, with a seed
+# that training never saw; a path, a Pillow image or an array will do as well.
 
 # %%
 import relevancy
 from relevancy.demo.world import HELD_OUT, duck_scene
 
-scene = duck_scene(HELD_OUT + 3, floating=True)  # drawn by a program, so we know what is true; not seen in training
+scene = duck_scene(HELD_OUT + 3, floating=True)
 scene.image
 
 # %% [markdown]
@@ -63,8 +64,8 @@ for score, token in sorted(words, reverse=True)[:6]:
 # %% [markdown]
 # ## Another target
 #
-# Not "why this token", but "why this one rather than that one": the difference of two logits. What speaks for both
-# answers alike drops out.
+# Not "why this token", but "why this one rather than that one": the difference of two logits is explained, so that
+# what raises both alike does not count.
 
 # %%
 rather = relevancy.explain(model, scene.image, "Is the duck floating?", target="Yes|No")
@@ -72,9 +73,8 @@ print(rather.summary())
 rather.overlay()
 
 # %% [markdown]
-# With the options written as (a) and (b), the first token says little about the answer in many tokenizers.
-# `target="first-relevant"` skips brackets and quotes; a string takes the token with which it begins; `"all"` gives one
-# result for each token of the answer.
+# An answer such as "(a) Yes" has several tokens. `"all"` gives one result for each; `"first-relevant"` skips brackets
+# and quotes; a number is a position; a string is the token with which it begins in the answer.
 
 # %%
 question = "Is the duck floating? (a) Yes (b) No"

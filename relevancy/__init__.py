@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relevancy.comparing import compare as compare
     from relevancy.errors import RelevancyError as RelevancyError
     from relevancy.explaining import explain as explain
     from relevancy.explanation import Explanation as Explanation
@@ -29,6 +30,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Model": "models",
     "RelevancyError": "errors",
+    "compare": "comparing",
     "explain": "explaining",
     "load": "models",
     "record": "tape",

@@ -137,6 +137,47 @@ def explain(
 
 
 @app.command()
+def compare(
+    models: Annotated[list[str], typer.Option("--model", help="A model as in explain; give the option for each.")],
+    image: Annotated[Path, typer.Option(help="The picture.")],
+    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain.")] = "first-relevant",
+    scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-comparison"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+) -> None:
+    """Set maps of several models side by side, on one scale, with numbers for how far they agree.
+
+    Models are loaded one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's results.
+    """
+    _check_writable(out_folder)
+    if len(models) < 2:
+        raise RelevancyError("A comparison needs at least two models: give --model twice.")
+    from relevancy.comparing import compare as run
+    from relevancy.pictures import open_picture
+
+    open_picture(image)
+    found = run(
+        (_load(name, device=device, dtype=dtype) for name in models), image, question, target=target, scope=scope.value
+    )
+    with _busy("drawing"):
+        found.save(out_folder)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
+        return
+    for result in found.explanations:
+        _say(result.summary())
+    for pair in found.agreement:
+        _say(
+            f"{' and '.join(pair.models)}: rank correlation {pair.rank_correlation:.2f}, the same "
+            f"{pair.top_overlap:.0%} of their most relevant tenth, divergence {pair.divergence:.2f} of 1 bit"
+        )
+    _say(f"→ {out_folder / 'side-by-side.png'}")
+
+
+@app.command()
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,

@@ -129,7 +129,7 @@ class Explanation:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
-        with _written_whole(Path(folder)) as part:
+        with written_whole(Path(folder)) as part:
             (part / _JSON).write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False))
             self.image.save(part / _PICTURE)
             self.overlay().save(part / _OVERLAY)
@@ -183,7 +183,7 @@ class Explanation:
 
 
 @contextmanager
-def _written_whole(folder: Path) -> Iterator[Path]:
+def written_whole(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` together once all are written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relevancy.comparing import compare
 from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
-from relevancy.explaining import explain
 from relevancy.explanation import Explanation
-from relevancy.figures import figure
 from relevancy.models import Model
 
 
@@ -46,11 +45,6 @@ def _clearest(drawn: Scene, number: int) -> Question:
 
 
 def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path) -> Shown:
-    found: list[Explanation] = []
-    for model in models:
-        result = explain(model, drawn.image, question.text, target="first-relevant")
-        result.save(folder / model.name)
-        found.append(result)
-    side_by_side = folder / "side-by-side.png"
-    figure([result.panel() for result in found], question=question.text).savefig(side_by_side)
-    return Shown(question.text, question.answer, tuple(found), side_by_side)
+    found = compare(models, drawn.image, question.text, target="first-relevant")
+    found.save(folder)
+    return Shown(question.text, question.answer, found.explanations, folder / "side-by-side.png")
