@@ -25,7 +25,6 @@ help:
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/relevancy demo --out "$(OUT)"
-	@echo "The pictures are in $(abspath $(OUT)): open the files named side-by-side.png."
 
 test: $(VENV)/.installed-dev
 	$(RUN) pytest $(PYTEST_ARGS)
@@ -41,11 +40,11 @@ format: $(VENV)/.installed-dev
 
 pictures: demo
 	mkdir -p docs/images
-	$(VENV)/bin/python -c "import PIL.Image as i; i.open('$(OUT)/00-floating/side-by-side.png').convert('RGB') \
-	  .quantize(256, dither=0).save('docs/images/side-by-side.png', optimize=True)"
+	$(VENV)/bin/python -c "import PIL.Image; p = PIL.Image.open('$(OUT)/00-floating/side-by-side.png').convert('RGB'); \
+	  p.thumbnail((1200, 1200)); p.save('docs/images/side-by-side.png', optimize=True)"
 
 notebooks: $(VENV)/.installed-dev
-	$(RUN) jupytext --to ipynb notebooks/*.py
+	$(RUN) jupytext --update --to ipynb notebooks/*.py
 
 clean:
 	rm -rf "$(VENV)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

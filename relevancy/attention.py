@@ -256,9 +256,10 @@ def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tens
         return torch.softmax(scores, -1), slope
     mask = call.mask[..., tile.rows, tile.keys]
     mask = mask[:, :, None] if mask.shape[1] == 1 else mask.unflatten(1, (-1, call.groups))
-    if mask.dtype != torch.bool:
-        return torch.softmax(grouped + mask, -1).view_as(scores), slope
-    hidden = ~mask
+    if mask.dtype == torch.bool:
+        hidden = ~mask
+    else:
+        hidden, grouped = mask == float("-inf"), grouped + mask
     probs = torch.softmax(grouped.masked_fill_(hidden, lowest), -1)
     # A row that may see nothing (padding) would otherwise spread evenly over what it may not see.
     return probs.masked_fill_(hidden, 0).view_as(scores), slope

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from relevancy.errors import RelevancyError
 
 _WORD = re.compile(r"\w")
+_POSITION = re.compile(r"-?\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def parsed(target: str | int) -> str | int:
     if isinstance(target, str):
         if not target.strip():
             raise RelevancyError("target is empty: use first, first-relevant, all, a position, a string, or 'A|B'.")
-        if target.strip().lstrip("-").isdigit():
+        if _POSITION.fullmatch(target.strip()):
             return int(target)
     return target
 
@@ -130,14 +131,11 @@ def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which `wanted` begins in the answer; upper and lower case count only if both are there."""
+    """The token with which `wanted` begins in the answer; its own spelling first, then upper and lower case alike."""
     text = shown(tokenizer, *answer)
-    start = text.find(wanted)
-    if start < 0:
-        start = text.casefold().find(wanted.casefold())
-    if start < 0:
+    found = re.search(re.escape(wanted), text) or re.search(re.escape(wanted), text, re.IGNORECASE)
+    if found is None:
         raise RelevancyError(f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it.')
-    for position in range(len(answer)):
-        if len(shown(tokenizer, *answer[: position + 1])) > start:
-            return position
-    return len(answer) - 1
+    said = (shown(tokenizer, *answer[:position]) for position in range(len(answer)))
+    # Within a character of several tokens, what is said so far is not yet a part of the text.
+    return max(at for at, part in enumerate(said) if len(part) <= found.start() and text.startswith(part))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relevancy.demo import world
+from relevancy.demo.dialogues import look_and_answer
 from relevancy.demo.drawing import PAINT, render, visible_shares
 from relevancy.demo.layout import COLORS, KINDS, mirrored, random_layout
 from relevancy.demo.pool import LABELS, draw_pool, patch_labels, shrink
@@ -142,6 +143,18 @@ def test_no_answer_is_likelier_before_the_picture_is_seen() -> None:
         total = told.total()
         even = 1 / {"What": len(COLORS), "How": 3}.get(text.split()[0], 2)
         assert max(told.values()) / total <= even + 4.2 * np.sqrt(even * (1 - even) / total), (text, told)
+
+
+def test_dialogues_hold_no_hints() -> None:
+    """A color is asked for once per object, and existence only before an object is spoken of."""
+    pool = draw_pool(range(30), 80, 10, workers=1)
+    for index in range(30):
+        texts = [turn.text for turn in look_and_answer(pool, index, np.random.default_rng(index))[::2]]
+        existence = ["Is there a" in text or "How many" in text for text in texts]
+        assert existence == sorted(existence, reverse=True)
+        colored = [re.search(rf"(?:color is the|Is the) (\w+)(?:\?| {'|'.join(COLORS)}\?)", text) for text in texts]
+        kinds = [found.group(1) for found in colored if found]
+        assert len(kinds) == len(set(kinds))
 
 
 def test_mirror_swaps_left_and_right() -> None:

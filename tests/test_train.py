@@ -182,10 +182,19 @@ def test_stopped_stage_goes_on_bit_for_bit(model, tokenizer, tmp_path: Path) -> 
 
 def test_connector_carries_the_sqrt_hidden_scale(model, tokenizer) -> None:
     linear_1, linear_2 = (
-        getattr(model.model.multi_modal_projector, name).weight.std() for name in ("linear_1", "linear_2")
+        getattr(model.model.multi_modal_projector, name).weight.detach().std() for name in ("linear_1", "linear_2")
     )
     assert 2 < float(linear_2 / linear_1) < 6  # sqrt(16) = 4 before sampling noise
     assert tokenizer.convert_tokens_to_ids(END) in model.generation_config.eos_token_id
+
+
+def test_a_sample_centers_the_connector(tokenizer, model) -> None:
+    tower, config = model.model.vision_tower, model.config.text_config
+    sample = torch.randn(5, 3, 16) + 7.0
+    composed = compose(tower, config, tokenizer, sample=sample)
+    with torch.no_grad():
+        handed = composed.model.multi_modal_projector.linear_1(sample).mean((0, 1))
+    assert handed.abs().max() < 1e-5
 
 
 def test_collate_pads_and_stacks(tokenizer) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import AutoProcessor, CLIPVisionModel, GemmaTokenizer, LlavaForConditionalGeneration
 
 from relevancy.demo.card import card
-from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, read_and_answer
+from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, look_and_answer_openly, read_and_answer
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, QUICK, Decoder, Plan
@@ -32,6 +32,7 @@ from relevancy.train.trainer import run
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 SIDE = SIZE // PATCH
+SAMPLE = 500  # pictures whose features center the connector
 
 
 def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
@@ -92,10 +93,11 @@ def train_one(
     report: Progress,
 ) -> LlavaForConditionalGeneration:
     """One model of the pair: the decoder learns to read, the connector is aligned, then both are finetuned."""
-    model = compose(tower, decoder.config(tokenizer), tokenizer, seed=seed)
+    model = compose(tower, decoder.config(tokenizer), tokenizer, sample=features[:SAMPLE, 1:], seed=seed)
     steps: list[tuple[Stage, Talk, Tensor | None]] = [
         (decoder.language, read_and_answer, None),
         (decoder.align, caption, features),
+        (decoder.openly, look_and_answer_openly, features),
         (decoder.finetune, look_and_answer, features),
     ]
     for stage, talk, seen in steps:

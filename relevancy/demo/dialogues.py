@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from relevancy.demo.language import DESCRIBE
 from relevancy.demo.pool import Pool
-from relevancy.demo.questions import Question, ask, describe
+from relevancy.demo.questions import FORMS, Question, ask, describe
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
-QUESTIONS = 7  # per dialogue, at most
-COLOR_TYPES = ("color", "is-color")
-EXISTENCE_TYPES = ("presence", "count")
+QUESTIONS = 8  # per dialogue, at most
+FACTS = {"color": "color", "is-color": "color", "presence": "existence", "count": "existence"}  # else the type itself
 
 
 def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
@@ -34,16 +33,20 @@ def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
     return dialogue(f"{IMAGE}{DESCRIBE}", describe(pool.layouts[index], rng))
 
 
+def look_and_answer_openly(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    """The picture, then questions without options: a letter can only be learned by who knows the answer."""
+    return _questions(IMAGE, pool, index, rng, FORMS[:1])
+
+
 def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """The picture, then questions about it; half of the time a description last, where it gives no answer away."""
-    turns = _questions(IMAGE, pool, index, rng)
-    if rng.integers(2):
-        return turns
-    return [*turns, *dialogue(DESCRIBE, describe(pool.layouts[index], rng))]
+    """The picture, then questions about it, openly or with options."""
+    return _questions(IMAGE, pool, index, rng)
 
 
-def _questions(opening: str, pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    questions = _without_hints(ask(pool.layouts[index], pool.shares[index], rng), rng)[:QUESTIONS]
+def _questions(
+    opening: str, pool: Pool, index: int, rng: np.random.Generator, forms: Sequence[str] = FORMS
+) -> list[Turn]:
+    questions = _without_hints(ask(pool.layouts[index], pool.shares[index], rng, forms), rng)[:QUESTIONS]
     texts = [text for question in questions for text in (question.text, question.answer)]
     return dialogue(opening + texts[0], *texts[1:])
 
@@ -51,18 +54,18 @@ def _questions(opening: str, pool: Pool, index: int, rng: np.random.Generator) -
 def _without_hints(questions: list[Question], rng: np.random.Generator) -> list[Question]:
     """Questions of which none gives away a later one's answer, so that each must be answered from the picture.
 
-    An object's color is asked for once. Whether and how often a kind is there is asked before the kind is spoken of, or
-    not at all.
+    An object's color is asked for once, in one way. Whether or how often a kind is there is asked once, and before any
+    object is spoken of, or not at all.
     """
-    colors_asked: set[tuple[int, ...]] = set()
+    asked: set[tuple[str, tuple[int, ...]]] = set()
     early, late = [], []
     for question in questions:
-        if question.type in COLOR_TYPES:
-            if question.items in colors_asked:
-                continue
-            colors_asked.add(question.items)
-        (early if question.type in EXISTENCE_TYPES else late).append(question)
-    return early + late if rng.integers(2) and early else late or early
+        fact = FACTS.get(question.type, question.type)
+        if question.items and (fact, question.items) in asked:
+            continue
+        asked.add((fact, question.items))
+        (early if fact == "existence" else late).append(question)
+    return early + late if early and (not late or rng.integers(2)) else late
 
 
 class Dialogues(Dataset):

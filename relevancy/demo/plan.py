@@ -12,7 +12,7 @@ from relevancy.train.stages import Stage
 
 @dataclass(frozen=True)
 class Decoder:
-    """A Gemma decoder in miniature and the three stages that teach it: to read, to be aligned, to look and answer."""
+    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to look and answer."""
 
     width: int
     layers: int
@@ -21,6 +21,7 @@ class Decoder:
     inner: int
     language: Stage
     align: Stage
+    openly: Stage
     finetune: Stage
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
@@ -34,7 +35,7 @@ class Decoder:
             num_key_value_heads=1,
             head_dim=self.head_size,
             max_position_embeddings=1024,
-            initializer_range=0.04,
+            initializer_range=self.width**-0.5,  # Gemma's 0.02 is made for a width of thousands: here it stalls
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -51,32 +52,31 @@ class Plan:
     decoders: Mapping[str, Decoder]
 
 
-def _decoder(
-    width: int, layers: int, heads: int, language: int, align: int, finetune: int, *, batch: int, rate: float
-) -> Decoder:
+def _decoder(width: int, layers: int, heads: int, steps: tuple[int, int, int, int], batch: int, rate: float) -> Decoder:
+    language, align, openly, finetune = steps
+    both = ("connector", "decoder")
     return Decoder(
         width=width,
         layers=layers,
         heads=heads,
         head_size=32,
         inner=3 * width,
-        language=Stage(
-            "language", ("decoder",), steps=language, batch=batch, learning_rate=1.5 * rate, weight_decay=0.01
+        language=Stage("language", ("decoder",), language, batch, rate, weight_decay=0.01, beta2=0.98),
+        align=Stage("align", ("connector",), align, batch, rate, beta2=0.98),
+        openly=Stage(
+            "openly", both, openly, batch, rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98
         ),
-        align=Stage("align", ("connector",), steps=align, batch=batch, learning_rate=2 * rate),
-        finetune=Stage(
-            "finetune", ("connector", "decoder"), steps=finetune, batch=batch, learning_rate=rate, weight_decay=0.01
-        ),
+        finetune=Stage("finetune", both, finetune, batch, rate, weight_decay=0.01, beta2=0.98),
     )
 
 
 FULL = Plan(
     scenes=20_000,
     check_scenes=2000,
-    tower=Stage("tower", ("tower",), steps=2400, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
+    tower=Stage("tower", ("tower",), steps=1600, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
-        "demo-small": _decoder(96, 3, 4, language=300, align=100, finetune=800, batch=32, rate=1.5e-3),
-        "demo-large": _decoder(192, 5, 6, language=300, align=150, finetune=1800, batch=32, rate=1e-3),
+        "demo-large": _decoder(192, 4, 6, steps=(200, 60, 900, 1400), batch=32, rate=1.2e-3),
+        "demo-small": _decoder(96, 3, 4, steps=(200, 60, 600, 600), batch=32, rate=2e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
@@ -84,7 +84,7 @@ QUICK = Plan(  # a few minutes, to see that everything works; the models stay ne
     check_scenes=5,
     tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
     decoders={
-        "demo-small": _decoder(32, 2, 2, language=4, align=4, finetune=8, batch=4, rate=1e-3),
-        "demo-large": _decoder(48, 2, 2, language=4, align=4, finetune=8, batch=4, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, steps=(4, 4, 4, 8), batch=4, rate=1e-3),
+        "demo-small": _decoder(32, 2, 2, steps=(4, 4, 4, 8), batch=4, rate=1e-3),
     },
 )

@@ -38,8 +38,8 @@ def plural(kind: str) -> str:
     return f"{kind}s"
 
 
-def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[Question]:
-    """All questions this scene can be asked, each in one random form, in random order.
+def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator, forms: Sequence[str] = FORMS) -> list[Question]:
+    """All questions this scene can be asked, each in one of `forms`, in random order.
 
     `shares`: (items,) visible share of each item, see `drawing.visible_shares`.
     """
@@ -47,7 +47,7 @@ def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[Qu
     single = [where[0] for where in counts.values() if len(where) == 1 and shares[where[0]] >= MIN_VISIBLE]
     drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
     drafts.append(_about_count(counts, rng))
-    questions = [_in_some_form(draft, rng) for draft in drafts]
+    questions = [_in_some_form(draft, rng, forms) for draft in drafts]
     return [questions[index] for index in rng.permutation(len(questions))]
 
 
@@ -62,8 +62,8 @@ class _Draft:
     items: tuple[int, ...]
 
 
-def _in_some_form(draft: _Draft, rng: np.random.Generator) -> Question:
-    form = FORMS[int(rng.integers(2))]
+def _in_some_form(draft: _Draft, rng: np.random.Generator, forms: Sequence[str]) -> Question:
+    form = forms[int(rng.integers(len(forms)))]
     if form == "open":
         return Question(draft.type, form, draft.text, draft.answer, draft.items)
     text, answer = with_options(draft.text, draft.answer, draft.wrong, right_first=bool(rng.integers(2)))

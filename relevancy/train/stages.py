@@ -27,6 +27,7 @@ class Stage:
     batch: int
     learning_rate: float
     warmup: float = 0.03  # share of the steps
+    schedule: str = "cosine"  # of the learning rate, after the warm-up; a name transformers knows
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm
     beta2: float = 0.999  # of Adam; smaller values suit short runs

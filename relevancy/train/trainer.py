@@ -77,7 +77,7 @@ def run(
         per_device_train_batch_size=stage.batch,
         gradient_accumulation_steps=stage.accumulate,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=stage.schedule,
         warmup_steps=max(1, int(stage.warmup * stage.steps)),
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.clip,

@@ -1,0 +1,204 @@
+"""The house: which way imports flow, what `import relevancy` costs, and that the README tells the truth."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import relevancy
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "relevancy"
+# Each may import what comes after it, never what comes before.
+ORDER = (
+    "cli",
+    "bench",
+    "demo",
+    "train",
+    "comparing",
+    "explaining",
+    "explanation",
+    "models",
+    "repairs",
+    "prompts",
+    "targets",
+    "figures",
+    "lettering",
+    "render",
+    "geometry",
+    "pictures",
+    "tape",
+    "borrow",
+    "attention",
+    "errors",
+)
+# What knows nothing of the rest of the house, whatever the order would allow.
+ONLY = {
+    "train": {"models", "errors"},
+    "render": {"errors"},
+    "geometry": {"pictures", "errors"},
+    "pictures": {"errors"},
+    "attention": {"errors"},
+    "borrow": {"errors", "attention"},
+    "tape": {"errors", "attention", "borrow"},
+    "errors": set(),
+}
+HEAVY = ("torch", "transformers", "matplotlib", "cv2", "numpy", "PIL")
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(name: str) -> set[str]:
+    """The package's modules that this one imports, anywhere in it, for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{name}: relative import"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inside or {node.module}
+    return found & MODULES.keys() - {"relevancy"}
+
+
+def room(name: str) -> str:
+    """The module or folder right under the package to which a module belongs."""
+    return name.split(".")[1]
+
+
+ROOMS = {room(name) for name in MODULES if name != "relevancy"}
+
+
+def fresh(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The same Python in a process of its own."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert set(ORDER) == ROOMS
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"relevancy"}))
+def test_imports_flow_one_way(name):
+    own = ORDER.index(room(name))
+    rooms = {room(other) for other in imported(name)} - {room(name)}
+    upward = {other for other in rooms if ORDER.index(other) < own}
+    assert not upward
+    assert rooms <= ONLY.get(room(name), rooms)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    TopologicalSorter({name: imported(name) for name in MODULES if name != "relevancy"}).prepare()
+
+
+def test_only_the_demo_may_be_asked_for_by_the_command_line_alone():
+    outside = {name for name in MODULES if name != "relevancy" and room(name) not in ("cli", "demo")}
+    assert not {name for name in outside if any(room(other) == "demo" for other in imported(name))}
+
+
+def test_import_is_light_and_quiet():
+    script = f"import sys, relevancy; sys.exit(','.join(sorted(set(sys.modules) & set({HEAVY!r}))))"
+    done = fresh("-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    script = (
+        "import sys\nfrom relevancy.cli import main\n"
+        f"sys.argv = ['relevancy', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        f"finally:\n    sys.stderr.write(','.join(sorted(set(sys.modules) & set({HEAVY!r}))))"
+    )
+    done = fresh("-c", script)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert done.stderr == ""
+
+
+def test_every_public_name_resolves():
+    assert relevancy.__all__ == sorted(relevancy.__all__)
+    for name in relevancy.__all__:
+        assert getattr(relevancy, name) is not None
+        assert name in dir(relevancy)
+    with pytest.raises(AttributeError, match="nonsense"):
+        relevancy.nonsense  # noqa: B018
+
+
+def test_no_module_stands_in_a_public_names_place():
+    assert not set(relevancy.__all__) & ROOMS
+
+
+def test_one_version():
+    assert metadata.version("relevancy") == relevancy.__version__
+
+
+def test_constraints_name_every_dependency_and_pin_torch_first():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert lines[0].startswith("torch==")
+    assert "torchvision" not in pinned
+    required = [text for text in metadata.requires("relevancy") or [] if "extra" not in text]
+    assert required
+    assert {re.split(r"[<>=!~ \[;]", text)[0].lower() for text in required} <= pinned
+
+
+def runnable(language: str) -> list[str]:
+    """The README's code blocks of a language that are marked as complete."""
+    pattern = rf"<!-- runnable -->\n```{language}\n(.*?)```"
+    return re.findall(pattern, (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def after_the_demo(tmp_path_factory):
+    """A folder in which `make demo` was run."""
+    folder = tmp_path_factory.mktemp("readme")
+    done = fresh("-m", "relevancy.cli", "demo", "--scenes", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_readmes_python_runs(after_the_demo):
+    blocks = runnable("python")
+    assert len(blocks) >= 3
+    done = fresh("-W", "error::FutureWarning", "-c", "\n".join(blocks), cwd=after_the_demo)
+    assert done.returncode == 0, done.stderr
+    assert (after_the_demo / "overlay.png").is_file()
+
+
+def test_the_readmes_commands_run(after_the_demo):
+    blocks = runnable("bash")
+    assert blocks
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-euc", block],
+            cwd=after_the_demo,
+            env=os.environ | {"PATH": search},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    written = json.loads((after_the_demo / "result" / "explanation.json").read_text())
+    assert written["model"] == "demo-large"
+
+
+def test_the_readmes_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    local = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert local
+    for link in [*local, *re.findall(r"`(notebooks/[^`]+)`", text)]:
+        assert (ROOT / link).is_file(), link

@@ -1,0 +1,186 @@
+"""Which token of an answer each kind of target names."""
+
+import pytest
+import tiny
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from relevancy.errors import RelevancyError
+from relevancy.targets import Choice, choose, needs_answer, parsed, shown
+
+TOKENIZER = tiny.gemma_tokenizer()
+
+
+def ids(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+def named(target: str | int, text: str) -> list[str]:
+    """The tokens, as text, that a target names in an answer."""
+    answer = ids(text)
+    choices = choose(parsed(target), answer, TOKENIZER)
+    assert all(choice.id == answer[choice.position] for choice in choices if choice.contrast_id is None)
+    return [shown(TOKENIZER, choice.id) for choice in choices]
+
+
+def test_first_is_the_first_token_whatever_it_says():
+    assert choose("first", ids("(b) No"), TOKENIZER) == [Choice(0, ids("(b) No")[0])]
+    assert named("first", "(b) No")[0].startswith("(")
+
+
+@pytest.mark.parametrize("opening", ["(", '"', "“", "\n", "\n\n", " ", "...", "'", '("'])
+def test_first_relevant_skips_what_carries_no_answer(opening):
+    answer = [*ids(opening), *ids("No"), *ids(", it stands")]
+    (choice,) = choose("first-relevant", answer, TOKENIZER)
+    assert choice.position == len(ids(opening))
+    assert shown(TOKENIZER, choice.id).strip() == shown(TOKENIZER, ids("No")[0])
+
+
+def test_first_relevant_of_an_option_is_its_letter():
+    answer = [TOKENIZER.convert_tokens_to_ids(token) for token in ("(", "b", ")", "▁")] + ids("No")
+    (choice,) = choose("first-relevant", answer, TOKENIZER)
+    assert (choice.position, shown(TOKENIZER, choice.id)) == (1, "b")
+
+
+def test_first_relevant_of_nothing_but_signs_is_the_first_token():
+    assert choose("first-relevant", ids("?!"), TOKENIZER)[0].position == 0
+
+
+def test_all_names_every_token_in_order():
+    answer = ids("The dog stands left.")
+    assert choose("all", answer, TOKENIZER) == [Choice(index, token) for index, token in enumerate(answer)]
+
+
+@given(st.integers(-12, 12))
+def test_a_position_counts_from_either_end(position):
+    answer = ids("red, green or blue")
+    if -len(answer) <= position < len(answer):
+        assert choose(position, answer, TOKENIZER) == [Choice(position % len(answer), answer[position])]
+        assert choose(parsed(str(position)), answer, TOKENIZER) == choose(position, answer, TOKENIZER)
+    else:
+        with pytest.raises(RelevancyError, match=f"{len(answer)} tokens, 0 to {len(answer) - 1}: there is no"):
+            choose(position, answer, TOKENIZER)
+
+
+def test_a_string_names_the_token_with_which_it_begins():
+    answer = ids("The dog stands left.")
+    assert choose("dog", answer, TOKENIZER)[0].position == len(ids("The"))  # with its space
+    assert choose("stands", answer, TOKENIZER)[0].position == len(ids("The dog"))
+    inside = choose("og stands", answer, TOKENIZER)[0]  # begins inside a token: that token
+    assert "o" in shown(TOKENIZER, inside.id)
+
+
+def test_a_string_is_taken_as_spelled_before_case_is_ignored():
+    text = "no boats, No"
+    assert choose("No", ids(text), TOKENIZER)[0].position == len(ids("no boats,"))
+    assert choose("no", ids(text), TOKENIZER)[0].position == 0
+    assert choose("NO", ids(text), TOKENIZER)[0].position == 0
+
+
+def test_a_string_that_the_answer_does_not_hold():
+    with pytest.raises(RelevancyError, match='The answer is "red"; it does not contain "blue"'):
+        choose("blue", ids("red"), TOKENIZER)
+    with pytest.raises(RelevancyError, match="does not contain"):
+        choose(".", ids("red"), TOKENIZER)  # a string, no pattern
+
+
+TEXT = st.text(st.sampled_from("abY N(.)\nİß😀é水"), min_size=1, max_size=12)
+
+
+@given(TEXT, st.data())
+@settings(deadline=None)
+def test_a_string_begins_in_the_token_it_names(text, data):
+    """Also among characters of several tokens (byte fallback), and those whose lower case is longer."""
+    start = data.draw(st.integers(0, len(text) - 1))
+    wanted = text[start : data.draw(st.integers(start + 1, len(text)))]
+    answer = ids(text)
+    assume(shown(TOKENIZER, *answer) == text)
+    (choice,) = choose(wanted, answer, TOKENIZER)
+    before = shown(TOKENIZER, *answer[: choice.position])
+    assert text.startswith(before)
+    assert len(before) <= text.find(wanted)
+    through = next(
+        end for end in range(choice.position + 1, len(answer) + 1) if text.startswith(shown(TOKENIZER, *answer[:end]))
+    )
+    assert len(shown(TOKENIZER, *answer[:through])) > text.find(wanted)
+
+
+def test_a_contrast_stands_where_the_answer_says_one_of_the_two():
+    yes, no = ids("Yes")[0], ids("No")[0]
+    assert choose("Yes|No", ids("No"), TOKENIZER) == [Choice(0, yes, no)]
+    assert choose("Yes|No", ids("red"), TOKENIZER) == [Choice(0, yes, no)]  # neither: the first token
+    answer = ids("(b) No")
+    (choice,) = choose("Yes|No", answer, TOKENIZER)
+    assert (choice.id, choice.contrast_id) == (ids(" Yes")[0], ids(" No")[0])  # spelled as there, with its space
+    assert answer[choice.position] == ids(" No")[0]
+
+
+def test_a_contrast_is_logit_minus_logit():
+    logits = torch.arange(5.0).square()
+    assert Choice(0, 3, 1).scalar(logits) == 9 - 1
+    assert Choice(0, 3).scalar(logits) == 9
+
+
+def test_what_a_target_says_of_itself():
+    yes, no = ids("Yes")[0], ids("No")[0]
+    logits = torch.zeros(len(TOKENIZER))
+    logits[yes], logits[no] = 3.0, 2.0
+    target = Choice(1, yes, no).described(logits, TOKENIZER)
+    assert (target.id, target.contrast_id, target.position) == (yes, no, 1)
+    assert (target.logit, target.contrast_logit) == (3.0, 2.0)
+    assert target.probability == pytest.approx(float(logits.softmax(0)[yes]))
+    assert (target.token, target.contrast) == (shown(TOKENIZER, yes), shown(TOKENIZER, no))
+    alone = Choice(1, yes).described(logits, TOKENIZER)
+    assert (alone.contrast, alone.contrast_id, alone.contrast_logit) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("Yes|Yes", "begin with the same token"),
+        ("Yes|水", 'no token for "水"'),
+        ("😀|No", 'no token for "😀"'),
+        ("Yes|", 'no token for ""'),
+        ("|No", 'no token for ""'),
+        ("|", 'no token for ""'),
+    ],
+)
+def test_contrasts_that_compare_nothing(target, said):
+    with pytest.raises(RelevancyError, match=said):
+        choose(target, ids("Yes"), TOKENIZER)
+
+
+@pytest.mark.parametrize("target", ["first", "first-relevant", "all", 0, "Yes", "Yes|No"])
+def test_an_empty_answer_has_nothing_to_explain(target):
+    with pytest.raises(RelevancyError, match="answer is empty"):
+        choose(target, [], TOKENIZER)
+
+
+@pytest.mark.parametrize(("given_", "read"), [("3", 3), (" -2 ", -2), (0, 0), ("first", "first"), ("Yes|No", "Yes|No")])
+def test_targets_as_given(given_, read):
+    assert parsed(given_) == read
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_every_text_is_a_target(text):
+    """A number or itself, never a failure: '²' and '--3' look like numbers and are none."""
+    read = parsed(text)
+    assert read == text or read == int(text)
+
+
+@pytest.mark.parametrize("target", ["²", "--3", "3-"])
+def test_what_only_looks_like_a_number_is_a_string(target):
+    assert parsed(target) == target
+
+
+@pytest.mark.parametrize("target", ["", "  ", True, None, 1.5])
+def test_targets_that_are_none(target):
+    with pytest.raises(RelevancyError, match="target"):
+        parsed(target)
+
+
+def test_only_the_first_token_is_explained_without_knowing_the_answer():
+    assert not needs_answer("first")
+    assert not needs_answer(0)
+    assert all(map(needs_answer, ["first-relevant", "all", 1, -1, "Yes", "Yes|No"]))
