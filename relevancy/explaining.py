@@ -184,11 +184,13 @@ class _Run:
         stops = set(self.model.stop_token_ids)
         if self.max_new_tokens <= 1 or all(token in stops for (token,) in opening):
             return [_before_stop(ids, stops) for ids in opening]
-        mask = inputs["attention_mask"]
+        ids, mask = torch.cat([inputs["input_ids"], first], 1), inputs["attention_mask"]
         rest = self._generated(
             self.max_new_tokens - 1,
-            input_ids=torch.cat([inputs["input_ids"], first], 1),
+            input_ids=ids,
             attention_mask=torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1),
+            # The forward pass before counted padding too, `generate` by itself would not: keys would be shifted.
+            position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
             past_key_values=cache,
         )
         return [_before_stop(ids, stops) and ids + more for ids, more in zip(opening, rest, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isqrt, prod
+from math import prod
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +58,8 @@ _NOT_FETCHED = ["*/*", "consolidated*"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # The connector is repaired in place, the head gives the logits. A name counts from the start of a module's full path.
 _UNQUANTIZED = ["model.multi_modal_projector", "multi_modal_projector", "lm_head"]
-# Families whose image tokens are the tower's patches, or equal squares of them, over the whole processed picture.
-_ONE_GRID = frozenset({"llava", "vipllava", "paligemma", "gemma3"})
+# Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
+_ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,6 @@ class Model:
             )
         side = config.vision_config.patch_size
         rows, cols = size[0] // side, size[1] // side
-        if merged := getattr(config, "mm_tokens_per_image", None):
-            side *= isqrt(rows * cols // merged)
-            rows, cols = size[0] // side, size[1] // side
         return geometry.grid_for(pictures, width, height, rows, cols, token_side=side)
 
     def prepare(
