@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from relevancy.explanation import Explanation
     from relevancy.models import Model
 
-EMPTY_MAP = 3
+WRONG_INPUT, EMPTY_MAP, INTERRUPTED = 2, 3, 130
 PAIR = ("demo-small", "demo-large")
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but a map is empty."
 
@@ -39,6 +41,10 @@ train_app = typer.Typer(no_args_is_help=True, help="Train models that can be exp
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+
+# Typer exports only the errors it derives from this one.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+_LAYERS = re.compile(r"(?P<one>-?\d{1,4})|(?P<first>\d{1,4})-(?P<last>\d{1,4})")
 
 out = Console()
 err = Console(stderr=True)
@@ -68,7 +74,7 @@ class Bits(str, Enum):
 @app.command(epilog=EXIT_CODES)
 def explain(
     model: Annotated[str, typer.Option(help="demo-small, demo-large, 2b, 7b, a hub id, or a local folder.")],
-    image: Annotated[Path, typer.Option(help="The picture: any format Pillow reads.")],
+    image: Annotated[str, typer.Option(metavar="FILE", help="The picture: any format Pillow reads.")],
     question: Annotated[str, typer.Option(help="What to ask about it.")],
     target: Annotated[
         str,
@@ -107,6 +113,7 @@ def explain(
     from relevancy.explaining import explain as run
     from relevancy.pictures import MAX_PIXELS, open_picture
 
+    chosen = _layers(layers)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     open_picture(image, max_pixels=limit)  # a bad picture is worth knowing before gigabytes of weights are read
     loaded = _load(
@@ -115,7 +122,7 @@ def explain(
     )  # fmt: skip
     with _busy(f"explaining {loaded.name}"):
         found = run(
-            loaded, image, question, target=target, scope=scope.value, method=method, layers=_layers(layers),
+            loaded, image, question, target=target, scope=scope.value, method=method, layers=chosen,
             answer=answer, max_new_tokens=max_new_tokens, max_pixels=limit,
         )  # fmt: skip
     results: list[Explanation] = found if isinstance(found, list) else [found]
@@ -125,7 +132,7 @@ def explain(
             result.save(folder)
     if as_json:
         printed = [result.to_json() for result in results]
-        sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0], ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
     else:
         for result, folder in zip(results, folders, strict=True):
             _say(result.summary())
@@ -139,7 +146,7 @@ def explain(
 @app.command()
 def compare(
     models: Annotated[list[str], typer.Option("--model", help="A model as in explain; give the option for each.")],
-    image: Annotated[Path, typer.Option(help="The picture.")],
+    image: Annotated[str, typer.Option(metavar="FILE", help="The picture.")],
     question: Annotated[str, typer.Option(help="What to ask about it.")],
     target: Annotated[str, typer.Option(help="Which token of each answer, as in explain.")] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
@@ -165,7 +172,7 @@ def compare(
     with _busy("drawing"):
         found.save(out_folder)
     if as_json:
-        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(found.to_json()) + "\n")
         return
     for result in found.explanations:
         _say(result.summary())
@@ -326,14 +333,25 @@ def bench(
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that lacks a letter must not cost the result
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=True)
+        code = app(prog_name="relevancy", standalone_mode=False) or 0
     except RelevancyError as error:
-        sys.stderr.write(f"relevancy: {' '.join(str(error).split())}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code = _refused(str(error))
+    except _USAGE_ERROR as error:
+        asked = error.ctx.command_path if error.ctx else "relevancy"
+        why = error.format_message().rstrip(".")  # without a command the help is shown, and nothing else to say
+        code = _refused(f"{why}; see {asked} --help") if why else WRONG_INPUT
+    if code == INTERRUPTED:
         sys.stderr.write("relevancy: stopped\n")
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _refused(why: str) -> int:
+    sys.stderr.write(f"relevancy: {' '.join(why.split())}\n")
+    return WRONG_INPUT
 
 
 def _load(name: str, **options: Any) -> Model:
@@ -351,8 +369,11 @@ def _load(name: str, **options: Any) -> Model:
 def _check_writable(folder: Path) -> None:
     """Refuse an --out that cannot be written before anything long begins; create nothing yet."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+    except OSError as error:  # a name that no file system takes
+        raise RelevancyError(f"--out: {error.strerror}. Choose another --out.") from error
     if not existing.is_dir():
         raise RelevancyError(f"--out {folder}: {existing} is not a folder. Choose another --out.")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -363,12 +384,13 @@ def _layers(text: str | None) -> list[int] | None:
     if text is None:
         return None
     chosen: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.strip().partition("-")
-            chosen += range(int(first), int(last) + 1) if dash and first else [int(part)]
-    except ValueError as error:
-        raise RelevancyError(f"--layers takes numbers such as 6-17 or 0,4,8, not {text!r}.") from error
+    for part in text.split(","):
+        found = _LAYERS.fullmatch(part.strip())
+        if found is None:
+            raise RelevancyError(f"--layers takes numbers such as 6-17 or 0,4,8, not {text!r}.")
+        chosen += [int(found["one"])] if found["one"] else range(int(found["first"]), int(found["last"]) + 1)
+    if not chosen:
+        raise RelevancyError(f"--layers {text}: no layer is in this range; give the smaller number first.")
     return chosen
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from relevancy import figures, render
 from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
+from relevancy.pictures import open_picture
 from relevancy.targets import Target
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Explanation:
             "layers": None if self.layers is None else list(self.layers),
             "question": self.question,
             "answer": self.answer,
-            "target": asdict(self.target),
+            "target": {key: _finite(value) for key, value in asdict(self.target).items()},
             "image": {
                 "width": self.grid.width,
                 "height": self.grid.height,
@@ -130,7 +131,8 @@ class Explanation:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
         with written_whole(Path(folder)) as part:
-            (part / _JSON).write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False))
+            stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+            (part / _JSON).write_text(stored, encoding="utf-8")
             self.image.save(part / _PICTURE)
             self.overlay().save(part / _OVERLAY)
             self.figure().savefig(part / _FIGURE)
@@ -142,14 +144,12 @@ class Explanation:
         """The result that `save` wrote. Raises RelevancyError when the folder does not hold one."""
         path = Path(folder)
         try:
-            stored = json.loads((path / _JSON).read_text())
-            with Image.open(path / _PICTURE) as opened:
-                image = opened.convert("RGB")
+            stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
             place = stored["image"]
             return cls(
                 **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
-                target=Target(**stored["target"]),
-                image=image,
+                target=_target(stored["target"]),
+                image=open_picture(path / _PICTURE, max_pixels=place["width"] * place["height"]).image,
                 grid=Grid(place["width"], place["height"], np.array(place["x_edges"]), np.array(place["y_edges"])),
                 tokens=tuple(stored["tokens"]),
                 is_image=np.array(stored["is_image"], dtype=bool),
@@ -203,4 +203,18 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    return [float(value) if math.isfinite(value) else None for value in values]
+    return [_finite(float(value)) for value in values]
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None for a float that JSON has no way to write."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _target(stored: Mapping[str, Any]) -> Target:
+    """A target from JSON, in which null stands for what was not a number."""
+    numbers = {"probability", "logit"} | ({"contrast_logit"} if stored["contrast_id"] is not None else set())
+    values: dict[str, Any] = {
+        key: math.nan if key in numbers and value is None else value for key, value in stored.items()
+    }
+    return Target(**values)

@@ -137,5 +137,5 @@ def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokeni
     if found is None:
         raise RelevancyError(f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it.')
     said = (shown(tokenizer, *answer[:position]) for position in range(len(answer)))
-    # Within a character of several tokens, what is said so far is not yet a part of the text.
-    return max(at for at, part in enumerate(said) if len(part) <= found.start() and text.startswith(part))
+    # The latest, since within a character of several tokens what is said so far may be longer than the character.
+    return max(position for position, part in enumerate(said) if len(part) <= found.start())

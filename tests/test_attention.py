@@ -221,7 +221,8 @@ def test_what_would_change_the_probabilities_is_refused_by_name(mask, options, s
 
 def test_tensors_without_effect_are_taken():
     values = torch.randn(1, 1, 2, 2)
-    attention.attend(Layer(), values, values, values, None, position_ids=torch.arange(2), cache_position=torch.arange(2))
+    places = torch.arange(2)
+    attention.attend(Layer(), values, values, values, None, position_ids=places, cache_position=places)
 
 
 def test_a_filled_cache_is_refused_while_recording():

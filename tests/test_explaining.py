@@ -170,7 +170,7 @@ def test_contrast_is_the_row_of_the_difference(gemma, picture):
     assert close(result.relevance, row)
     assert target.contrast.strip() == "No"
     assert target.logit - target.contrast_logit == pytest.approx(
-        float(logits[0, target.id] - logits[0, target.contrast_id]), rel=1e-4
+        float((logits[0, target.id] - logits[0, target.contrast_id]).detach()), rel=1e-4
     )
     other = explain(gemma, picture, QUESTIONS[0], target="No|Yes", max_new_tokens=3)
     assert not close(other.relevance, row, 1e-2)

@@ -72,11 +72,11 @@ def _decoder(width: int, layers: int, heads: int, steps: tuple[int, int, int, in
 
 FULL = Plan(
     scenes=20_000,
-    check_scenes=2000,
+    check_scenes=500,
     tower=Stage("tower", ("tower",), steps=1600, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
-        "demo-large": _decoder(192, 4, 6, steps=(200, 60, 900, 1400), batch=32, rate=1.2e-3),
-        "demo-small": _decoder(96, 3, 4, steps=(200, 60, 600, 600), batch=32, rate=2e-3),
+        "demo-large": _decoder(192, 4, 6, steps=(200, 60, 500, 1450), batch=32, rate=1.5e-3),
+        "demo-small": _decoder(96, 3, 4, steps=(200, 60, 400, 500), batch=32, rate=2e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance

@@ -32,7 +32,7 @@ class Stage:
     clip: float = 1.0  # gradient norm
     beta2: float = 0.999  # of Adam; smaller values suit short runs
     accumulate: int = 1
-    save_every: int = 500  # steps between checkpoints a stopped run resumes from
+    save_every: int = 200  # steps between checkpoints a stopped run resumes from
     bf16: bool = False  # autocast; weights stay float32
 
     def __post_init__(self) -> None:

@@ -1,0 +1,271 @@
+"""The command line end to end on a tiny model in a folder: results, codes, and one line for every mistake."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from transformers import GemmaConfig, GemmaForCausalLM
+
+from relevancy import cli
+from relevancy.explanation import Explanation
+
+FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, built) -> Path:
+    """A saved model, and around it what users give by mistake."""
+    place = tmp_path_factory.mktemp("cli")
+    model, processor = built["llama-clip"]
+    model.save_pretrained(place / "model")
+    processor.save_pretrained(place / "model")
+    GemmaForCausalLM(tiny.text(GemmaConfig, 60)).save_pretrained(place / "words")
+    (place / "bare").mkdir()
+    (place / "bare" / "config.json").write_bytes((place / "model" / "config.json").read_bytes())
+    picture = tiny.picture()
+    picture.save(place / "ok.png")
+    (place / "cut.png").write_bytes((place / "ok.png").read_bytes()[:300])
+    (place / "zero.png").touch()
+    (place / "page.png").write_text("<html>")
+    (place / "drawing.png").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    Image.new("1", (20_000, 20_000)).save(place / "bomb.png")
+    picture.convert("CMYK").save(place / "cmyk.jpg")
+    frames = [tiny.picture(seed=seed).convert("P") for seed in (0, 1)]
+    frames[0].save(place / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(60, 80) * 13).save(place / "deep.png")
+    Image.new("RGB", (1, 1)).save(place / "dot.png")
+    Image.new("RGB", (1, 20_000)).save(place / "thin.png")
+    return place
+
+
+def arguments(place: Path, **changes: str | None) -> list[str]:
+    asked = {
+        "model": "model", "image": "ok.png", "question": "Is it a duck?", "max-new-tokens": "3", "device": "cpu",
+        "out": str(place),
+    } | changes  # fmt: skip
+    return ["explain", *(part for name, value in asked.items() if value is not None for part in (f"--{name}", value))]
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Runs the entry point in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(folder)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["relevancy", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_a_map_in_a_process_of_its_own(folder, tmp_path):
+    words = arguments(tmp_path / "out", question="Is it 水 😀?")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "relevancy.cli", *words, "--json"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
+    assert printed == json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))
+    assert printed["question"] == "Is it 水 😀?"
+
+
+def test_a_mistake_in_a_process_of_its_own(folder, tmp_path):
+    command = [sys.executable, "-m", "relevancy.cli", *arguments(tmp_path / "out", image="zero.png")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "relevancy: zero.png: the file is empty (0 bytes)\n"
+
+
+def test_plain_words_and_files(run, tmp_path):
+    code, out, err = run(*arguments(tmp_path / "out"))
+    assert (code, err) == (0, "")
+    result = Explanation.load(tmp_path / "out")
+    assert result.summary() in out
+    assert f"→ {tmp_path / 'out' / 'overlay.png'}" in out
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "heatmap.npy"), result.heatmap())
+
+
+def test_options_reach_the_explanation(run, tmp_path):
+    words = arguments(tmp_path, scope="full", layers="0-1", answer="No boats", target="1", framing="crop")
+    assert run(*words)[0] == 0
+    result = Explanation.load(tmp_path)
+    assert (result.scope, result.layers, result.answer, result.target.position) == ("full", (0, 1), "No boats", 1)
+
+
+def test_all_writes_a_folder_per_token_and_a_list(run, tmp_path):
+    code, out, _ = run(*arguments(tmp_path / "out", target="all"), "--json")
+    printed = json.loads(out)
+    assert code == 0
+    assert [one["target"]["position"] for one in printed] == list(range(len(printed)))
+    assert {place.name for place in (tmp_path / "out").iterdir()} == {f"{index:03d}" for index in range(len(printed))}
+    assert Explanation.load(tmp_path / "out" / "001").target.id == printed[1]["target"]["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [(None, None), ("3", [3]), ("6-8", [6, 7, 8]), ("0, 4,8", [0, 4, 8]), ("-1", [-1]), ("0-1,-2", [0, 1, -2])],
+)
+def test_layers_as_written(text, read):
+    assert cli._layers(text) == read
+
+
+@pytest.mark.parametrize(
+    ("image", "note"),
+    [
+        ("cmyk.jpg", "CMYK converted"),
+        ("moving.gif", "first of 2 frames used"),
+        ("deep.png", "16-bit reduced"),
+        ("dot.png", ""),
+        ("thin.png", ""),
+    ],
+)
+def test_odd_pictures_are_handled_and_said(run, tmp_path, image, note):
+    code, out, err = run(*arguments(tmp_path, image=image))
+    assert (code, err) == (0, "")
+    assert note in out
+
+
+def test_control_tokens_are_neutralized_and_said(run, tmp_path):
+    code, out, _ = run(*arguments(tmp_path, question="a <image> <start_of_turn>"))
+    assert code == 0
+    assert out.count("passed on as plain text") == 2
+
+
+def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
+    broken, processor = tiny.gemma_clip()
+    with torch.no_grad():
+        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    code, out, _ = run(*arguments(tmp_path / "out", model=str(tmp_path / "broken")), "--json")
+    assert code == 3
+    printed = json.loads(out, parse_constant=pytest.fail)
+    assert printed["image_map"][0][0] is None
+    assert any("not a number" in note for note in printed["notes"])
+
+
+MISTAKES = [
+    ({"image": "none.png"}, "none.png: no such file"),
+    ({"image": "cut.png"}, "damaged or cut short"),
+    ({"image": "zero.png"}, "empty (0 bytes)"),
+    ({"image": "page.png"}, "not a picture"),
+    ({"image": "drawing.png"}, "not a picture"),
+    ({"image": "bomb.png"}, "--max-pixels"),
+    ({"image": "."}, "is a directory"),
+    ({"image": "-"}, "no such file"),
+    ({"image": "a\0b"}, "cannot be read"),
+    ({"image": "x" * 5000}, "cannot be read"),
+    ({"image": "https://example.com/a.png"}, "download the picture first"),
+    ({"question": ""}, "question is empty"),
+    ({"question": "\n "}, "question is empty"),
+    ({"question": "x" * 10_000}, "question is too long"),
+    ({"question": "\udcff"}, "UTF-8"),
+    ({"question": None}, "Missing option '--question'; see relevancy explain --help"),
+    ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
+    ({"model": ""}, "config.json"),
+    ({"model": "no/such/folder"}, "there is no folder"),
+    ({"model": "bare"}, "has no weights"),
+    ({"model": "words"}, "takes no pictures"),
+    ({"model": "ok.png"}, "is a file"),
+    ({"target": "水水"}, "does not contain"),
+    ({"target": "Yes|水"}, 'no token for "水"'),
+    ({"target": ""}, "target is empty"),
+    ({"target": "99"}, "there is no 99"),
+    ({"answer": " "}, "given answer is empty"),
+    ({"layers": "x"}, "--layers takes numbers"),
+    ({"layers": "9"}, "0 to 2"),
+    ({"layers": "2-0"}, "smaller number first"),
+    ({"layers": "0-99999999999"}, "--layers takes numbers"),
+    ({"max-new-tokens": "-1"}, "'--max-new-tokens'"),
+    ({"max-new-tokens": "some"}, "'--max-new-tokens'"),
+    ({"device": "nonsense"}, "unknown device 'nonsense'"),
+    ({"dtype": "int8"}, "unknown dtype 'int8'"),
+    ({"scope": "vision"}, "'language', 'full'"),
+    ({"method": "guess"}, "there is relevancy"),
+    ({"quantization": "3bit"}, "'4bit', '8bit'"),
+    ({"max-pixels": "10"}, "more than the limit of 10"),
+    ({"nope": "1"}, "No such option: --nope"),
+    ({"out": "ok.png"}, "is not a folder. Choose another --out"),
+    ({"out": "ok.png/below"}, "is not a folder. Choose another --out"),
+    ({"out": "x" * 5000}, "Choose another --out"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), MISTAKES, ids=[next(iter(one)) for one, _ in MISTAKES])
+def test_every_mistake_is_one_line_and_leaves_nothing(run, folder, tmp_path, changes, said):
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    code, out, err = run(*arguments(tmp_path / "out", **changes))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("relevancy: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_no_right_to_write(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    code, _, err = run(*arguments(tmp_path / "out"))
+    assert (code, err) == (
+        2,
+        f"relevancy: --out {tmp_path / 'out'}: no right to write in {tmp_path}. Choose another --out.\n",
+    )
+
+
+def test_no_room_to_write(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    code, _, err = run(*arguments(tmp_path / "out"))
+    assert code == 2
+    assert (
+        err == f"relevancy: Cannot write to {tmp_path / 'out'}: No space left on device. Free room, or another --out.\n"
+    )
+    assert not any(tmp_path.rglob("*.*"))
+
+
+def test_out_of_memory(run, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("relevancy.models.Model.prepare", fail)
+    code, _, err = run(*arguments(tmp_path / "out"))
+    assert code == 2
+    assert err.startswith("relevancy: Out of memory: ")
+    assert err.count("\n") == 1
+
+
+def test_without_a_command_there_is_help(run):
+    code, out, err = run()
+    assert (code, err) == (2, "")
+    assert "explain" in out
+
+
+def test_an_unknown_command(run):
+    assert run("nope") == (2, "", "relevancy: No such command 'nope'; see relevancy --help\n")
+
+
+def test_stopped_by_the_user(run, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("relevancy.explaining.explain", stop)
+    code, _, err = run(*arguments(tmp_path / "out"))
+    assert code == 130
+    assert err == "relevancy: stopped\n"
