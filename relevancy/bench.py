@@ -44,6 +44,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "head_dim": 256,
     },
 }
+DTYPES = ("bfloat16", "float16", "float32")
 _VOCABULARY, _IMAGE_TOKEN = 256_064, 256_000
 # openai/clip-vit-large-patch14-336
 _TOWER: dict[str, Any] = {
@@ -263,6 +264,8 @@ def settings_for(size: str, *, tokens: tuple[int, ...], variants: tuple[str, ...
     if unknown:
         raise RelevancyError(f"There is no variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
     base = Setting(size, "forward", **common)
+    if base.dtype not in DTYPES:
+        raise RelevancyError(f"There is no dtype {base.dtype!r} here; choose from {', '.join(DTYPES)}.")
     return [replace(base, tokens=length, variant=variant) for length in tokens for variant in variants]
 
 

@@ -101,7 +101,7 @@ def explain(
     framing: Annotated[
         Framing | None, typer.Option(help="Pad or crop the picture to a square; by default as the model's files say.")
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Explain one answer about one picture.

@@ -198,9 +198,10 @@ class _Run:
     def _generated(self, length: int, **inputs: Any) -> list[list[int]]:
         """Greedy continuations, whatever a checkpoint's own generation settings are; stop tokens left out."""
         generate: Any = self.model.model.generate
+        room = self.model.room - inputs["input_ids"].shape[1]
         settings = GenerationConfig(
             do_sample=False,
-            max_new_tokens=length,
+            max_new_tokens=max(1, min(length, room)),
             eos_token_id=list(self.model.stop_token_ids),
             pad_token_id=self.model.tokenizer.pad_token_id,
         )

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -111,6 +112,11 @@ class Model:
         """The id that stands at every image token's place in `input_ids`."""
         return _image_token_id(self.model.config, self.processor)
 
+    @property
+    def room(self) -> int:
+        """The longest sequence the decoder reads, in tokens."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, ascending."""
@@ -179,14 +185,13 @@ class Model:
         return inputs.to(self.device, dtype=self.dtype)
 
     def _check_length(self, inputs: BatchFeature) -> None:
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         longest = int(inputs["attention_mask"].sum(-1).max())
-        if room is None or longest <= room:
+        if longest <= self.room:
             return
         pictured = int((inputs["input_ids"] == self.image_token_id).sum(-1).max())
         raise RelevancyError(
             f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
-            f"{room}; shorten it by about {longest - room} tokens"
+            f"{self.room}; shorten it by about {longest - self.room} tokens"
         )
 
 
@@ -324,6 +329,8 @@ def _folder(label: str, revision: str | None) -> Path:
     spec = MODELS.get(label)
     source = spec.source if spec else label
     path = Path(source).expanduser()
+    if not label.strip():
+        raise RelevancyError(f"the model's name is empty: give one of {', '.join(MODELS)}, a folder, or a hub id")
     if path.is_dir():
         return path
     if isinstance(source, Path):
@@ -414,10 +421,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         raise RelevancyError(f"unknown device {device!r}: cpu, cuda, cuda:1 or mps") from error
     available: dict[str, Callable[[], bool]] = {
+        "cpu": lambda: True,
         "cuda": lambda: (chosen.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
     }
-    if not available.get(chosen.type, lambda: True)():
+    if chosen.type not in available:
+        raise RelevancyError(f"models do not run on device {device!r} here: cpu, cuda, cuda:1, mps or xpu")
+    if not available[chosen.type]():
         raise RelevancyError(f"there is no {chosen} on this machine, as PyTorch sees it: leave the device out, or cpu")
     return chosen
 

@@ -95,6 +95,8 @@ def test_sizes_and_variants_that_do_not_exist():
         bench.settings_for("3b", tokens=(601,), variants=("forward",))
     with pytest.raises(RelevancyError, match="no variant 'fast'; choose from forward, engine"):
         bench.settings_for("2b", tokens=(601,), variants=("forward", "fast"))
+    with pytest.raises(RelevancyError, match="bfloat16"):
+        bench.settings_for("2b", tokens=(601,), variants=("forward",), dtype="int8")
 
 
 def ended(code: int, out: str = "", err: str = ""):

@@ -363,3 +363,10 @@ def test_other_failures_keep_their_own_words(gemma, picture, monkeypatch):
     monkeypatch.setattr(gemma.model.get_decoder(), "forward", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         explain(gemma, picture, QUESTIONS[0])
+
+
+def test_an_answer_ends_where_the_model_has_no_more_positions(built):
+    model = relevancy.wrap(*built["gemma-clip"], name="tiny")
+    short = relevancy.explain(model, tiny.picture(), "red?", max_new_tokens=10**9)
+    assert len(short.tokens) < model.room
+    assert len(model.tokenizer.encode(short.answer, add_special_tokens=False)) <= model.room

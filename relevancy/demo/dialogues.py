@@ -58,7 +58,8 @@ def _without_hints(questions: list[Question], rng: np.random.Generator) -> list[
     object is spoken of, or not at all.
     """
     asked: set[tuple[str, tuple[int, ...]]] = set()
-    early, late = [], []
+    early: list[Question] = []
+    late: list[Question] = []
     for question in questions:
         fact = FACTS.get(question.type, question.type)
         if question.items and (fact, question.items) in asked:
