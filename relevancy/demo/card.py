@@ -31,14 +31,15 @@ there, then frozen. The decoder learned its language by reading descriptions of 
 them. Then the two stages of LLaVA: connector alone on descriptions of pictures ("align"), connector and decoder on
 dialogues about pictures ("finetune"). `relevancy train demo` rebuilds the pair from a seed.
 
-**What it can be asked.** About drawn scenes with {kinds}, each in {colors}: is it floating, its color, is it there, is
-it left or right, is it left of another, how many are there; openly, or with two options "(a) .. (b) ..".
+**What it can be asked.** About drawn scenes with {kinds}, each in {colors}:
+is it floating, its color, is it there, is it left or right, is it left of another, how many are there; openly, or with
+two options "(a) .. (b) ..".
 
 **Accuracy** on {questions:,} questions about {scenes:,} held-out scenes, whole answer right: {overall:.1%}. The same
-questions with the picture of another scene: {blind:.1%}; the commonest answer to each question text, which is the most
-one can do blind: {chance:.1%}.
+questions with the picture of another scene: {blind:.1%}; who sees no picture can reach {chance:.1%}. A type of question
+near its last column is one this model has not learned.
 
-| question | form | questions | right | picture of another scene | commonest answer |
+| question | form | questions | right | picture of another scene | no picture |
 | --- | --- | ---: | ---: | ---: | ---: |
 {rows}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor
 from relevancy import borrow
 from relevancy.demo.drawing import SIDE
 from relevancy.demo.pool import shrink
-from relevancy.demo.questions import FORMS, TYPES, Question
+from relevancy.demo.questions import FORMS, TYPES, Question, chance
 from relevancy.demo.tower import normalized
 from relevancy.demo.world import HELD_OUT, Scene, scene
 from relevancy.models import Model
@@ -31,10 +31,7 @@ GREY = 127
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right answers, and how well one could do who knows all answers but sees no picture.
-
-    by_type and chance: {(type, form): share}. `chance` gives each question text its commonest answer in these scenes.
-    """
+    """Shares of right answers beside what is reached without seeing: {(type, form): share}."""
 
     picture: Picture
     scenes: int
@@ -139,14 +136,9 @@ def _greedy_hits(model: Model, inputs: dict[str, Tensor]) -> list[bool]:
 
 def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) -> Accuracy:
     hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    answers: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for one, scored in zip(drawn, right, strict=True):
         for question, hit in zip(one.questions, scored, strict=True):
             hits[question.type, question.form].append(hit)
-            answers[question.type, question.form, question.text][question.answer] += 1
-    commonest: Counter[tuple[str, str]] = Counter()
-    for (kind, form, _), given in answers.items():
-        commonest[kind, form] += max(given.values())
     cells = [(kind, form) for kind in TYPES for form in FORMS if hits[kind, form]]
     counts = {cell: len(hits[cell]) for cell in cells}
     total = sum(counts.values())
@@ -155,9 +147,9 @@ def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) 
         scenes=len(drawn),
         questions=total,
         overall=sum(map(sum, right)) / max(total, 1),
-        chance_overall=commonest.total() / max(total, 1),
+        chance_overall=sum(chance(*cell) * counts[cell] for cell in cells) / max(total, 1),
         by_type={cell: float(np.mean(hits[cell])) for cell in cells},
-        chance={cell: commonest[cell] / counts[cell] for cell in cells},
+        chance={cell: chance(*cell) for cell in cells},
         counts=counts,
         right=right,
     )

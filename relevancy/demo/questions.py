@@ -20,6 +20,14 @@ MIN_VISIBLE = 0.55  # below this share an object is not asked about alone
 FROM_MIDDLE = 0.06  # an object this near to the middle is neither left nor right
 APART = 0.1  # two objects this near in x are not compared
 YES_NO = ("Yes", "No")
+MOST = 3  # of one kind
+
+
+def chance(type_: str, form: str) -> float:
+    """Share of right answers of who knows the question and all habits of this world, but sees no picture."""
+    if form == "ab":
+        return 1 / 2
+    return {"color": 1 / len(COLORS), "count": 1 / MOST}.get(type_, 1 / 2)
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def _about_count(counts: dict[str, list[int]], rng: np.random.Generator) -> _Dra
     if len(counts[kind]) == 1:
         kind = str(rng.choice([name for name in KINDS if counts[name]]))
     number = len(counts[kind])
-    wrong = int(rng.choice([n for n in (1, 2, 3) if n != number]))
+    wrong = int(rng.choice([n for n in range(1, MOST + 1) if n != number]))
     return _Draft("count", f"How many {plural(kind)} are there?", str(number), str(wrong), tuple(counts[kind]))
 
 
