@@ -175,7 +175,6 @@ MISTAKES = [
     ({"question": "\udcff"}, "UTF-8"),
     ({"question": None}, "Missing option '--question'; see relevancy explain --help"),
     ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
-    ({"model": ""}, "config.json"),
     ({"model": "no/such/folder"}, "there is no folder"),
     ({"model": "bare"}, "has no weights"),
     ({"model": "words"}, "takes no pictures"),

@@ -1,0 +1,27 @@
+"""The whole build in miniature: every stage runs, the tower is shared, and what is finished is not done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from relevancy.demo.build import build
+
+
+def test_quick_build(tmp_path: Path) -> None:
+    told: list[str] = []
+    folders = build(tmp_path, quick=True, progress=lambda what, _: told.append(what))
+    large, small = (load_file(folders[name] / "model.safetensors") for name in ("demo-large", "demo-small"))
+    tower = [name for name in large if "vision_tower" in name]
+    assert tower
+    assert all(torch.equal(large[name], small[name]) for name in tower)
+    assert all(tensor.isfinite().all() for tensor in large.values())
+    assert {"tower", "demo-large align", "demo-large finetune", "demo-small finetune"} <= set(told)
+
+    told.clear()
+    again = build(tmp_path, quick=True, progress=lambda what, _: told.append(what))
+    assert not any("finetune" in what or what == "tower" for what in told)
+    for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
+        assert torch.equal(tensor, large[name]), name
