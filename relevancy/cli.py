@@ -306,9 +306,9 @@ def bench(
     )  # fmt: skip
     measured = []
     with _bars() as report:
-        for number, measurement in enumerate(sweep(settings), 1):
+        for measurement in sweep(settings):
             measured.append(measurement)
-            report(f"{measurement.setting.variant}, {measurement.setting.tokens} tokens", number / len(settings))
+            report(f"{measurement.setting.variant}, {measurement.setting.tokens} tokens", 1.0)
     if as_json:
         sys.stdout.write(json.dumps([asdict(one) for one in measured]) + "\n")
         return
