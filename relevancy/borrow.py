@@ -127,13 +127,17 @@ def output_rows_picked(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-class _PickedRows(torch.autograd.Function):
-    """Gives finished logits a backward that multiplies only with the columns in which their gradient is not zero."""
+class _FinishedProduct(torch.autograd.Function):
+    """Takes a product x W^T that is already there, so that a subclass can give it a backward of its own."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-        ctx.shape, ctx.weight = hidden.shape, weight
-        return logits.view_as(logits)
+    def forward(ctx: Any, source: Tensor, output: Tensor, weight: Tensor) -> Tensor:
+        ctx.shape, ctx.weight = source.shape, weight
+        return output.view_as(output)
+
+
+class _PickedRows(_FinishedProduct):
+    """Multiplies only with the columns in which the gradient of finished logits is not zero."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -168,13 +172,8 @@ class _LinearMode(TorchFunctionMode):
         return _FrozenLinear.apply(args[0], output.detach(), args[1])
 
 
-class _FrozenLinear(torch.autograd.Function):
-    """Gives a finished product x W^T a backward of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, output: Tensor, weight: Tensor) -> Tensor:
-        ctx.shape, ctx.weight = source.shape, weight
-        return output.view_as(output)
+class _FrozenLinear(_FinishedProduct):
+    """Takes the product of backward in the order that is fast."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

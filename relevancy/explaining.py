@@ -122,7 +122,7 @@ class _Run:
     def _at_the_first_token(self) -> list[list[Explanation]]:
         """One forward pass serves map and answer: the answer goes on from the cache that the map leaves behind."""
         inputs = self.model.prepare(self.pictures, self.questions)
-        with self._recording() as tape:
+        with record(self.model.model, self.scope, layers=self.layers) as tape:
             output = self.model.model(**inputs, logits_to_keep=1, use_cache=True)
             logits = output.logits[:, -1]
             first = logits.argmax(-1)
@@ -136,15 +136,10 @@ class _Run:
         last = [max(choice.position for choice in chosen) for chosen in choices]
         said = [answer[:position] for answer, position in zip(answers, last, strict=True)]
         inputs = self.model.prepare(self.pictures, self.questions, said)
-        with self._recording() as tape:
+        with record(self.model.model, self.scope, layers=self.layers) as tape:
             logits = self.model.model(**inputs, logits_to_keep=max(last) + 1, use_cache=False).logits
             readings = self._read(tape, inputs, logits, choices, last)
         return self._explained(inputs, answers, readings)
-
-    @contextmanager
-    def _recording(self) -> Iterator[Tape]:
-        with record(self.model.model, self.scope, layers=self.layers) as tape:
-            yield tape
 
     def _read(
         self, tape: Tape, inputs: BatchFeature, logits: Tensor, choices: list[list[targets.Choice]], last: list[int]
