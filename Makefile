@@ -1,21 +1,24 @@
 # Two commands do everything on a Linux machine with Python 3.10 or newer: `make demo` and `make test`.
 # Settings: PYTHON (which Python makes the environment), VENV (where), OUT (where the demo's pictures go),
-# PYTEST_ARGS (what else pytest is told).
+# PYTEST_ARGS (what else pytest is told), APP_ARGS (what the app is told).
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= relevancy-demo
 PYTEST_ARGS ?=
+APP_ARGS ?=
 
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format pictures notebooks clean
+.PHONY: help demo app space test lint format pictures notebooks clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      set up, then explain answers of the two embedded models; pictures go to $(OUT)/"
+	@echo "make app       set up, then serve the app on http://127.0.0.1:7860"
+	@echo "make space     put the app and the package into build/space, ready to be pushed as a Hugging Face Space"
 	@echo "make test      set up, then run the whole test suite"
 	@echo "make lint      style, format and types"
 	@echo "make format    mend style and format"
@@ -25,6 +28,17 @@ help:
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/relevancy demo --out "$(OUT)"
+
+app: $(VENV)/.installed-app
+	$(VENV)/bin/python app/app.py $(APP_ARGS)
+
+space: $(VENV)/.made
+	rm -rf build/space
+	mkdir -p build/space
+	cp -r app/README.md app/app.py app/relevancy_app app/requirements.txt build/space/
+	$(INSTALL) --no-deps --target build/space .
+	rm -rf build/space/bin
+	find build/space -name __pycache__ -type d -prune -exec rm -rf {} +
 
 test: $(VENV)/.installed-dev
 	$(RUN) pytest $(PYTEST_ARGS)
@@ -64,6 +78,10 @@ $(VENV)/.installed: $(REQUIREMENTS) $(VENV)/.made
 	$(INSTALL) --editable .
 	@touch "$@"
 
+$(VENV)/.installed-app: $(REQUIREMENTS) $(VENV)/.made
+	$(INSTALL) --editable ".[app]"
+	@touch "$@" "$(VENV)/.installed"
+
 $(VENV)/.installed-dev: $(REQUIREMENTS) $(VENV)/.made
 	$(INSTALL) --editable ".[dev]"
-	@touch "$@" "$(VENV)/.installed"
+	@touch "$@" "$(VENV)/.installed" "$(VENV)/.installed-app"

@@ -14,11 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relevancy.checkpoints import MODELS as MODELS
     from relevancy.comparing import compare as compare
     from relevancy.errors import RelevancyError as RelevancyError
     from relevancy.explaining import explain as explain
     from relevancy.explanation import Explanation as Explanation
-    from relevancy.models import MODELS as MODELS
+    from relevancy.hiding import Region as Region
+    from relevancy.hiding import counterfactual as counterfactual
     from relevancy.models import Model as Model
     from relevancy.models import load as load
     from relevancy.models import wrap as wrap
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "MODELS": "models",
+    "MODELS": "checkpoints",
     "Explanation": "explanation",
     "Model": "models",
+    "Region": "hiding",
     "RelevancyError": "errors",
     "compare": "comparing",
+    "counterfactual": "hiding",
     "explain": "explaining",
     "load": "models",
     "record": "tape",

@@ -21,6 +21,7 @@ from rich.table import Table
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
+    from relevancy.comparing import Comparison
     from relevancy.explanation import Explanation
     from relevancy.models import Model
 
@@ -143,45 +144,81 @@ def explain(
         raise typer.Exit(EMPTY_MAP)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def compare(
-    models: Annotated[list[str], typer.Option("--model", help="A model as in explain; give the option for each.")],
+    models: Annotated[
+        list[str], typer.Option("--models", "--model", metavar="MODEL...", help="Models as in explain, two or more.")
+    ],
     image: Annotated[str, typer.Option(metavar="FILE", help="The picture.")],
     question: Annotated[str, typer.Option(help="What to ask about it.")],
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain.")] = "first-relevant",
+    more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
+    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
+    layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Explain this answer instead of each model's own.")] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep/--one-at-a-time",
+            help="Models stay in memory together, or all but the last are loaded twice; by default as memory allows.",
+        ),
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-comparison"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="Load the decoders in 4 or 8 bits.")] = None,
+    framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Set maps of several models side by side, on one scale, with numbers for how far they agree.
 
-    Models are loaded one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's results.
+    Models take their turns one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's
+    results.
     """
     _check_writable(out_folder)
-    if len(models) < 2:
-        raise RelevancyError("A comparison needs at least two models: give --model twice.")
     from relevancy.comparing import compare as run
-    from relevancy.pictures import open_picture
+    from relevancy.pictures import MAX_PIXELS
 
-    open_picture(image)
-    found = run(
-        (_load(name, device=device, dtype=dtype) for name in models), image, question, target=target, scope=scope.value
-    )
+    options = {"device": device, "dtype": dtype, "quantization": _value(quantization), "framing": _value(framing)}
+    with _stages() as report:
+        found = run(
+            [*models, *(more or [])], image, question, target=target, scope=scope.value, layers=_layers(layers),
+            answer=answer, keep=keep, loader=lambda name: _load_quietly(name, **options), progress=report,
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
     with _busy("drawing"):
         found.save(out_folder)
     if as_json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")
-        return
+    else:
+        _say_comparison(found)
+        _say(f"→ {out_folder / 'side-by-side.png'}")
+    if any(result.empty for result in found.explanations):
+        raise typer.Exit(EMPTY_MAP)
+
+
+def _say_comparison(found: Comparison) -> None:
+    """Answers with what each model gives for them, notes, and how far the maps agree."""
+    numbers = [str(number) for number in range(1, len(found.explanations) + 1)]
+    table = Table(
+        "", "model", "answer", "token", "p", "image", "text", "first token", *(f"p({number})" for number in numbers),
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for number, result, row in zip(numbers, found.explanations, found.likelihoods, strict=True):
+        table.add_row(
+            number, _escaped(result.model), _escaped(result.answer), _escaped(repr(result.target.token)),
+            f"{result.target.probability:.3f}", *(f"{result.shares[key]:.1%}" for key in result.shares),
+            *("–" if one is None else f"{one.per_token:.3f}" for one in row),
+        )  # fmt: skip
+    out.print(table)
+    _say("p(1): how likely the row's model is to say answer 1, geometric mean over its tokens; and so on.")
     for result in found.explanations:
-        _say(result.summary())
+        for note in result.notes:
+            _say(f"note: {result.model}: {note}")
     for pair in found.agreement:
-        _say(
-            f"{' and '.join(pair.models)}: rank correlation {pair.rank_correlation:.2f}, the same "
-            f"{pair.top_overlap:.0%} of their most relevant tenth, divergence {pair.divergence:.2f} of 1 bit"
-        )
-    _say(f"→ {out_folder / 'side-by-side.png'}")
+        _say(pair.summary())
 
 
 @app.command()
@@ -254,9 +291,7 @@ def evaluate_demo(
             )
             for scope in ("language", "full") if maps else ():
                 label = f"{one.name} {scope} maps"
-                truths.append(
-                    (one.name, map_truth(one, scenes=scenes, seed=seed, scope=scope, progress=_share(report, label)))
-                )
+                truths.append((one.name, map_truth(one, right[-1], scope=scope, progress=_share(report, label))))
     if as_json:
         sys.stdout.write(json.dumps(_evaluation(names, right, blind, truths)) + "\n")
         return
@@ -355,6 +390,11 @@ def _refused(why: str) -> int:
 
 
 def _load(name: str, **options: Any) -> Model:
+    with _busy(f"loading {name}"):
+        return _load_quietly(name, **options)
+
+
+def _load_quietly(name: str, **options: Any) -> Model:
     from transformers.utils import logging
 
     from relevancy.models import load
@@ -362,8 +402,7 @@ def _load(name: str, **options: Any) -> Model:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     logging.set_verbosity_error()
-    with _busy(f"loading {name}"):
-        return load(name, **options)
+    return load(name, **options)
 
 
 def _check_writable(folder: Path) -> None:
@@ -437,6 +476,15 @@ def _bars() -> Iterator[Callable[[str, float], None]]:
             progress.update(tasks[what], completed=share)
 
         yield report
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, float], None]]:
+    """One progress bar that names the stage, on a terminal's standard error; nothing elsewhere."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda stage, share: progress.update(task, description=_escaped(stage), completed=share)
 
 
 def _share(report: Callable[[str, float], None], what: str) -> Callable[[float], None]:

@@ -1,58 +1,90 @@
-"""Several models, one picture and question: maps on one scale, and numbers that say how far they agree."""
+"""Several models, one picture and question: maps on one scale, and how likely each is to say what the others say."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from PIL import Image
 
+from relevancy import answering, figures, holding, render
+from relevancy.agreement import Agreement, agreement
+from relevancy.answering import Likelihood, Prompt
 from relevancy.errors import RelevancyError
-from relevancy.explaining import explain
-from relevancy.explanation import Explanation, written_whole
-from relevancy.figures import figure
-from relevancy.models import Model
-from relevancy.pictures import Source
+from relevancy.explaining import Wish, explained_with_prompt
+from relevancy.explanation import Explanation, finite, written_whole
+from relevancy.models import Model, load
+from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.towers import TowerMemory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TOP = 0.1  # of the pixels both models saw: what top_overlap compares
-_SIDE = 128  # samples per side of the picture on which maps of different grids are compared
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two maps of one picture agree, on the part of it that both models saw.
-
-    rank_correlation: Spearman's, -1 to 1. top_overlap: the share of the most relevant tenth that is the same, 0 to 1;
-    0.1 is chance. divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint).
-    NaN where a map is empty or the same everywhere.
-    """
-
-    models: tuple[str, str]
-    rank_correlation: float
-    top_overlap: float
-    divergence: float
-    same_answer: bool
+Progress = Callable[[str, float], None]
+_UNREAD = float("nan")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Explanations of one question by several models, and the agreement of each two of them."""
+    """Explanations of one question by several models, and the agreement of each two of them.
+
+    likelihoods: [i][j] is how likely model i is to say the answer of model j, its own where i is j; None where that was
+    not read. Without models (`compared`), it may be empty.
+    """
 
     explanations: tuple[Explanation, ...]
     agreement: tuple[Agreement, ...]
+    likelihoods: tuple[tuple[Likelihood | None, ...], ...] = ()
+
+    def scale(self, *, smooth: bool = True) -> tuple[float, float]:
+        """Ends of the one color scale for all maps, raw relevance; (0, 0) if all are empty."""
+        return render.value_range([result.heatmap(smooth=smooth) for result in self.explanations])
+
+    def word_scale(self) -> tuple[float, float]:
+        """Ends of the one color scale for all words, control tokens left out."""
+        return figures.word_range([result.words() for result in self.explanations])
+
+    def overlays(self, *, smooth: bool = True, shared_scale: bool = True, **options: Any) -> list[Image.Image]:
+        """Each map over the picture, all on one scale; `options` as in `relevancy.render.overlay`."""
+        heatmaps = [result.heatmap(smooth=smooth) for result in self.explanations]
+        if shared_scale:
+            low, high = render.value_range(heatmaps)
+            options = {"vmin": low, "vmax": high} | options
+        return [
+            render.overlay(result.image, heatmap, **options)
+            for result, heatmap in zip(self.explanations, heatmaps, strict=True)
+        ]
+
+    def reduced(self, max_side: int) -> Comparison:
+        """The same numbers on smaller pictures, as in `Explanation.reduced`."""
+        return replace(self, explanations=tuple(result.reduced(max_side) for result in self.explanations))
 
     def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
         """All maps side by side on one scale; `options` as in `relevancy.figures.figure`."""
-        panels = [result.panel(smooth=smooth) for result in self.explanations]
-        return figure(panels, question=self.explanations[0].question, **options)
+        panels = [
+            replace(result.panel(smooth=smooth), answers=self._answers_of(number))
+            for number, result in enumerate(self.explanations)
+        ]
+        notes = [pair.summary() for pair in self.agreement]
+        return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
+
+    def _answers_of(self, number: int) -> list[tuple[str, float]]:
+        """Each answer, once, with the model's probability per token."""
+        if not self.likelihoods:
+            return []
+        read = zip(self.explanations, self.likelihoods[number], strict=True)
+        found = {result.answer: _UNREAD if likelihood is None else likelihood.per_token for result, likelihood in read}
+        # An answer of its own is read in its own tokens, whichever other model says the same.
+        own = self.likelihoods[number][number]
+        if own is not None:
+            found[self.explanations[number].answer] = own.per_token
+        return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder."""
@@ -60,7 +92,8 @@ class Comparison:
         for number, result in enumerate(self.explanations):
             result.save(path / f"{number}-{Path(result.model).name}")
         with written_whole(path) as part:
-            (part / "comparison.json").write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1))
+            stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+            (part / "comparison.json").write_text(stored, encoding="utf-8")
             drawn = self.figure()
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
@@ -68,9 +101,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""
-        first = self.explanations[0]
-        return {
-            "question": first.question,
+        stored: dict[str, Any] = {
+            "question": self.explanations[0].question,
             "models": [
                 {
                     "model": result.model,
@@ -81,70 +113,159 @@ class Comparison:
                 }
                 for result in self.explanations
             ],
-            "agreement": [
-                {key: None if value != value else value for key, value in asdict(pair).items()}
-                for pair in self.agreement
+            "probabilities": [
+                {"model": result.model, "answer_of": other.model, "answer": other.answer}
+                | (asdict(likelihood) if likelihood else {})
+                for result, row in zip(self.explanations, self.likelihoods, strict=False)
+                for other, likelihood in zip(self.explanations, row, strict=True)
             ],
+            "agreement": [asdict(pair) for pair in self.agreement],
         }
+        return {key: finite(value) for key, value in stored.items()}
 
 
-def compare(models: Iterable[Model | str], image: Source, question: str, **options: Any) -> Comparison:
-    """Explain one question about one picture by each model; `options` as in `explain`.
+def compare(
+    models: Iterable[Model | str],
+    image: Source,
+    question: str,
+    *,
+    keep: bool | None = None,
+    loader: Callable[[str], Model] = load,
+    progress: Progress | None = None,
+    answer: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
+) -> Comparison:
+    """Explain one question about one picture by each model, and read each model's answer with all the others.
 
-    Models are taken one after the other: of names, or of a generator that loads, only one is in memory at a time.
-    Every map equals that of a call of `explain` on its own.
+    models: held by the caller, or names for `loader`. They are taken one after the other; of names, one stays in memory
+        beside the next only where memory is ample (`relevancy.holding`), or as `keep` says. One that did not stay is
+        loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
+        the next is asked for, and reads only the answers known by then.
+    answer, max_pixels, options: as in `explain`; every map equals that of a call of `explain` on its own, bit for bit.
+        Towers with the same weights run once for all models, with scope "language" only: "full" takes gradients
+        through each of them.
+    progress: called as each stage begins, with its name and the share of the whole that is done; at last ("done", 1.0).
+        What it raises stops the comparison, models given back.
+    An answer is read by another model in that model's own tokens, in the likelier of two spellings: with a space before
+    it, or without. Raises RelevancyError.
     """
-    if options.get("target") == "all":
+    wish = Wish(**options)
+    if wish.target == "all":
         raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
-    # map, not a loop: a loop's variable would hold one model while the next is loaded
-    explanations = tuple(map(lambda model: explain(model, image, question, **options), models))  # noqa: C417
-    if len(explanations) < 2:
+    listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
+    if isinstance(models, str) or (listed is not None and len(listed) < 2):
         raise RelevancyError("A comparison needs at least two models.")
-    return Comparison(explanations, tuple(agreement(*pair) for pair in combinations(explanations, 2)))
+    picture = open_picture(image, max_pixels=max_pixels)
+    turns = _Turns(picture, question, answer, wish, keep, loader, progress or _silent, listed)
+    # map, not a loop: a loop's variable would hold one model while the next is loaded
+    deque(map(turns.explain, listed or models), maxlen=0)
+    if len(turns.explanations) < 2:
+        raise RelevancyError("A comparison needs at least two models.")
+    turns.read_later_answers()
+    turns.report("comparing the maps")
+    found = compared(turns.explanations, turns.likelihoods())
+    turns.progress("done", 1.0)
+    return found
 
 
-def agreement(first: Explanation, second: Explanation) -> Agreement:
-    """The agreement of two maps, sampled on the original picture where both models looked."""
-    one, other = _sampled(first), _sampled(second)
-    seen = np.isfinite(one) & np.isfinite(other)
-    values = one[seen].astype(np.float64), other[seen].astype(np.float64)
-    drawable = seen.any() and all(np.ptp(each) > 0 for each in values)
-    rank, top, divergence = (
-        (_spearman(*values), _top_overlap(*values), _jensen_shannon(*values)) if drawable else (float("nan"),) * 3
-    )
-    same = first.answer.casefold() == second.answer.casefold()
-    return Agreement((first.model, second.model), rank, top, divergence, same)
+def compared(
+    explanations: Sequence[Explanation], likelihoods: Sequence[Sequence[Likelihood | None]] = ()
+) -> Comparison:
+    """The comparison of explanations that are already there, of one picture and question; no model is needed."""
+    pairs = tuple(agreement(*pair) for pair in combinations(explanations, 2))
+    return Comparison(tuple(explanations), pairs, tuple(map(tuple, likelihoods)))
 
 
-def _sampled(result: Explanation) -> np.ndarray:
-    """The smooth map on an even raster of the picture."""
-    heatmap = result.heatmap()
-    rows, cols = (np.linspace(0, length - 1, min(length, _SIDE)).round().astype(int) for length in heatmap.shape)
-    return heatmap[np.ix_(rows, cols)]
+def _silent(stage: str, share: float) -> None:
+    """Progress that nobody asked for."""
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[inverse]
+class _Turns:
+    """Each model's turn to explain its answer, and then, once all answers are known, to read them."""
 
+    def __init__(
+        self,
+        picture: Picture,
+        question: str,
+        answer: str | None,
+        wish: Wish,
+        keep: bool | None,
+        loader: Callable[[str], Model],
+        progress: Progress,
+        listed: list[Model | str] | None,
+    ) -> None:
+        self.picture, self.question, self.answer, self.wish = picture, question, answer, wish
+        self.keep, self.loader, self.progress, self.listed = keep, loader, progress, listed
+        self.explanations: list[Explanation] = []
+        self.read: dict[int, list[Likelihood | None]] = {}
+        self.held: dict[int, tuple[Model, Prompt | None]] = {}
+        self.towers = TowerMemory()
+        self.stages = 0
 
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+    def explain(self, given: Model | str) -> None:
+        """A model's first turn: its explanation, and whether it stays for the other answers."""
+        number = len(self.explanations)
+        model = self.loaded(given)
+        self.report(f"{model.name} explains its answer")
+        if self.wish.scope == "language":
+            with model.lock, self.towers.shared(model):
+                result, prompt = self.explained(model)
+        else:
+            result, prompt = self.explained(model)
+        self.explanations.append(result)
+        if self.listed is None or number == len(self.listed) - 1:
+            self.read_answers(number, model, prompt)
+        elif isinstance(given, Model) or (holding.may_stay(model) if self.keep is None else self.keep):
+            self.held[number] = model, prompt
 
+    def explained(self, model: Model) -> tuple[Explanation, Prompt | None]:
+        return explained_with_prompt(model, self.picture, self.question, self.answer, self.wish)
 
-def _top_overlap(one: np.ndarray, other: np.ndarray) -> float:
-    count = max(1, round(TOP * one.size))
-    tops = [set(np.argpartition(-each, count - 1)[:count].tolist()) for each in (one, other)]
-    return len(tops[0] & tops[1]) / count
+    def loaded(self, given: Model | str) -> Model:
+        if isinstance(given, Model):
+            return given
+        self.progress(f"loading {given}", self.share())
+        try:
+            return self.loader(given)
+        except RelevancyError:
+            staying = [number for number in self.held if self.listed and isinstance(self.listed[number], str)]
+            if not staying:
+                raise
+            for number in staying:  # there may be room without them; they are loaded again when it is their turn
+                del self.held[number]
+            return self.loader(given)
 
+    def read_later_answers(self) -> None:
+        """The second turn of all but the last model, now that every answer is known; the last comes first."""
+        for number in reversed(range(len(self.explanations))):
+            if number not in self.read and self.listed is not None:
+                self.read_answers(number, *self.held.pop(number, None) or (self.loaded(self.listed[number]), None))
 
-def _jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:
-    shares = [np.clip(each, 0, None) / np.clip(each, 0, None).sum() for each in (one, other)]
-    middle = (shares[0] + shares[1]) / 2
-    halves = [
-        float(np.sum(share * np.log2(np.divide(share, middle, out=np.ones_like(share), where=share > 0))))
-        for share in shares
-    ]
-    return sum(halves) / 2
+    def read_answers(self, number: int, model: Model, prompt: Prompt | None) -> None:
+        """How likely the model is to say each answer that is known, its own in its own tokens."""
+        self.report(f"{model.name} reads all answers")
+        tokenizer: Any = model.tokenizer
+        own = self.explanations[number].answer_tokens
+        said: list[str | Sequence[int]] = [result.answer for result in self.explanations]
+        said[number] = tokenizer.convert_tokens_to_ids(list(own))
+        with model.lock, answering.memory_named():
+            if prompt is None:
+                with self.towers.shared(model):
+                    prompt = answering.read(model, [self.picture.image], [self.question])
+            (row,) = answering.likelihoods(model, prompt, said)
+        self.read[number] = list(row)
+
+    def likelihoods(self) -> list[list[Likelihood | None]]:
+        """A row for each model, an entry for each answer; None for answers that came after an iterator's model."""
+        count = len(self.explanations)
+        return [row + [None] * (count - len(row)) for _, row in sorted(self.read.items())]
+
+    def report(self, stage: str) -> None:
+        """A stage begins; one for each turn of each model, and one for the comparison."""
+        self.progress(stage, self.share())
+        self.stages += 1
+
+    def share(self) -> float:
+        models = len(self.listed) if self.listed else len(self.explanations) + 1
+        return self.stages / (2 * models + 1)

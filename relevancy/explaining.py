@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, GenerationConfig
+from transformers import BatchFeature
 
-from relevancy import targets
+from relevancy import answering, targets
+from relevancy.answering import MAX_NEW_TOKENS, Prompt
 from relevancy.errors import RelevancyError
 from relevancy.explanation import Explanation
 from relevancy.geometry import Grid
@@ -25,11 +24,6 @@ from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.tape import SCOPES, Scope, Tape, record
 
 METHODS = ("relevancy",)
-MAX_NEW_TOKENS = 64
-_OUT_OF_MEMORY = (
-    "Out of memory: ask fewer questions at once, load with dtype bfloat16 or quantization 4bit, use scope language, "
-    "or a smaller model."
-)
 
 
 def explain(
@@ -56,20 +50,48 @@ def explain(
     answer: explain this answer, teacher-forced, instead of the one the model gives.
     Raises RelevancyError. Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     """
-    if method not in METHODS:
-        raise RelevancyError(f"Unknown method {method!r}; there is {', '.join(METHODS)}.")
-    if scope not in SCOPES:
-        raise RelevancyError(f"Unknown scope {scope!r}; choose from {', '.join(SCOPES)}.")
-    wanted = targets.parsed(target)
+    wish = Wish(target, scope, method, layers, max_new_tokens)
     many, images, questions, answers = _paired(image, question, answer)
-    chosen = None if layers is None else tuple(layers)
     if isinstance(model, str):
         model = load(model)
-    items = [_item(model, *parts, max_pixels) for parts in zip(images, questions, answers, strict=True)]
-    with model.lock, _memory_named():
-        results = _Run(model, items, wanted, scope, chosen, max_new_tokens).results()
-    by_item: list[Any] = results if wanted == "all" else [only for (only,) in results]
+    pictures = (open_picture(source, max_pixels=max_pixels) for source in images)
+    items = [_item(model, *parts) for parts in zip(pictures, questions, answers, strict=True)]
+    with model.lock, answering.memory_named():
+        results = _Run(model, items, wish).results()
+    by_item: list[Any] = results if wish.target == "all" else [only for (only,) in results]
     return by_item if many else by_item[0]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be explained and how, as in `explain`; raises RelevancyError for what there is not."""
+
+    target: str | int = "first"
+    scope: Scope = "language"
+    method: str = "relevancy"
+    layers: Iterable[int] | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise RelevancyError(f"Unknown method {self.method!r}; there is {', '.join(METHODS)}.")
+        if self.scope not in SCOPES:
+            raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
+        object.__setattr__(self, "target", targets.parsed(self.target))
+        object.__setattr__(self, "layers", None if self.layers is None else tuple(self.layers))
+
+
+def explained_with_prompt(
+    model: Model, picture: Picture, question: str, answer: str | None, wish: Wish
+) -> tuple[Explanation, Prompt | None]:
+    """What `explain` gives for one token of one answer, and the prompt as the model has read it.
+
+    The prompt is None where it was read together with a given answer only.
+    """
+    with model.lock, answering.memory_named():
+        run = _Run(model, [_item(model, picture, question, answer)], wish, keep_prompt=True)
+        ((result,),) = run.results()
+    return result, run.prompt
 
 
 @dataclass(frozen=True)
@@ -96,17 +118,12 @@ class _Reading:
 class _Run:
     """One batch: the answers, the targets in them, and a backward pass for each round of targets."""
 
-    def __init__(
-        self,
-        model: Model,
-        items: list[_Item],
-        target: str | int,
-        scope: Scope,
-        layers: tuple[int, ...] | None,
-        max_new_tokens: int,
-    ) -> None:
-        self.model, self.items, self.target = model, items, target
-        self.scope, self.layers, self.max_new_tokens = scope, layers, max_new_tokens
+    def __init__(self, model: Model, items: list[_Item], wish: Wish, *, keep_prompt: bool = False) -> None:
+        self.model, self.items, self.target = model, items, wish.target
+        self.scope, self.max_new_tokens = wish.scope, wish.max_new_tokens
+        self.layers = None if wish.layers is None else tuple(wish.layers)
+        self.keep_prompt = keep_prompt
+        self.prompt: Prompt | None = None
         self.pictures = [item.picture.image for item in items]
         self.questions = [item.question for item in items]
 
@@ -115,7 +132,10 @@ class _Run:
         given = [item.answer for item in self.items if item.answer is not None]
         if not given and not targets.needs_answer(self.target):
             return self._at_the_first_token()
-        answers = [list(ids) for ids in given] if given else self._answers()
+        if given:
+            answers = [list(ids) for ids in given]
+        else:
+            answers = self._answers(answering.read(self.model, self.pictures, self.questions))
         choices = [targets.choose(self.target, answer, self.model.tokenizer) for answer in answers]
         return self._teacher_forced(answers, choices)
 
@@ -128,7 +148,7 @@ class _Run:
             first = logits.argmax(-1)
             choices = [targets.Choice(0, int(token)) for token in first]
             readings = self._read(tape, inputs, logits[:, None], [[choice] for choice in choices], [0] * len(choices))
-            answers = self._continued(inputs, first[:, None], output.past_key_values)
+            answers = self._answers(Prompt.of(inputs, output))
         return self._explained(inputs, answers, readings)
 
     def _teacher_forced(self, answers: list[list[int]], choices: list[list[targets.Choice]]) -> list[list[Explanation]]:
@@ -169,41 +189,11 @@ class _Run:
                     readings[index].append(_Reading(choice, here[index].detach(), read, vision))
         return readings
 
-    def _answers(self) -> list[list[int]]:
-        inputs = self.model.prepare(self.pictures, self.questions)
-        return self._generated(self.max_new_tokens, **inputs)
-
-    def _continued(self, inputs: BatchFeature, first: Tensor, cache: Any) -> list[list[int]]:
-        """The whole answers, ids, from their first tokens and the cache of everything before."""
-        opening = first.tolist()
-        stops = set(self.model.stop_token_ids)
-        if self.max_new_tokens <= 1 or all(token in stops for (token,) in opening):
-            return [_before_stop(ids, stops) for ids in opening]
-        ids, mask = torch.cat([inputs["input_ids"], first], 1), inputs["attention_mask"]
-        rest = self._generated(
-            self.max_new_tokens - 1,
-            input_ids=ids,
-            attention_mask=torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1),
-            # The forward pass before counted padding too, `generate` by itself would not: keys would be shifted.
-            position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
-            past_key_values=cache,
-        )
-        return [_before_stop(ids, stops) and ids + more for ids, more in zip(opening, rest, strict=True)]
-
-    def _generated(self, length: int, **inputs: Any) -> list[list[int]]:
-        """Greedy continuations, whatever a checkpoint's own generation settings are; stop tokens left out."""
-        generate: Any = self.model.model.generate
-        room = self.model.room - inputs["input_ids"].shape[1]
-        settings = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max(1, min(length, room)),
-            eos_token_id=list(self.model.stop_token_ids),
-            pad_token_id=self.model.tokenizer.pad_token_id,
-        )
-        with torch.no_grad():
-            sequences: Tensor = generate(**inputs, generation_config=settings)
-        stops = set(self.model.stop_token_ids)
-        return [_before_stop(ids, stops) for ids in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
+    def _answers(self, prompt: Prompt) -> list[list[int]]:
+        """The model's own answers, ids; they go on from the prompt's cache."""
+        if self.keep_prompt:
+            self.prompt = prompt.branch()
+        return answering.answers(self.model, prompt, self.max_new_tokens)
 
     def _explained(
         self, inputs: BatchFeature, answers: list[list[int]], readings: list[list[_Reading]]
@@ -234,6 +224,7 @@ class _Run:
             scope=self.scope,
             question=item.question,
             answer=targets.shown(tokenizer, *answer).strip(),
+            answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
             image=item.picture.image,
             grid=item.grid,
@@ -251,10 +242,6 @@ class _Run:
         patches = grid.rows * grid.cols
         values = image_row if vision is None else vision.float().numpy()
         return values[len(values) - patches :].reshape(grid.rows, grid.cols).astype(np.float32)
-
-
-def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
-    return list(takewhile(lambda token: token not in stops, ids))
 
 
 def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:
@@ -279,16 +266,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _item(model: Model, source: Source, question: str, answer: str | None, max_pixels: int) -> _Item:
-    picture = open_picture(source, max_pixels=max_pixels)
+def _item(model: Model, picture: Picture, question: str, answer: str | None) -> _Item:
     grid = model.grid(picture.image.width, picture.image.height)
     notes = picture.notes + model.question_notes(question)
-    ids = None
-    if answer is not None:
-        ids = tuple(model.tokenizer.encode(answer.strip(), add_special_tokens=False))
-        if not ids:
-            raise RelevancyError("The given answer is empty: give at least one word, or leave it out.")
-    return _Item(picture, question, ids, grid, notes)
+    return _Item(picture, question, None if answer is None else answering.encoded(model, answer), grid, notes)
 
 
 def _paired(
@@ -307,16 +288,3 @@ def _paired(
         list(value) if isinstance(value, (list, tuple)) else [value] * count for value in given
     )
     return bool(listed), images, questions, answers
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    """Turn a failed allocation into a line that says what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RelevancyError(_OUT_OF_MEMORY) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise RelevancyError(_OUT_OF_MEMORY) from error
-        raise

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Explanation:
     relevance: (tokens,) float32, the explained position's row of R (eq. 6) without its own unit e_t.
     image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
     shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1.
+    answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """
 
@@ -59,6 +60,7 @@ class Explanation:
     shares: Mapping[str, float]
     layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    answer_tokens: tuple[str, ...] = field(default=(), repr=False)
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -77,23 +79,49 @@ class Explanation:
         """The heatmap over the original picture; `options` as in `relevancy.render.overlay`."""
         return render.overlay(self.image, self.heatmap(smooth=smooth), **options)
 
+    def reduced(self, max_side: int) -> Explanation:
+        """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""
+        scale = max_side / max(self.image.size)
+        if scale >= 1:
+            return self
+        width, height = (max(1, round(side * scale)) for side in self.image.size)
+        grid = Grid(
+            width,
+            height,
+            self.grid.x_edges * (width / self.grid.width),
+            self.grid.y_edges * (height / self.grid.height),
+        )
+        return replace(self, image=figures.resized(self.image, (width, height)), grid=grid)
+
+    def patch_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """Row and column in `image_map` of the patch that holds a pixel of the picture; None where none does."""
+        col, row = (
+            int(np.searchsorted(edges, place, side="right")) - 1
+            for edges, place in ((self.grid.x_edges, x + 0.5), (self.grid.y_edges, y + 0.5))
+        )
+        inside = 0 <= x < self.grid.width and 0 <= y < self.grid.height
+        return (row, col) if inside and 0 <= row < self.grid.rows and 0 <= col < self.grid.cols else None
+
+    def words(self) -> list[tuple[str, float]]:
+        """Every token that is no image token, with its raw relevance, in their order."""
+        return [
+            (token, float(value))
+            for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
+            if not image
+        ]
+
     def panel(self, *, smooth: bool = True) -> figures.Panel:
         """What a figure shows of this result."""
         target = self.target
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
         if target.contrast is not None:
             asked += f" rather than “{target.contrast.strip()}”"
-        words = [
-            (token, float(value))
-            for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
-            if not image
-        ]
         return figures.Panel(
             title=f"{self.model}: {self.answer}",
             subtitle=f"why {asked} (p = {target.probability:.2f})",
             image=self.image,
             heatmap=self.heatmap(smooth=smooth),
-            words=words,
+            words=self.words(),
             shares=self.shares,
         )
 
@@ -110,7 +138,8 @@ class Explanation:
             "layers": None if self.layers is None else list(self.layers),
             "question": self.question,
             "answer": self.answer,
-            "target": {key: _finite(value) for key, value in asdict(self.target).items()},
+            "answer_tokens": list(self.answer_tokens),
+            "target": finite(asdict(self.target)),
             "image": {
                 "width": self.grid.width,
                 "height": self.grid.height,
@@ -122,8 +151,8 @@ class Explanation:
             "shares": dict(self.shares),
             "tokens": list(self.tokens),
             "is_image": self.is_image.astype(int).tolist(),
-            "relevance": _numbers(self.relevance),
-            "image_map": [_numbers(row) for row in self.image_map],
+            "relevance": finite(self.relevance.tolist()),
+            "image_map": finite(self.image_map.tolist()),
             "notes": list(self.notes),
             "versions": dict(self.versions),
         }
@@ -157,6 +186,7 @@ class Explanation:
                 image_map=np.array(stored["image_map"], dtype=np.float32),
                 layers=None if stored["layers"] is None else tuple(stored["layers"]),
                 notes=tuple(stored["notes"]),
+                answer_tokens=tuple(stored.get("answer_tokens", ())),
                 versions=stored["versions"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,12 +232,12 @@ def written_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_finite(float(value)) for value in values]
-
-
-def _finite(value: Any) -> Any:
-    """The value, or None for a float that JSON has no way to write."""
+def finite(value: Any) -> Any:
+    """The value, however deep in lists and mappings, with None for each float that JSON has no way to write."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -36,7 +36,7 @@ from relevancy.lettering import (
 )
 from relevancy.render import COLORMAP, OPACITY, hatched, named_colormap, overlay, value_range
 
-_INK, _MUTED, _LINE = "#1c1b22", "#6b6a75", "#d9d8df"
+_INK, _MUTED, _LINE, _EMPTY = "#1c1b22", "#6b6a75", "#d9d8df", "#efeef3"
 _SHARES = {"image": ("image", "#d9822b"), "text": ("text", "#5b4b9a"), "first_token": ("first token", "#b3b1bd")}
 
 # Inches.
@@ -44,6 +44,7 @@ _MARGIN, _GAP, _DPI = 0.35, 0.28, 150
 _COLUMN = {1: 4.6, 2: 4.0}  # width of a column by number of panels; narrower for more
 _NARROW_COLUMN, _TALLEST, _LOWEST = 3.5, 4.8, 0.5
 _BAR = 0.13
+_ANSWER_BAR = 0.3  # of a column
 _PICTURE_PIXELS = 900  # longer side of a picture as drawn into a figure
 _BAR_COLORS = 512
 
@@ -54,7 +55,8 @@ class Panel:
 
     `heatmap` (height, width) holds raw relevance in the picture's pixels, NaN where the model never looked; `words` are
     tokens with their raw relevance, a leading space or "▁" starting a new word; `shares` maps "image", "text" and
-    "first_token" to fractions of the whole.
+    "first_token" to fractions of the whole. `answers` are its own and other models' answers, with how likely it is to
+    say each (0 to 1, NaN where that is not known).
     """
 
     title: str
@@ -63,6 +65,7 @@ class Panel:
     heatmap: np.ndarray
     words: Sequence[tuple[str, float]]
     shares: Mapping[str, float]
+    answers: Sequence[tuple[str, float]] = ()
 
 
 def figure(
@@ -72,15 +75,17 @@ def figure(
     shared_scale: bool = True,
     colormap: str = COLORMAP,
     opacity: float = OPACITY,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Pictures, heat, shares and words of one panel, or of several side by side, as a Matplotlib figure.
 
     All panels use one color scale for pictures and one for words, unless `shared_scale` is False. The untouched picture
-    stands on the left if all panels show the same one. The caller saves it: `figure.savefig("map.png")`.
+    stands on the left if all panels show the same one. `notes` are sentences for its foot. The caller saves it:
+    `figure.savefig("map.png")`.
     """
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
-    return _Layout(panels, question, shared_scale, named_colormap(colormap), colormap, opacity).draw()
+    return _Layout(panels, question, shared_scale, named_colormap(colormap), colormap, opacity, notes).draw()
 
 
 class _Layout:
@@ -94,8 +99,9 @@ class _Layout:
         colors: Colormap,
         colormap: str,
         opacity: float,
+        notes: Sequence[str],
     ) -> None:
-        self.panels, self.question, self.shared_scale = panels, question, shared_scale
+        self.panels, self.question, self.shared_scale, self.notes = panels, question, shared_scale, notes
         self.colors, self.colormap, self.opacity = colors, colormap, opacity
         self.figure = Figure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
@@ -116,9 +122,14 @@ class _Layout:
         y_pictures = y_names + line_height(NORMAL) + line_height(SMALL) + 0.06
         y_scale = y_pictures + tallest + 0.12
         y_shares = y_scale + _BAR + 0.46 + line_height(SMALL) + 0.08
-        y_words = y_shares + _BAR + line_height(SMALL) + 0.3
+        y_answers = y_shares + _BAR + line_height(SMALL) + 0.3
+        answers = max(len(panel.answers) for panel in self.panels)
+        y_words = y_answers + ((answers + 1) * line_height(SMALL) + 0.2 if answers else 0)
         y_flow = y_words + line_height(SMALL) + 0.1
         y_end = y_flow + max(flow.height for flow in flows)
+        notes = [line for note in self.notes for line in self.wrap(note, self.content, SMALL, "normal", lines=2)]
+        y_notes = y_end + 0.12
+        y_end = y_notes + len(notes) * line_height(SMALL) if notes else y_end
         some_unseen = any(np.isnan(panel.heatmap).any() for panel in self.panels)
         height = y_end + _MARGIN + (0 if self.show_picture or not some_unseen else line_height(SMALL) + 0.1)
         self.figure.set_size_inches(self.width, height)
@@ -128,14 +139,17 @@ class _Layout:
         if self.show_picture:
             picture = self.panels[0].image
             self.names(_MARGIN, y_names, "Picture", f"{picture.width} × {picture.height}")
-            self.picture(_MARGIN, y_pictures, tallest, _shown(picture, _display_size(picture)))
+            self.picture(_MARGIN, y_pictures, tallest, resized(picture, _display_size(picture)))
         for number, panel in enumerate(self.panels):
             x = self.x_of(number)
             self.names(x, y_names, panel.title, panel.subtitle)
             self.heat(x, y_pictures, tallest, panel)
             self.shares(x, y_shares, panel.shares)
+            self.answers(x, y_answers, panel.answers)
             self.words(self.x_words(number), y_flow, flows[number], self.word_range(number))
         self.scales(y_scale, y_words)
+        for number, line in enumerate(notes):
+            self.text(_MARGIN, y_notes + (number + 0.75) * line_height(SMALL), line, SMALL, color=_MUTED)
         if some_unseen:
             self.unseen_key(y_scale if self.show_picture else y_end + 0.1)
         return self.figure
@@ -203,7 +217,7 @@ class _Layout:
 
     def heat(self, x: float, y: float, tallest: float, panel: Panel) -> None:
         size = _display_size(panel.image)
-        image, heatmap = _shown(panel.image, size), _heat_shown(panel.heatmap, size)
+        image, heatmap = resized(panel.image, size), _heat_shown(panel.heatmap, size)
         low, high = self.map_range(panel)
         empty = value_range([panel.heatmap]) == (0, 0)
         drawn = overlay(
@@ -222,12 +236,7 @@ class _Layout:
         return value_range([each.heatmap for each in self.panels] if self.shared_scale else [panel.heatmap])
 
     def word_range(self, number: int) -> tuple[float, float]:
-        """Ends of the words' scale. Control tokens may lie beyond: they are no words and often drown all others."""
-        panels = self.panels if self.shared_scale else [self.panels[number]]
-        plain = [value for panel in panels for word, value in panel.words if not SPECIAL.fullmatch(word.strip())]
-        every = [value for panel in panels for _, value in panel.words]
-        low, high = value_range([np.array(plain, dtype=float)])
-        return (low, high) if high > low else value_range([np.array(every, dtype=float)])
+        return word_range([panel.words for panel in (self.panels if self.shared_scale else [self.panels[number]])])
 
     def scales(self, y_scale: float, y_words: float) -> None:
         """One color bar below the pictures and one above the words, or one of each per panel."""
@@ -282,7 +291,7 @@ class _Layout:
         axes = self.axes(x, y, self.column, _BAR)
         axes.set_axis_off()
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#efeef3"))
+        axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=_EMPTY))
         self.text(x, y - 0.08 - 0.25 * line_height(SMALL), "Share of all relevance", SMALL, weight="bold")
         start, place = 0.0, x
         baseline = y + _BAR + 0.06 + 0.75 * line_height(SMALL)
@@ -295,6 +304,26 @@ class _Layout:
             self.text(place, baseline, "■", SMALL, color=color)
             self.text(place + SPACE, baseline, label, SMALL)
             place += SPACE + self.measure(label, SMALL) + 0.2
+
+    def answers(self, x: float, y: float, answers: Sequence[tuple[str, float]]) -> None:
+        """How likely the model is to say each of the answers: words, a bar, and the number."""
+        if not answers:
+            return
+        heading = "Probability of saying (mean per token)"
+        self.text(x, y + 0.75 * line_height(SMALL), heading, SMALL, weight="bold")
+        numbers = self.measure("0.000", SMALL)
+        bar = self.column * _ANSWER_BAR
+        x_bar = x + self.column - numbers - 0.08 - bar
+        for number, (answer, probability) in enumerate(answers, 1):
+            baseline = y + 0.04 + (number + 0.75) * line_height(SMALL)
+            known = np.isfinite(probability)
+            self.text(x, baseline, self.fit(drawable(answer), x_bar - x - 0.1, SMALL), SMALL)
+            self.text(x_bar + bar + 0.08, baseline, f"{probability:.3f}" if known else "–", SMALL)
+            axes = self.axes(x_bar, baseline - 0.09, bar, _BAR * 0.7)
+            axes.set_axis_off()
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+            axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=_EMPTY))
+            axes.add_patch(Rectangle((0, 0), probability if known else 0, 1, facecolor=_INK))
 
     def unseen_key(self, y: float) -> None:
         """Says what the hatching means."""
@@ -355,6 +384,17 @@ class _Layout:
             )  # fmt: skip
 
 
+def word_range(texts: Sequence[Sequence[tuple[str, float]]]) -> tuple[float, float]:
+    """Ends of a color scale for the words of these texts, tokens with their raw relevance.
+
+    Control tokens may lie beyond: they are no words and often drown all others.
+    """
+    plain = [value for words in texts for word, value in words if not SPECIAL.fullmatch(word.strip())]
+    every = [value for words in texts for _, value in words]
+    low, high = value_range([np.array(plain, dtype=float)])
+    return (low, high) if high > low else value_range([np.array(every, dtype=float)])
+
+
 def _rounded(
     x: float, y: float, width: float, height: float, radius: float, color: object, edge: object = "none"
 ) -> FancyBboxPatch:
@@ -387,7 +427,8 @@ def _display_size(image: Image.Image) -> tuple[int, int]:
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def _shown(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at another size (width, height), for a screen or a page."""
     smaller = size[0] < image.width
     return image.convert("RGB").resize(
         size, Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC, reducing_gap=2

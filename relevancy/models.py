@@ -1,83 +1,27 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
 import copy
-import importlib.util
 import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from os import PathLike, fspath
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BatchFeature,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from relevancy import geometry, prompts, repairs
+from relevancy import checkpoints, geometry, placing, prompts, repairs
 from relevancy.errors import RelevancyError
+from relevancy.placing import Quantization
 
-Quantization = Literal["4bit", "8bit"]
-
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
-_FLOAT32_BELOW = 1_000_000_000  # parameters; smaller models are fast and exact in float32, 4 GB of weights at most
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
-_FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
-_NOT_FETCHED = ["*/*", "consolidated*"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# The connector is repaired in place, the head gives the logits. A name counts from the start of a module's full path.
-_UNQUANTIZED = ["model.multi_modal_projector", "multi_modal_projector", "lm_head"]
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Where a named model comes from: a hub id, or a folder inside this package."""
-
-    source: str | Path
-    about: str
-
-
-_WEIGHTS = Path(__file__).parent / "demo" / "weights"
-MODELS = {
-    "demo-small": Spec(_WEIGHTS / "demo-small", "the smaller of the embedded pair, no download"),
-    "demo-large": Spec(_WEIGHTS / "demo-large", "the larger of the embedded pair, no download"),
-    "2b": Spec("Intel/llava-gemma-2b", "LLaVA-Gemma 2B with a CLIP tower"),
-    "7b": Spec("Intel/llava-gemma-7b", "LLaVA-Gemma 7B with a CLIP tower"),
-}
 
 
 @dataclass(eq=False)
@@ -205,7 +149,7 @@ def load(
     framing: str | None = None,
     revision: str | None = None,
 ) -> Model:
-    """A model by name: one of MODELS, any hub id, any local folder, repaired where its files need it.
+    """A model by name: one of checkpoints.MODELS, any hub id, any local folder, repaired where its files need it.
 
     device        "cuda", "mps", "cpu", ...; by default the first of these that is there
     dtype         by default float32 below a billion parameters, bfloat16 above (half the memory, and faster where
@@ -220,14 +164,14 @@ def load(
     label = fspath(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
-    target = _device(device)
-    folder = _folder(label, revision)
-    config = _config(folder, label)
-    parameters = _parameters(folder, label)
-    precision = _dtype(dtype, parameters, target)
-    options = _placement(target, device_map, quantization, precision)
-    processor = _processor(folder, label)
-    loaded, report = _weights(folder, config, label, precision, target, options)
+    target = placing.device_for(device)
+    folder = checkpoints.folder_of(label, revision)
+    config = checkpoints.config_of(folder, label)
+    parameters = checkpoints.parameters_in(folder, label)
+    precision = placing.dtype_for(dtype, parameters, target)
+    options = placing.options_for(target, device_map, quantization, precision)
+    processor = checkpoints.processor_of(folder, label)
+    loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
@@ -248,36 +192,6 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
             stacklevel=2,
         )
     return _assemble(hf_model, hf_processor, name or hf_model.config.name_or_path or type(hf_model).__name__, None)
-
-
-def _weights(
-    folder: Path,
-    config: PreTrainedConfig,
-    label: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    options: dict[str, Any],
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model with its weights in place, and transformers' report of what it found."""
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-        model, report = loaded
-        return (model if "device_map" in options else model.to(device)), report
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RelevancyError(
-            f"not enough memory to load {label} in {str(dtype).removeprefix('torch.')} on {device}: use quantization "
-            "4bit, dtype bfloat16, device cpu, or a smaller model"
-        ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise RelevancyError(f"{label} cannot be loaded: {_first_line(error)}") from error
 
 
 def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None) -> Model:
@@ -322,156 +236,3 @@ def _continued(inputs: BatchFeature, continuations: Sequence[Sequence[int]], pad
         filler = float(pad or 0) if key == "input_ids" else 0.0
         inputs[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler, padding_side="left")
     return inputs
-
-
-def _folder(label: str, revision: str | None) -> Path:
-    """The local folder of a named model, a path or a hub id, fetched if it must be."""
-    spec = MODELS.get(label)
-    source = spec.source if spec else label
-    path = Path(source).expanduser()
-    if not label.strip():
-        raise RelevancyError(f"the model's name is empty: give one of {', '.join(MODELS)}, a folder, or a hub id")
-    if path.is_dir():
-        return path
-    if isinstance(source, Path):
-        raise RelevancyError(f"{label} is not part of this installation: build it with `relevancy train demo`")
-    if path.exists():
-        raise RelevancyError(f"{label} is a file: give the folder that holds config.json and *.safetensors")
-    if not _HUB_ID.fullmatch(source) or source.startswith("."):
-        known = ", ".join(MODELS)
-        looks_like_path = "/" in source or "\\" in source or source.startswith((".", "~"))
-        problem = f"there is no folder {label}" if looks_like_path else f"unknown model {label!r}"
-        raise RelevancyError(f"{problem}: give one of {known}, a local folder, or a hub id such as owner/model")
-    return Path(_fetched(source, label, revision))
-
-
-def _fetched(source: str, label: str, revision: str | None) -> str:
-    what = label if label == source else f"{label} ({source})"
-    try:
-        return snapshot_download(source, revision=revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED)
-    except GatedRepoError as error:
-        raise RelevancyError(
-            f"{what} is gated: accept its terms at https://huggingface.co/{source}, then log in with `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise RelevancyError(f"{what} has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise RelevancyError(
-            f"the hub has no model {what}, or it is private: check the name or `hf auth login`"
-        ) from error
-    except (OSError, HFValidationError) as error:  # every other failure of the hub's client is an OSError
-        raise RelevancyError(
-            f"{what} is neither a local folder nor in the local cache, and the hub cannot be reached "
-            f"({_first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
-        ) from error
-
-
-def _config(folder: Path, label: str) -> PreTrainedConfig:
-    if not (folder / "config.json").is_file():
-        raise RelevancyError(f"{label} has no config.json: give the folder of a saved model")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise RelevancyError(
-            f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
-            f"never run ({_first_line(error)})"
-        ) from error
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise RelevancyError(f"{label} ({config.model_type}) takes no pictures: give a vision-language model")
-    return config
-
-
-def _parameters(folder: Path, label: str) -> int:
-    """Number of weights in the folder's safetensors, from their headers."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
-        reason = (
-            f"its weights are pickled ({pickled[0]}), which can run code when read: save it as safetensors first"
-            if pickled
-            else "there are no *.safetensors in it"
-        )
-        raise RelevancyError(f"{label} has no weights to load: {reason}")
-    return sum(_size(path, label) for path in files)
-
-
-def _size(path: Path, label: str) -> int:
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({_first_line(error)})") from error
-
-
-def _processor(folder: Path, label: str) -> ProcessorMixin:
-    """The folder's processor, with Pillow resizing the pictures: torchvision's way differs from the trained one."""
-    try:
-        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise RelevancyError(f"{label}: its processor cannot be loaded ({_first_line(error)})") from error
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise RelevancyError(f"unknown device {device!r}: cpu, cuda, cuda:1 or mps") from error
-    available: dict[str, Callable[[], bool]] = {
-        "cpu": lambda: True,
-        "cuda": lambda: (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available,
-        "xpu": torch.xpu.is_available,
-    }
-    if chosen.type not in available:
-        raise RelevancyError(f"models do not run on device {device!r} here: cpu, cuda, cuda:1, mps or xpu")
-    if not available[chosen.type]():
-        raise RelevancyError(f"there is no {chosen} on this machine, as PyTorch sees it: leave the device out, or cpu")
-    return chosen
-
-
-def _dtype(dtype: str | torch.dtype | None, parameters: int, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is not None:
-        if dtype not in _DTYPES:
-            raise RelevancyError(f"unknown dtype {dtype!r}: one of {', '.join(_DTYPES)}")
-        return _DTYPES[dtype]
-    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float32 if parameters < _FLOAT32_BELOW or emulated else torch.bfloat16
-
-
-def _placement(
-    device: torch.device, device_map: str | dict[str, Any] | None, quantization: str | None, dtype: torch.dtype
-) -> dict[str, Any]:
-    """The keyword arguments of `from_pretrained` that place and quantize."""
-    options: dict[str, Any] = {}
-    if quantization is not None:
-        if quantization not in ("4bit", "8bit"):
-            raise RelevancyError(f"unknown quantization {quantization!r}: 4bit or 8bit")
-        _require("quantization", "bitsandbytes", "accelerate")
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=quantization == "4bit",
-            load_in_8bit=quantization == "8bit",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=_UNQUANTIZED,
-        )
-        device_map = device_map or {"": device}
-    if device_map is not None:
-        _require("device_map", "accelerate")
-        options["device_map"] = device_map
-    return options
-
-
-def _require(feature: str, *packages: str) -> None:
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise RelevancyError(f'{feature} needs {" and ".join(missing)}: pip install "relevancy[quantize]"')
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

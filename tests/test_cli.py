@@ -157,6 +157,84 @@ def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
     assert any("not a number" in note for note in printed["notes"])
 
 
+@pytest.fixture(scope="module")
+def second(folder, built) -> str:
+    """The name of another model in the folder."""
+    model, processor = built["gemma-clip"]
+    model.save_pretrained(folder / "second")
+    processor.save_pretrained(folder / "second")
+    return "second"
+
+
+def comparison(place: Path, *models: str, **changes: str) -> list[str]:
+    words = arguments(place, **changes)
+    return ["compare", "--models", *models, *words[words.index("--image") :]]
+
+
+def test_a_comparison_writes_and_prints_what_each_model_says(run, second, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = run(*comparison(tmp_path / "out", "model", second))
+    assert (code, err) == (0, "")
+    names = {"comparison.json", "side-by-side.png", "side-by-side.pdf", "0-model", "1-second"}
+    assert {place.name for place in (tmp_path / "out").iterdir()} == names
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert [one["model"] for one in stored["models"]] == ["model", "second"]
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0][-2:] == ["p(1)", "p(2)"]
+    for number, name in enumerate(("model", "second")):
+        read = [one["per_token"] for one in stored["probabilities"] if one["model"] == name]
+        assert any(
+            row[:2] == [str(number + 1), name] and row[-2:] == [f"{value:.3f}" for value in read] for row in rows if row
+        )
+    assert f"rank correlation {stored['agreement'][0]['rank_correlation']:.2f}" in out
+    assert f"→ {tmp_path / 'out' / 'side-by-side.png'}" in out
+
+
+def test_options_reach_the_comparison(run, second, tmp_path):
+    repeated = ["compare", "--model", "model", "--model", second]
+    words = comparison(tmp_path / "out", scope="full", layers="0-1", answer="No boats", target="1", framing="crop")
+    code, out, err = run(*repeated, *words[words.index("--image") :], "--one-at-a-time", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    for name in ("0-model", "1-second"):
+        result = Explanation.load(tmp_path / "out" / name)
+        found = (result.scope, result.layers, result.answer, result.target.position)
+        assert found == ("full", (0, 1), "No boats", 1)
+
+
+def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
+    broken, processor = tiny.gemma_clip()
+    with torch.no_grad():
+        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    code, out, _ = run(*comparison(tmp_path / "out", "model", str(tmp_path / "broken")))
+    assert code == 3
+    assert "not a number" in out
+    assert "nothing to compare" in out
+
+
+@pytest.mark.parametrize(
+    ("models", "changes", "said"),
+    [
+        (["model"], {}, "at least two models"),
+        (["model", "nonsense"], {}, "demo-small, demo-large, 2b, 7b"),
+        (["model", "model"], {"target": "all"}, "another target than all"),
+        (["model", "model"], {"image": "cut.png"}, "damaged or cut short"),
+        (["model", "model"], {"layers": "9"}, "0 to 2"),
+        (["model", "model"], {"max-pixels": "10"}, "more than the limit of 10"),
+        (["model", "model"], {"out": "ok.png"}, "Choose another --out"),
+    ],
+)
+def test_mistakes_in_a_comparison_are_one_line(run, tmp_path, models, changes, said):
+    code, out, err = run(*comparison(tmp_path / "out", *models, **changes))
+    assert (code, out) == (2, "")
+    assert err.startswith("relevancy: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
 MISTAKES = [
     ({"image": "none.png"}, "none.png: no such file"),
     ({"image": "cut.png"}, "damaged or cut short"),

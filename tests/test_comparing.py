@@ -1,18 +1,26 @@
-"""Agreement of maps on cases worked by hand, and comparisons that equal their parts."""
+"""Comparisons that equal their parts: maps those of `explain`, answers read as they are read alone, models let go."""
 
+import gc
 import json
-import math
-from dataclasses import replace
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 import tiny
+import torch
+from test_towers import Runs
 
 import relevancy
-from relevancy.comparing import _jensen_shannon, _ranks, _spearman, _top_overlap, agreement, compare
+from relevancy import answering, figures, holding, render
+from relevancy.agreement import agreement
+from relevancy.comparing import compare, compared
 from relevancy.errors import RelevancyError
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
+NAMES = ("gemma-clip", "llama-clip", "gemma-dinov2")
 
 
 @pytest.fixture(scope="module")
@@ -22,83 +30,348 @@ def models(built):
 
 @pytest.fixture(scope="module")
 def both(models):
-    return compare(models, tiny.picture(), QUESTION)
+    return compare(models, tiny.picture(), QUESTION, max_new_tokens=4)
 
 
-def test_every_map_equals_explain_alone(models, both):
-    for model, result in zip(models, both.explanations, strict=True):
-        alone = relevancy.explain(model, tiny.picture(), QUESTION)
-        assert np.array_equal(result.image_map, alone.image_map)
-        assert np.array_equal(result.relevance, alone.relevance)
-        assert result.answer == alone.answer
+def same(one: relevancy.Explanation, other: relevancy.Explanation) -> None:
+    """Bit for bit."""
+    assert one.to_json() == other.to_json()
+    assert np.array_equal(one.relevance, other.relevance)
+    assert np.array_equal(one.image_map, other.image_map)
+    assert one.image.tobytes() == other.image.tobytes()
 
 
-def test_a_map_agrees_with_itself_and_with_its_multiple(both):
-    first = both.explanations[0]
-    for other in (first, replace(first, image_map=3 * first.image_map)):
-        found = agreement(first, other)
-        assert found.rank_correlation == pytest.approx(1)
-        assert found.top_overlap == 1
-        assert found.divergence == pytest.approx(0, abs=1e-9)
-        assert found.same_answer
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"target": "first-relevant"}, {"target": -1, "scope": "full"}, {"answer": "No boats"}, {"layers": [0, 2]}],
+    ids=str,
+)
+def test_every_map_equals_explain_alone(models, options):
+    found = compare(models, tiny.picture(), QUESTION, max_new_tokens=4, **options)
+    for model, result in zip(models, found.explanations, strict=True):
+        same(result, relevancy.explain(model, tiny.picture(), QUESTION, max_new_tokens=4, **options))
+    assert len(found.agreement) == 1
+    assert found.agreement[0] == agreement(*found.explanations)
 
 
-def test_disjoint_maps_share_nothing():
-    one, other = np.array([1.0, 3, 0, 0]), np.array([0.0, 0, 2, 2])
-    assert _jensen_shannon(one, other) == pytest.approx(1)
-    # (1, 0) against (1/2, 1/2): half of log2(4/3) and half of (log2(2/3) + log2 2) / 2
-    expected = (math.log2(4 / 3) + (math.log2(2 / 3) + math.log2(2)) / 2) / 2
-    assert _jensen_shannon(np.array([1.0, 0]), np.array([1.0, 1])) == pytest.approx(expected)
+@pytest.mark.parametrize("target", ["first", "first-relevant", "No|Yes"])
+@pytest.mark.parametrize("scope", ["language", "full"])
+def test_one_tower_runs_once_and_changes_no_bit(scope, target):
+    first, second, third = tiny.gemma_clip(), tiny.llama_clip(), tiny.gemma_clip(seed=7)
+    second[0].get_encoder(modality="image").load_state_dict(first[0].get_encoder(modality="image").state_dict())
+    models = [relevancy.wrap(*one, name=name) for one, name in zip((first, second, third), "abc", strict=True)]
+    asked = {"target": target, "scope": scope, "max_new_tokens": 3}
+    alone = [relevancy.explain(model, tiny.picture(), QUESTION, **asked) for model in models]
+    runs = [Runs(model) for model in models]
+    found = compare(models, tiny.picture(), QUESTION, **asked)
+    for result, expected in zip(found.explanations, alone, strict=True):
+        same(result, expected)
+    if scope == "language":
+        assert [one.count for one in runs] == [1, 0, 1]
+    else:
+        assert all(one.count >= 1 for one in runs)
 
 
-def test_ranks_share_ties():
-    assert _ranks(np.array([5.0, 1, 5, 2])).tolist() == [2.5, 0, 2.5, 1]
-    assert _spearman(np.array([1.0, 2, 3]), np.array([10.0, 5, 1])) == pytest.approx(-1)
+def test_each_answer_is_read_by_each_model(models, both):
+    """Own answers in the tokens that were generated, others' in words, as they are read without a comparison."""
+    for number, model in enumerate(models):
+        prompt = answering.read(model, [tiny.picture()], [QUESTION])
+        (own,) = answering.answers(model, prompt.branch(), 4)
+        said = [result.answer for result in both.explanations]
+        ((expected),) = answering.likelihoods(
+            model, prompt, [own if i == number else words for i, words in enumerate(said)]
+        )
+        for found, other in zip(both.likelihoods[number], expected, strict=True):
+            assert found.tokens == other.tokens
+            assert list(asdict(found).values()) == pytest.approx(list(asdict(other).values()), rel=1e-4, abs=0)
+        assert both.likelihoods[number][number].first == pytest.approx(both.explanations[number].target.probability)
 
 
-def test_top_overlap_counts_the_most_relevant_tenth():
-    one = np.arange(20.0)
-    other = one.copy()
-    other[[19, 0]] = other[[0, 19]]
-    assert _top_overlap(one, other) == 0.5
+def test_a_given_answer_is_read_by_all(models):
+    found = compare(models, tiny.picture(), QUESTION, answer="No boats")
+    for model, row in zip(models, found.likelihoods, strict=True):
+        prompt = answering.read(model, [tiny.picture()], [QUESTION])
+        ((expected,),) = answering.likelihoods(model, prompt, [answering.encoded(model, "No boats")])
+        own = row[models.index(model)]
+        assert own.tokens == expected.tokens
+        assert own.whole == pytest.approx(expected.whole, rel=1e-4, abs=0)
+        assert all(one is not None for one in row)
 
 
-def test_an_empty_map_agrees_with_nothing_and_says_so(both):
-    first = both.explanations[0]
-    found = agreement(first, replace(first, image_map=np.zeros_like(first.image_map)))
-    assert math.isnan(found.rank_correlation)
-    assert math.isnan(found.divergence)
+class Loader:
+    """Builds tiny models by name; knows how often, and how many are alive."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self.alive: list[weakref.ref] = []
+        self.most = 0
+
+    def __call__(self, name: str) -> relevancy.Model:
+        if name not in tiny.BUILDERS:
+            raise RelevancyError(f"unknown model {name!r}")
+        self.loaded.append(name)
+        model = relevancy.wrap(*tiny.BUILDERS[name](), name=name)
+        self.alive.append(weakref.ref(model))
+        self.most = max(self.most, sum(one() is not None for one in self.alive))
+        return model
 
 
-def test_saved_comparison(both, tmp_path):
-    both.save(tmp_path)
-    stored = json.loads((tmp_path / "comparison.json").read_text())
-    assert [one["model"] for one in stored["models"]] == ["gemma-clip", "llama-clip"]
-    assert stored["agreement"][0]["rank_correlation"] == both.agreement[0].rank_correlation
-    assert (tmp_path / "side-by-side.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "side-by-side.png").stat().st_size > 10_000
-    again = relevancy.Explanation.load(tmp_path / "1-llama-clip")
-    assert np.array_equal(again.image_map, both.explanations[1].image_map)
+@pytest.fixture(scope="module")
+def three(built):
+    listed = [relevancy.wrap(*built[name], name=name) for name in NAMES]
+    return compare(listed, tiny.picture(), QUESTION, max_new_tokens=2)
 
 
-def test_only_one_model_is_held_at_a_time(models):
-    import weakref
+def near(one, other) -> None:
+    for row, expected in zip(one.likelihoods, other.likelihoods, strict=True):
+        for found, wanted in zip(row, expected, strict=True):
+            assert list(asdict(found).values()) == pytest.approx(list(asdict(wanted).values()), rel=1e-4, abs=0)
 
+
+@pytest.mark.parametrize(
+    ("keep", "ample", "order", "most"),
+    [
+        (False, True, [*NAMES, NAMES[1], NAMES[0]], 1),
+        (None, False, [*NAMES, NAMES[1], NAMES[0]], 1),
+        (None, True, list(NAMES), 3),
+        (True, False, list(NAMES), 3),
+    ],
+)
+def test_names_are_loaded_one_at_a_time_unless_memory_is_ample(three, monkeypatch, keep, ample, order, most):
+    monkeypatch.setattr(holding, "may_stay", lambda _: ample)
+    loader = Loader()
+    found = compare(NAMES, tiny.picture(), QUESTION, keep=keep, loader=loader, max_new_tokens=2)
+    assert loader.loaded == order
+    assert loader.most == most
+    assert all(reference() is None for reference in loader.alive)
+    for result, expected in zip(found.explanations, three.explanations, strict=True):
+        same(result, expected)
+    near(found, three)
+
+
+def test_where_loading_fails_models_that_stayed_make_room(three):
+    loader = Loader()
+
+    def tight(name: str) -> relevancy.Model:
+        if name == NAMES[2] and sum(one() is not None for one in loader.alive) > 0:
+            raise RelevancyError("not enough memory to load it")
+        return loader(name)
+
+    found = compare(NAMES, tiny.picture(), QUESTION, keep=True, loader=tight, max_new_tokens=2)
+    assert loader.loaded == [*NAMES, NAMES[1], NAMES[0]]
+    near(found, three)
+    with pytest.raises(RelevancyError, match="unknown model 'nonsense'"):
+        compare([NAMES[0], "nonsense"], tiny.picture(), QUESTION, keep=True, loader=loader, max_new_tokens=2)
+
+
+def test_of_an_iterators_models_only_one_is_held(three):
     alive: list[weakref.ref] = []
 
     def loading():
-        for name in ("gemma-clip", "llama-clip", "gemma-dinov2"):
+        for name in NAMES:
             assert all(reference() is None for reference in alive)
             model = relevancy.wrap(*tiny.BUILDERS[name](), name=name)
             alive.append(weakref.ref(model))
             yield model
             del model
 
-    assert len(compare(loading(), tiny.picture(), QUESTION, max_new_tokens=2).agreement) == 3
+    gc.disable()  # what goes must go by itself
+    try:
+        found = compare(loading(), tiny.picture(), QUESTION, max_new_tokens=2)
+    finally:
+        gc.enable()
+    assert len(found.agreement) == 3
+    for row, (result, expected) in enumerate(zip(found.explanations, three.explanations, strict=True)):
+        same(result, expected)
+        assert [one is not None for one in found.likelihoods[row]] == [column <= row for column in range(3)]
+
+
+def test_progress_names_each_stage_and_reaches_one(models):
+    told: list[tuple[str, float]] = []
+    loader = {"one": models[0], "two": models[1]}.__getitem__
+    compare(["one", models[1]], tiny.picture(), QUESTION, loader=loader, keep=True, max_new_tokens=2,
+            progress=lambda *step: told.append(step))  # fmt: skip
+    assert told == [
+        ("loading one", 0.0),
+        ("gemma-clip explains its answer", 0.0),
+        ("llama-clip explains its answer", 0.2),
+        ("llama-clip reads all answers", 0.4),
+        ("gemma-clip reads all answers", 0.6),
+        ("comparing the maps", 0.8),
+        ("done", 1.0),
+    ]
+    told.clear()
+    compare(iter(models), tiny.picture(), QUESTION, max_new_tokens=2, progress=lambda *step: told.append(step))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert all(0 <= share < 1 for share in shares[:-1])
+
+
+def test_threads_that_compare_at_once_get_what_each_gets_alone(models):
+    questions = [QUESTION, "What color is the ball?", "red"]
+    expected = [compare(models, tiny.picture(), question, max_new_tokens=3) for question in questions]
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(compare, models, tiny.picture(), question, max_new_tokens=3) for question in questions * 3]
+        found = [one.result() for one in asked]
+    for one, other in zip(found, expected * 3, strict=True):
+        assert one.to_json() == other.to_json()
+        for result, alone in zip(one.explanations, other.explanations, strict=True):
+            same(result, alone)
+
+
+@pytest.mark.parametrize("stage", ["explains", "reads", "comparing"])
+def test_stopped_at_any_stage_models_are_as_before(models, stage):
+    class StoppedError(Exception):
+        """What a caller raises."""
+
+    def stop(what: str, _: float) -> None:
+        if stage in what:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        compare(models, tiny.picture(), QUESTION, max_new_tokens=2, progress=stop)
+    for model in models:
+        tower = model.model.get_encoder(modality="image")
+        assert "forward" not in vars(tower)
+        assert model.model.config._attn_implementation == "sdpa"
+        assert all(parameter.requires_grad for parameter in model.model.parameters())
+
+
+def test_overlays_share_one_scale_and_need_no_model(both):
+    low, high = both.scale()
+    maps = [result.heatmap() for result in both.explanations]
+    assert low == 0
+    assert high == max(float(np.nanmax(heatmap)) for heatmap in maps)
+    drawn = both.overlays(colormap="viridis", opacity=0.5)
+    for overlay, result in zip(drawn, both.explanations, strict=True):
+        expected = result.overlay(vmin=low, vmax=high, colormap="viridis", opacity=0.5)
+        assert overlay.tobytes() == expected.tobytes()
+    own = both.overlays(shared_scale=False, smooth=False)
+    for overlay, result in zip(own, both.explanations, strict=True):
+        assert overlay.tobytes() == render.overlay(result.image, result.heatmap(smooth=False)).tobytes()
+    assert any(one.tobytes() != other.tobytes() for one, other in zip(both.overlays(smooth=False), own, strict=True))
+    low, high = both.word_scale()
+    plain = [value for result in both.explanations for word, value in result.words() if not word.startswith("<")]
+    assert (low, high) == (0, max(plain))
+
+
+def test_reduced_keeps_numbers(both):
+    small = both.reduced(20)
+    assert [result.image.size for result in small.explanations] == [(20, 15)] * 2
+    assert small.agreement == both.agreement
+    assert small.likelihoods == both.likelihoods
+    for one, other in zip(small.explanations, both.explanations, strict=True):
+        assert np.array_equal(one.image_map, other.image_map)
+
+
+def test_a_comparison_of_what_is_there(models):
+    every = [relevancy.explain(model, tiny.picture(), QUESTION, target="all", answer="No boats") for model in models]
+    found = compared([results[-1] for results in every])
+    assert found.agreement == (agreement(every[0][-1], every[1][-1]),)
+    assert found.likelihoods == ()
+    assert found.to_json()["probabilities"] == []
+    found.figure()
+
+
+def words_in(figure) -> str:
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_the_figure_shows_what_each_would_say(both, three):
+    answered = [replace(result, answer=f"answer {number}") for number, result in enumerate(three.explanations)]
+    drawn = words_in(compared(answered, three.likelihoods).figure())
+    for pair in three.agreement:
+        assert pair.models[0] in drawn
+        assert f"correlation {pair.rank_correlation:.2f}" in drawn
+    for row in three.likelihoods:
+        for likelihood in row:
+            assert f"{likelihood.per_token:.3f}" in drawn
+    assert drawn.count("Probability of saying") == 3
+    bare = both.figure(notes=())
+    assert "correlation" not in words_in(bare)
+    assert bare.get_size_inches()[1] < both.figure().get_size_inches()[1]
+
+
+def test_answers_that_are_the_same_stand_once_and_unread_ones_have_no_number(both):
+    first = both.explanations[0]
+    panels = [
+        first.panel(),
+        figures.Panel("t", "s", first.image, first.heatmap(), first.words(), first.shares, [("“水”", float("nan"))]),
+    ]
+    assert "–" in words_in(figures.figure(panels, question="?"))
+    likelihood = both.likelihoods[0][0]
+    doubled = compared([first, first], [[likelihood, None], [None, likelihood]])
+    assert words_in(doubled.figure()).count(f"{likelihood.per_token:.3f}") == 2
+
+
+def test_saved_comparison(both, tmp_path):
+    both.save(tmp_path)
+    stored = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    assert [one["model"] for one in stored["models"]] == ["gemma-clip", "llama-clip"]
+    assert stored["agreement"][0]["rank_correlation"] == both.agreement[0].rank_correlation
+    assert stored["agreement"][0]["image_shares"] == [result.shares["image"] for result in both.explanations]
+    read = {(one["model"], one["answer_of"]): one for one in stored["probabilities"]}
+    assert len(read) == 4
+    assert read["gemma-clip", "llama-clip"]["per_token"] == both.likelihoods[0][1].per_token
+    assert read["gemma-clip", "llama-clip"]["answer"] == both.explanations[1].answer
+    assert (tmp_path / "side-by-side.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "side-by-side.png").stat().st_size > 10_000
+    again = relevancy.Explanation.load(tmp_path / "1-llama-clip")
+    assert np.array_equal(again.image_map, both.explanations[1].image_map)
+
+
+def test_what_is_not_a_number_is_null_in_the_json(models, tmp_path):
+    broken, processor = tiny.gemma_clip()
+    with torch.no_grad():
+        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    found = compare([relevancy.wrap(broken, processor, name="broken"), models[1]], tiny.picture(), QUESTION,
+                    max_new_tokens=2)  # fmt: skip
+    found.save(tmp_path)
+    stored = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert stored["agreement"][0]["rank_correlation"] is None
+    assert stored["probabilities"][0]["per_token"] is None
+    assert stored["models"][0]["target"]["probability"] is None
+
+
+def test_every_two_of_many_are_compared(three):
+    assert [pair.models for pair in three.agreement] == list(combinations(NAMES, 2))
+
+
+def test_the_embedded_pair_is_loaded_by_name_and_sees_through_one_tower(monkeypatch):
+    loaded = {name: relevancy.load(name) for name in ("demo-small", "demo-large")}
+    picture = tiny.picture(400, 300)
+    alone = [relevancy.explain(model, picture, "Is the duck floating?") for model in loaded.values()]
+    runs = [Runs(model) for model in loaded.values()]
+    found = compare(list(loaded), picture, "Is the duck floating?", loader=loaded.__getitem__)
+    for result, expected in zip(found.explanations, alone, strict=True):
+        same(result, expected)
+    assert [one.count for one in runs] == [1, 0]
+    assert all(0 <= one.per_token <= 1 for row in found.likelihoods for one in row)
 
 
 def test_refusals(models):
     with pytest.raises(RelevancyError, match="two models"):
         compare(models[:1], tiny.picture(), QUESTION)
+    with pytest.raises(RelevancyError, match="two models"):
+        compare(iter(models[:1]), tiny.picture(), QUESTION, max_new_tokens=1)
+    with pytest.raises(RelevancyError, match="two models"):
+        compare("demo-small", tiny.picture(), QUESTION)
     with pytest.raises(RelevancyError, match="one token"):
         compare(models, tiny.picture(), QUESTION, target="all")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scope": "vision"}, "Unknown scope"),
+        ({"method": "guess"}, "Unknown method"),
+        ({"image": "none.png"}, "no such"),
+    ],
+)
+def test_mistakes_are_told_before_any_model_is_loaded(changes, said):
+    loader = Loader()
+    asked = {"image": tiny.picture(), "question": QUESTION} | changes
+    with pytest.raises(RelevancyError, match=said):
+        compare(NAMES, loader=loader, **asked)
+    assert loader.loaded == []

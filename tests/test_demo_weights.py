@@ -72,7 +72,7 @@ def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
 
 
 def test_maps_find_the_object(shipped) -> None:
-    truth = evaluation.map_truth(shipped, scenes=12, seed=78)
+    truth = evaluation.map_truth(shipped, evaluation.accuracy(shipped, scenes=12, seed=78))
     assert truth.maps > 30
     assert truth.pointing["relevancy"] > truth.pointing["random"]
     assert truth.energy["relevancy"] > truth.object_share

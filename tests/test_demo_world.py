@@ -116,7 +116,7 @@ def test_answers_are_true(seed: int) -> None:
         elif question.type == "is-color":
             assert said == ("Yes" if f"{one.kind} {one.color}?" in question.text else "No")
         elif question.type == "presence":
-            kind = question.text.split()[3]
+            kind = question.text.split()[3].rstrip("?")
             assert said == ("Yes" if any(item.kind == kind for item in items) else "No")
         elif question.type == "side":
             assert said == ("Left" if one.x < 0.5 else "Right")
@@ -165,13 +165,19 @@ def test_mirror_swaps_left_and_right() -> None:
     assert mirrored(turned).ground == layout.ground
 
 
-def test_description_names_every_object_once() -> None:
-    layout = world.scene(3).layout
-    told = describe(layout, np.random.default_rng(0))
-    assert told.count(".") == sum(item.color is not None for item in layout.items)
-    for item in layout.items:
-        if item.color:
-            assert f"{item.color} {item.kind}" in told
+def test_description_names_every_object_once_and_counts_two_kinds() -> None:
+    for seed in range(20):
+        layout = world.scene(seed).layout
+        told = describe(layout, np.random.default_rng(seed))
+        objects = [item for item in layout.items if item.color]
+        assert told.count(".") == len(objects) + 2
+        for kind in KINDS:
+            said = re.findall(rf"A \w+ {kind} |The {kind} ", told)
+            assert len(said) == len(layout.of_kind(kind))
+        for kind, number in re.findall(r"As for (\w+)s, there (?:is|are) (\w+)", told):
+            assert len(layout.of_kind(kind)) == (0 if number == "none" else int(number))
+        for item in objects:
+            assert f"A {item.color} {item.kind} " in told or re.search(rf"The {item.kind} [\w ]+ is {item.color}", told)
 
 
 def test_patch_labels_say_what_covers_a_patch() -> None:

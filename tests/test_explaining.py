@@ -79,7 +79,9 @@ def test_result_is_the_row_of_the_equations_without_its_own_unit(model, picture,
 def test_answer_is_what_generate_gives(model, picture):
     for question in QUESTIONS:
         result = explain(model, picture, question, max_new_tokens=NEW)
-        assert result.answer == text(model, generated(model, picture, question))
+        ids = generated(model, picture, question)
+        assert result.answer == text(model, ids)
+        assert result.answer_tokens == tuple(model.tokenizer.convert_ids_to_tokens(ids))
     assert explain(model, picture, QUESTIONS[0], max_new_tokens=1).answer == text(
         model, generated(model, picture, QUESTIONS[0], 1)
     )

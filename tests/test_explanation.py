@@ -43,12 +43,13 @@ def explanation(**changes) -> Explanation:
         layers=(0, 2),
         notes=("first of 3 frames used",),
         versions={"torch": "2"},
+        answer_tokens=("(", "b", ")", "▁No"),
     )
     return replace(result, **changes)
 
 
 def same(one: Explanation, other: Explanation) -> None:
-    for name in ("model", "method", "scope", "question", "answer", "tokens", "layers", "notes"):
+    for name in ("model", "method", "scope", "question", "answer", "tokens", "layers", "notes", "answer_tokens"):
         assert getattr(one, name) == getattr(other, name), name
     assert (one.shares, one.versions) == (other.shares, other.versions)
     for name in ("is_image", "relevance", "image_map"):
@@ -101,6 +102,15 @@ def test_json_has_the_pinned_keys():
     assert len(stored["tokens"]) == len(stored["relevance"]) == len(stored["is_image"])
 
 
+def test_results_saved_before_answers_had_tokens_still_load(tmp_path):
+    explanation().save(tmp_path)
+    file = tmp_path / "explanation.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    del stored["answer_tokens"]
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    assert Explanation.load(tmp_path).answer_tokens == ()
+
+
 def test_what_is_not_a_number_becomes_null_and_comes_back(tmp_path):
     nothing = np.full((1, 2), np.nan, dtype=np.float32)
     target = Target("No", 7, 0, float("nan"), float("nan"), "Yes", 8, float("nan"))
@@ -135,6 +145,40 @@ def test_the_heatmap_is_the_map_in_the_pictures_pixels():
     assert set(np.unique(heat[:, 5:35])) == {np.float32(0.1), np.float32(1 / 3)}
     smooth = result.heatmap()
     assert len(np.unique(smooth[0, 5:35])) > 10
+
+
+def test_words_are_the_tokens_that_are_no_picture():
+    assert explanation().words() == [("<bos>", 0.5), ("▁duck", float(np.float32(1e-9))), ("?", float(np.float32(0.2)))]
+
+
+def test_a_smaller_picture_has_the_same_patches():
+    before = explanation(
+        image=tiny.picture(400, 300), grid=Grid(400, 300, np.array([50.0, 200, 350]), np.array([0.0, 300]))
+    )
+    after = before.reduced(80)
+    assert (after.image.size, after.image.mode) == ((80, 60), "RGB")
+    assert (after.grid.width, after.grid.height) == (80, 60)
+    np.testing.assert_allclose(after.grid.x_edges, [10, 40, 70])
+    np.testing.assert_allclose(after.grid.y_edges, [0, 60])
+    small, large = after.heatmap(smooth=False), before.heatmap(smooth=False)
+    np.testing.assert_array_equal(small, large[2::5, 2::5])
+    assert after.to_json() | {"image": None} == before.to_json() | {"image": None}
+    assert before.reduced(400) is before
+    assert explanation(image=tiny.picture(400, 3)).reduced(10).image.size == (10, 1)
+
+
+@pytest.mark.parametrize("grid", [explanation().grid, Grid(40, 30, np.linspace(-20, 60, 9), np.linspace(0, 30, 4))])
+def test_the_patch_at_a_pixel_is_the_one_whose_value_it_shows(grid):
+    values = np.arange(grid.rows * grid.cols, dtype=np.float32).reshape(grid.rows, grid.cols)
+    result = explanation(grid=grid, image_map=values)
+    shown = result.heatmap(smooth=False)
+    for y in range(30):
+        for x in range(40):
+            place = result.patch_at(x, y)
+            assert (place is None) == np.isnan(shown[y, x])
+            assert place is None or values[place] == shown[y, x]
+    for outside in ((-1, 5), (40, 5), (5, -1), (5, 30)):
+        assert result.patch_at(*outside) is None
 
 
 def test_a_notebook_shows_the_figure_and_the_notes():

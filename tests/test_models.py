@@ -27,7 +27,7 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
-from relevancy import models, prompts, repairs
+from relevancy import checkpoints, models, placing, prompts, repairs
 from relevancy.errors import RelevancyError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -429,7 +429,7 @@ def test_a_tokenizer_without_padding_gets_one_of_its_own(built):
 
 def test_precision_follows_the_size_of_the_model(monkeypatch):
     assert models.load(PUBLISHED, device="cpu").dtype == torch.float32
-    monkeypatch.setattr(models, "_FLOAT32_BELOW", 1000)
+    monkeypatch.setattr(placing, "_FLOAT32_BELOW", 1000)
     model = models.load(PUBLISHED, device="cpu")
     assert model.dtype == torch.bfloat16
     assert model.prepare([tiny.picture()], [QUESTION])["pixel_values"].dtype == torch.bfloat16
@@ -451,7 +451,7 @@ def refusal(*arguments, **options) -> str:
 
 def test_unknown_names_list_the_known_ones(tmp_path):
     message = refusal("2-b")
-    assert all(name in message for name in [*models.MODELS, "hub id", "folder"])
+    assert all(name in message for name in [*checkpoints.MODELS, "hub id", "folder"])
     assert "no folder" in refusal(tmp_path / "absent")
     assert "is a file" in refusal(PUBLISHED / "config.json")
 
@@ -509,7 +509,7 @@ def test_options_that_cannot_be(monkeypatch):
     assert "unknown dtype" in refusal(PUBLISHED, device="cpu", dtype="int3")
     assert "unknown quantization" in refusal(PUBLISHED, device="cpu", quantization="2bit")
     assert "not both" in refusal(PUBLISHED, device="cpu", device_map="auto")
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(placing.importlib.util, "find_spec", lambda _name: None)
     assert "pip install" in refusal(PUBLISHED, device="cpu", quantization="4bit")
     assert "needs accelerate" in refusal(PUBLISHED, device_map="auto")
 
@@ -542,7 +542,7 @@ def test_what_the_hub_refuses(monkeypatch, error, words):
     def failing(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(models, "snapshot_download", failing)
+    monkeypatch.setattr(checkpoints, "snapshot_download", failing)
     message = refusal("2b", revision="v9")
     assert words in message
     assert "Intel/llava-gemma-2b" in message
@@ -555,7 +555,7 @@ def test_only_safe_files_are_fetched(monkeypatch):
         asked.update(options, source=source)
         return PUBLISHED
 
-    monkeypatch.setattr(models, "snapshot_download", fetched)
+    monkeypatch.setattr(checkpoints, "snapshot_download", fetched)
     assert models.load("2b", revision="main", device="cpu").name == "2b"
     assert (asked["source"], asked["revision"]) == ("Intel/llava-gemma-2b", "main")
     assert not {"*.bin", "*.py", "*.pt", "*"} & set(asked["allow_patterns"])

@@ -188,13 +188,17 @@ def test_connector_carries_the_sqrt_hidden_scale(model, tokenizer) -> None:
     assert tokenizer.convert_tokens_to_ids(END) in model.generation_config.eos_token_id
 
 
-def test_a_sample_centers_the_connector(tokenizer, model) -> None:
+def test_a_sample_centers_and_scales_the_connector(tokenizer, model) -> None:
     tower, config = model.model.vision_tower, model.config.text_config
     sample = torch.randn(5, 3, 16) + 7.0
     composed = compose(tower, config, tokenizer, sample=sample)
     with torch.no_grad():
-        handed = composed.model.multi_modal_projector.linear_1(sample).mean((0, 1))
-    assert handed.abs().max() < 1e-5
+        connector = composed.model.multi_modal_projector
+        handed = connector(sample)
+        words = composed.get_input_embeddings()(torch.arange(config.vocab_size))
+        assert connector.linear_1(sample).mean((0, 1)).abs().max() < 1e-5
+    assert handed.mean((0, 1)).abs().max() < 1e-5
+    assert torch.isclose(handed.square().mean(), words.square().mean())
 
 
 def test_collate_pads_and_stacks(tokenizer) -> None:

@@ -21,7 +21,7 @@ from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, QUICK, Decoder, Plan
 from relevancy.demo.pool import Pool, draw_pool
-from relevancy.demo.tower import PATCH, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.compose import compose
@@ -31,7 +31,6 @@ from relevancy.train.trainer import run
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
-SIDE = SIZE // PATCH
 SAMPLE = 500  # pictures whose features center the connector
 
 
@@ -97,6 +96,7 @@ def train_one(
     steps: list[tuple[Stage, Talk, Tensor | None]] = [
         (decoder.language, read_and_answer, None),
         (decoder.align, caption, features),
+        (decoder.describe, caption, features),
         (decoder.openly, look_and_answer_openly, features),
         (decoder.finetune, look_and_answer, features),
     ]

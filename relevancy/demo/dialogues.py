@@ -17,6 +17,7 @@ from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
 QUESTIONS = 8  # per dialogue, at most
+CAPTIONS = 0.15  # share of descriptions among the dialogues
 FACTS = {"color": "color", "is-color": "color", "presence": "existence", "count": "existence"}  # else the type itself
 
 
@@ -29,18 +30,26 @@ def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Tu
 
 
 def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """The picture, and its description: what connectors are aligned with."""
+    """The picture, and its description: what connectors are aligned with, and what teaches to find one word by another.
+
+    Answers come much later without it: whoever can say what stands beside a word already finds what is asked for.
+    """
     return dialogue(f"{IMAGE}{DESCRIBE}", describe(pool.layouts[index], rng))
 
 
 def look_and_answer_openly(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
     """The picture, then questions without options: a letter can only be learned by who knows the answer."""
-    return _questions(IMAGE, pool, index, rng, FORMS[:1])
+    return _seldom_caption(pool, index, rng) or _questions(IMAGE, pool, index, rng, FORMS[:1])
 
 
 def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
     """The picture, then questions about it, openly or with options."""
-    return _questions(IMAGE, pool, index, rng)
+    return _seldom_caption(pool, index, rng) or _questions(IMAGE, pool, index, rng)
+
+
+def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    """Now and then a description, lest it be forgotten; else nothing."""
+    return caption(pool, index, rng) if rng.uniform() < CAPTIONS else []
 
 
 def _questions(

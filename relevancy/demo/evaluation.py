@@ -35,6 +35,7 @@ class Accuracy:
 
     picture: Picture
     scenes: int
+    seed: int
     questions: int
     overall: float
     chance_overall: float
@@ -98,7 +99,7 @@ def accuracy(
                 right[index].append(hit)
             if progress:
                 progress(min(start + batch, len(asked)) / len(asked))
-    return _summary(drawn, right, picture)
+    return _summary(drawn, seed, right, picture)
 
 
 def _pixels(model: Model, drawn: Sequence[Scene], picture: Picture) -> np.ndarray:
@@ -134,7 +135,7 @@ def _greedy_hits(model: Model, inputs: dict[str, Tensor]) -> list[bool]:
     return ((best == labels) | (labels == IGNORED)).all(1).tolist()
 
 
-def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) -> Accuracy:
+def _summary(drawn: Sequence[Scene], seed: int, right: list[list[bool]], picture: Picture) -> Accuracy:
     hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for one, scored in zip(drawn, right, strict=True):
         for question, hit in zip(one.questions, scored, strict=True):
@@ -145,6 +146,7 @@ def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) 
     return Accuracy(
         picture=picture,
         scenes=len(drawn),
+        seed=seed,
         questions=total,
         overall=sum(map(sum, right)) / max(total, 1),
         chance_overall=sum(chance(*cell) * counts[cell] for cell in cells) / max(total, 1),
@@ -157,23 +159,24 @@ def _summary(drawn: Sequence[Scene], right: list[list[bool]], picture: Picture) 
 
 def map_truth(
     model: Model,
+    scored: Accuracy,
     *,
-    scenes: int = 2000,
-    seed: int = 0,
     scope: Scope = "language",
     batch: int = 64,
     progress: Progress | None = None,
 ) -> MapTruth:
-    """Score the maps of all right answers about exactly one visible object, first token, all layers."""
-    scored = accuracy(model, scenes=scenes, seed=seed)
+    """Score the maps of all right answers about exactly one visible object, first token, all layers.
+
+    scored: what `accuracy` found of this model, with the scenes' own pictures.
+    """
     asked: list[tuple[Scene, Question]] = []
-    for one, hits in zip(held_out(scenes, seed), scored.right, strict=True):
+    for one, hits in zip(held_out(scored.scenes, scored.seed), scored.right, strict=True):
         asked += [
             (one, question)
             for question, hit in zip(one.questions, hits, strict=True)
             if hit and len(question.items) == 1
         ]
-    judge = _Judge(model, seed)
+    judge = _Judge(model, scored.seed)
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
         _judge_batch(model, part, scope, judge)

@@ -23,8 +23,9 @@ RELATIVE_WIDTH = {
     "duck": 1.0, "boat": 1.12, "ball": 0.78, "house": 1.0, "tree": 0.88, "balloon": 0.82, "mushroom": 0.86, "car": 1.25,
     "rock": 1.15, "bush": 0.7,
 }  # fmt: skip
-WIDTH_BY_COUNT = {1: 0.36, 2: 0.34, 3: 0.31, 4: 0.28, 5: 0.26}
+WIDTH_BY_COUNT = {1: 0.46, 2: 0.44, 3: 0.4, 4: 0.36}
 MAX_OVERLAP = 0.2  # of the smaller box, between two drawn things
+MOST = 3  # of one kind
 EDGE = 0.02
 ATTEMPTS = 60
 
@@ -131,13 +132,14 @@ def random_ground(rng: np.random.Generator) -> Ground:
 
 
 def random_layout(rng: np.random.Generator) -> Layout:
-    """A scene of two to five objects: one kind stands there one to three times, one or two other kinds once each.
+    """A scene of two to four objects: one kind stands there one to three times, one or two other kinds once each.
 
     Kinds, colors, counts and what floats are drawn uniformly and independently, so that no answer is likelier than
     another before the picture is seen.
     """
     kinds = rng.permutation(np.array(KINDS))
-    copies, others = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    copies = int(rng.integers(1, 4))
+    others = int(rng.integers(1, 3)) if copies < MOST else 1
     wanted = [str(kinds[0])] * copies + [str(kind) for kind in kinds[1 : 1 + others]]
     colors = [str(rng.choice(COLORS)) for _ in wanted]
     floats = [kind in FLOATERS and bool(rng.integers(2)) for kind in wanted]
@@ -156,7 +158,7 @@ def place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]]) -> Layo
 def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], shrink: float) -> Layout | None:
     ground = random_ground(rng)
     regions = ground.regions(64)
-    base = WIDTH_BY_COUNT[min(len(wanted), 5)] * shrink
+    base = WIDTH_BY_COUNT[len(wanted)] * shrink
     placed: list[Item] = []
     for index in rng.permutation(len(wanted)):
         kind, color, floats = wanted[index]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import GemmaConfig, GemmaTokenizer
 
@@ -12,27 +13,29 @@ from relevancy.train.stages import Stage
 
 @dataclass(frozen=True)
 class Decoder:
-    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to look and answer."""
+    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to describe and to answer."""
 
     width: int
     layers: int
     heads: int
+    key_heads: int
     head_size: int
     inner: int
     language: Stage
     align: Stage
+    describe: Stage
     openly: Stage
     finetune: Stage
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
-        """One key and value head, as Gemma 2B has it."""
+        """Gemma's own configuration class, in these sizes."""
         return GemmaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
             intermediate_size=self.inner,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
-            num_key_value_heads=1,
+            num_key_value_heads=self.key_heads,
             head_dim=self.head_size,
             max_position_embeddings=1024,
             initializer_range=self.width**-0.5,  # Gemma's 0.02 is made for a width of thousands: here it stalls
@@ -52,31 +55,38 @@ class Plan:
     decoders: Mapping[str, Decoder]
 
 
-def _decoder(width: int, layers: int, heads: int, steps: tuple[int, int, int, int], batch: int, rate: float) -> Decoder:
-    language, align, openly, finetune = steps
+def _decoder(
+    width: int, layers: int, heads: int, key_heads: int, steps: tuple[int, int, int, int, int], batch: int, rate: float
+) -> Decoder:
+    """Steps and batch of the stages in their order; dialogues are longer than descriptions, so half as many make up a
+    batch.
+    """
+    language, align, describe, openly, finetune = steps
     both = ("connector", "decoder")
+    steady = partial(Stage, learning_rate=rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98)
     return Decoder(
         width=width,
         layers=layers,
         heads=heads,
-        head_size=32,
+        key_heads=key_heads,
+        head_size=64,
         inner=3 * width,
-        language=Stage("language", ("decoder",), language, batch, rate, weight_decay=0.01, beta2=0.98),
-        align=Stage("align", ("connector",), align, batch, rate, beta2=0.98),
-        openly=Stage(
-            "openly", both, openly, batch, rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98
-        ),
-        finetune=Stage("finetune", both, finetune, batch, rate, weight_decay=0.01, beta2=0.98),
+        language=steady("language", ("decoder",), language, batch),
+        align=steady("align", ("connector",), align, batch),
+        describe=steady("describe", both, describe, batch),
+        openly=steady("openly", both, openly, batch // 2),
+        finetune=replace(steady("finetune", both, finetune, batch // 2), schedule="cosine"),
     )
 
 
 FULL = Plan(
     scenes=20_000,
-    check_scenes=500,
-    tower=Stage("tower", ("tower",), steps=1600, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
+    check_scenes=2000,
+    tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
-        "demo-large": _decoder(192, 4, 6, steps=(200, 60, 500, 1450), batch=32, rate=1.5e-3),
-        "demo-small": _decoder(96, 3, 4, steps=(200, 60, 400, 500), batch=32, rate=2e-3),
+        # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
+        "demo-large": _decoder(192, 4, 3, 3, steps=(100, 100, 400, 1000, 2500), batch=32, rate=1.5e-3),
+        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200), batch=32, rate=2e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
@@ -84,7 +94,7 @@ QUICK = Plan(  # a few minutes, to see that everything works; the models stay ne
     check_scenes=5,
     tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
     decoders={
-        "demo-large": _decoder(48, 2, 2, steps=(4, 4, 4, 8), batch=4, rate=1e-3),
-        "demo-small": _decoder(32, 2, 2, steps=(4, 4, 4, 8), batch=4, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, 2, steps=(4, 4, 4, 4, 8), batch=8, rate=1e-3),
+        "demo-small": _decoder(32, 2, 2, 1, steps=(4, 4, 4, 4, 8), batch=8, rate=1e-3),
     },
 )

@@ -23,7 +23,7 @@ LABELS = {  # what the tower learns to say about each patch: number of classes; 
     "ground": len(GROUNDS),
     "middle": 2,
 }
-MIN_COVER = 0.2  # a patch belongs to an object that covers at least this share of it
+MIN_COVER = 0.4  # a patch belongs to an object that covers at least this share of it
 CHUNK = 250
 COARSE = 4  # labels are counted on every fourth pixel in both directions
 

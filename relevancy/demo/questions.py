@@ -7,12 +7,12 @@ coin flip, and left and right are the same by mirror symmetry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.demo.layout import COLORS, FLOATERS, KINDS, Layout
+from relevancy.demo.layout import COLORS, FLOATERS, KINDS, MOST, Item, Layout
 
 TYPES = ("floating", "color", "is-color", "presence", "side", "left-of", "count")
 FORMS = ("open", "ab")
@@ -20,7 +20,7 @@ MIN_VISIBLE = 0.55  # below this share an object is not asked about alone
 FROM_MIDDLE = 0.06  # an object this near to the middle is neither left nor right
 APART = 0.1  # two objects this near in x are not compared
 YES_NO = ("Yes", "No")
-MOST = 3  # of one kind
+ASKED_FOR, COUNTED = 2, 3  # kinds that may be missing: in questions about a scene, in its description
 
 
 def chance(type_: str, form: str) -> float:
@@ -107,14 +107,8 @@ def _about_one(layout: Layout, single: Sequence[int], rng: np.random.Generator) 
 
 
 def _about_presence(counts: dict[str, list[int]], rng: np.random.Generator) -> list[_Draft]:
-    """Two kinds asked for; each is there or not by a coin flip of its own."""
-    there = rng.permutation(np.array([kind for kind in KINDS if counts[kind]]))
-    absent = rng.permutation(np.array([kind for kind in KINDS if not counts[kind]]))
-    kinds = [str(there[turn] if rng.integers(2) else absent[turn]) for turn in range(2)]
-    return [
-        _yes_no("presence", f"Is there a {kind} in the picture?", bool(counts[kind]), tuple(counts[kind]))
-        for kind in kinds
-    ]
+    kinds = _there_or_not({kind: len(where) for kind, where in counts.items()}, rng, ASKED_FOR)
+    return [_yes_no("presence", f"Is there a {kind}?", bool(counts[kind]), tuple(counts[kind])) for kind in kinds]
 
 
 def _about_pairs(layout: Layout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
@@ -141,15 +135,29 @@ def _about_count(counts: dict[str, list[int]], rng: np.random.Generator) -> _Dra
 
 
 def describe(layout: Layout, rng: np.random.Generator) -> str:
-    """One sentence per object, in random order: what it is, its color, what it stands on, and where."""
-    sentences = []
-    for index in rng.permutation(len(layout.items)):
-        item = layout.items[index]
-        if item.color is None:
-            continue
-        verb = {"water": "floats", "sky": "flies"}.get(item.support, "stands")
-        place = (
-            "in the middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("on the left" if item.x < 0.5 else "on the right")
-        )
-        sentences.append(f"A {item.color} {item.kind} {verb} {place}.")
-    return " ".join(sentences)
+    """What can be said about a scene, in random order: a few words on each object, and the number of some kinds.
+
+    An object's kind, color, stand and place are said in random order, so that any of them may be what the next one has
+    to be found by; of the kinds that are counted some are missing.
+    """
+    sentences = [
+        f"A {' '.join(rng.permutation(np.array(_words_on(item))))}." for item in layout.items if item.color is not None
+    ]
+    counts = {kind: len(layout.of_kind(kind)) for kind in KINDS}
+    counted = _there_or_not(counts, rng, COUNTED)
+    sentences += [f"Of {plural(kind)} {counts[kind] or 'none'}." for kind in counted]
+    return " ".join(sentences[index] for index in rng.permutation(len(sentences)))
+
+
+def _words_on(item: Item) -> list[str]:
+    stand = {"water": "floats", "sky": "flies"}.get(item.support, "stands")
+    place = "middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("left" if item.x < 0.5 else "right")
+    return [str(item.color), item.kind, stand, place]
+
+
+def _there_or_not(counts: Mapping[str, int], rng: np.random.Generator, number: int) -> list[str]:
+    """Some kinds, `number` or nearly as many; each is there or not by a coin flip of its own."""
+    there = rng.permutation(np.array([kind for kind in KINDS if counts[kind]]))
+    absent = rng.permutation(np.array([kind for kind in KINDS if not counts[kind]]))
+    chosen = [there if rng.integers(2) else absent for _ in range(number)]
+    return [str(kinds[turn]) for turn, kinds in enumerate(chosen) if turn < len(kinds)]

@@ -21,6 +21,7 @@ from relevancy.demo.pool import LABELS, Pool
 
 FEATURE_LAYER = -2
 SIZE, PATCH = 80, 8  # pixels of the picture the tower sees, and of a patch
+SIDE = SIZE // PATCH
 
 
 def tower_config() -> CLIPVisionConfig:
@@ -44,16 +45,19 @@ def normalized(pixels: np.ndarray) -> Tensor:
 
 
 class PatchTeacher(nn.Module):
-    """A tower with one linear head per label, on top of the layer that LLaVA reads."""
+    """A tower with one linear head per label, on top of the layer that LLaVA reads; a patch also says where it is."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
         self.tower = CLIPVisionModel(config)
-        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, classes) for name, classes in LABELS.items()})
+        classes = LABELS | {"row": SIDE, "column": SIDE}
+        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, count) for name, count in classes.items()})
 
     def forward(self, pixel_values: Tensor, **labels: Tensor) -> ModelOutput:
         """Pictures (batch, 3, size, size), each label (batch, patches) int64 -> summed loss and hits per label."""
         hidden = self.tower(pixel_values, output_hidden_states=True).hidden_states[FEATURE_LAYER][:, 1:]
+        place = torch.arange(SIDE**2, device=hidden.device).expand(len(hidden), -1)
+        labels |= {"row": place // SIDE, "column": place % SIDE}
         losses, hits = [], {}
         for name, head in self.heads.items():
             scores = head(hidden).flatten(0, 1).float()
@@ -74,7 +78,7 @@ class PatchData(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         in_mirror, index = divmod(position, len(self.pool))
         step = -1 if in_mirror else 1
-        labels = {name: values[index].reshape(-1, SIZE // PATCH) for name, values in self.pool.labels.items()}
+        labels = {name: values[index].reshape(-1, SIDE) for name, values in self.pool.labels.items()}
         turned = {name: values[:, ::step].reshape(-1) for name, values in labels.items()}
         return {"pixels": self.pool.pixels[index][:, ::step]} | turned
 

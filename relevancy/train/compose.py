@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     LlavaConfig,
@@ -32,8 +32,8 @@ def compose(
     5.4 it does not, so a connector initialized as usual would write features sqrt(hidden) times smaller than the words
     around them. The factor is put into the connector's last layer here, once, and needs no repair when loaded again.
 
-    `sample`: features (..., width) of some pictures. What all patches have in common is then subtracted by the
-    connector's first bias, so that from the first step on it hands over what tells them apart.
+    `sample`: features (..., width) of some pictures. Before the first step the connector is then centered, so that it
+    hands over what tells patches apart, and scaled, so that what it hands over is as large as the words around it.
     """
     config = LlavaConfig(
         vision_config=tower.config,
@@ -51,12 +51,10 @@ def compose(
         model.model.language_model.load_state_dict(decoder.base_model.state_dict())
         model.lm_head.load_state_dict(decoder.get_output_embeddings().state_dict())
     connector = model.model.multi_modal_projector
-    with torch.no_grad():
-        for parameter in connector.linear_2.parameters():
-            parameter.mul_(decoder_config.hidden_size**0.5)
-        if sample is not None:
-            common = sample.float().flatten(0, -2).mean(0)
-            connector.linear_1.bias.copy_(-connector.linear_1.weight @ common)
+    if sample is None:
+        _scale(connector.linear_2, decoder_config.hidden_size**0.5)
+    else:
+        _center_and_scale(model, sample.float().flatten(0, -2))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)],
@@ -65,3 +63,19 @@ def compose(
         max_new_tokens=32,
     )
     return model
+
+
+@torch.no_grad()
+def _scale(linear: nn.Linear, factor: float | Tensor) -> None:
+    for parameter in linear.parameters():
+        parameter.mul_(factor)
+
+
+@torch.no_grad()
+def _center_and_scale(model: LlavaForConditionalGeneration, features: Tensor) -> None:
+    """Features (patches, width) leave both layers with mean zero, and the connector with the words' mean square."""
+    connector = model.model.multi_modal_projector
+    connector.linear_1.bias.copy_(-connector.linear_1.weight @ features.mean(0))
+    connector.linear_2.bias.sub_(connector(features).mean(0))
+    words = model.get_input_embeddings()(torch.arange(model.vocab_size))
+    _scale(connector.linear_2, (words.square().mean() / connector(features).square().mean()).sqrt())

@@ -1,0 +1,1 @@
+"""The app around `relevancy`: what a browser shows and sends. No analysis of its own."""

@@ -1,0 +1,128 @@
+"""From what a visitor asks to results: the only place where models are called. Nothing here knows the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+import relevancy
+from relevancy import Explanation, RelevancyError
+from relevancy.agreement import Agreement, agreement
+from relevancy.comparing import compared
+from relevancy.hiding import Replacement
+from relevancy.pictures import open_picture
+from relevancy_app.asking import Ask
+from relevancy_app.library import Library
+from relevancy_app.session import Session, session
+from relevancy_app.settings import Settings
+
+Progress = Callable[[str, float], None]
+"""Called as progress(stage, share of the whole); whatever it raises ends the run."""
+
+DRAWN, MOST, LEAST = "drawn", "most", "least"
+_TENTH = 0.1  # of a map's patches
+
+
+def explained(library: Library, settings: Settings, ask: Ask, source: bytes, progress: Progress) -> Session:
+    """Each model's map, as `relevancy.explain` alone gives it."""
+    models = library.chosen(ask.models)
+    if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
+        options = ask.options(models[0]) | {"max_pixels": settings.max_pixels}
+        both = relevancy.compare(models, source, ask.question, progress=progress, **options)
+        return session(ask, source, both.explanations, both)
+    results: list[Explanation] = []
+    for number, model in enumerate(models):  # one alone, or layers that mean something else in each
+        progress(f"{model.name} explains its answer", number / len(models))
+        options = ask.options(model) | {"max_pixels": settings.max_pixels}
+        results.append(relevancy.explain(model, source, ask.question, **options))
+    return session(ask, source, tuple(results), compared(results) if len(results) > 1 else None)
+
+
+def picked(library: Library, last: Session | None, number: int, position: int, progress: Progress) -> Session:
+    """The same session, showing the map of the token at `position` in the answer of model `number`."""
+    last = _there(last)
+    if not 0 <= number < len(last.results) or not 0 <= position < len(last.first[number].answer_tokens):
+        raise RelevancyError("That token is not part of the answer on the screen.")
+    result = last.picked.get((number, position))
+    if result is None:
+        (model,) = library.chosen(last.ask.models[number])
+        progress(f"{model.name} explains another token", 0.0)
+        options = replace(last.ask, target=str(position)).options(model)
+        found = relevancy.explain(model, last.picture, last.ask.question, **options)
+        result = replace(found, notes=last.first[number].notes)
+    return last.with_pick(number, position, result)
+
+
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """One model's maps for several questions about one picture, and how far each agrees with the first one's."""
+
+    results: tuple[Explanation, ...]
+    agreement: tuple[Agreement, ...]
+
+
+def varied(
+    library: Library, settings: Settings, ask: Ask, source: bytes, questions: Sequence[str], progress: Progress
+) -> Varied:
+    """Does the map change with the question at all? One batch; `ask` names one model."""
+    (model, *_) = library.chosen(ask.models)
+    progress(f"{model.name} reads {len(questions)} questions", 0.0)
+    picture = open_picture(source, max_pixels=settings.max_pixels).image  # once, not once per question
+    results = tuple(relevancy.explain(model, picture, list(questions), **ask.options(model)))
+    return Varied(results, tuple(agreement(results[0], other) for other in results[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """One model, one part of the picture hidden from it: the edited picture and what became of its answer."""
+
+    model: str
+    image: Image.Image
+    answer: str
+    before: float
+    after: float
+
+
+def hidden(
+    library: Library,
+    last: Session | None,
+    part: str,
+    box: tuple[float, float, float, float] | None,
+    replacement: Replacement,
+    progress: Progress,
+) -> tuple[Hidden, ...]:
+    """How likely each model says its answer once a part of the picture is hidden.
+
+    part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
+    before, after: probability of the answer, the geometric mean over its tokens.
+    """
+    last = _there(last)
+    found = []
+    for number, result in enumerate(last.first):
+        (model,) = library.chosen(last.ask.models[number])
+        progress(f"{model.name} answers without it", number / len(last.first))
+        region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
+        changed = relevancy.counterfactual(model, last.picture, last.ask.question, region, replacement=replacement)
+        chances = changed.before.per_token, changed.after.per_token
+        found.append(Hidden(model.name, changed.image, changed.answer, *chances))
+    return tuple(found)
+
+
+def tenth(result: Explanation, part: str) -> tuple[int, ...]:
+    """The most or the least relevant tenth of a map's patches that lie on the picture, as indices row by row."""
+    if result.empty:
+        raise RelevancyError(f"The map of {result.model} is empty, so no part of it is the most relevant.")
+    left, top, right, bottom = result.grid.boxes().T
+    on_picture = np.flatnonzero((right > left) & (bottom > top))
+    order = on_picture[np.argsort(result.image_map.ravel()[on_picture], kind="stable")]
+    count = max(1, round(_TENTH * len(order)))
+    return tuple(int(index) for index in (order[-count:] if part == MOST else order[:count]))
+
+
+def _there(last: Session | None) -> Session:
+    if last is None:
+        raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
+    return last

@@ -1,0 +1,148 @@
+"""What a visitor asks, and how it is to be drawn: checked once, where it comes in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relevancy import Model, RelevancyError
+from relevancy.explaining import METHODS
+from relevancy_app.library import Library, depth
+from relevancy_app.settings import COLORMAPS, MOST_QUESTIONS, SCOPES, Settings
+
+_LONGEST_TARGET = 100
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to some models, and which token of the answer is to be explained how.
+
+    Layers count from 1; `last_layer` None is each model's own last one.
+    """
+
+    question: str
+    models: tuple[str, ...]
+    target: str = "first-relevant"
+    scope: str = "language"
+    method: str = "relevancy"
+    first_layer: int = 1
+    last_layer: int | None = None
+
+    def layers(self, model: Model) -> range | None:
+        """The model's decoder layers that take part, from 0; None for all. Raises when it has none of them."""
+        last = depth(model) if self.last_layer is None else min(self.last_layer, depth(model))
+        if self.first_layer == 1 and last == depth(model):
+            return None
+        if self.first_layer > last:
+            raise RelevancyError(f"{model.name} has {depth(model)} layers: start at a lower one.")
+        return range(self.first_layer - 1, last)
+
+    def options(self, model: Model) -> dict[str, Any]:
+        """The keyword arguments for `relevancy.explain`."""
+        return {"target": self.target, "scope": self.scope, "method": self.method, "layers": self.layers(model)}
+
+
+@dataclass(frozen=True)
+class Display:
+    """How maps are drawn; no model is needed to change it."""
+
+    opacity: float = 0.85
+    colormap: str = COLORMAPS[0]
+    smooth: bool = True
+    one_scale: bool = True
+
+
+def ask(
+    library: Library,
+    settings: Settings,
+    question: Any,
+    models: Any,
+    target: Any = "first-relevant",
+    scope: Any = "language",
+    method: Any = "relevancy",
+    first_layer: Any = 1,
+    last_layer: Any = None,
+) -> Ask:
+    """What was asked, from whatever a browser sent. Raises RelevancyError."""
+    wanted = str(target or "").strip()
+    if not wanted or len(wanted) > _LONGEST_TARGET:
+        raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
+    if wanted == "all":
+        raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
+    names = tuple(model.name for model in library.chosen(models))
+    first = _whole(first_layer, 1, library.depth)
+    last = library.depth if last_layer in (None, 0) else _whole(last_layer, 1, library.depth)
+    if first > last:
+        raise RelevancyError("The first layer lies behind the last one: move one of the two sliders.")
+    return Ask(
+        question=_question(question, settings),
+        models=names,
+        target=wanted,
+        scope=_one_of(scope, tuple(value for _, value in SCOPES), "scope"),
+        method=_one_of(method, METHODS, "method"),
+        first_layer=first,
+        last_layer=None if last == library.depth else last,
+    )
+
+
+def variations(text: Any, settings: Settings) -> list[str]:
+    """Questions, one per line of the text, each once."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    questions = list(dict.fromkeys(lines))
+    if len(questions) < 2:
+        raise RelevancyError("Write at least two questions, one per line.")
+    if len(questions) > MOST_QUESTIONS:
+        raise RelevancyError(f"At most {MOST_QUESTIONS} questions fit side by side: leave some out.")
+    return [_question(question, settings) for question in questions]
+
+
+def display(opacity: Any = 0.85, colormap: Any = COLORMAPS[0], smooth: Any = True, one_scale: Any = True) -> Display:
+    """How to draw, from whatever a browser sent. Raises RelevancyError."""
+    return Display(
+        opacity=min(1.0, max(0.0, _number(opacity))),
+        colormap=_one_of(colormap, COLORMAPS, "color map"),
+        smooth=bool(smooth),
+        one_scale=bool(one_scale),
+    )
+
+
+def box(sides: Any, width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom in percent of a picture -> pixels. Raises RelevancyError when nothing is inside."""
+    if not isinstance(sides, Sequence) or isinstance(sides, str) or len(sides) != 4:
+        raise RelevancyError("Draw a rectangle on the picture first.")
+    left, top, right, bottom = (min(100.0, max(0.0, _number(side))) / 100 for side in sides)
+    if right - left < 0.005 or bottom - top < 0.005:
+        raise RelevancyError("The rectangle is empty: draw a larger one.")
+    return left * width, top * height, right * width, bottom * height
+
+
+def _question(question: Any, settings: Settings) -> str:
+    text = question.strip() if isinstance(question, str) else ""
+    if not text:
+        raise RelevancyError("No question yet: type one, or pick one below the field.")
+    if len(text) > settings.question_characters:
+        most = f"{settings.question_characters:,}"
+        raise RelevancyError(f"The question has {len(text):,} characters, and {most} are allowed: shorten it.")
+    return text
+
+
+def _one_of(value: Any, allowed: Sequence[str], what: str) -> str:
+    if value not in allowed:
+        raise RelevancyError(f"There is no such {what}; choose from {', '.join(allowed)}.")
+    return str(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RelevancyError("A number is missing or out of range: move its slider.")
+    return number
+
+
+def _whole(value: Any, least: int, most: int) -> int:
+    return round(min(float(most), max(float(least), _number(value))))

@@ -1,0 +1,77 @@
+"""The whole app from its parts: `build(models, settings)` and how it is to be launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from relevancy import Model
+from relevancy_app import endpoints, layout, wiring
+from relevancy_app.examples import examples
+from relevancy_app.library import library
+from relevancy_app.safety import BodyLimit, check_binding, harden
+from relevancy_app.settings import BODY_BYTES, Settings
+from relevancy_app.theme import STYLE, theme
+
+_SWEEP = 60  # seconds between two looks for files that are too old
+
+
+def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
+    """The app for these models; nothing is shared with another one. Files go to Gradio's folder, GRADIO_TEMP_DIR."""
+    offered, pictures = library(models), examples()
+    seconds = max(1, round(settings.keep_minutes * 60))
+    sweep = (min(_SWEEP, seconds), seconds)
+    with gr.Blocks(title="relevancy", fill_width=True, analytics_enabled=False, delete_cache=sweep) as blocks:
+        page = layout.page(offered, settings, pictures)
+        folder = page.answers.file.GRADIO_CACHE
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        endpoints.add(endpoints.Endpoints(offered, settings, folder))  # first, so that their names are theirs
+        wiring.wire(page, wiring.Handlers(offered, settings, pictures, folder))
+        blocks.unload(_forgetting(blocks))
+    harden(blocks)
+    return blocks.queue(max_size=settings.queue, api_open=False, default_concurrency_limit=4)
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for `Blocks.launch`. Raises RelevancyError where the app would be open to strangers."""
+    check_binding(settings)
+    return {
+        "server_name": settings.host,
+        "server_port": settings.port,
+        "share": settings.share,
+        "auth": None if settings.login is None else [settings.login],
+        "max_file_size": settings.file_bytes,
+        "show_error": False,
+        "state_session_capacity": settings.sessions,
+        "app_kwargs": {
+            "middleware": [Middleware(BodyLimit, most=BODY_BYTES)],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+        "theme": theme(),
+        "css_paths": [STYLE],
+        "footer_links": ["api", "settings"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "quiet": True,
+    }
+
+
+def _forgetting(blocks: gr.Blocks) -> Callable[[gr.Request], None]:
+    """Drop a visitor's results when the page is closed; Gradio alone keeps them for another hour."""
+
+    def forget(request: gr.Request) -> None:
+        holder, visitor = blocks.state_holder, str(request.session_hash)
+        holder.delete_state(visitor)
+        holder.session_data.pop(visitor, None)
+        holder.time_last_used.pop(visitor, None)
+
+    return forget

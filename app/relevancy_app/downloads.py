@@ -1,0 +1,137 @@
+"""Results as files: picture, vector figure, numbers, and a state from which the app goes on."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from relevancy import RelevancyError
+from relevancy.comparing import Comparison
+from relevancy.pictures import open_picture
+from relevancy_app.asking import Ask, Display, ask, display
+from relevancy_app.library import Library
+from relevancy_app.session import Session
+from relevancy_app.settings import Settings
+
+FORMAT = "relevancy-app-state"
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What a state file asks for."""
+
+    ask: Ask
+    display: Display
+    source: bytes
+
+
+def written(last: Session | None, kind: str, shown: Display, folder: str) -> str:
+    """Write one file of this kind into a new folder inside `folder`; its path."""
+    if last is None:
+        raise RelevancyError("There is nothing to download yet: press Explain first.")
+    name, make = KINDS[kind]
+    path = Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / name
+    path.write_bytes(make(last, shown))
+    return str(path)
+
+
+def _figure(last: Session, shown: Display, kind: str) -> bytes:
+    options: dict[str, Any] = {"smooth": shown.smooth, "colormap": shown.colormap, "opacity": shown.opacity}
+    both = last.shown
+    drawn = last.results[0].figure(**options) if both is None else both.figure(shared_scale=shown.one_scale, **options)
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def _json(last: Session, _: Display) -> bytes:
+    both = last.shown
+    content = {
+        "comparison": None if both is None else both.to_json(),
+        "explanations": [result.to_json() for result in last.results],
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False).encode()
+
+
+def _npz(last: Session, _: Display) -> bytes:
+    """Per model, by its number: the map, its pixels, the row over the tokens, and where the patches lie."""
+    arrays: dict[str, Any] = {"models": np.array([result.model for result in last.results])}
+    for number, result in enumerate(last.results):
+        arrays |= {
+            f"{number}_image_map": result.image_map,
+            f"{number}_heatmap": result.heatmap(),
+            f"{number}_relevance": result.relevance,
+            f"{number}_tokens": np.array(result.tokens),
+            f"{number}_is_image": result.is_image,
+            f"{number}_x_edges": result.grid.x_edges,
+            f"{number}_y_edges": result.grid.y_edges,
+        }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _state(last: Session, shown: Display) -> bytes:
+    content = {
+        "format": FORMAT,
+        "version": _VERSION,
+        "ask": asdict(last.ask),
+        "display": asdict(shown),
+        "picture": base64.b64encode(last.source).decode(),
+    }
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+KINDS: Mapping[str, tuple[str, Callable[[Session, Display], bytes]]] = {
+    "PNG": ("relevancy.png", lambda last, shown: _figure(last, shown, "png")),
+    "PDF": ("relevancy.pdf", lambda last, shown: _figure(last, shown, "pdf")),
+    "JSON": ("relevancy.json", _json),
+    "NPZ": ("relevancy.npz", _npz),
+    "State": ("relevancy-state.json", _state),
+}
+
+
+def restored(path: Any, library: Library, settings: Settings) -> Restored:
+    """What an uploaded state file asks for, checked like anything that a browser sends. Raises RelevancyError."""
+    try:
+        file = Path(path)
+        if file.stat().st_size > settings.file_bytes:
+            raise RelevancyError(f"The state file is larger than {settings.file_bytes >> 20} MB.")
+        content = json.loads(file.read_bytes())
+        if content["format"] != FORMAT or content["version"] != _VERSION:
+            raise ValueError("not a state")
+        source = base64.b64decode(content["picture"], validate=True)
+        wanted, shown = dict(content["ask"]), dict(content["display"])
+        question, models = wanted.pop("question"), wanted.pop("models")
+        asked = ask(library, settings, question, models, **wanted)
+        drawn = display(**shown)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
+        raise RelevancyError("That is no state file of this app: give one that its State button wrote.") from error
+    open_picture(source, max_pixels=settings.max_pixels)
+    return Restored(asked, drawn, source)
+
+
+def placed(source: bytes, folder: str) -> str:
+    """A picture's file, written into a new folder inside `folder`; its path."""
+    kind = Image.open(io.BytesIO(source)).format or "png"
+    path = Path(tempfile.mkdtemp(prefix="picture-", dir=folder)) / f"picture.{kind.lower()}"
+    path.write_bytes(source)
+    return str(path)
+
+
+def pictured(both: Comparison, folder: str) -> str:
+    """A comparison's figure as PNG in a new folder inside `folder`; its path."""
+    path = Path(tempfile.mkdtemp(prefix="figure-", dir=folder)) / "comparison.png"
+    both.figure().savefig(path)
+    return str(path)

@@ -1,0 +1,83 @@
+"""The two endpoints for programs, /explain and /compare: stateless, everything checked as on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+import relevancy
+from relevancy.explaining import METHODS
+from relevancy_app import asking, downloads
+from relevancy_app.library import Library
+from relevancy_app.safety import as_uploaded, received, speaking
+from relevancy_app.settings import SCOPES, Settings
+from relevancy_app.wiring import MODELS
+
+_TARGET = "first-relevant"
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoints:
+    """The functions behind the endpoints."""
+
+    library: Library
+    settings: Settings
+    folder: str
+
+    def explain(
+        self, image: Any, question: Any, model: Any, target: Any, scope: Any, first_layer: Any, last_layer: Any
+    ) -> tuple[Any, Image.Image]:
+        """Why one model says what it says: everything `explanation.json` holds, and the overlay as PNG.
+
+        image: a picture file. model: one of this app's. target: first, first-relevant, a position, a word of the
+        answer, or a contrast such as Yes|No. scope: language or full. Layers count from 1; last_layer 0 is the last.
+        """
+        ask = asking.ask(
+            self.library, self.settings, question, [model], target, scope, METHODS[0], first_layer, last_layer
+        )
+        source = received(image, self.settings)
+        (only,) = self.library.chosen(ask.models)
+        options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
+        result = relevancy.explain(only, source, ask.question, **options)
+        return result.to_json(), result.overlay()
+
+    def compare(self, image: Any, question: Any, models: Any, target: Any, scope: Any) -> tuple[Any, str]:
+        """Several models, one picture and question: answers, agreement and all explanations, and the figure as PNG.
+
+        image: a picture file. models: names of this app's models, two or more. target, scope: as in /explain.
+        """
+        ask = asking.ask(self.library, self.settings, question, models, target, scope)
+        source = received(image, self.settings)
+        both = relevancy.compare(
+            self.library.chosen(ask.models), source, ask.question, target=ask.target, scope=ask.scope,
+            max_pixels=self.settings.max_pixels,
+        )  # fmt: skip
+        content = both.to_json() | {"explanations": [result.to_json() for result in both.explanations]}
+        return content, downloads.pictured(both, self.folder)
+
+
+def add(endpoints: Endpoints) -> None:
+    """Attach them to the current `gr.Blocks`, on components that no page shows."""
+    library = endpoints.library
+    with gr.Row(visible=False):
+        image = as_uploaded(gr.Image(type="filepath", image_mode=None, label="image"))
+        question = gr.Textbox(label="question")
+        model = gr.Textbox(library.names[0], label="model")
+        models = gr.JSON(list(library.names[:2]), label="models")
+        target = gr.Textbox(_TARGET, label="target")
+        scope = gr.Textbox(SCOPES[0][1], label="scope")
+        first_layer, last_layer = gr.Number(1, label="first_layer"), gr.Number(0, label="last_layer")
+        result, drawn = gr.JSON(label="result"), gr.Image(format="png", label="overlay")
+        explain, compare = gr.Button(), gr.Button()
+    shared: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1}
+    explain.click(
+        speaking(endpoints.explain), [image, question, model, target, scope, first_layer, last_layer],
+        [result, drawn], api_name="explain", **shared,
+    )  # fmt: skip
+    compare.click(
+        speaking(endpoints.compare), [image, question, models, target, scope], [result, drawn], api_name="compare",
+        **shared,
+    )  # fmt: skip

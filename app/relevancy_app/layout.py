@@ -1,0 +1,258 @@
+"""What stands where on the page. No behavior: that is `wiring`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from relevancy.explaining import METHODS
+from relevancy_app import views
+from relevancy_app.downloads import KINDS
+from relevancy_app.examples import Example
+from relevancy_app.library import Library
+from relevancy_app.safety import as_uploaded
+from relevancy_app.session import Brake
+from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings
+from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
+
+_HEADER = (
+    '<header class="rv-header"><h1>relevancy</h1>'
+    "<p>Which image patches, and which words, made a vision-language model say <em>that</em> token?</p></header>"
+)
+_PAIR = ("demo-small", "demo-large")
+_PAIR_NOTE = (
+    "demo-small and demo-large are a small demonstration pair, trained on drawn scenes like the examples; they know "
+    "nothing of photographs."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked: picture, words, models, and what of the answer is explained how."""
+
+    picture: gr.Image
+    examples: gr.Dataset
+    question: gr.Textbox
+    presets: gr.Dataset
+    models: gr.CheckboxGroup
+    target: gr.Dropdown
+    scope: gr.Radio
+    method: gr.Dropdown
+    first_layer: gr.Slider
+    last_layer: gr.Slider
+    explain: gr.Button
+    cancel: gr.Button
+    restore: gr.UploadButton
+
+    @property
+    def asked(self) -> list[Any]:
+        """In the order of `asking.ask`'s arguments."""
+        return [
+            self.question, self.models, self.target, self.scope, self.method, self.first_layer, self.last_layer
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How maps are drawn."""
+
+    opacity: gr.Slider
+    colormap: gr.Dropdown
+    smooth: gr.Checkbox
+    one_scale: gr.Checkbox
+
+    @property
+    def all(self) -> list[Any]:
+        """In the order of `asking.display`'s arguments."""
+        return [self.opacity, self.colormap, self.smooth, self.one_scale]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Where results go."""
+
+    status: gr.HTML
+    tools: gr.Column
+    board: gr.HTML
+    details: gr.Column
+    agreement: gr.HTML
+    downloads: dict[str, gr.Button]
+    file: gr.DownloadButton
+    drawing: Drawing
+
+
+@dataclass(frozen=True, eq=False)
+class Variations:
+    """The same picture, other questions."""
+
+    model: gr.Radio
+    questions: gr.Textbox
+    run: gr.Button
+    board: gr.HTML
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """The same question, a part of the picture hidden."""
+
+    replacement: gr.Radio
+    marker: gr.HTML
+    changes: gr.HTML
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Everything with a behavior; `session`, `brake` and `varied` are the visitor's own."""
+
+    session: gr.State
+    brake: gr.State
+    varied: gr.State
+    beat: gr.Timer
+    question: Question
+    answers: Answers
+    variations: Variations
+    what_if: WhatIf
+
+
+def page(library: Library, settings: Settings, examples: Sequence[Example]) -> Page:
+    """Place all components inside the current `gr.Blocks`."""
+    seconds = settings.keep_minutes * 60
+    gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
+    session = gr.State(None, time_to_live=seconds)
+    brake = gr.State(Brake())
+    varied = gr.State(None, time_to_live=seconds)
+    beat = gr.Timer(seconds / 4)
+    with gr.Row(elem_id="rv-main"):
+        with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
+            question = _question(library, settings, examples)
+        with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
+            answers, variations, what_if = _results(library)
+    return Page(session, brake, varied, beat, question, answers, variations, what_if)
+
+
+def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
+    picture = as_uploaded(
+        gr.Image(
+            examples[0].image if examples else None, label="Picture", type="filepath", format="png", image_mode=None,
+            sources=["upload", "clipboard", "webcam"], height=260, elem_id="rv-picture", buttons=[],
+            placeholder="Drop a picture here\n\nor click to choose one", alt_text="The picture that is asked about",
+        )
+    )  # fmt: skip
+    thumbnails = [[example.image] for example in examples]
+    shown = gr.Dataset(
+        label="Examples", components=[gr.Image(render=False, format="png")], samples=thumbnails, type="index",
+        layout="gallery", elem_id="rv-examples", visible=bool(examples),
+    )  # fmt: skip
+    questions = list(examples[0].questions) if examples else []
+    question = gr.Textbox(
+        questions[0] if questions else "", label="Question", lines=1, max_lines=4, elem_id="rv-question",
+        max_length=settings.question_characters, placeholder="What do you want to know about the picture?",
+    )  # fmt: skip
+    presets = gr.Dataset(
+        label="Try", components=[gr.Textbox(render=False)], samples=[[text] for text in questions], type="values",
+        layout="gallery", elem_id="rv-presets", visible=bool(questions),
+    )  # fmt: skip
+    models = gr.CheckboxGroup(
+        list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
+        info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
+    )  # fmt: skip
+    with gr.Row(elem_id="rv-go"):
+        explain = gr.Button("Explain", variant="primary", elem_id="rv-explain", scale=3, min_width=120)
+        cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="rv-cancel", scale=1, min_width=80)
+    with gr.Accordion("What to explain, and how", open=False, elem_id="rv-options"):
+        target = gr.Dropdown(
+            list(TARGETS), value=TARGETS[0][1], label="Target", allow_custom_value=True, elem_id="rv-target",
+            info="Or type: a word of the answer, a position such as 2, or a contrast such as Red|Blue.",
+        )  # fmt: skip
+        scope = gr.Radio(list(SCOPES), value=SCOPES[0][1], label="Scope", elem_id="rv-scope")
+        with gr.Row():
+            first_layer, last_layer = (
+                gr.Slider(1, library.depth, value=value, step=1, label=label, elem_id=name, min_width=120, buttons=[])
+                for label, value, name in (
+                    ("First layer", 1, "rv-first-layer"), ("Last layer", library.depth, "rv-last-layer"),
+                )
+            )  # fmt: skip
+        gr.HTML(
+            '<p class="rv-quiet">Early layers can add artefacts: leave some out and look again.</p>', js_on_load=None,
+            apply_default_css=False,
+        )  # fmt: skip
+        method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Method", elem_id="rv-method")
+    restore = as_uploaded(
+        gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
+    )
+    return Question(
+        picture, shown, question, presets, models, target, scope, method, first_layer, last_layer, explain, cancel,
+        restore,
+    )  # fmt: skip
+
+
+def _results(library: Library) -> tuple[Answers, Variations, WhatIf]:
+    status = gr.HTML(views.ready(), elem_id="rv-status", apply_default_css=False, js_on_load=None)
+    with gr.Column(visible=False) as tools:
+        drawing = _drawing()
+    board = gr.HTML(views.welcome(), elem_id="rv-board", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+    with gr.Column(visible=False, elem_id="rv-details") as details:
+        agreement = gr.HTML("", elem_id="rv-agreement", apply_default_css=False, js_on_load=None)
+        with gr.Row(elem_id="rv-downloads"):
+            gr.HTML('<p class="rv-heading">Download</p>', js_on_load=None, apply_default_css=False)
+            downloads = {
+                kind: gr.Button(kind, size="sm", min_width=70, elem_id=f"rv-download-{kind.lower()}") for kind in KINDS
+            }
+        file = gr.DownloadButton("Fetch", visible="hidden", elem_id="rv-file")
+        with gr.Tabs(elem_id="rv-more"):
+            with gr.Tab("Other questions"):
+                variations = _variations(library)
+            with gr.Tab("What if?"):
+                what_if = _what_if()
+    return Answers(status, tools, board, details, agreement, downloads, file, drawing), variations, what_if
+
+
+def _drawing() -> Drawing:
+    with gr.Row(elem_id="rv-drawing"):
+        opacity = gr.Slider(
+            0, 1, value=0.85, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
+        )
+        colormap = gr.Dropdown(
+            list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
+        )
+        smooth = gr.Checkbox(
+            True, label="Smooth", info="Off: one square per patch.", elem_id="rv-smooth", min_width=120
+        )
+        one_scale = gr.Checkbox(
+            True, label="One scale", info="Off: each map has its own.", elem_id="rv-one-scale", min_width=120
+        )
+    return Drawing(opacity, colormap, smooth, one_scale)
+
+
+def _variations(library: Library) -> Variations:
+    gr.HTML(
+        '<p class="rv-quiet">Does the map change with the question at all? One question per line, same picture, one '
+        "scale; each map is compared with the first.</p>", js_on_load=None, apply_default_css=False,
+    )  # fmt: skip
+    with gr.Row():
+        questions = gr.Textbox(
+            label="Questions", lines=4, max_lines=6, elem_id="rv-questions", scale=3, min_width=280,
+            placeholder="Is the duck floating?\nWhat color is the duck?",
+        )  # fmt: skip
+        with gr.Column(scale=1, min_width=160):
+            model = gr.Radio(
+                list(library.names), value=library.names[min(1, len(library.names) - 1)], label="Model",
+                elem_id="rv-variation-model",
+            )  # fmt: skip
+            run = gr.Button("Compare the questions", variant="primary", elem_id="rv-vary")
+    board = gr.HTML("", elem_id="rv-variations", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+    return Variations(model, questions, run, board)
+
+
+def _what_if() -> WhatIf:
+    replacement = gr.Radio(
+        list(REPLACEMENTS), value=REPLACEMENTS[0][1], label="Hide it under", elem_id="rv-replacement"
+    )
+    marker = gr.HTML(
+        views.no_marker(), elem_id="rv-marker", apply_default_css=False, js_on_load=MARKER_SCRIPT.read_text()
+    )
+    changes = gr.HTML("", elem_id="rv-changes", apply_default_css=False, js_on_load=None)
+    return WhatIf(replacement, marker, changes)

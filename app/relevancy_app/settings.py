@@ -1,0 +1,41 @@
+"""What the operator decides when the app starts, and the limits that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
+"""Perceptually uniform, and told apart by lightness alone: safe for color-blind readers."""
+TARGETS = (
+    ("First word that carries meaning", "first-relevant"),
+    ("Very first token", "first"),
+    ("Yes rather than No", "Yes|No"),
+    ("No rather than Yes", "No|Yes"),
+)
+SCOPES = (("Decoder: up to the image tokens", "language"), ("Full: on through the vision tower", "full"))
+REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
+SCREEN_SIDE = 640  # pixels of the longer side of a picture as it is shown
+MOST_MODELS = 4  # side by side
+MOST_QUESTIONS = 6  # variations side by side
+BODY_BYTES = 1 << 20  # of a request that is no upload
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the app is served, and what one visitor may ask of it."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    share: bool = False
+    login: tuple[str, str] | None = None
+    upload_megabytes: int = 10
+    max_pixels: int = 25_000_000
+    question_characters: int = 1000
+    queue: int = 100
+    sessions: int = 64
+    keep_minutes: float = 60
+
+    @property
+    def file_bytes(self) -> int:
+        """Largest file that the server takes: a state file, which holds a picture's file in base64 and little else."""
+        return (self.upload_megabytes << 20) * 4 // 3 + (1 << 20)

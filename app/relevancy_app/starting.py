@@ -1,0 +1,79 @@
+"""The program: arguments, models, and a server that leaves nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relevancy import RelevancyError
+from relevancy_app.settings import Settings
+
+_LIMITS = Settings()
+_PAIR = ("demo-small", "demo-large")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until interrupted. Mistakes in the arguments end in one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    given = _parser(os.environ).parse_args(arguments)
+    try:
+        _serve(given)
+    except RelevancyError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Which patches and words made a model say that? Side by side, in a browser.",
+        epilog="RELEVANCY_APP_AUTH=user:password in the environment asks visitors for it; without one the app speaks "
+        "to this machine only.",
+    )
+    add = parser.add_argument
+    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
+    add("--host", default=environment.get("GRADIO_SERVER_NAME", _LIMITS.host), help="address; %(default)s")
+    add("--port", type=int, help="by default the first that is free from 7860 on")
+    add("--share", action="store_true", help="open a public link through Gradio")
+    add("--upload-megabytes", type=int, default=_LIMITS.upload_megabytes, help="largest file; %(default)s")
+    add("--max-pixels", type=int, default=_LIMITS.max_pixels, help="largest picture; %(default)s")
+    add("--question-characters", type=int, default=_LIMITS.question_characters, help="longest question; %(default)s")
+    add("--queue", type=int, default=_LIMITS.queue, help="most requests that wait; %(default)s")
+    add("--sessions", type=int, default=_LIMITS.sessions, help="most visits whose results are kept; %(default)s")
+    add("--keep-minutes", type=float, default=_LIMITS.keep_minutes, help="how long after a visit; %(default)s")
+    for option in ("--device", "--dtype", "--quantization"):
+        add(option, help="as in relevancy.load, for every model")
+    return parser
+
+
+def _serve(given: argparse.Namespace) -> None:
+    from relevancy_app.safety import check_binding, login_from
+
+    options: dict[str, Any] = vars(given)
+    names = options.pop("model") or list(_PAIR)
+    loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
+    settings = Settings(login=login_from(os.environ), **options)
+    check_binding(settings)  # before gigabytes are read
+    with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": scratch,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }  # before the imports that read them
+        import relevancy
+        from relevancy_app.building import build, launch_options
+
+        models = []
+        for name in names:
+            sys.stderr.write(f"loading {name}\n")
+            models.append(relevancy.load(name, **loading))
+        blocks = build(models, settings)
+        _, local, public = blocks.launch(**launch_options(settings), prevent_thread_lock=True)
+        sys.stderr.write(f"{public or local}  (Ctrl+C ends)\n")
+        blocks.block_thread()

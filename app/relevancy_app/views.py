@@ -1,0 +1,156 @@
+"""Everything around the maps as HTML: first steps, agreement, what became of an answer, the picture to draw on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from relevancy.agreement import MEANINGS
+from relevancy.comparing import Comparison
+from relevancy_app.actions import DRAWN, LEAST, MOST, Hidden
+from relevancy_app.board import percent, picture_uri
+from relevancy_app.session import Session
+
+_NAMES = {"rank_correlation": "Rank correlation", "top_overlap": "Top-tenth overlap", "divergence": "Divergence"}
+_SHOWN = {"rank_correlation": "{:+.2f}", "top_overlap": "{:.0%}", "divergence": "{:.2f} bit"}
+_SIDES = ("left", "top", "right", "bottom")
+_LONGEST = 60
+_FIRST_BOX = (30, 30, 70, 70)
+
+
+def welcome() -> str:
+    """What stands where results will be."""
+    steps = (
+        ("Pick a picture", "An example is there already. Upload, paste or photograph your own."),
+        ("Ask about it", "Type a question, or pick one below the field."),
+        ("Press Explain", "See which patches and which words made each model say that."),
+    )
+    items = "".join(f"<li><b>{title}</b><span>{text}</span></li>" for title, text in steps)
+    return f'<div class="rv-welcome"><ol>{items}</ol></div>'
+
+
+def status(last: Session) -> str:
+    """What the results are about, in one line."""
+    ask = last.ask
+    parts = [f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"scope {ask.scope}"]
+    if ask.first_layer > 1 or ask.last_layer is not None:
+        parts.append(f"layers {ask.first_layer} to {ask.last_layer or 'the last'}")
+    return f'<p class="rv-status">{" · ".join(parts)}</p>'
+
+
+def ready() -> str:
+    """The status line before there is anything to say."""
+    return '<p class="rv-status">Ready.</p>'
+
+
+def stopped() -> str:
+    """The status line after Cancel."""
+    return '<p class="rv-status">Stopped. Results on the screen are those of the last run that ended.</p>'
+
+
+def agreement(comparison: Comparison | None) -> str:
+    """How far the maps agree, each number with what it means, and who would say whose answer."""
+    if comparison is None:
+        return '<p class="rv-quiet">Choose two models to see how far their maps agree.</p>'
+    pairs = comparison.agreement
+    heads = "".join(f'<th scope="col">{escape(" – ".join(pair.models))}</th>' for pair in pairs)
+    rows = "".join(
+        f'<tr><th scope="row">{_NAMES[key]}<small>{escape(meaning)}</small></th>'
+        + "".join(f"<td>{_number(_SHOWN[key], getattr(pair, key))}</td>" for pair in pairs)
+        + "</tr>"
+        for key, meaning in MEANINGS.items()
+    )
+    same = "".join(f"<td>{'yes' if pair.same_answer else 'no'}</td>" for pair in pairs)
+    rows += f'<tr><th scope="row">Same answer<small>Do both say the same, in the same words?</small></th>{same}</tr>'
+    return (
+        f'<div class="rv-tables{" rv-many" if len(pairs) > 1 else ""}"><div class="rv-scroll" tabindex="0">'
+        '<table class="rv-table"><caption>Do the maps agree?</caption>'
+        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{_answers(comparison)}</div>"
+    )
+
+
+def _answers(comparison: Comparison) -> str:
+    """Who would say whose answer; nothing when that was not read."""
+    if not comparison.likelihoods:
+        return ""
+    results = comparison.explanations
+    heads = "".join(
+        f'<th scope="col">“{escape(_short(one.answer))}”<small>{escape(one.model)}</small></th>' for one in results
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{escape(result.model)}</th>'
+        + "".join(
+            f"<td{' class=rv-own' if column == number else ''}>{percent(chance.per_token) if chance else '–'}</td>"
+            for column, chance in enumerate(row)
+        )
+        + "</tr>"
+        for number, (result, row) in enumerate(zip(results, comparison.likelihoods, strict=True))
+    )
+    return (
+        '<div class="rv-scroll" tabindex="0"><table class="rv-table">'
+        "<caption>How likely does each model find each answer?"
+        "<small>Mean probability per token, the answer forced upon the model.</small></caption>"
+        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def marker(picture: Image.Image) -> str:
+    """The picture to draw a rectangle on, with the mouse or with four numbers, and what to hide."""
+    fields = "".join(
+        f'<label>{side.capitalize()} %<input type="number" min="0" max="100" step="1" value="{value}" '
+        f'data-side="{side}"></label>'
+        for side, value in zip(_SIDES, _FIRST_BOX, strict=True)
+    )
+    buttons = "".join(
+        f'<button type="button" class="rv-do" data-part="{part}">{text}</button>'
+        for part, text in (
+            (DRAWN, "Hide the rectangle"),
+            (MOST, "Hide the most relevant tenth"),
+            (LEAST, "Hide the least relevant tenth"),
+        )
+    )
+    return (
+        '<div class="rv-marker"><div class="rv-canvas"><img alt="The picture to draw on" draggable="false" '
+        f'src="{picture_uri(picture)}"><span class="rv-rect"></span></div>'
+        f'<div class="rv-fields"><p>Draw a rectangle on the picture, or set its sides:</p>'
+        f'<div class="rv-sides">{fields}</div>{buttons}</div></div>'
+    )
+
+
+def no_marker() -> str:
+    """What stands in the marker's place before there is a result."""
+    return '<p class="rv-quiet">Press Explain first; then hide a part and see the answer’s probability move.</p>'
+
+
+def changes(found: Sequence[Hidden], screen_side: int) -> str:
+    """Each model's answer with and without the hidden part: pictures, numbers, bars."""
+    cards = "".join(_change(one, screen_side) for one in found)
+    return f'<div class="rv-changes">{cards}</div>'
+
+
+def _change(one: Hidden, screen_side: int) -> str:
+    image = one.image.copy()
+    image.thumbnail((screen_side // 2, screen_side // 2))
+    bars = "".join(
+        f'<div><dt>{name}</dt><dd><span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span>'
+        f"<b>{percent(chance)}</b></dd></div>"
+        for name, chance in (("whole picture", one.before), ("part hidden", one.after))
+    )
+    moved = one.after - one.before
+    return (
+        f'<section class="rv-change"><img alt="The picture as {escape(one.model)} saw it" src="{picture_uri(image)}">'
+        f"<div><h3>{escape(one.model)}</h3><p>Says “{escape(_short(one.answer))}” with probability</p><dl>{bars}</dl>"
+        f'<p class="rv-moved">{100 * moved:+.1f} points</p></div></section>'
+    )
+
+
+def _short(answer: str) -> str:
+    """An answer as it fits into a line."""
+    return answer if len(answer) <= _LONGEST else answer[:_LONGEST] + "…"
+
+
+def _number(form: str, value: float) -> str:
+    return "–" if np.isnan(value) else form.format(value)

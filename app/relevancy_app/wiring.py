@@ -1,0 +1,282 @@
+"""What happens on a click: values in, results out. Errors become one line, runs can be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from relevancy import Explanation, RelevancyError
+from relevancy_app import actions, asking, board, downloads, views
+from relevancy_app.asking import Display
+from relevancy_app.examples import Example
+from relevancy_app.layout import Page
+from relevancy_app.library import Library
+from relevancy_app.safety import received, speaking, still_needed
+from relevancy_app.session import Brake, Session
+from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
+
+PROGRESS = gr.Progress()
+"""As a default it tells Gradio where to hand in each run's own."""
+MODELS = "models"
+"""One run at a time touches the models, whoever asks for it: first come, first served."""
+
+_ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
+_SHOW_RESULTS = """() => {
+  const results = document.getElementById("rv-results");
+  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.6)
+    results.scrollIntoView({behavior: "smooth", block: "start"});
+}"""
+_FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
+
+
+_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+
+
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """Question variations as they are shown, reduced to the screen."""
+
+    results: tuple[Explanation, ...]
+    titles: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Handlers:
+    """The functions behind the page; none of them keeps anything."""
+
+    library: Library
+    settings: Settings
+    examples: tuple[Example, ...]
+    folder: str
+
+    def explain(self, brake: Brake, path: Any, progress: gr.Progress = PROGRESS, *values: Any) -> tuple[Any, ...]:
+        """Session, status, board, agreement, marker and the rest of the page, from `asked` and `drawn` values."""
+        asked, drawn = values[:7], values[7:]
+        check = brake.start()
+        display = asking.display(*drawn)
+        ask = asking.ask(self.library, self.settings, *asked)
+        source = received(path, self.settings)
+        session = actions.explained(self.library, self.settings, ask, source, _report(progress, check))
+        return (
+            session,
+            views.status(session),
+            board.board(session.screen, display),
+            views.agreement(session.comparison),
+            views.marker(session.screen[0].image),
+            "",
+            gr.update(visible=True),
+            gr.update(visible=True),
+        )
+
+    def pick(
+        self, session: Session | None, brake: Brake, event: gr.SelectData, progress: gr.Progress = PROGRESS, *drawn: Any
+    ) -> tuple[Any, ...]:
+        """Another token's map: session, board, agreement."""
+        number, position = _pair(event.index)
+        report = _report(progress, brake.start())
+        session = actions.picked(self.library, session, number, position, report)
+        return session, board.board(session.screen, asking.display(*drawn)), views.agreement(session.shown)
+
+    def redraw(self, session: Session | None, varied: Varied | None, *drawn: Any) -> tuple[Any, Any]:
+        """Both boards in other colors; no model is called."""
+        display = asking.display(*drawn)
+        return (
+            gr.skip() if session is None else board.board(session.screen, display),
+            gr.skip() if varied is None else _varied_board(varied, display),
+        )
+
+    def vary(
+        self, brake: Brake, path: Any, text: Any, model: Any, progress: gr.Progress = PROGRESS, *values: Any
+    ) -> tuple[Varied, str]:
+        """Question variations, and their board."""
+        (_, _, *how), drawn = values[:7], values[7:]
+        check = brake.start()
+        questions = asking.variations(text, self.settings)
+        ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
+        source = received(path, self.settings)
+        found = actions.varied(self.library, self.settings, ask, source, questions, _report(progress, check))
+        lines = ["the question it is compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
+        reduced = tuple(result.reduced(SCREEN_SIDE) for result in found.results)
+        varied = Varied(reduced, tuple(questions), tuple(lines))
+        return varied, _varied_board(varied, asking.display(*drawn))
+
+    def hide(
+        self,
+        session: Session | None,
+        brake: Brake,
+        replacement: Any,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """What became of each answer."""
+        check = brake.start()
+        if session is None:
+            raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
+        part = getattr(event, "part", None)
+        if part not in (actions.DRAWN, actions.MOST, actions.LEAST):
+            raise RelevancyError("Say what to hide: the rectangle, or a tenth of the map.")
+        if replacement not in {value for _, value in REPLACEMENTS}:
+            raise RelevancyError("There is no such replacement.")
+        size = session.picture.size
+        box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
+        found = actions.hidden(self.library, session, part, box, replacement, _report(progress, check))
+        return views.changes(found, SCREEN_SIDE)
+
+    def example(self, index: Any) -> tuple[Any, Any, Any]:
+        """An example's picture, its first question, and its others to pick from."""
+        if not isinstance(index, int) or not 0 <= index < len(self.examples):
+            raise RelevancyError("There is no such example.")
+        chosen = self.examples[index]
+        return chosen.image, chosen.questions[0], gr.Dataset(samples=[[text] for text in chosen.questions])
+
+    def download(self, session: Session | None, kind: str, *drawn: Any) -> str:
+        """A file's path inside the app's own folder."""
+        return downloads.written(session, kind, asking.display(*drawn), self.folder)
+
+    def restore(self, path: Any) -> tuple[Any, ...]:
+        """A state file's picture, its `asked` values, and its `drawn` values."""
+        if not path:
+            raise RelevancyError("No state file was given.")
+        state = downloads.restored(path, self.library, self.settings)
+        ask, display = state.ask, state.display
+        return (
+            downloads.placed(state.source, self.folder),
+            ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
+            ask.last_layer or self.library.depth,
+            display.opacity, display.colormap, display.smooth, display.one_scale,
+        )  # fmt: skip
+
+    def keep(self, session: Session | None, varied: Varied | None, path: Any) -> tuple[Any, Any]:
+        """Count the visit as going on: results, and the picture's file, live on while the page is open."""
+        still_needed(path)
+        return session, varied
+
+    def cancel(self, brake: Brake) -> tuple[Any, str]:
+        """Stop this visitor's runs at their next stage."""
+        brake.press()
+        return gr.update(interactive=False), views.stopped()
+
+
+def wire(page: Page, handlers: Handlers) -> None:
+    """Attach the handlers to the page, inside the current `gr.Blocks`."""
+    runs = _wire_runs(page, handlers)
+    for event in runs:
+        event.success(None, js=_DISABLE, outputs=page.question.cancel)
+        event.failure(None, js=_DISABLE, outputs=page.question.cancel)
+    page.question.cancel.click(
+        speaking(handlers.cancel), page.brake, [page.question.cancel, page.answers.status], cancels=runs, queue=False,
+        **_QUICK,
+    )  # fmt: skip
+    _wire_question(page, handlers)
+    _wire_drawing(page, handlers)
+    page.beat.tick(
+        speaking(handlers.keep), [page.session, page.varied, page.question.picture], [page.session, page.varied],
+        **_QUICK,
+    )  # fmt: skip
+
+
+def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
+    """Everything that calls a model."""
+    question, answers, what_if, variations = page.question, page.answers, page.what_if, page.variations
+    drawn = answers.drawing.all
+    ask = [question.explain.click, question.question.submit]
+    # First, since a browser takes an event's listeners one after the other.
+    for trigger in (*ask, answers.board.select, variations.run.click, what_if.marker.submit):
+        trigger(None, js=_ENABLE, outputs=question.cancel)
+    gr.on(ask, None, js=_SHOW_RESULTS)
+    whole: dict[str, Any] = {
+        "fn": speaking(handlers.explain),
+        "inputs": [page.brake, question.picture, *question.asked, *drawn],
+        "outputs": [
+            page.session, answers.status, answers.board, answers.agreement, what_if.marker, what_if.changes,
+            answers.tools, answers.details,
+        ],
+        **_run(answers.status),
+    }  # fmt: skip
+    restored = question.restore.upload(
+        speaking(handlers.restore), question.restore, [question.picture, *question.asked, *drawn], **_QUICK
+    )
+    return [
+        gr.on(ask, **whole),
+        restored.success(**whole),
+        answers.board.select(
+            speaking(handlers.pick), [page.session, page.brake, *drawn],
+            [page.session, answers.board, answers.agreement], **_run(answers.status),
+        ),
+        variations.run.click(
+            speaking(handlers.vary),
+            [page.brake, question.picture, variations.questions, variations.model, *question.asked, *drawn],
+            [page.varied, variations.board], **_run(variations.board),
+        ),
+        what_if.marker.submit(
+            speaking(handlers.hide), [page.session, page.brake, what_if.replacement], what_if.changes,
+            **_run(what_if.changes),
+        ),
+    ]  # fmt: skip
+
+
+def _wire_question(page: Page, handlers: Handlers) -> None:
+    """Examples and presets fill in the question."""
+    question = page.question
+    question.examples.click(
+        speaking(handlers.example), question.examples, [question.picture, question.question, question.presets], **_QUICK
+    )
+    question.presets.click(speaking(_sample), question.presets, question.question, **_QUICK)
+
+
+def _wire_drawing(page: Page, handlers: Handlers) -> None:
+    """What needs no model: other colors, and files."""
+    answers, drawn = page.answers, page.answers.drawing.all
+    gr.on(
+        [control.input for control in drawn], speaking(handlers.redraw), [page.session, page.varied, *drawn],
+        [answers.board, page.variations.board], trigger_mode="always_last", **_QUICK,
+    )  # fmt: skip
+    for kind, button in answers.downloads.items():
+        written = button.click(speaking(_download(handlers, kind)), [page.session, *drawn], answers.file, **_QUICK)
+        written.success(None, js=_FETCH_FILE)
+
+
+def _run(progress_on: gr.HTML) -> dict[str, Any]:
+    """Options of an event that calls a model."""
+    return {
+        "concurrency_id": MODELS,
+        "concurrency_limit": 1,
+        "show_progress_on": progress_on,
+        "api_visibility": "private",
+    }
+
+
+def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
+    return lambda session, *drawn: handlers.download(session, kind, *drawn)
+
+
+def _varied_board(varied: Varied, display: Display) -> str:
+    return board.board(varied.results, display, titles=varied.titles, lines=varied.lines)
+
+
+def _correlation(value: float) -> str:
+    return "rank correlation with the first map: " + ("–" if value != value else f"{value:+.2f}")
+
+
+def _sample(sample: Any) -> str:
+    """The text of a preset."""
+    return str(sample[0])
+
+
+def _pair(index: Any) -> tuple[int, int]:
+    """Number of a model and position in its answer, as the board's script sends them."""
+    if isinstance(index, (list, tuple)) and len(index) == 2 and all(type(part) is int for part in index):
+        return index[0], index[1]
+    raise RelevancyError("That is no token of an answer.")
+
+
+def _report(progress: gr.Progress, check: Callable[[], None]) -> actions.Progress:
+    def report(stage: str, share: float) -> None:
+        check()
+        progress(share, desc=stage)
+
+    return report

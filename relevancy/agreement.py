@@ -1,0 +1,107 @@
+"""How far two maps of one picture agree, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from relevancy.errors import RelevancyError
+from relevancy.explanation import Explanation
+
+TOP = 0.1  # of the pixels both models saw: what top_overlap compares
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "rank_correlation": "Do both order the picture's parts alike? 1: exactly, 0: unrelated, -1: in reverse.",
+        "top_overlap": "How much of the most relevant tenth of the picture is the same; 10% is chance.",
+        "divergence": "How much relevance lies elsewhere, in bits. 0: the same map, 1: maps that never meet.",
+    }
+)
+_SIDE = 128  # samples per side of the picture on which maps of different grids are compared
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two maps of one picture agree, on the part of it that both models saw.
+
+    rank_correlation: Spearman's, -1 to 1. top_overlap: the share of the most relevant tenth that is the same, 0 to 1;
+    0.1 is chance. divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint).
+    NaN where a map is empty or the same everywhere. image_shares, text_shares: of each model's relevance.
+    """
+
+    models: tuple[str, str]
+    rank_correlation: float
+    top_overlap: float
+    divergence: float
+    same_answer: bool
+    image_shares: tuple[float, float]
+    text_shares: tuple[float, float]
+
+    def summary(self) -> str:
+        """The numbers in one line of plain words."""
+        if np.isnan(self.rank_correlation):
+            return f"{' and '.join(self.models)}: a map is empty or the same everywhere, there is nothing to compare"
+        return (
+            f"{' and '.join(self.models)}: rank correlation {self.rank_correlation:.2f}, the same "
+            f"{self.top_overlap:.0%} of their most relevant tenth, divergence {self.divergence:.2f} of 1 bit"
+        )
+
+
+def agreement(first: Explanation, second: Explanation, *, top: float = TOP) -> Agreement:
+    """The agreement of two maps, sampled on the original picture where both models looked.
+
+    top: the most relevant share of the picture whose overlap is taken. Raises RelevancyError for different pictures.
+    """
+    if first.image.size != second.image.size:
+        raise RelevancyError("Maps are compared on one picture: these two are of pictures of different sizes.")
+    if not 0 < top <= 1:
+        raise RelevancyError(f"top is a share of the picture, above 0 and up to 1, not {top}.")
+    one, other = _sampled(first), _sampled(second)
+    seen = np.isfinite(one) & np.isfinite(other)
+    values = one[seen].astype(np.float64), other[seen].astype(np.float64)
+    drawable = seen.any() and all(np.ptp(each) > 0 for each in values)
+    return Agreement(
+        models=(first.model, second.model),
+        rank_correlation=_spearman(*values) if drawable else float("nan"),
+        top_overlap=_top_overlap(*values, top) if drawable else float("nan"),
+        divergence=_jensen_shannon(*values) if drawable else float("nan"),
+        same_answer=first.answer.casefold() == second.answer.casefold(),
+        image_shares=(first.shares["image"], second.shares["image"]),
+        text_shares=(first.shares["text"], second.shares["text"]),
+    )
+
+
+def _sampled(result: Explanation) -> np.ndarray:
+    """The smooth map on an even raster of the picture."""
+    heatmap = result.heatmap()
+    rows, cols = (np.linspace(0, length - 1, min(length, _SIDE)).round().astype(int) for length in heatmap.shape)
+    return heatmap[np.ix_(rows, cols)]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse]
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _top_overlap(one: np.ndarray, other: np.ndarray, top: float = TOP) -> float:
+    count = max(1, round(top * one.size))
+    tops = [set(np.argpartition(-each, count - 1)[:count].tolist()) for each in (one, other)]
+    return len(tops[0] & tops[1]) / count
+
+
+def _jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:
+    shares = [np.clip(each, 0, None) / np.clip(each, 0, None).sum() for each in (one, other)]
+    middle = (shares[0] + shares[1]) / 2
+    halves = [
+        float(np.sum(share * np.log2(np.divide(share, middle, out=np.ones_like(share), where=share > 0))))
+        for share in shares
+    ]
+    return sum(halves) / 2

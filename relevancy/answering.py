@@ -1,0 +1,191 @@
+"""What a model answers to a question it has read, and how likely it is to say something else in that place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from math import exp
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature, GenerationConfig
+
+from relevancy import borrow
+from relevancy.errors import RelevancyError
+from relevancy.models import Model
+
+MAX_NEW_TOKENS = 64
+_OUT_OF_MEMORY = (
+    "Out of memory: ask fewer questions at once, load with dtype bfloat16 or quantization 4bit, use scope language, "
+    "or a smaller model."
+)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a model is to say an answer: probabilities of its tokens, each after those before it.
+
+    first: of the first token. whole: of all of them, their product; a stop token is not part of it. per_token: their
+    geometric mean, whole ** (1 / tokens), which answers of different lengths, and models with different tokenizers,
+    can be compared by. tokens: how many the model reads the answer as. For an empty answer, tokens is 0 and the others
+    are the probability of ending at once.
+    """
+
+    first: float
+    whole: float
+    per_token: float
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Pictures with a question each, as a model has read them: what any answer goes on from.
+
+    ids, mask: (batch, tokens), padded on the left. logits: (batch, vocabulary), of the answer's first token. cache: the
+    decoder's keys and values.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    logits: Tensor
+    cache: Any
+
+    @classmethod
+    def of(cls, inputs: BatchFeature, output: Any) -> Prompt:
+        """From a forward pass's inputs and what it gave, its cache included."""
+        logits = output.logits[:, -1].detach()
+        return cls(inputs["input_ids"], inputs["attention_mask"], logits, output.past_key_values)
+
+    def branch(self) -> Prompt:
+        """The same prompt with a cache of its own, which may grow while this one stays; nothing is copied yet."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        return replace(self, cache=cache)
+
+
+def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
+    """One forward pass over pictures (RGB) with a question each."""
+    inputs = model.prepare(pictures, questions)
+    with torch.no_grad(), borrow.evaluating(model.model):
+        return Prompt.of(inputs, model.model(**inputs, logits_to_keep=1, use_cache=True))
+
+
+def answers(model: Model, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+    """Ids of the greedy answers, stop tokens left out, whatever a checkpoint's own generation settings are.
+
+    Goes on in the prompt's own cache: give `prompt.branch()` where the prompt is needed again.
+    """
+    stops = set(model.stop_token_ids)
+    first = prompt.logits.argmax(-1, keepdim=True)
+    opening = first.tolist()
+    if max_new_tokens <= 1 or all(token in stops for (token,) in opening):
+        return [_before_stop(ids, stops) for ids in opening]
+    ids = torch.cat([prompt.ids, first], 1)
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(1, min(max_new_tokens - 1, model.room - ids.shape[1])),
+        eos_token_id=list(model.stop_token_ids),
+        pad_token_id=model.tokenizer.pad_token_id,
+    )
+    generate: Any = model.model.generate
+    with torch.no_grad(), borrow.evaluating(model.model):
+        sequences: Tensor = generate(
+            input_ids=ids,
+            attention_mask=torch.cat([prompt.mask, prompt.mask.new_ones(len(ids), 1)], 1),
+            # The forward pass before counted padding too, `generate` by itself would not: keys would be shifted.
+            position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+            past_key_values=prompt.cache,
+            generation_config=settings,
+        )
+    rest = [_before_stop(ids, stops) for ids in sequences[:, ids.shape[1] :].tolist()]
+    return [_before_stop(ids, stops) and ids + more for ids, more in zip(opening, rest, strict=True)]
+
+
+def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in stops, ids))
+
+
+def encoded(model: Model, answer: str) -> tuple[int, ...]:
+    """Ids of an answer that was given in words. Raises RelevancyError when it holds none."""
+    ids = tuple(model.tokenizer.encode(answer.strip(), add_special_tokens=False))
+    if not ids:
+        raise RelevancyError("The given answer is empty: give at least one word, or leave it out.")
+    return ids
+
+
+def spellings(model: Model, answer: str) -> list[tuple[int, ...]]:
+    """Ids of an answer in another model's words: as they stand, and after a space, as some prompts want it."""
+    words = answer.strip()
+    spelled = [words, f" {words}"] if words else [""]
+    return list(dict.fromkeys(tuple(model.tokenizer.encode(text, add_special_tokens=False)) for text in spelled))
+
+
+def likelihoods(
+    model: Model, prompt: Prompt, said: Sequence[str | Sequence[int]]
+) -> tuple[tuple[Likelihood | None, ...], ...]:
+    """How likely each of the answers is after each of the prompts, teacher-forced, all in one batch: [prompt][answer].
+
+    said: ids, or words, which are then read in that one of their `spellings` that is likelier after the first prompt.
+    The prompts are of equal length, as those of one question are. None for an answer too long for the model.
+    """
+    spelled = [spellings(model, one) if isinstance(one, str) else [tuple(one)] for one in said]
+    room = model.room - prompt.ids.shape[1]
+    every = list(dict.fromkeys(ids for choices in spelled for ids in choices if len(ids) <= room))
+    rows = _log_probabilities(model, prompt, every)
+    fitting = [[ids for ids in choices if ids in rows[0]] for choices in spelled]
+    chosen = [max(choices, key=lambda ids: sum(rows[0][ids]), default=None) for choices in fitting]
+    return tuple(tuple(None if ids is None else _likelihood(ids, row[ids]) for ids in chosen) for row in rows)
+
+
+def _log_probabilities(
+    model: Model, prompt: Prompt, every: Sequence[tuple[int, ...]]
+) -> list[dict[tuple[int, ...], list[float]]]:
+    """For each prompt, the log-probabilities of each answer's tokens; of an answer without any, that of stopping."""
+    batch, longest = len(prompt.logits), max(map(len, every), default=0)
+    opening = prompt.logits.float().log_softmax(-1)
+    stopping = opening[:, list(model.stop_token_ids)].logsumexp(-1).tolist()
+    found = [{ids: [stopping[row]] for ids in every} for row in range(batch)]
+    for row, ids in ((row, ids) for row in range(batch) for ids in every if ids):
+        found[row][ids] = [float(opening[row, ids[0]])]
+    if longest < 2:
+        return found
+    cache = prompt.branch().cache
+    cache.batch_repeat_interleave(len(every))
+    before = pad_sequence([torch.tensor(ids[:-1], dtype=torch.long) for ids in every], batch_first=True)
+    with torch.no_grad(), borrow.evaluating(model.model):
+        # Padding comes after an answer's own tokens, so that none of them sees it.
+        logits = model.model(
+            input_ids=before.repeat(batch, 1).to(prompt.ids.device), past_key_values=cache, use_cache=True
+        ).logits
+    for row in range(batch):
+        for number, ids in enumerate(every):
+            later = logits[row * len(every) + number, : max(0, len(ids) - 1)].float().log_softmax(-1)
+            found[row][ids] += [float(later[place, token]) for place, token in enumerate(ids[1:])]
+    return found
+
+
+def _likelihood(ids: tuple[int, ...], logs: list[float]) -> Likelihood:
+    total = sum(logs)
+    return Likelihood(exp(logs[0]), exp(total), exp(total / len(logs)), len(ids))
+
+
+@contextmanager
+def memory_named() -> Iterator[None]:
+    """Turn a failed allocation into a line that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RelevancyError(_OUT_OF_MEMORY) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise RelevancyError(_OUT_OF_MEMORY) from error
+        raise

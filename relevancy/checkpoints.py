@@ -1,0 +1,175 @@
+"""Checkpoint folders: found by name, read without running anything that came with them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from relevancy.errors import RelevancyError
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
+_FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+_NOT_FETCHED = ["*/*", "consolidated*"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Where a named model comes from: a hub id, or a folder inside this package."""
+
+    source: str | Path
+    about: str
+
+
+_WEIGHTS = Path(__file__).parent / "demo" / "weights"
+MODELS = {
+    "demo-small": Spec(_WEIGHTS / "demo-small", "the smaller of the embedded pair, no download"),
+    "demo-large": Spec(_WEIGHTS / "demo-large", "the larger of the embedded pair, no download"),
+    "2b": Spec("Intel/llava-gemma-2b", "LLaVA-Gemma 2B with a CLIP tower"),
+    "7b": Spec("Intel/llava-gemma-7b", "LLaVA-Gemma 7B with a CLIP tower"),
+}
+
+
+def folder_of(label: str, revision: str | None) -> Path:
+    """The local folder of a named model, a path or a hub id, fetched if it must be."""
+    spec = MODELS.get(label)
+    source = spec.source if spec else label
+    path = Path(source).expanduser()
+    if not label.strip():
+        raise RelevancyError(f"the model's name is empty: give one of {', '.join(MODELS)}, a folder, or a hub id")
+    if path.is_dir():
+        return path
+    if isinstance(source, Path):
+        raise RelevancyError(f"{label} is not part of this installation: build it with `relevancy train demo`")
+    if path.exists():
+        raise RelevancyError(f"{label} is a file: give the folder that holds config.json and *.safetensors")
+    if not _HUB_ID.fullmatch(source) or source.startswith("."):
+        known = ", ".join(MODELS)
+        looks_like_path = "/" in source or "\\" in source or source.startswith((".", "~"))
+        problem = f"there is no folder {label}" if looks_like_path else f"unknown model {label!r}"
+        raise RelevancyError(f"{problem}: give one of {known}, a local folder, or a hub id such as owner/model")
+    return Path(_fetched(source, label, revision))
+
+
+def _fetched(source: str, label: str, revision: str | None) -> str:
+    what = label if label == source else f"{label} ({source})"
+    try:
+        return snapshot_download(source, revision=revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED)
+    except GatedRepoError as error:
+        raise RelevancyError(
+            f"{what} is gated: accept its terms at https://huggingface.co/{source}, then log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise RelevancyError(f"{what} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise RelevancyError(
+            f"the hub has no model {what}, or it is private: check the name or `hf auth login`"
+        ) from error
+    except (OSError, HFValidationError) as error:  # every other failure of the hub's client is an OSError
+        raise RelevancyError(
+            f"{what} is neither a local folder nor in the local cache, and the hub cannot be reached "
+            f"({_first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
+        ) from error
+
+
+def config_of(folder: Path, label: str) -> PreTrainedConfig:
+    """The folder's config, of a kind that takes pictures with text. Raises RelevancyError."""
+    if not (folder / "config.json").is_file():
+        raise RelevancyError(f"{label} has no config.json: give the folder of a saved model")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise RelevancyError(
+            f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
+            f"never run ({_first_line(error)})"
+        ) from error
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise RelevancyError(f"{label} ({config.model_type}) takes no pictures: give a vision-language model")
+    return config
+
+
+def parameters_in(folder: Path, label: str) -> int:
+    """Number of weights in the folder's safetensors, from their headers."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
+        reason = (
+            f"its weights are pickled ({pickled[0]}), which can run code when read: save it as safetensors first"
+            if pickled
+            else "there are no *.safetensors in it"
+        )
+        raise RelevancyError(f"{label} has no weights to load: {reason}")
+    return sum(_size(path, label) for path in files)
+
+
+def _size(path: Path, label: str) -> int:
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({_first_line(error)})") from error
+
+
+def processor_of(folder: Path, label: str) -> ProcessorMixin:
+    """The folder's processor, with Pillow resizing the pictures: torchvision's way differs from the trained one."""
+    try:
+        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise RelevancyError(f"{label}: its processor cannot be loaded ({_first_line(error)})") from error
+
+
+def weights_of(
+    folder: Path,
+    config: PreTrainedConfig,
+    label: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any],
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with its weights in place, and transformers' report of what it found."""
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        model, report = loaded
+        return (model if "device_map" in options else model.to(device)), report
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RelevancyError(
+            f"not enough memory to load {label} in {str(dtype).removeprefix('torch.')} on {device}: use quantization "
+            "4bit, dtype bfloat16, device cpu, or a smaller model"
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise RelevancyError(f"{label} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

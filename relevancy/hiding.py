@@ -1,0 +1,127 @@
+"""What if the model had not seen this? A part of the picture is hidden, and the answer's probability read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageStat
+
+from relevancy import answering
+from relevancy.answering import MAX_NEW_TOKENS, Likelihood
+from relevancy.errors import RelevancyError
+from relevancy.geometry import Grid
+from relevancy.models import Model, load
+from relevancy.pictures import MAX_PIXELS, Source, open_picture
+from relevancy.targets import shown
+
+Replacement = Literal["grey", "mean", "blur"]
+REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
+_GREY = (128, 128, 128)
+_BLUR = 0.1  # of the picture's longer side: the radius, in which nothing of an object's shape is left
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a picture: a rectangle in its pixels, or patches, or both together.
+
+    box: (left, upper, right, lower), 0 at the left and upper border. patches: indices into `image_map`, row by row.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    patches: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """An answer's likelihood on a picture, and on the same picture with a region hidden (`image`)."""
+
+    answer: str
+    region: Region
+    replacement: Replacement
+    image: Image.Image
+    before: Likelihood
+    after: Likelihood
+
+
+def counterfactual(
+    model: Model | str,
+    image: Source,
+    question: str,
+    regions: Region | Sequence[Region],
+    *,
+    replacement: Replacement = "grey",
+    answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_pixels: int = MAX_PIXELS,
+) -> Any:
+    """How likely the answer is before and after a region of the picture is hidden: a Counterfactual, or a list of them.
+
+    regions: one, or a list, which runs as one batch with the untouched picture.
+    replacement: what stands in the region's place: "grey", "mean" (the picture's mean color), or "blur".
+    answer: read this answer, teacher-forced, instead of the one the model gives of the untouched picture.
+    The model and the picture are left as they are. Raises RelevancyError.
+    """
+    listed = [regions] if isinstance(regions, Region) else list(regions)
+    if not listed:
+        raise RelevancyError("There is no region to hide: give at least one.")
+    if isinstance(model, str):
+        model = load(model)
+    picture = open_picture(image, max_pixels=max_pixels).image
+    grid = model.grid(*picture.size)
+    changed = [hidden(picture, grid, region, replacement) for region in listed]
+    with model.lock, answering.memory_named():
+        said: str | Sequence[int]
+        if answer is None:
+            (said,) = answering.answers(model, answering.read(model, [picture], [question]), max_new_tokens)
+            words = shown(model.tokenizer, *said).strip()
+        else:
+            answering.encoded(model, answer)
+            said = words = answer.strip()
+        prompt = answering.read(model, [picture, *changed], [question] * (1 + len(changed)))
+        (before,), *after = answering.likelihoods(model, prompt, [said])
+    found = []
+    for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):
+        if before is None or likelihood is None:
+            raise RelevancyError("The answer is too long for this model beside the question: shorten it.")
+        found.append(Counterfactual(words, region, replacement, edited, before, likelihood))
+    return found[0] if isinstance(regions, Region) else found
+
+
+def hidden(picture: Image.Image, grid: Grid, region: Region, replacement: Replacement) -> Image.Image:
+    """The picture (RGB) with the region replaced; `grid` says where its patches are. Raises RelevancyError."""
+    if replacement not in REPLACEMENTS:
+        raise RelevancyError(f"Unknown replacement {replacement!r}; choose from {', '.join(REPLACEMENTS)}.")
+    mask = _mask(grid, region)
+    if not mask.any():
+        raise RelevancyError("The region holds nothing of the picture: give a box or patches inside it.")
+    if replacement == "blur":
+        other = picture.filter(ImageFilter.GaussianBlur(_BLUR * max(picture.size)))
+    else:
+        color = _GREY if replacement == "grey" else tuple(round(value) for value in ImageStat.Stat(picture).mean)
+        other = Image.new("RGB", picture.size, color)
+    return Image.composite(other, picture, Image.fromarray(mask))
+
+
+def _mask(grid: Grid, region: Region) -> np.ndarray:
+    """The region's pixels, bool (height, width); a rectangle smaller than a pixel still holds the one it is in."""
+    wrong = [patch for patch in region.patches if not 0 <= patch < grid.rows * grid.cols]
+    if wrong:
+        raise RelevancyError(f"The patches are 0 to {grid.rows * grid.cols - 1}: there is no {wrong[0]}.")
+    boxes = [*grid.boxes()[list(region.patches)]]
+    if region.box is not None:
+        left, upper, right, lower = region.box
+        boxes.append(np.clip([left, upper, right, lower], 0, np.tile([grid.width, grid.height], 2)))
+    mask = np.zeros((grid.height, grid.width), dtype=bool)
+    for left, upper, right, lower in boxes:
+        if right > left and lower > upper:
+            columns, rows = _span(left, right, grid.width), _span(upper, lower, grid.height)
+            mask[rows, columns] = True
+    return mask
+
+
+def _span(start: float, end: float, length: int) -> slice:
+    first = min(round(start), length - 1)
+    return slice(first, max(first + 1, round(end)))

@@ -1,0 +1,175 @@
+"""Results in the app are those of the package, bit for bit, and nothing is computed twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+from relevancy_app import actions, asking
+from relevancy_app.board import board
+from relevancy_app.safety import StoppedError
+from relevancy_app.settings import Settings
+
+import relevancy
+from relevancy import RelevancyError
+from relevancy.agreement import agreement
+
+QUESTION = "Is the duck floating? (a) Yes (b) No"
+LIMITS = Settings()
+
+
+def silent(stage, share):
+    pass
+
+
+def same(one, other):
+    return (
+        np.array_equal(one.image_map, other.image_map)
+        and np.array_equal(one.relevance, other.relevance)
+        and one.answer_tokens == other.answer_tokens
+        and one.target == other.target
+    )
+
+
+def asked(shelf, models=("deep", "flat"), **options):
+    return asking.ask(shelf, LIMITS, QUESTION, list(models), **options)
+
+
+@pytest.fixture(scope="module")
+def shown(shelf, source):
+    return actions.explained(shelf, LIMITS, asked(shelf), source, silent)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "first"}, {"scope": "full"}, {"first_layer": 2}, {"target": "Yes|No"}]
+)
+def test_both_maps_equal_separate_calls(shelf, source, options):
+    found = actions.explained(shelf, LIMITS, asked(shelf, **options), source, silent)
+    for model, result in zip(shelf.models.values(), found.first, strict=True):
+        alone = relevancy.explain(model, source, QUESTION, **asked(shelf, **options).options(model))
+        assert same(result, alone)
+    assert found.comparison is not None
+    assert found.shown is found.comparison
+
+
+def test_one_model_alone(shelf, source):
+    found = actions.explained(shelf, LIMITS, asked(shelf, ["flat"]), source, silent)
+    assert same(found.first[0], relevancy.explain(shelf.models["flat"], source, QUESTION, target="first-relevant"))
+    assert found.comparison is None
+    assert found.shown is None
+
+
+def test_stages_are_named_and_shares_grow(shelf, source):
+    stages = []
+    actions.explained(shelf, LIMITS, asked(shelf), source, lambda *stage: stages.append(stage))
+    assert any("deep" in name for name, _ in stages)
+    assert any("flat" in name for name, _ in stages)
+    shares = [share for _, share in stages]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+
+
+def test_a_picked_token_is_explained_once(shelf, shown, passes):
+    count = passes(*shelf.models.values())
+    found = actions.picked(shelf, shown, 1, 5, silent)
+    assert set(count) == {"flat"}
+    alone = relevancy.explain(shelf.models["flat"], shown.picture, QUESTION, target=5)
+    assert same(found.results[1], alone)
+    assert found.results[0] is shown.results[0]
+    assert found.shown.explanations == found.results
+    count.clear()
+    back = actions.picked(shelf, found, 1, shown.first[1].target.position, silent)
+    again = actions.picked(shelf, back, 1, 5, silent)
+    assert count == []
+    assert back.results == shown.first
+    assert again.results[1] is found.results[1]
+
+
+def test_the_token_of_a_contrast_has_another_map_than_the_contrast(shelf, source):
+    against = actions.explained(shelf, LIMITS, asked(shelf, target="Yes|No"), source, silent)
+    position = against.first[1].target.position
+    plain = actions.picked(shelf, against, 1, position, silent).results[1]
+    assert plain.target.contrast is None
+    assert not np.array_equal(plain.image_map, against.first[1].image_map)
+
+
+@pytest.mark.parametrize(("number", "position"), [(2, 0), (-1, 0), (0, -1), (0, 1000)])
+def test_no_token_that_is_not_there(shelf, shown, number, position):
+    with pytest.raises(RelevancyError, match="not part of the answer"):
+        actions.picked(shelf, shown, number, position, silent)
+
+
+def test_nothing_to_pick_or_hide_without_a_result(shelf):
+    with pytest.raises(RelevancyError, match="press Explain first"):
+        actions.picked(shelf, None, 0, 0, silent)
+    with pytest.raises(RelevancyError, match="press Explain first"):
+        actions.hidden(shelf, None, actions.MOST, None, "grey", silent)
+
+
+def test_drawing_anew_calls_no_model(shelf, shown, passes):
+    count = passes(*shelf.models.values())
+    drawn = {
+        board(shown.screen, asking.display(opacity, colormap, smooth, one_scale))
+        for opacity in (0, 0.5, 1)
+        for colormap in ("inferno", "cividis")
+        for smooth in (True, False)
+        for one_scale in (True, False)
+    }
+    assert count == []
+    assert len(drawn) == 24
+
+
+def test_variations_equal_single_questions(shelf, source):
+    questions = [QUESTION, "What color is the ball?", "How many boats are in the picture?"]
+    found = actions.varied(shelf, LIMITS, asked(shelf, ["flat"]), source, questions, silent)
+    for question, result in zip(questions, found.results, strict=True):
+        alone = relevancy.explain(shelf.models["flat"], source, question, target="first-relevant")
+        np.testing.assert_allclose(result.image_map, alone.image_map, rtol=1e-3, atol=1e-6)
+        assert result.question == question
+    assert found.agreement == tuple(agreement(found.results[0], other) for other in found.results[1:])
+
+
+@pytest.mark.parametrize("part", [actions.DRAWN, actions.MOST, actions.LEAST])
+def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
+    box = (0.0, 0.0, 40.0, 60.0)
+    found = actions.hidden(shelf, shown, part, box, "grey", silent)
+    assert [one.model for one in found] == ["deep", "flat"]
+    for model, result, one in zip(shelf.models.values(), shown.first, found, strict=True):
+        patches = () if part == actions.DRAWN else actions.tenth(result, part)
+        region = relevancy.Region(box=box) if part == actions.DRAWN else relevancy.Region(patches=patches)
+        alone = relevancy.counterfactual(model, shown.picture, QUESTION, region, replacement="grey")
+        assert (one.before, one.after) == (alone.before.per_token, alone.after.per_token)
+        assert np.array_equal(np.asarray(one.image), np.asarray(alone.image))
+        assert not np.array_equal(np.asarray(one.image), np.asarray(shown.picture))
+
+
+def test_a_tenth_is_the_most_or_least_relevant_of_what_lies_on_the_picture(shown):
+    result = replace(shown.first[0], image_map=np.arange(16, dtype=np.float32).reshape(4, 4))
+    assert set(actions.tenth(result, actions.MOST)) == {14, 15}
+    assert set(actions.tenth(result, actions.LEAST)) == {0, 1}
+
+
+def test_an_empty_map_has_no_most_relevant_tenth(shown):
+    empty = replace(shown.first[0], image_map=np.zeros((4, 4), np.float32))
+    with pytest.raises(RelevancyError, match="empty"):
+        actions.tenth(empty, actions.MOST)
+
+
+def test_stopping_gives_the_models_back(shelf, source):
+    def stop(stage, share):
+        if "flat" in stage:
+            raise StoppedError("enough")
+
+    before = relevancy.explain(shelf.models["flat"], source, QUESTION)
+    with pytest.raises(StoppedError):
+        actions.explained(shelf, LIMITS, asked(shelf), source, stop)
+    assert same(relevancy.explain(shelf.models["flat"], source, QUESTION), before)
+
+
+def test_a_picture_beyond_the_limit_is_refused(shelf, source):
+    small = Settings(max_pixels=tiny.picture().width * tiny.picture().height - 1)
+    for models in (["deep", "flat"], ["flat"]):
+        with pytest.raises(RelevancyError, match="more than the limit"):
+            actions.explained(shelf, small, asked(shelf, models), source, silent)
+    with pytest.raises(RelevancyError, match="more than the limit"):
+        actions.varied(shelf, small, asked(shelf, ["flat"]), source, ["a?", "b?"], silent)

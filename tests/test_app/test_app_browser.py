@@ -1,0 +1,372 @@
+"""The app in a real browser: Debian's chromium, headless, driven by Playwright. Screens are kept as artefacts."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+import tiny
+from relevancy_app.examples import examples
+
+import relevancy
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright: make test installs it")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ROOT = Path(__file__).parents[2]
+SCREENS = Path(os.environ.get("RELEVANCY_ARTIFACTS", ROOT / "artifacts")) / "app"
+WIDE, NARROW = (1280, 900), (390, 844)
+PATIENCE = 60_000  # milliseconds; the machine may be busy
+# Nothing may be cut off or stick out: elements whose content is wider than themselves.
+CUT = """() => Array.from(document.querySelectorAll('[class*="rv-"]'))
+  .filter((one) => one.offsetParent && !one.closest('.rv-map, .rv-canvas, .rv-stage, .rv-scroll'))
+  .filter((one) => getComputedStyle(one).display !== 'inline' && one.scrollWidth > one.clientWidth + 1)
+  .map((one) => one.className)"""
+
+# When both maps of a click can be seen.
+WATCH = """() => {
+  window.began = 0; window.waited = null;
+  document.querySelector('#rv-explain').addEventListener('click', () => { window.began = performance.now(); }, true);
+  new MutationObserver(async () => {
+    const maps = Array.from(document.querySelectorAll('#rv-board .rv-map img'));
+    if (!window.began || maps.length < 2 || maps[0].src === window.last) return;
+    const began = window.began;
+    window.began = 0; window.last = maps[0].src;
+    await Promise.all(maps.map((one) => one.decode()));
+    window.waited = performance.now() - began;
+  }).observe(document.querySelector('#rv-board'), {subtree: true, childList: true, attributes: true});
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)}): apt install chromium")
+    with sync_api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser, served):
+    """Opens the app: `visit()` gives a page; afterwards nothing foreign may have been asked for, nothing logged."""
+    contexts, foreign, errors = [], [], []
+
+    def opened(size=WIDE, theme="light"):
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=theme, has_touch=size == NARROW,
+            accept_downloads=True,
+        )  # fmt: skip
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        own = (served.url, "data:", "blob:")
+        page.on("request", lambda asked: None if asked.url.startswith(own) else foreign.append(asked.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.goto(served.url)
+        page.wait_for_selector("#rv-explain")
+        page.wait_for_selector("#rv-picture img")
+        page.wait_for_timeout(500)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert foreign == []
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory):
+    """A file of the visitor's own."""
+    path = tmp_path_factory.mktemp("own") / "own.png"
+    tiny.picture(300, 200, seed=3).save(path)
+    return path
+
+
+def screen(page, name):
+    """Keep the whole page as a picture."""
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(400)
+    page.screenshot(path=SCREENS / f"{name}.png", full_page=True)
+
+
+def explained(page):
+    """Press Explain and wait for both maps."""
+    page.click("#rv-explain")
+    page.wait_for_selector("#rv-board .rv-map img")
+    page.wait_for_selector("#rv-explain:not([disabled])")
+    page.wait_for_selector("#rv-details")
+
+
+def sources(page):
+    return page.eval_on_selector_all("#rv-board .rv-map img", "all => all.map(one => one.src)")
+
+
+def until(page, condition, what):
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not condition():
+        assert time.monotonic() < deadline, what
+        page.wait_for_timeout(50)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
+def test_every_screen_at_every_width(visit, size, theme):
+    page, name = visit(size, theme), f"{size[0]}-{theme}"
+    assert page.locator(".rv-welcome li").count() == 3
+    assert not page.is_visible("#rv-details")
+    assert not page.is_enabled("#rv-cancel")
+    screen(page, f"{name}-1-first-visit")
+    explained(page)
+    assert page.locator("#rv-board .rv-card").count() == 2
+    screen(page, f"{name}-2-results")
+    page.click("#rv-board [data-view=slide]")
+    screen(page, f"{name}-3-slide")
+    page.click("#rv-board [data-view=side]")
+    page.fill("#rv-questions textarea", "Is the duck floating?\nWhat color is the house?\nIs there a boat?")
+    page.click("#rv-vary")
+    page.wait_for_selector("#rv-variations .rv-card:nth-child(3)")
+    screen(page, f"{name}-4-questions")
+    page.get_by_role("tab", name="What if?").click()
+    page.click("[data-part=most]")
+    page.wait_for_selector(".rv-change")
+    screen(page, f"{name}-5-what-if")
+    page.get_by_text("What to explain, and how").click()
+    page.wait_for_selector("#rv-scope", state="visible")
+    screen(page, f"{name}-6-options")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert page.evaluate(CUT) == []
+
+
+def test_own_picture_from_upload_to_download(visit, served, photograph, tmp_path, passes):
+    page = visit()
+    before = page.get_attribute("#rv-picture img", "src")
+    page.click("#rv-picture [aria-label='Remove Image']")
+    page.set_input_files("#rv-picture input[type=file]", photograph)
+    until(page, lambda: page.locator("#rv-picture img").count() == 1, "the upload is shown")
+    assert page.get_attribute("#rv-picture img", "src") != before
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    assert "300 × 200" in page.inner_text("#rv-status")
+    maps = sources(page)
+    assert len(set(maps)) == 2
+
+    # a token of the answer, by its chip
+    chips = page.locator("#rv-board .rv-card:nth-child(2) .rv-chip")
+    other = page.locator("#rv-board .rv-card:nth-child(2) .rv-chip[aria-pressed=false]")
+    if chips.count() > 1:  # what the models answer is theirs
+        other.last.click()
+        until(page, lambda: sources(page)[1] != maps[1], "the other token's map")
+    assert page.locator("#rv-board .rv-card:nth-child(2) .rv-chip[aria-pressed=true]").count() == 1
+
+    # drawn anew, no model called
+    count = passes(*served.models)
+    maps = sources(page)
+    page.locator("#rv-opacity input[type=range]").fill("0.3")
+    until(page, lambda: sources(page) != maps, "less opaque")
+    maps = sources(page)
+    page.uncheck("#rv-smooth input")
+    until(page, lambda: sources(page) != maps, "patches")
+    maps = sources(page)
+    page.click("#rv-colormap input")
+    page.get_by_role("option", name="viridis").click()
+    until(page, lambda: sources(page) != maps, "other colors")
+    maps = sources(page)
+    page.uncheck("#rv-one-scale input")
+    until(page, lambda: page.locator("#rv-board .rv-card .rv-scale").count() == 4, "a scale for each")
+    assert count == []
+
+    # the slider between the two maps
+    page.click("#rv-board [data-view=slide]")
+    page.locator("#rv-board .rv-range").fill("20")
+    assert "80%" in page.eval_on_selector("#rv-board .rv-over", "one => one.style.clipPath")
+    shown = page.eval_on_selector_all("#rv-board .rv-stage img", "all => all.map(one => one.src)")
+    assert set(shown) == set(sources(page))
+    page.select_option("#rv-board .rv-left", "0")
+    plain = page.get_attribute("#rv-board .rv-plain", "src")
+    assert page.get_attribute("#rv-board .rv-over", "src") == plain
+
+    # every file
+    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("json", b"{"), ("npz", b"PK"), ("state", b"{")):
+        with page.expect_download() as waiting:
+            page.click(f"#rv-download-{kind}")
+        path = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        assert path.read_bytes().startswith(start)
+    state = tmp_path / "relevancy-state.json"
+    assert json.loads(state.read_text())["display"]["colormap"] == "viridis"
+    assert count == []
+
+    # the state on a new page
+    again = visit()
+    again.set_input_files("#rv-ask input[accept='.json']", state)
+    again.wait_for_selector("#rv-board .rv-map img")
+    assert "300 × 200" in again.inner_text("#rv-status")
+    assert again.input_value("#rv-colormap input") == "viridis"
+    assert not again.is_checked("#rv-smooth input")
+
+
+def test_numbers_by_pointer_and_by_keyboard(visit, served):
+    page = visit()
+    explained(page)
+    first = page.locator("#rv-board .rv-map").first
+    read = page.locator("#rv-board .rv-map + .rv-read").first
+    first.hover(position={"x": 5, "y": 5})
+    assert read.inner_text().startswith("Row 1, column 1: ")
+    values = json.loads(first.get_attribute("data-values"))
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    said = read.inner_text()
+    assert said.startswith("Row 2, column 2: ")
+    number = float(said.split(": ")[1].split(",")[0])
+    cols = int(first.get_attribute("data-cols"))
+    assert number == pytest.approx(values[cols + 1], rel=0.01)
+    word = page.locator("#rv-board .rv-word").first
+    word.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.classList.contains('rv-word')")
+    told = page.locator("#rv-board .rv-prompt .rv-read").first.inner_text()
+    assert "of all" in told
+
+
+def test_without_a_mouse(visit, served):
+    page = visit()
+    page.focus("#rv-question textarea")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#rv-board .rv-map img")
+    reached = set()
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("""() => { const one = document.activeElement, near = one.closest('[id^="rv-"]');
+            return (near ? near.id : '') + '|' + one.className.toString().split(' ')[0]; }""")
+        )
+    places = {one.split("|")[0] for one in reached}
+    assert {"rv-explain", "rv-models", "rv-opacity", "rv-smooth", "rv-colormap", "rv-download-png"} <= places
+    assert {"rv-board|rv-chip", "rv-board|rv-map", "rv-board|rv-word"} <= reached
+    chip = page.locator("#rv-board .rv-chip").last
+    chip.focus()
+    page.keyboard.press("Enter")
+    until(page, lambda: chip.get_attribute("aria-pressed") == "true", "the token is chosen")
+
+
+def test_a_bad_file_is_told_in_one_line(visit, served, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"<svg onload=alert(1)>")
+    page = visit(NARROW)
+    page.click("#rv-picture [aria-label='Remove Image']")
+    page.set_input_files("#rv-picture input[type=file]", bad)
+    page.wait_for_selector("#rv-picture img", state="attached")
+    page.click("#rv-explain")
+    toast = page.locator(".toast-body, [data-testid=toast-body]").first
+    toast.wait_for()
+    said = toast.inner_text()
+    assert "is not a picture" in said
+    assert str(served.folder) not in said
+    screen(page, "390-light-7-bad-file")
+    assert page.locator("#rv-board .rv-map").count() == 0
+    until(page, lambda: not page.is_enabled("#rv-cancel"), "nothing runs any more")
+
+
+def test_cancel_stops_and_the_next_run_works(visit, served):
+    page = visit()
+    with served.models[0].lock:
+        page.click("#rv-explain")
+        until(page, lambda: page.is_enabled("#rv-cancel"), "it can be stopped")
+        page.wait_for_timeout(500)
+        screen(page, "1280-light-8-running")
+        page.click("#rv-cancel")
+        until(page, lambda: "Stopped" in page.inner_text("#rv-status"), "it says that it stopped")
+        assert not page.is_enabled("#rv-cancel")
+    page.wait_for_timeout(500)
+    assert page.locator("#rv-board .rv-map").count() == 0
+    explained(page)
+    assert page.locator("#rv-board .rv-map").count() == 2
+
+
+def test_a_rectangle_is_hidden(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="What if?").click()
+    canvas = page.locator(".rv-canvas")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    page.mouse.move(place["x"] + place["width"] * 0.25, place["y"] + place["height"] * 0.25)
+    page.mouse.down()
+    page.mouse.move(place["x"] + place["width"] * 0.75, place["y"] + place["height"] * 0.5, steps=3)
+    page.mouse.up()
+    sides = [float(page.input_value(f"[data-side={side}]")) for side in ("left", "top", "right", "bottom")]
+    assert sides == pytest.approx([25, 25, 75, 50], abs=1.5)
+    page.fill("[data-side=bottom]", "90")
+    page.click("[data-part=drawn]")
+    page.wait_for_selector(".rv-change")
+    assert page.locator(".rv-change").count() == 2
+    assert page.locator(".rv-moved").first.inner_text().endswith("points")
+
+
+def test_an_example_and_a_preset_fill_in_the_question(visit, served):
+    page = visit()
+    before = page.get_attribute("#rv-picture img", "src")
+    page.locator("#rv-examples button").nth(2).click()
+    until(page, lambda: page.get_attribute("#rv-picture img", "src") != before, "another picture")
+    preset = page.locator("#rv-presets button").last
+    text = preset.inner_text().strip()
+    preset.click()
+    until(page, lambda: page.input_value("#rv-question textarea") == text, "the preset is asked")
+
+
+def test_a_contrast_and_layers(visit, served):
+    page = visit()
+    page.get_by_text("What to explain, and how").click()
+    page.fill("#rv-target input", "Yes|No")
+    page.keyboard.press("Tab")
+    page.locator("#rv-first-layer input[type=range]").fill("2")
+    explained(page)
+    assert "“Yes” rather than “No”" in page.locator("#rv-board .rv-why").first.inner_text()
+    assert "layers 2 to the last" in page.inner_text("#rv-status")
+
+
+def test_closing_the_page_drops_what_was_kept(visit, served):
+    held = served.blocks.state_holder.session_data
+    page = visit()
+    before = set(held)
+    explained(page)
+    (own,) = set(held) - before
+    page.close()
+    deadline = time.monotonic() + 40
+    while own in held and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert own not in held
+
+
+@pytest.mark.slow
+def test_time_from_click_to_both_maps(visit, served):
+    """Beside two bare calls of explain, taken in turns with the clicks; `pytest -m slow -s` prints it."""
+    page, picture = visit(), examples()[0].image  # the picture that the page begins with
+    page.evaluate(WATCH)
+    clicks, bare = [], []
+    for turn in range(12):
+        question = ("Is the duck floating? (a) Yes (b) No", "What color is the house?")[turn % 2]
+        page.fill("#rv-question textarea", question)
+        page.evaluate("window.waited = null")
+        page.click("#rv-explain")
+        page.wait_for_function("window.waited !== null")
+        clicks.append(page.evaluate("window.waited"))
+        page.wait_for_timeout(300)
+        began = time.perf_counter()
+        for model in served.models:
+            relevancy.explain(model, picture, question, target="first-relevant")
+        bare.append(1000 * (time.perf_counter() - began))
+    ratio = median(clicks[2:]) / median(bare[2:])
+    times = f"click to both maps {median(clicks[2:]):.0f} ms, two bare explain calls {median(bare[2:]):.0f} ms"
+    sys.stdout.write(f"\n{times}: {ratio:.2f}x\n")
+    assert ratio < 5

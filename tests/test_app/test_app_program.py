@@ -1,0 +1,85 @@
+"""The program as it is started: it serves, looks nothing up outside, and leaves nothing behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+APP = Path(__file__).parents[2] / "app"
+# Python runs a module of this name before anything else.
+WATCH = """
+import os, socket
+real = socket.getaddrinfo
+def watched(host, *rest, **options):
+    if host not in (None, "", "localhost", "127.0.0.1", "::1"):
+        with open(os.environ["LOOKED_UP"], "a") as file:
+            file.write(f"{host}\\n")
+        raise socket.gaierror("no network in tests")
+    return real(host, *rest, **options)
+socket.getaddrinfo = watched
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The app's folder on its own, as a Space has it, and places for what it writes."""
+    for name in ("home", "tmp", "watch", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
+    shutil.copytree(APP, tmp_path / "space", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_it_serves_and_leaves_nothing(folder, source):
+    environment = os.environ | {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "LOOKED_UP": str(folder / "looked-up"),
+        "PYTHONPATH": str(folder / "watch"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(folder / "space" / "app.py"), "--model", "demo-small", "--keep-minutes", "5"]
+    with subprocess.Popen(command, cwd=folder / "empty", env=environment, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            url = _address(program)
+            assert url.startswith("http://127.0.0.1:")
+            assert httpx.get(url).status_code == 200
+            (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", source)}).json()
+            assert Path(path).is_relative_to(folder / "tmp")
+            assert _explained(url, path)["model"] == "demo-small"
+        finally:
+            program.send_signal(signal.SIGTERM)
+            program.wait(60)
+    assert program.returncode == 0
+    assert list((folder / "tmp").iterdir()) == []
+    assert list((folder / "empty").iterdir()) == []
+    assert not (folder / "looked-up").exists()
+
+
+def _address(program):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        line = program.stderr.readline()
+        if found := re.search(r"http://\S+", line):
+            return found[0]
+        assert line or program.poll() is None
+    raise AssertionError("no address in two minutes")
+
+
+def _explained(url, path):
+    """Through the plain HTTP interface: no client that would look things up itself."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    data = [file, "Is the duck floating?", "demo-small", "first", "language", 1, 0]
+    event = httpx.post(f"{url}gradio_api/call/explain", json={"data": data}).json()["event_id"]
+    with httpx.stream("GET", f"{url}gradio_api/call/explain/{event}", timeout=60) as stream:
+        lines = [line[6:] for line in stream.iter_lines() if line.startswith("data: [")]
+    return json.loads(lines[-1])[0]
