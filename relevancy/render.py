@@ -47,8 +47,9 @@ def overlay(
         values = heatmap[top:bottom]
         seen = np.isfinite(values)
         colored = _heat(rgb, np.where(seen, values, low), low, high, table, opacity) if high > low else rgb
-        washed = hatched(rgb, top, min(image.size))
-        drawn[top:bottom] = np.rint(np.where(seen[..., None], colored, washed) * 255)
+        if not seen.all():
+            colored = np.where(seen[..., None], colored, hatched(rgb, top, min(image.size)))
+        drawn[top:bottom] = np.rint(colored * 255)
     return Image.fromarray(drawn)
 
 
