@@ -51,12 +51,12 @@ def test_loads_as_float32(shipped) -> None:
 
 
 def test_right_about_the_picture_and_not_without_it(shipped) -> None:
-    """Better than without the picture on fifty scenes of a seed nobody trained on; with another's picture at chance."""
+    """Right on fifty scenes of a seed nobody trained on; with another's picture no better than by guessing."""
     own = evaluation.accuracy(shipped, scenes=50, seed=77)
     blind = evaluation.accuracy(shipped, scenes=50, seed=77, picture="other")
     assert own.questions == blind.questions > 300
-    assert own.overall > own.chance_overall + {"demo-small": 0.03, "demo-large": 0.15}[shipped.name]
-    assert abs(blind.overall - blind.chance_overall) < 0.08
+    assert own.overall > own.chance_overall + {"demo-small": 0.1, "demo-large": 0.35}[shipped.name]
+    assert blind.overall < blind.chance_overall + 0.05
 
 
 def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
@@ -74,8 +74,8 @@ def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
 def test_maps_find_the_object(shipped) -> None:
     truth = evaluation.map_truth(shipped, evaluation.accuracy(shipped, scenes=12, seed=78))
     assert truth.maps > 30
-    assert truth.pointing["relevancy"] > truth.pointing["random"]
-    assert truth.energy["relevancy"] > truth.object_share
+    assert truth.pointing["relevancy"] > 2 * truth.pointing["random"]
+    assert truth.energy["relevancy"] > max(truth.energy["last-layer attention"], 2 * truth.object_share)
 
 
 def test_duck_question() -> None:
