@@ -77,5 +77,5 @@ def _center_and_scale(model: LlavaForConditionalGeneration, features: Tensor) ->
     connector = model.model.multi_modal_projector
     connector.linear_1.bias.copy_(-connector.linear_1.weight @ features.mean(0))
     connector.linear_2.bias.sub_(connector(features).mean(0))
-    words = model.get_input_embeddings()(torch.arange(model.vocab_size))
+    words = model.get_input_embeddings()(torch.arange(model.config.get_text_config().vocab_size))
     _scale(connector.linear_2, (words.square().mean() / connector(features).square().mean()).sqrt())
