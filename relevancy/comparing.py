@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -35,11 +35,11 @@ class Comparison:
     """Explanations of one question by several models, and the agreement of each two of them.
 
     likelihoods: [i][j] is how likely model i is to say the answer of model j, its own where i is j; None where that was
-    not read. Without models (`compared`), it may be empty.
+    not read. Without models (`compared`), it may be empty; while it grows (`growing`), agreement is empty, too.
     """
 
     explanations: tuple[Explanation, ...]
-    agreement: tuple[Agreement, ...]
+    agreement: tuple[Agreement, ...] = ()
     likelihoods: tuple[tuple[Likelihood | None, ...], ...] = ()
 
     def scale(self, *, smooth: bool = True) -> tuple[float, float]:
@@ -150,6 +150,32 @@ def compare(
     An answer is read by another model in that model's own tokens, in the likelier of two spellings: with a space before
     it, or without. Raises RelevancyError.
     """
+    steps = growing(
+        models, image, question, keep=keep, loader=loader, progress=progress, answer=answer, max_pixels=max_pixels,
+        **options,
+    )  # fmt: skip
+    (whole,) = deque(steps, maxlen=1)
+    return whole
+
+
+def growing(
+    models: Iterable[Model | str],
+    image: Source,
+    question: str,
+    *,
+    keep: bool | None = None,
+    loader: Callable[[str], Model] = load,
+    progress: Progress | None = None,
+    answer: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
+) -> Iterator[Comparison]:
+    """The comparison as it grows, arguments as in `compare`: one explanation more each time, at last the whole.
+
+    Nothing waits for the numbers: answers are read and maps compared after all explanations were handed out (but an
+    iterator's models read in their only turn). Between two steps no model's lock is held, and stopping there leaves
+    the models as they were. Raises RelevancyError, with the first step at the earliest.
+    """
     wish = Wish(**options)
     if wish.target == "all":
         raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
@@ -158,15 +184,16 @@ def compare(
         raise RelevancyError("A comparison needs at least two models.")
     picture = open_picture(image, max_pixels=max_pixels)
     turns = _Turns(picture, question, answer, wish, keep, loader, progress or _silent, listed)
-    # map, not a loop: a loop's variable would hold one model while the next is loaded
-    deque(map(turns.explain, listed or models), maxlen=0)
+    # map: a loop over the models themselves would hold one while the next is loaded
+    for _ in map(turns.explain, listed or models):
+        yield Comparison(tuple(turns.explanations))
     if len(turns.explanations) < 2:
         raise RelevancyError("A comparison needs at least two models.")
     turns.read_later_answers()
     turns.report("comparing the maps")
     found = compared(turns.explanations, turns.likelihoods())
     turns.progress("done", 1.0)
-    return found
+    yield found
 
 
 def compared(
@@ -204,7 +231,7 @@ class _Turns:
         self.stages = 0
 
     def explain(self, given: Model | str) -> None:
-        """A model's first turn: its explanation, and whether it stays for the other answers."""
+        """A model's first turn: its explanation, and whether it stays to read the answers."""
         number = len(self.explanations)
         model = self.loaded(given)
         self.report(f"{model.name} explains its answer")
@@ -214,9 +241,11 @@ class _Turns:
         else:
             result, prompt = self.explained(model)
         self.explanations.append(result)
-        if self.listed is None or number == len(self.listed) - 1:
+        if self.listed is None:
             self.read_answers(number, model, prompt)
-        elif isinstance(given, Model) or (holding.may_stay(model) if self.keep is None else self.keep):
+            return
+        last = number == len(self.listed) - 1  # and so the first to read
+        if last or isinstance(given, Model) or (holding.may_stay(model) if self.keep is None else self.keep):
             self.held[number] = model, prompt
 
     def explained(self, model: Model) -> tuple[Explanation, Prompt | None]:
@@ -237,7 +266,7 @@ class _Turns:
             return self.loader(given)
 
     def read_later_answers(self) -> None:
-        """The second turn of all but the last model, now that every answer is known; the last comes first."""
+        """Each model's second turn, now that every answer is known; the last comes first."""
         for number in reversed(range(len(self.explanations))):
             if number not in self.read and self.listed is not None:
                 self.read_answers(number, *self.held.pop(number, None) or (self.loaded(self.listed[number]), None))

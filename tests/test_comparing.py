@@ -16,7 +16,7 @@ from test_towers import Runs
 import relevancy
 from relevancy import answering, figures, holding, render
 from relevancy.agreement import agreement
-from relevancy.comparing import compare, compared
+from relevancy.comparing import compare, compared, growing
 from relevancy.errors import RelevancyError
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
@@ -184,6 +184,56 @@ def test_of_an_iterators_models_only_one_is_held(three):
     for row, (result, expected) in enumerate(zip(found.explanations, three.explanations, strict=True)):
         same(result, expected)
         assert [one is not None for one in found.likelihoods[row]] == [column <= row for column in range(3)]
+
+
+def test_each_explanation_is_handed_out_before_the_next_model_runs(models):
+    calls: list[str] = []
+    hooks = [model.model.register_forward_hook(lambda *_, name=model.name: calls.append(name)) for model in models]
+    told: list[str] = []
+    steps = growing(models, tiny.picture(), QUESTION, max_new_tokens=4, progress=lambda stage, _: told.append(stage))
+    assert calls == told == []
+    first = next(steps)
+    assert set(calls) == {"gemma-clip"}
+    second = next(steps)
+    assert told == ["gemma-clip explains its answer", "llama-clip explains its answer"]
+    whole, *more = steps
+    assert more == []
+    for hook in hooks:
+        hook.remove()
+    expected = compare(models, tiny.picture(), QUESTION, max_new_tokens=4)
+    assert whole.to_json() == expected.to_json()
+    for step, count in ((first, 1), (second, 2), (whole, 2)):
+        assert len(step.explanations) == count
+        for result, alone in zip(step.explanations, expected.explanations, strict=False):
+            same(result, alone)
+    assert (first.agreement, second.agreement) == ((), ())
+    assert (first.likelihoods, second.likelihoods) == ((), ())
+    low, high = first.scale()
+    assert first.overlays()[0].tobytes() == first.explanations[0].overlay(vmin=low, vmax=high).tobytes()
+
+
+def test_between_two_steps_models_are_free_and_may_be_left(models):
+    alone = relevancy.explain(models[0], tiny.picture(), QUESTION, max_new_tokens=2)
+    steps = growing(models, tiny.picture(), QUESTION, max_new_tokens=2)
+    for _ in range(2):
+        next(steps)
+        with ThreadPoolExecutor(1) as pool:  # another thread would wait for a lock that is held
+            asked = pool.submit(relevancy.explain, models[0], tiny.picture(), QUESTION, max_new_tokens=2)
+            same(asked.result(timeout=60), alone)
+    steps.close()
+    for model in models:
+        assert "forward" not in vars(model.model.get_encoder(modality="image"))
+        assert model.model.config._attn_implementation == "sdpa"
+        assert all(parameter.requires_grad for parameter in model.model.parameters())
+
+
+def test_while_maps_are_handed_out_no_model_is_held_that_is_not_to_stay():
+    loader = Loader()
+    held = []
+    for _ in growing(NAMES, tiny.picture(), QUESTION, keep=False, loader=loader, max_new_tokens=2):
+        gc.collect()
+        held.append([NAMES.index(name) for name, alive in zip(loader.loaded, loader.alive, strict=True) if alive()])
+    assert held == [[], [], [2], []]  # the last one reads answers next
 
 
 def test_progress_names_each_stage_and_reaches_one(models):

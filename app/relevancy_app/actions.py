@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,12 @@ from PIL import Image
 import relevancy
 from relevancy import Explanation, RelevancyError
 from relevancy.agreement import Agreement, agreement
-from relevancy.comparing import compared
+from relevancy.comparing import growing
 from relevancy.hiding import Replacement
 from relevancy.pictures import open_picture
 from relevancy_app.asking import Ask
 from relevancy_app.library import Library
-from relevancy_app.session import Session, session
+from relevancy_app.session import Session
 from relevancy_app.settings import Settings
 
 Progress = Callable[[str, float], None]
@@ -26,19 +26,23 @@ DRAWN, MOST, LEAST = "drawn", "most", "least"
 _TENTH = 0.1  # of a map's patches
 
 
-def explained(library: Library, settings: Settings, ask: Ask, source: bytes, progress: Progress) -> Session:
-    """Each model's map, as `relevancy.explain` alone gives it."""
+def explained(library: Library, settings: Settings, ask: Ask, source: bytes, progress: Progress) -> Iterator[Session]:
+    """Each model's map, as `relevancy.explain` alone gives it: with one map more each time, at last the whole."""
     models = library.chosen(ask.models)
+    found, limit = Session(ask, source), {"max_pixels": settings.max_pixels}
     if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
-        options = ask.options(models[0]) | {"max_pixels": settings.max_pixels}
-        both = relevancy.compare(models, source, ask.question, progress=progress, **options)
-        return session(ask, source, both.explanations, both)
-    results: list[Explanation] = []
+        options = ask.options(models[0]) | limit
+        for both in growing(models, source, ask.question, progress=progress, **options):
+            found = replace(found, comparison=both) if both.agreement else found.with_next(both.explanations[-1])
+            yield found
+        return
     for number, model in enumerate(models):  # one alone, or layers that mean something else in each
         progress(f"{model.name} explains its answer", number / len(models))
-        options = ask.options(model) | {"max_pixels": settings.max_pixels}
-        results.append(relevancy.explain(model, source, ask.question, **options))
-    return session(ask, source, tuple(results), compared(results) if len(results) > 1 else None)
+        options = ask.options(model) | limit
+        found = found.with_next(relevancy.explain(model, source, ask.question, **options))
+        yield found
+    if len(models) > 1:
+        yield found.ended()
 
 
 def picked(library: Library, last: Session | None, number: int, position: int, progress: Progress) -> Session:

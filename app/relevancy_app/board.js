@@ -1,6 +1,8 @@
 // Runs once for a board; its HTML is replaced in place by the server, so listeners sit on the element itself.
 let view = "side";
 const cursors = new WeakMap(); // map -> [row, column]
+const said = new WeakMap(); // prompt -> word
+const folded = new WeakSet(); // prompts that the reader closed
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
 
@@ -43,14 +45,14 @@ function pointAt(map, event) {
 }
 
 function say(word) {
-  const read = word.closest("details").querySelector(".rv-read");
+  const prompt = word.closest("details"), read = prompt.querySelector(".rv-read");
+  said.set(prompt, word);
+  prompt.querySelectorAll(".rv-word").forEach((other) => (other.tabIndex = other === word ? 0 : -1));
   read.textContent = `“${word.textContent}”: ${readable(Number(word.dataset.value))}, ${word.dataset.share} of all`;
 }
 
 function step(words, from, by) {
-  const to = words[Math.min(words.length - 1, Math.max(0, words.indexOf(from) + by))];
-  words.forEach((word) => (word.tabIndex = word === to ? 0 : -1));
-  to.focus();
+  words[Math.min(words.length - 1, Math.max(0, words.indexOf(from) + by))].focus();
 }
 
 function show() {
@@ -59,9 +61,10 @@ function show() {
   if (!slide) return;
   slide.hidden = view !== "slide";
   one(".rv-cards").classList.toggle("rv-slid", view === "slide");
+  all(".rv-soon img").forEach((image) => (image.src = one(".rv-plain").src));
   const pictures = [one(".rv-plain"), ...all(".rv-map img")].map((image) => image.src);
-  one(".rv-over").src = pictures[Number(one(".rv-left").value)];
-  one(".rv-under").src = pictures[Number(one(".rv-right").value)];
+  one(".rv-over").src = pictures[Number(one(".rv-left").value)] || pictures[0]; // a map may still be to come
+  one(".rv-under").src = pictures[Number(one(".rv-right").value)] || pictures[0];
   const at = one(".rv-range").value;
   one(".rv-over").style.clipPath = `inset(0 ${100 - at}% 0 0)`;
   one(".rv-line").style.left = `${at}%`;
@@ -103,8 +106,16 @@ element.addEventListener("keydown", (event) => {
 element.addEventListener("input", (event) => {
   if (event.target.matches(".rv-range, .rv-left, .rv-right")) show();
 });
+element.addEventListener("toggle", (event) => {
+  if (event.target.open) folded.delete(event.target);
+  else folded.add(event.target);
+}, true);
 watch("value", () => {
   show();
+  all(".rv-prompt").forEach((prompt) => {
+    if (folded.has(prompt)) prompt.open = false;
+    if (prompt.contains(said.get(prompt))) say(said.get(prompt));
+  });
   all(".rv-map").forEach((map) => {
     const [row, col] = cursors.get(map) || [];
     if (row === undefined) return;

@@ -59,12 +59,17 @@ class Scale:
 
 
 def board(
-    results: Sequence[Explanation], display: Display, *, titles: Sequence[str] = (), lines: Sequence[str] = ()
+    results: Sequence[Explanation],
+    display: Display,
+    *,
+    waiting: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    lines: Sequence[str] = (),
 ) -> str:
     """Maps side by side, results already reduced to the screen.
 
-    titles: instead of the models' names, and then the answer's tokens are not for pressing. lines: one more line of
-    words for each.
+    waiting: models whose maps are still to come; their places are kept. titles: instead of the models' names, and then
+    the answer's tokens are not for pressing. lines: one more line of words for each.
     """
     if display.one_scale:
         maps = [map_scale(results, display)] * len(results)
@@ -72,8 +77,9 @@ def board(
     else:
         maps = [map_scale([result], display) for result in results]
         words = [word_scale([result], display.colormap) for result in results]
-    columns = 2 if len(results) == 4 else min(3, len(results))
-    names = list(titles) or [result.model for result in results]
+    count = len(results) + len(waiting)
+    columns = 2 if count == 4 else min(3, count)
+    names = [*(titles or [result.model for result in results]), *waiting]
     cards = "".join(
         _card(
             number, result, display, maps[number], words[number], title=names[number], pressable=not titles,
@@ -81,6 +87,7 @@ def board(
         )
         for number, result in enumerate(results)
     )  # fmt: skip
+    cards += "".join(_place(title, results[0].image, running=title == waiting[0]) for title in waiting)
     shared = maps[0].bar("Patch relevance, one scale") if display.one_scale else ""
     return (
         f'<div class="rv-board"><div class="rv-bar">{_views()}{shared}</div>'
@@ -173,6 +180,18 @@ def _card(
         f"{_shares(result)}"
         f"{_words(result, word_colors)}"
         f"{f'<ul class=rv-notes>{notes}</ul>' if notes else ''}</section>"
+    )
+
+
+def _place(title: str, picture: Image.Image, *, running: bool) -> str:
+    """Where a model's card will stand: the same lines, and as much room as its map takes."""
+    state = "running" if running else "waiting for its turn"
+    return (
+        f'<section class="rv-card rv-place" aria-label="{escape(title)}"><h3>{escape(title)}</h3>'
+        '<div class="rv-answer"><span class="rv-says">Answer</span><span class="rv-chip">…</span></div>'
+        '<p class="rv-why">Its map will stand here.</p>'
+        f'<div class="rv-soon" style="aspect-ratio:{picture.width}/{picture.height}"><img alt="">'
+        f'<span class="rv-empty">{state}</span></div></section>'
     )
 
 

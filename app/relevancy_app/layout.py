@@ -14,7 +14,7 @@ from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
-from relevancy_app.session import Brake
+from relevancy_app.session import Controls
 from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings
 from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
 
@@ -105,10 +105,10 @@ class WhatIf:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """Everything with a behavior; `session`, `brake` and `varied` are the visitor's own."""
+    """Everything with a behavior; `session`, `controls` and `varied` are the visitor's own."""
 
     session: gr.State
-    brake: gr.State
+    controls: gr.State
     varied: gr.State
     beat: gr.Timer
     question: Question
@@ -116,13 +116,22 @@ class Page:
     variations: Variations
     what_if: WhatIf
 
+    @property
+    def results(self) -> list[Any]:
+        """What a run fills in: with each map the first four, the others when all maps are there."""
+        answers, what_if = self.answers, self.what_if
+        return [
+            self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
+            what_if.changes, answers.details,
+        ]  # fmt: skip
+
 
 def page(library: Library, settings: Settings, examples: Sequence[Example]) -> Page:
     """Place all components inside the current `gr.Blocks`."""
     seconds = settings.keep_minutes * 60
     gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
     session = gr.State(None, time_to_live=seconds)
-    brake = gr.State(Brake())
+    controls = gr.State(Controls())
     varied = gr.State(None, time_to_live=seconds)
     beat = gr.Timer(seconds / 4)
     with gr.Row(elem_id="rv-main"):
@@ -130,7 +139,7 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
             answers, variations, what_if = _results(library)
-    return Page(session, brake, varied, beat, question, answers, variations, what_if)
+    return Page(session, controls, varied, beat, question, answers, variations, what_if)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:

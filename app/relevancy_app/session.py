@@ -1,4 +1,4 @@
-"""What is kept of one visitor between two clicks; it ends with the visit."""
+"""What is kept of one visitor between two clicks, and changed by others while a run goes on; it ends with the visit."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from PIL import Image
 
 from relevancy import Explanation
 from relevancy.comparing import Comparison, compared
-from relevancy_app.asking import Ask
+from relevancy_app.asking import Ask, Display
 from relevancy_app.safety import StoppedError
 from relevancy_app.settings import SCREEN_SIDE
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """The last results, one per model in the order asked for.
+    """The last results, one per model in the order asked for; while the models run, of those that had their turn.
 
     source: the picture's file. first: results as they came from the models. results: as they are shown, where a token
     was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first results, None
-    for a single model. picked: results of other tokens, by number of the model and position in its answer.
+    for a single model, and until all had their turn. picked: results of other tokens, by number of the model and
+    position in its answer.
     """
 
     ask: Ask
     source: bytes
-    first: tuple[Explanation, ...]
-    results: tuple[Explanation, ...]
-    screen: tuple[Explanation, ...]
+    first: tuple[Explanation, ...] = ()
+    results: tuple[Explanation, ...] = ()
+    screen: tuple[Explanation, ...] = ()
     comparison: Comparison | None = None
     picked: Mapping[tuple[int, int], Explanation] = field(default_factory=dict)
 
@@ -37,35 +38,60 @@ class Session:
         return self.first[0].image
 
     @property
+    def waiting(self) -> tuple[str, ...]:
+        """Names of the models whose results are still to come."""
+        return self.ask.models[len(self.first) :]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is still to come."""
+        return not self.waiting and (self.comparison is not None or len(self.first) == 1)
+
+    @property
     def shown(self) -> Comparison | None:
-        """The comparison of what is shown, None for a single model."""
-        if self.comparison is None or self.results == self.first:
-            return self.comparison
-        return compared(self.results, self.comparison.likelihoods)
+        """The comparison of what is shown, None for a single result."""
+        if len(self.results) < 2:
+            return None
+        if self.comparison is None:
+            return compared(self.results)
+        return self.comparison if self.results == self.first else compared(self.results, self.comparison.likelihoods)
+
+    def with_next(self, result: Explanation) -> Session:
+        """The same, and the next model's result."""
+        picked = dict(self.picked)
+        if "|" not in self.ask.target:  # against a contrast the same token has another map
+            picked[len(self.first), result.target.position] = result
+        first, results, screen = (*self.first, result), (*self.results, result), (*self.screen, reduced(result))
+        return replace(self, first=first, results=results, screen=screen, picked=picked)
+
+    def ended(self) -> Session:
+        """What there is as a whole of its own, models without a result left out."""
+        ask = replace(self.ask, models=self.ask.models[: len(self.first)])
+        return replace(self, ask=ask, comparison=self.comparison or self.shown)
 
     def with_pick(self, number: int, position: int, result: Explanation) -> Session:
         """The same, showing another token's map of one model."""
         results = (*self.results[:number], result, *self.results[number + 1 :])
-        screen = (*self.screen[:number], result.reduced(SCREEN_SIDE), *self.screen[number + 1 :])
+        screen = (*self.screen[:number], reduced(result), *self.screen[number + 1 :])
         picked = {**self.picked, (number, position): result}
         return replace(self, results=results, screen=screen, picked=picked)
 
 
-def session(ask: Ask, source: bytes, results: tuple[Explanation, ...], comparison: Comparison | None) -> Session:
-    """What a first look at new results shows."""
-    picked = {(number, result.target.position): result for number, result in enumerate(results)}
-    if "|" in ask.target:  # against a contrast the same token has another map
-        picked = {}
-    reduced = tuple(result.reduced(SCREEN_SIDE) for result in results)
-    return Session(ask, source, results, results, reduced, comparison, picked)
+def reduced(result: Explanation) -> Explanation:
+    """The result as it is shown on a screen."""
+    return result.reduced(SCREEN_SIDE)
 
 
 @dataclass
-class Brake:
-    """One visitor's Cancel: runs started before it was pressed stop at their next stage."""
+class Controls:
+    """What one visitor may press while a run goes on: Cancel stops what was started before, and maps change colors.
+
+    display: how the maps that come next are to be drawn.
+    """
 
     runs: int = 0
     stopped: int = 0
+    display: Display = field(default_factory=Display)
 
     def start(self) -> Callable[[], None]:
         """Begin a run; what comes back raises StoppedError once Cancel was pressed."""

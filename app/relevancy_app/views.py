@@ -38,7 +38,8 @@ def status(last: Session) -> str:
     parts = [f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"scope {ask.scope}"]
     if ask.first_layer > 1 or ask.last_layer is not None:
         parts.append(f"layers {ask.first_layer} to {ask.last_layer or 'the last'}")
-    return f'<p class="rv-status">{" · ".join(parts)}</p>'
+    busy = "" if last.whole else ' aria-busy="true"'
+    return f'<p class="rv-status"{busy}>{" · ".join(parts)}</p>'
 
 
 def ready() -> str:
@@ -48,7 +49,7 @@ def ready() -> str:
 
 def stopped() -> str:
     """The status line after Cancel."""
-    return '<p class="rv-status">Stopped. Results on the screen are those of the last run that ended.</p>'
+    return '<p class="rv-status">Stopped. What was there by then is still on the screen.</p>'
 
 
 def agreement(comparison: Comparison | None) -> str:

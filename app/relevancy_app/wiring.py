@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from relevancy_app.examples import Example
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.safety import received, speaking, still_needed
-from relevancy_app.session import Brake, Session
+from relevancy_app.session import Controls, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
 
 PROGRESS = gr.Progress()
@@ -53,48 +53,58 @@ class Handlers:
     examples: tuple[Example, ...]
     folder: str
 
-    def explain(self, brake: Brake, path: Any, progress: gr.Progress = PROGRESS, *values: Any) -> tuple[Any, ...]:
-        """Session, status, board, agreement, marker and the rest of the page, from `asked` and `drawn` values."""
+    def explain(
+        self, controls: Controls, path: Any, progress: gr.Progress = PROGRESS, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """`_results` from `asked` and `drawn` values: once more with each map, then with all the numbers."""
         asked, drawn = values[:7], values[7:]
-        check = brake.start()
-        display = asking.display(*drawn)
+        check = controls.start()
+        controls.display = asking.display(*drawn)
         ask = asking.ask(self.library, self.settings, *asked)
         source = received(path, self.settings)
-        session = actions.explained(self.library, self.settings, ask, source, _report(progress, check))
-        return (
-            session,
-            views.status(session),
-            board.board(session.screen, display),
-            views.agreement(session.comparison),
-            views.marker(session.screen[0].image),
-            "",
-            gr.update(visible=True),
-            gr.update(visible=True),
-        )
+        session, drawn_as = None, None
+        try:
+            for session in actions.explained(self.library, self.settings, ask, source, _report(progress, check)):
+                fresh = session.comparison is None or drawn_as is not controls.display  # at last, only numbers are new
+                drawn_as = controls.display
+                yield _results(session, _board(session, drawn_as) if fresh else gr.skip())
+        except Exception:
+            if session is not None and not session.whole:
+                ended = session.ended()
+                yield _results(ended, _board(ended, controls.display))
+            raise
 
     def pick(
-        self, session: Session | None, brake: Brake, event: gr.SelectData, progress: gr.Progress = PROGRESS, *drawn: Any
+        self,
+        session: Session | None,
+        controls: Controls,
+        event: gr.SelectData,
+        progress: gr.Progress = PROGRESS,
+        *drawn: Any,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
         number, position = _pair(event.index)
-        report = _report(progress, brake.start())
+        report = _report(progress, controls.start())
+        controls.display = asking.display(*drawn)
         session = actions.picked(self.library, session, number, position, report)
-        return session, board.board(session.screen, asking.display(*drawn)), views.agreement(session.shown)
+        return session, _board(session, controls.display), views.agreement(session.shown)
 
-    def redraw(self, session: Session | None, varied: Varied | None, *drawn: Any) -> tuple[Any, Any]:
-        """Both boards in other colors; no model is called."""
-        display = asking.display(*drawn)
+    def redraw(
+        self, session: Session | None, varied: Varied | None, controls: Controls, *drawn: Any
+    ) -> tuple[Any, Any]:
+        """Both boards in other colors, and maps that are still to come; no model is called."""
+        controls.display = asking.display(*drawn)
         return (
-            gr.skip() if session is None else board.board(session.screen, display),
-            gr.skip() if varied is None else _varied_board(varied, display),
+            gr.skip() if session is None else _board(session, controls.display),
+            gr.skip() if varied is None else _varied_board(varied, controls.display),
         )
 
     def vary(
-        self, brake: Brake, path: Any, text: Any, model: Any, progress: gr.Progress = PROGRESS, *values: Any
+        self, controls: Controls, path: Any, text: Any, model: Any, progress: gr.Progress = PROGRESS, *values: Any
     ) -> tuple[Varied, str]:
         """Question variations, and their board."""
         (_, _, *how), drawn = values[:7], values[7:]
-        check = brake.start()
+        check = controls.start()
         questions = asking.variations(text, self.settings)
         ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
         source = received(path, self.settings)
@@ -107,13 +117,13 @@ class Handlers:
     def hide(
         self,
         session: Session | None,
-        brake: Brake,
+        controls: Controls,
         replacement: Any,
         event: gr.EventData,
         progress: gr.Progress = PROGRESS,
     ) -> str:
         """What became of each answer."""
-        check = brake.start()
+        check = controls.start()
         if session is None:
             raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
         part = getattr(event, "part", None)
@@ -155,10 +165,15 @@ class Handlers:
         still_needed(path)
         return session, varied
 
-    def cancel(self, brake: Brake) -> tuple[Any, str]:
-        """Stop this visitor's runs at their next stage."""
-        brake.press()
-        return gr.update(interactive=False), views.stopped()
+    def cancel(self, session: Session | None, controls: Controls) -> tuple[Any, ...]:
+        """Stop this visitor's runs at their next stage; button, and `_results` of the maps that are there."""
+        controls.press()
+        if session is None or session.whole:
+            results = (gr.skip(), views.stopped(), *(gr.skip(),) * 6)
+        else:
+            session = session.ended()
+            results = _results(session, _board(session, controls.display), views.stopped())
+        return gr.update(interactive=False), *results
 
 
 def wire(page: Page, handlers: Handlers) -> None:
@@ -168,8 +183,8 @@ def wire(page: Page, handlers: Handlers) -> None:
         event.success(None, js=_DISABLE, outputs=page.question.cancel)
         event.failure(None, js=_DISABLE, outputs=page.question.cancel)
     page.question.cancel.click(
-        speaking(handlers.cancel), page.brake, [page.question.cancel, page.answers.status], cancels=runs, queue=False,
-        **_QUICK,
+        speaking(handlers.cancel), [page.session, page.controls], [page.question.cancel, *page.results], cancels=runs,
+        queue=False, **_QUICK,
     )  # fmt: skip
     _wire_question(page, handlers)
     _wire_drawing(page, handlers)
@@ -190,11 +205,8 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
         "fn": speaking(handlers.explain),
-        "inputs": [page.brake, question.picture, *question.asked, *drawn],
-        "outputs": [
-            page.session, answers.status, answers.board, answers.agreement, what_if.marker, what_if.changes,
-            answers.tools, answers.details,
-        ],
+        "inputs": [page.controls, question.picture, *question.asked, *drawn],
+        "outputs": page.results,
         **_run(answers.status),
     }  # fmt: skip
     restored = question.restore.upload(
@@ -204,16 +216,16 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         gr.on(ask, **whole),
         restored.success(**whole),
         answers.board.select(
-            speaking(handlers.pick), [page.session, page.brake, *drawn],
+            speaking(handlers.pick), [page.session, page.controls, *drawn],
             [page.session, answers.board, answers.agreement], **_run(answers.status),
         ),
         variations.run.click(
             speaking(handlers.vary),
-            [page.brake, question.picture, variations.questions, variations.model, *question.asked, *drawn],
+            [page.controls, question.picture, variations.questions, variations.model, *question.asked, *drawn],
             [page.varied, variations.board], **_run(variations.board),
         ),
         what_if.marker.submit(
-            speaking(handlers.hide), [page.session, page.brake, what_if.replacement], what_if.changes,
+            speaking(handlers.hide), [page.session, page.controls, what_if.replacement], what_if.changes,
             **_run(what_if.changes),
         ),
     ]  # fmt: skip
@@ -232,8 +244,9 @@ def _wire_drawing(page: Page, handlers: Handlers) -> None:
     """What needs no model: other colors, and files."""
     answers, drawn = page.answers, page.answers.drawing.all
     gr.on(
-        [control.input for control in drawn], speaking(handlers.redraw), [page.session, page.varied, *drawn],
-        [answers.board, page.variations.board], trigger_mode="always_last", **_QUICK,
+        [control.input for control in drawn], speaking(handlers.redraw),
+        [page.session, page.varied, page.controls, *drawn], [answers.board, page.variations.board],
+        trigger_mode="always_last", **_QUICK,
     )  # fmt: skip
     for kind, button in answers.downloads.items():
         written = button.click(speaking(_download(handlers, kind)), [page.session, *drawn], answers.file, **_QUICK)
@@ -252,6 +265,19 @@ def _run(progress_on: gr.HTML) -> dict[str, Any]:
 
 def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
     return lambda session, *drawn: handlers.download(session, kind, *drawn)
+
+
+def _results(session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
+    """Values for `Page.results`; `shown` is the board. What needs all maps is left as it is until they are there."""
+    numbers: tuple[Any, ...] = (gr.skip(),) * 4
+    if session.whole:
+        marker = views.marker(session.screen[0].image)
+        numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
+    return session, status or views.status(session), shown, gr.update(visible=True), *numbers
+
+
+def _board(session: Session, display: Display) -> str:
+    return board.board(session.screen, display, waiting=session.waiting)
 
 
 def _varied_board(varied: Varied, display: Display) -> str:

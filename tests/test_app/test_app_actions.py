@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 import tiny
-from relevancy_app import actions, asking
+from relevancy_app import actions, asking, views
+from relevancy_app.asking import Display
 from relevancy_app.board import board
 from relevancy_app.safety import StoppedError
+from relevancy_app.session import Controls
 from relevancy_app.settings import Settings
+from relevancy_app.wiring import Handlers
 
 import relevancy
 from relevancy import RelevancyError
@@ -35,16 +39,22 @@ def asked(shelf, models=("deep", "flat"), **options):
     return asking.ask(shelf, LIMITS, QUESTION, list(models), **options)
 
 
+def explained(shelf, source, models=("deep", "flat"), progress=silent, limits=LIMITS, **options):
+    """The whole, at the end."""
+    *_, whole = actions.explained(shelf, limits, asked(shelf, models, **options), source, progress)
+    return whole
+
+
 @pytest.fixture(scope="module")
 def shown(shelf, source):
-    return actions.explained(shelf, LIMITS, asked(shelf), source, silent)
+    return explained(shelf, source)
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"target": "first"}, {"scope": "full"}, {"first_layer": 2}, {"target": "Yes|No"}]
 )
 def test_both_maps_equal_separate_calls(shelf, source, options):
-    found = actions.explained(shelf, LIMITS, asked(shelf, **options), source, silent)
+    found = explained(shelf, source, **options)
     for model, result in zip(shelf.models.values(), found.first, strict=True):
         alone = relevancy.explain(model, source, QUESTION, **asked(shelf, **options).options(model))
         assert same(result, alone)
@@ -53,15 +63,103 @@ def test_both_maps_equal_separate_calls(shelf, source, options):
 
 
 def test_one_model_alone(shelf, source):
-    found = actions.explained(shelf, LIMITS, asked(shelf, ["flat"]), source, silent)
+    (found,) = actions.explained(shelf, LIMITS, asked(shelf, ["flat"]), source, silent)
+    assert found.whole
     assert same(found.first[0], relevancy.explain(shelf.models["flat"], source, QUESTION, target="first-relevant"))
     assert found.comparison is None
     assert found.shown is None
 
 
+@pytest.mark.parametrize("options", [{}, {"first_layer": 2}])
+def test_each_map_is_there_before_the_next_model_runs(shelf, source, passes, options):
+    count = passes(*shelf.models.values())
+    steps = actions.explained(shelf, LIMITS, asked(shelf, **options), source, silent)
+    first = next(steps)
+    assert set(count) == {"deep"}
+    assert first.waiting == ("flat",)
+    assert not first.whole
+    second = next(steps)
+    assert (second.waiting, second.whole) == ((), False)
+    (whole,) = steps
+    assert whole.whole
+    assert first.first == whole.first[:1]
+    assert second.first == whole.first
+    assert second.screen == whole.screen
+    assert second.shown.agreement == whole.comparison.agreement
+
+
+def test_what_a_stopped_run_has_made_is_a_whole_of_its_own(shelf, source):
+    first, second, _ = actions.explained(shelf, LIMITS, asked(shelf), source, silent)
+    ended = first.ended()
+    assert ended.whole
+    assert ended.ask == asked(shelf, ["deep"])
+    assert (ended.results, ended.shown) == (first.results, None)
+    assert second.ended().whole
+    assert second.ended().ask == asked(shelf)
+    assert second.ended().comparison.likelihoods == ()
+    picked = actions.picked(shelf, ended, 0, ended.first[0].target.position, silent)
+    assert picked.results == ended.results
+
+
+def handed_out(shelf, path, controls):
+    """What the page gets from a run, step by step."""
+    handlers = Handlers(shelf, LIMITS, (), "")
+    ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 1, 3)
+    return handlers, handlers.explain(controls, path, lambda share, desc: None, *ask, 0.85, "inferno", True, True)
+
+
+def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
+    _, steps = handed_out(shelf, picture_file, Controls())
+    (one, *early), (two, *later), (all_there, *numbers) = steps
+    for session, (status, drawn, tools, *rest), places in ((one, early, 1), (two, later, 0)):
+        assert 'aria-busy="true"' in status
+        assert drawn == board(session.screen, Display(), waiting=session.waiting)
+        assert drawn.count("rv-soon") == places
+        assert tools["visible"]
+        assert rest == [gr.skip()] * 4
+    status, drawn, tools, agreed, marker, changes, details = numbers
+    assert "aria-busy" not in status
+    assert drawn == gr.skip()  # as it stands there
+    assert agreed == views.agreement(all_there.comparison)
+    assert marker == views.marker(all_there.screen[0].image)
+    assert (changes, details["visible"]) == ("", True)
+
+
+def test_maps_that_come_later_have_the_colors_that_were_chosen_meanwhile(shelf, picture_file):
+    controls = Controls()
+    handlers, steps = handed_out(shelf, picture_file, controls)
+    session, *_ = next(steps)
+    chosen = 0.2, "viridis", False, True
+    drawn, _ = handlers.redraw(session, None, controls, *chosen)
+    assert drawn == board(session.screen, Display(*chosen), waiting=["flat"])
+    session, _, drawn, *_ = next(steps)
+    assert drawn == board(session.screen, Display(*chosen))
+    handlers.redraw(session, None, controls, *chosen[:3], False)
+    session, _, drawn, *_ = next(steps)
+    assert drawn == board(session.screen, Display(*chosen[:3], False))
+
+
+def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
+    controls = Controls()
+    handlers, steps = handed_out(shelf, picture_file, controls)
+    session, *_ = next(steps)
+    button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls)
+    assert not button["interactive"]
+    assert ended.ask.models == ("deep",)
+    assert status == views.stopped()
+    assert drawn == board(session.screen, Display())
+    assert agreed == views.agreement(None)
+    again, _, drawn_again, *_ = next(steps)  # whoever stopped it, the run ends with what there is
+    assert (again.ask, drawn_again) == (ended.ask, drawn)
+    with pytest.raises(StoppedError):
+        next(steps)
+    untouched = handlers.cancel(ended, controls)
+    assert untouched[1:] == (gr.skip(), views.stopped(), *[gr.skip()] * 6)
+
+
 def test_stages_are_named_and_shares_grow(shelf, source):
     stages = []
-    actions.explained(shelf, LIMITS, asked(shelf), source, lambda *stage: stages.append(stage))
+    explained(shelf, source, progress=lambda *stage: stages.append(stage))
     assert any("deep" in name for name, _ in stages)
     assert any("flat" in name for name, _ in stages)
     shares = [share for _, share in stages]
@@ -86,7 +184,7 @@ def test_a_picked_token_is_explained_once(shelf, shown, passes):
 
 
 def test_the_token_of_a_contrast_has_another_map_than_the_contrast(shelf, source):
-    against = actions.explained(shelf, LIMITS, asked(shelf, target="Yes|No"), source, silent)
+    against = explained(shelf, source, target="Yes|No")
     position = against.first[1].target.position
     plain = actions.picked(shelf, against, 1, position, silent).results[1]
     assert plain.target.contrast is None
@@ -162,7 +260,7 @@ def test_stopping_gives_the_models_back(shelf, source):
 
     before = relevancy.explain(shelf.models["flat"], source, QUESTION)
     with pytest.raises(StoppedError):
-        actions.explained(shelf, LIMITS, asked(shelf), source, stop)
+        explained(shelf, source, progress=stop)
     assert same(relevancy.explain(shelf.models["flat"], source, QUESTION), before)
 
 
@@ -170,6 +268,6 @@ def test_a_picture_beyond_the_limit_is_refused(shelf, source):
     small = Settings(max_pixels=tiny.picture().width * tiny.picture().height - 1)
     for models in (["deep", "flat"], ["flat"]):
         with pytest.raises(RelevancyError, match="more than the limit"):
-            actions.explained(shelf, small, asked(shelf, models), source, silent)
+            explained(shelf, source, models, limits=small)
     with pytest.raises(RelevancyError, match="more than the limit"):
         actions.varied(shelf, small, asked(shelf, ["flat"]), source, ["a?", "b?"], silent)

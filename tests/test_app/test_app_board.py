@@ -55,7 +55,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def session(shelf, source):
     ask = asking.ask(shelf, Settings(), QUESTION, ["deep", "flat"])
-    return actions.explained(shelf, Settings(), ask, source, lambda *_: None)
+    *_, whole = actions.explained(shelf, Settings(), ask, source, lambda *_: None)
+    return whole
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,21 @@ def test_answer_tokens_are_buttons_and_one_is_pressed(session, page):
     pressed = [(int(c["data-model"]), int(c["data-position"])) for c in chips if c["aria-pressed"] == "true"]
     assert pressed == [(number, result.target.position) for number, result in enumerate(session.screen)]
     assert all(chip["tag"] == "button" for chip in chips)
+
+
+def test_places_are_kept_for_maps_that_are_still_to_come(session):
+    shown = Page(board(session.screen[:1], Display(), waiting=["flat", EVIL]))
+    cards = shown.of("rv-card")
+    assert [one["aria-label"] for one in cards] == ["deep", "flat", EVIL]
+    assert ["rv-place" in one["class"] for one in cards] == [False, True, True]
+    assert "running" in cards[1]["text"]
+    assert "waiting" in cards[2]["text"]
+    assert len(shown.of("rv-map")) == 1
+    assert "--rv-columns:3" in shown.of("rv-cards")[0]["style"]
+    width, height = session.picture.size
+    assert {one["style"] for one in shown.of("rv-soon")} == {f"aspect-ratio:{width}/{height}"}
+    assert {one["tag"] for one in shown.found}.isdisjoint({"script", "a"})
+    assert not Page(board(session.screen, Display())).of("rv-place")
 
 
 def test_one_scale_or_one_each(session):

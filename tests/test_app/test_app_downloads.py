@@ -21,7 +21,8 @@ SHOWN = Display(0.5, "viridis", smooth=False, one_scale=False)
 @pytest.fixture(scope="module")
 def session(shelf, source):
     ask = asking.ask(shelf, LIMITS, "Is the duck floating?", ["deep", "flat"], "first", "full", "relevancy", 2, 3)
-    return actions.explained(shelf, LIMITS, ask, source, lambda *_: None)
+    *_, whole = actions.explained(shelf, LIMITS, ask, source, lambda *_: None)
+    return whole
 
 
 def written(session, kind, folder):
@@ -65,7 +66,7 @@ def test_a_picked_token_is_what_is_written(shelf, session, tmp_path):
 
 @pytest.mark.parametrize("kind", downloads.KINDS)
 def test_one_model_can_be_downloaded_too(shelf, source, tmp_path, kind):
-    alone = actions.explained(shelf, LIMITS, asking.ask(shelf, LIMITS, "Is it?", ["flat"]), source, lambda *_: None)
+    (alone,) = actions.explained(shelf, LIMITS, asking.ask(shelf, LIMITS, "Is it?", ["flat"]), source, lambda *_: None)
     assert written(alone, kind, tmp_path)
 
 
@@ -79,7 +80,7 @@ def test_a_state_brings_everything_back(shelf, session, tmp_path):
     path = downloads.written(session, "State", SHOWN, str(tmp_path))
     found = downloads.restored(path, shelf, LIMITS)
     assert (found.ask, found.display, found.source) == (session.ask, SHOWN, session.source)
-    again = actions.explained(shelf, LIMITS, found.ask, found.source, lambda *_: None)
+    *_, again = actions.explained(shelf, LIMITS, found.ask, found.source, lambda *_: None)
     for one, other in zip(again.first, session.first, strict=True):
         np.testing.assert_array_equal(one.image_map, other.image_map)
 

@@ -12,7 +12,7 @@ import pytest
 from relevancy_app import safety
 from relevancy_app.building import launch_options
 from relevancy_app.safety import BodyLimit, StoppedError
-from relevancy_app.session import Brake
+from relevancy_app.session import Controls
 from relevancy_app.settings import Settings
 
 from relevancy import RelevancyError
@@ -176,13 +176,13 @@ def _raising(error):
 
 
 def test_cancel_stops_runs_that_began_before_it_and_no_later_ones():
-    brake = Brake()
-    first = brake.start()
+    controls = Controls()
+    first = controls.start()
     first()
-    brake.press()
+    controls.press()
     with pytest.raises(StoppedError):
         first()
-    second = brake.start()
+    second = controls.start()
     second()
     with pytest.raises(StoppedError):
         first()
