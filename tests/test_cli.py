@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from relevancy import cli
+from relevancy.cli import options
 from relevancy.explanation import Explanation
 
 FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
@@ -119,7 +120,7 @@ def test_all_writes_a_folder_per_token_and_a_list(run, tmp_path):
     [(None, None), ("3", [3]), ("6-8", [6, 7, 8]), ("0, 4,8", [0, 4, 8]), ("-1", [-1]), ("0-1,-2", [0, 1, -2])],
 )
 def test_layers_as_written(text, read):
-    assert cli._layers(text) == read
+    assert options.layer_numbers(text) == read
 
 
 @pytest.mark.parametrize(

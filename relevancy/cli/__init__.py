@@ -1,0 +1,59 @@
+"""The command line: parsing and printing only. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from typing import Any
+
+import typer
+
+from relevancy.cli import asking, demonstration, measuring
+from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
+from relevancy.errors import RelevancyError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Which image patches and which words made a vision-language model say that token.\n\n"
+    "Try: [bold]relevancy demo[/bold], then [bold]relevancy explain --model demo-large --image duck.png "
+    '--question "Is the duck floating?" --out result[/bold]',
+    epilog=EXIT_CODES,
+)
+train_app = typer.Typer(no_args_is_help=True, help="Train models that can be explained.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
+app.command(epilog=EXIT_CODES)(asking.explain)
+app.command(epilog=EXIT_CODES)(asking.compare)
+app.command()(demonstration.demo)
+app.command()(measuring.bench)
+train_app.command("demo")(demonstration.train_demo)
+evaluate_app.command("demo")(demonstration.evaluate_demo)
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+# Typer exports only the errors it derives from this one.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that lacks a letter must not cost the result
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(prog_name="relevancy", standalone_mode=False) or 0
+    except RelevancyError as error:
+        code = _refused(str(error))
+    except _USAGE_ERROR as error:
+        asked = error.ctx.command_path if error.ctx else "relevancy"
+        why = error.format_message().rstrip(".")  # without a command the help is shown, and nothing else to say
+        code = _refused(f"{why}; see {asked} --help") if why else WRONG_INPUT
+    if code == INTERRUPTED:
+        sys.stderr.write("relevancy: stopped\n")
+    sys.exit(code)
+
+
+def _refused(why: str) -> int:
+    sys.stderr.write(f"relevancy: {' '.join(why.split())}\n")
+    return WRONG_INPUT

@@ -1,0 +1,165 @@
+"""`relevancy explain` and `relevancy compare`: one picture, one question."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
+from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
+
+if TYPE_CHECKING:
+    from relevancy.comparing import Comparison
+    from relevancy.explanation import Explanation
+
+
+def explain(
+    model: Annotated[str, typer.Option(help="demo-small, demo-large, 2b, 7b, a hub id, or a local folder.")],
+    image: Annotated[str, typer.Option(metavar="FILE", help="The picture: any format Pillow reads.")],
+    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
+            "quotes), [bold]all[/bold], a position such as 2, a string in the answer, or a contrast such as "
+            "'Yes|No'."
+        ),
+    ] = "first",
+    scope: Annotated[
+        ScopeName, typer.Option(help="Stop at the decoder's image tokens, or go on through the vision tower.")
+    ] = ScopeName.language,
+    method: Annotated[str, typer.Option(help="relevancy: Chefer et al. 2021, eqs. 5-6.")] = "relevancy",
+    layers: Annotated[
+        str | None, typer.Option(help="Decoder layers that take part, as 6-17 or 0,4,8; all by default.")
+    ] = None,
+    answer: Annotated[str | None, typer.Option(help="Explain this answer instead of the model's own.")] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-out"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the first that is there.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="auto: spread a large model over all devices.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="Load the decoder in 4 or 8 bits.")] = None,
+    framing: Annotated[
+        Framing | None, typer.Option(help="Pad or crop the picture to a square; by default as the model's files say.")
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+) -> None:
+    """Explain one answer about one picture.
+
+    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, into
+    one numbered folder per token).
+    """
+    check_writable(out_folder)
+    from relevancy.explaining import explain as run
+    from relevancy.pictures import MAX_PIXELS, open_picture
+
+    chosen = layer_numbers(layers)
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    open_picture(image, max_pixels=limit)  # a bad picture is worth knowing before gigabytes of weights are read
+    loaded = load_model(
+        model, device=device, dtype=dtype, device_map=device_map, quantization=value(quantization),
+        framing=value(framing),
+    )  # fmt: skip
+    with busy(f"explaining {loaded.name}"):
+        found = run(
+            loaded, image, question, target=target, scope=scope.value, method=method, layers=chosen,
+            answer=answer, max_new_tokens=max_new_tokens, max_pixels=limit,
+        )  # fmt: skip
+    results: list[Explanation] = found if isinstance(found, list) else [found]
+    folders = [out_folder] if not isinstance(found, list) else [out_folder / f"{i:03d}" for i in range(len(results))]
+    with busy("drawing"):
+        for result, folder in zip(results, folders, strict=True):
+            result.save(folder)
+    if as_json:
+        printed = [result.to_json() for result in results]
+        sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
+    else:
+        for result, folder in zip(results, folders, strict=True):
+            say(result.summary())
+            for note in result.notes:
+                say(f"note: {note}")
+            say(f"→ {folder / 'overlay.png'}")
+    if any(result.empty for result in results):
+        raise typer.Exit(EMPTY_MAP)
+
+
+def compare(
+    models: Annotated[
+        list[str], typer.Option("--models", "--model", metavar="MODEL...", help="Models as in explain, two or more.")
+    ],
+    image: Annotated[str, typer.Option(metavar="FILE", help="The picture.")],
+    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
+    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
+    scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
+    layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Explain this answer instead of each model's own.")] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep/--one-at-a-time",
+            help="Models stay in memory together, or all but the last are loaded twice; by default as memory allows.",
+        ),
+    ] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-comparison"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="Load the decoders in 4 or 8 bits.")] = None,
+    framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+) -> None:
+    """Set maps of several models side by side, on one scale, with numbers for how far they agree.
+
+    Models take their turns one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's
+    results.
+    """
+    check_writable(out_folder)
+    from relevancy.comparing import compare as run
+    from relevancy.pictures import MAX_PIXELS
+
+    options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
+    with stages() as report:
+        found = run(
+            [*models, *(more or [])], image, question, target=target, scope=scope.value, layers=layer_numbers(layers),
+            answer=answer, keep=keep, loader=lambda name: load_quietly(name, **options), progress=report,
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+    with busy("drawing"):
+        found.save(out_folder)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json()) + "\n")
+    else:
+        _say_comparison(found)
+        say(f"→ {out_folder / 'side-by-side.png'}")
+    if any(result.empty for result in found.explanations):
+        raise typer.Exit(EMPTY_MAP)
+
+
+def _say_comparison(found: Comparison) -> None:
+    """Answers with what each model gives for them, notes, and how far the maps agree."""
+    numbers = [str(number) for number in range(1, len(found.explanations) + 1)]
+    table = Table(
+        "", "model", "answer", "token", "p", "image", "text", "first token", *(f"p({number})" for number in numbers),
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for number, result, row in zip(numbers, found.explanations, found.likelihoods, strict=True):
+        table.add_row(
+            number, escaped(result.model), escaped(result.answer), escaped(repr(result.target.token)),
+            f"{result.target.probability:.3f}", *(f"{result.shares[key]:.1%}" for key in result.shares),
+            *("–" if one is None else f"{one.per_token:.3f}" for one in row),
+        )  # fmt: skip
+    out.print(table)
+    say("p(1): how likely the row's model is to say answer 1, geometric mean over its tokens; and so on.")
+    for result in found.explanations:
+        for note in result.notes:
+            say(f"note: {result.model}: {note}")
+    for pair in found.agreement:
+        say(pair.summary())

@@ -1,0 +1,128 @@
+"""`relevancy demo`, `relevancy train demo` and `relevancy evaluate demo`: the embedded pair."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from relevancy.cli.options import load_model
+from relevancy.cli.terminal import bars, check_writable, escaped, out, say, share_of
+
+PAIR = ("demo-small", "demo-large")
+
+
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
+    scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
+) -> None:
+    """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
+    check_writable(out_folder)
+    from relevancy.demo.showcase import showcase
+
+    pair = [load_model(name) for name in PAIR]
+    say(
+        "Two small models come with this package: LLaVA-Gemma in miniature, trained on drawn scenes (a demonstration "
+        "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
+    )
+    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed):
+        say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
+        table = Table("model", "answer", "token", "p", "image", "text", "first token", box=None, pad_edge=False)
+        for result in shown.explanations:
+            table.add_row(
+                result.model, escaped(result.answer), escaped(repr(result.target.token)),
+                f"{result.target.probability:.3f}", *(f"{result.shares[key]:.1%}" for key in result.shares),
+            )  # fmt: skip
+        out.print(table)
+        say(f"→ {shown.figure}\n")
+    say(f"Pictures are in {out_folder.resolve()}. Next: your own picture with `relevancy explain --help`.")
+
+
+def train_demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for stages and finished models.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes and other weights.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Every step in miniature, to see that all works.")] = False,
+) -> None:
+    """Rebuild the embedded pair from a seed. Stopped and started again, it goes on where it was."""
+    check_writable(out_folder)
+    from relevancy.demo.build import build
+
+    with bars() as report:
+        folders = build(out_folder, seed=seed, progress=report, quick=quick)
+    for name, folder in folders.items():
+        say(f"{name} → {folder}   (relevancy explain --model {folder} ...)")
+
+
+def evaluate_demo(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which models; give the option again for more. Both by default.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
+) -> None:
+    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?"""
+    from relevancy.demo.evaluation import accuracy, map_truth, table
+
+    names = model or list(PAIR)
+    loaded = [load_model(name) for name in names]
+    right, blind, truths = [], [], []
+    with bars() as report:
+        for one in loaded:
+            right.append(accuracy(one, scenes=scenes, seed=seed, progress=share_of(report, f"{one.name} answers")))
+            blind.append(
+                accuracy(one, scenes=scenes, seed=seed, picture="other", progress=share_of(report, f"{one.name} blind"))
+            )
+            for scope in ("language", "full") if maps else ():
+                label = f"{one.name} {scope} maps"
+                truths.append((one.name, map_truth(one, right[-1], scope=scope, progress=share_of(report, label))))
+    if as_json:
+        sys.stdout.write(json.dumps(_evaluation(names, right, blind, truths)) + "\n")
+        return
+    answers = Table("question", "form", "asked", "chance", *(c for name in names for c in (name, "blind")), box=None)
+    for (kind, form, count, shares), (_, _, _, unseen) in zip(table(right), table(blind), strict=True):
+        cells = [f"{value:.1%}" for pair in zip(shares, unseen, strict=True) for value in pair]
+        answers.add_row(kind, form, str(count), f"{right[0].chance[kind, form]:.1%}", *cells)
+    whole = [f"{one.overall:.1%}" for pair in zip(right, blind, strict=True) for one in pair]
+    answers.add_row("all", "", str(right[0].questions), f"{right[0].chance_overall:.1%}", *whole)
+    out.print(answers)
+    if truths:
+        maps_table = Table("model", "scope", "maps", "map", "pointing game", "energy in mask", box=None)
+        for name, found in truths:
+            for kind in found.pointing:
+                maps_table.add_row(
+                    name, found.scope, str(found.maps), kind, f"{found.pointing[kind]:.1%}", f"{found.energy[kind]:.1%}"
+                )
+        out.print(maps_table)
+
+
+def _evaluation(names: list[str], right: list[Any], blind: list[Any], truths: list[Any]) -> dict[str, Any]:
+    def flat(shares: dict[tuple[str, str], float]) -> dict[str, float]:
+        return {f"{kind}/{form}": value for (kind, form), value in shares.items()}
+
+    answers = {
+        name: {
+            "scenes": own.scenes,
+            "questions": own.questions,
+            "overall": own.overall,
+            "by_type": flat(own.by_type),
+            "blind": other.overall,
+            "blind_by_type": flat(other.by_type),
+            "chance": own.chance_overall,
+        }
+        for name, own, other in zip(names, right, blind, strict=True)
+    }
+    maps = [
+        {"model": name, "scope": found.scope, "maps": found.maps, "pointing": found.pointing, "energy": found.energy,
+         "by_type": found.by_type, "object_share": found.object_share}
+        for name, found in truths
+    ]  # fmt: skip
+    return {"answers": answers, "maps": maps}

@@ -1,0 +1,75 @@
+"""Options that several commands share, and the model they ask for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from relevancy.cli.terminal import busy
+from relevancy.errors import RelevancyError
+
+if TYPE_CHECKING:
+    from relevancy.models import Model
+
+_LAYERS = re.compile(r"(?P<one>-?\d{1,4})|(?P<first>\d{1,4})-(?P<last>\d{1,4})")
+
+
+class ScopeName(str, Enum):
+    """How far relevance is followed."""
+
+    language = "language"
+    full = "full"
+
+
+class Framing(str, Enum):
+    """How a picture is brought to the tower's square."""
+
+    pad = "pad"
+    crop = "crop"
+
+
+class Bits(str, Enum):
+    """Quantized weights."""
+
+    four = "4bit"
+    eight = "8bit"
+
+
+def layer_numbers(text: str | None) -> list[int] | None:
+    """`6-17-17` or `0,4,8` -> layer numbers."""
+    if text is None:
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        found = _LAYERS.fullmatch(part.strip())
+        if found is None:
+            raise RelevancyError(f"--layers takes numbers such as 6-17 or 0,4,8, not {text!r}.")
+        chosen += [int(found["one"])] if found["one"] else range(int(found["first"]), int(found["last"]) + 1)
+    if not chosen:
+        raise RelevancyError(f"--layers {text}: no layer is in this range; give the smaller number first.")
+    return chosen
+
+
+def value(choice: Enum | None) -> Any:
+    """What the chosen name stands for; None if nothing was chosen."""
+    return None if choice is None else choice.value
+
+
+def load_model(name: str, **options: Any) -> Model:
+    """`relevancy.load` behind a spinner."""
+    with busy(f"loading {name}"):
+        return load_quietly(name, **options)
+
+
+def load_quietly(name: str, **options: Any) -> Model:
+    """`relevancy.load` without what transformers prints beside it."""
+    from transformers.utils import logging
+
+    from relevancy.models import load
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return load(name, **options)

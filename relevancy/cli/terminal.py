@@ -1,0 +1,91 @@
+"""What every command has in common: where it prints, how it shows progress, how it refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from relevancy.errors import RelevancyError
+
+WRONG_INPUT, EMPTY_MAP, INTERRUPTED = 2, 3, 130
+EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but a map is empty."
+
+out = Console()
+err = Console(stderr=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an --out that cannot be written before anything long begins; create nothing yet."""
+    existing = folder
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+    except OSError as error:  # a name that no file system takes
+        raise RelevancyError(f"--out: {error.strerror}. Choose another --out.") from error
+    if not existing.is_dir():
+        raise RelevancyError(f"--out {folder}: {existing} is not a folder. Choose another --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RelevancyError(f"--out {folder}: no right to write in {existing}. Choose another --out.")
+
+
+def say(text: str, *, markup: bool = False) -> None:
+    """One line as it is, never broken or colored."""
+    out.print(text, markup=markup, highlight=False, soft_wrap=True)
+
+
+def escaped(text: str) -> str:
+    """Text in which a bracket is a bracket, for what reads markup."""
+    return text.replace("[", "\\[")
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A spinner on a terminal's standard error, nothing elsewhere."""
+    with err.status(what) if err.is_terminal else _nothing():
+        yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar per named step, on standard error; without a terminal, a line as each step ends."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, disable=not err.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+        ended: set[str] = set()
+
+        def report(what: str, share: float) -> None:
+            if not err.is_terminal:
+                if share >= 1 and what not in ended:
+                    ended.add(what)
+                    err.print(f"{what}: done", highlight=False)
+                return
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=1.0)
+            progress.update(tasks[what], completed=share)
+
+        yield report
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float], None]]:
+    """One progress bar that names the stage, on a terminal's standard error; nothing elsewhere."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda stage, share: progress.update(task, description=escaped(stage), completed=share)
+
+
+def share_of(report: Callable[[str, float], None], what: str) -> Callable[[float], None]:
+    """A report that is told the share alone."""
+    return lambda share: report(what, share)
