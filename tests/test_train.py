@@ -1,4 +1,4 @@
-"""The two stages: labels, freezing, composition, collation, stored features, and going on after a stop."""
+"""Training in stages: labels, freezing, composition, collation, stored features, going on after a stop, looking."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.train.collate import Collate
 from relevancy.train.compose import compose
 from relevancy.train.features import look_once, stored_features
+from relevancy.train.looking import Looks, eager_attention, looking_share, looks
 from relevancy.train.stages import PARTS, Stage, freeze
 from relevancy.train.template import END, IGNORED, BadDialogueError, Turn, dialogue, encode
 from relevancy.train.trainer import run
@@ -232,3 +233,59 @@ def test_tower_comes_back_after_an_error(model) -> None:
     with pytest.raises(ZeroDivisionError), stored_features(model):
         raise ZeroDivisionError
     assert model.model.vision_tower is tower
+
+
+def test_share_by_hand():
+    found = Looks()
+    heads = torch.tensor(
+        [
+            [[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0], [0.1, 0.2, 0.3, 0.4]],
+            [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.7, 0.3, 0.0], [0.0, 0.0, 1.0, 0.0]],
+        ]
+    )
+    found.maps.append(heads[None])
+    image = torch.tensor([[False, True, True, False]])
+    tokens = torch.tensor([[True, True, True, False]])  # the last is padding
+    # Token 0 and 1 look at no other image token; token 2 at token 1, 0.3 and 0.7 in the two heads.
+    assert found.share(image, tokens).item() == pytest.approx((0 + 0 + 0.5) / 3)
+
+
+@pytest.fixture
+def batch(tokenizer):
+    examples = Examples(tokenizer, 3).examples
+    return Collate(tokenizer.pad_token_id)(examples)
+
+
+def test_looks_are_attention_maps_with_a_gradient(model, batch):
+    layers = model.model.language_model.layers
+    with eager_attention(model), looks(model) as found:
+        model(**batch)
+        share = looking_share(model, found, batch)
+    (attention,) = found.maps
+    torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
+    assert 0 < share.item() < 1
+    share.backward()
+    assert layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_attention_and_hooks_are_given_back(model):
+    decoder = model.model.language_model
+    hooks = len(decoder.layers[0].self_attn._forward_hooks)
+    before = decoder.config._attn_implementation
+    with pytest.raises(RuntimeError), eager_attention(model), looks(model):
+        raise RuntimeError
+    assert decoder.config._attn_implementation == before
+    assert len(decoder.layers[0].self_attn._forward_hooks) == hooks
+
+
+def test_a_price_makes_a_model_look_less(model, tokenizer, batch, tmp_path):
+    def share() -> float:
+        with torch.no_grad(), eager_attention(model), looks(model) as found:
+            model(**batch)
+        return looking_share(model, found, batch).item()
+
+    before = share()
+    stage = Stage("stage", ("connector", "decoder"), steps=30, batch=4, learning_rate=1e-2, looking_cost=20.0)
+    freeze(model, stage)
+    run(stage, model, Examples(tokenizer), Collate(tokenizer.pad_token_id), tmp_path)
+    assert share() < before / 2

@@ -34,6 +34,7 @@ class Stage:
     accumulate: int = 1
     save_every: int = 200  # steps between checkpoints a stopped run resumes from
     bf16: bool = False  # autocast; weights stay float32
+    looking_cost: float = 0.0  # added to the loss for each unit of mean attention to the picture, see `looking`
 
     def __post_init__(self) -> None:
         unknown = set(self.trains) - set(PARTS)

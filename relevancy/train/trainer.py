@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from relevancy.train.looking import eager_attention, looking_share, looks
 from relevancy.train.stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,25 @@ class LlavaTrainer(Trainer):
 
     `save_pretrained` writes LLaVA's historic tensor names by default, and Trainer's resume loads without renaming: it
     would go on from none of the saved weights, with only a warning.
+
+    looking_cost: price on attention to the picture, see `looking`; with one, the decoder's attention must be eager.
     """
+
+    def __init__(self, *arguments: Any, looking_cost: float = 0.0, **options: Any):
+        super().__init__(*arguments, **options)
+        self.looking_cost = looking_cost
+
+    def compute_loss(  # type: ignore[override]
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **options: Any
+    ) -> Any:
+        """The loss of the labels, and what was looked at times its price."""
+        if not self.looking_cost:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
+        plain = self.accelerator.unwrap_model(model)
+        with looks(plain) as found:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+        loss = loss + self.looking_cost * looking_share(plain, found, inputs)
+        return (loss, outputs) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not isinstance(self.model, PreTrainedModel):
@@ -94,8 +114,14 @@ def run(
         dataloader_pin_memory=on_gpu,
     )
     trainer = LlavaTrainer(
-        model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[_Report(stage, progress)]
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=collate,
+        callbacks=[_Report(stage, progress)],
+        looking_cost=stage.looking_cost,
     )
     trainer.remove_callback(PrinterCallback)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    with eager_attention(model) if isinstance(model, PreTrainedModel) and stage.looking_cost else nullcontext():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
