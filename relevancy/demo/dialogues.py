@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from relevancy.demo.language import DESCRIBE
 from relevancy.demo.pool import Pool
-from relevancy.demo.questions import FORMS, Question, ask, describe
+from relevancy.demo.questions import FORMS, Question, ask, ask_twice, describe
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
 QUESTIONS = 8  # per dialogue, at most
 CAPTIONS = 0.15  # share of descriptions among the dialogues
+TWICE = 0.4  # share of dialogues that ask openly first, among those with options
 FACTS = {"color": "color", "is-color": "color", "presence": "existence", "count": "existence"}  # else the type itself
 
 
@@ -43,8 +44,15 @@ def look_and_answer_openly(pool: Pool, index: int, rng: np.random.Generator) -> 
 
 
 def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
-    """The picture, then questions about it, openly or with options."""
-    return _seldom_caption(pool, index, rng) or _questions(IMAGE, pool, index, rng)
+    """The picture, then questions about it, openly or with options.
+
+    Some dialogues ask each question openly, then with options: which letter stands before a known word is learned soon,
+    which one before a word that must first be seen in the picture comes of it.
+    """
+    described = _seldom_caption(pool, index, rng)
+    if described:
+        return described
+    return _questions_twice(pool, index, rng) if rng.uniform() < TWICE else _questions(IMAGE, pool, index, rng)
 
 
 def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
@@ -55,8 +63,17 @@ def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Tu
 def _questions(
     opening: str, pool: Pool, index: int, rng: np.random.Generator, forms: Sequence[str] = FORMS
 ) -> list[Turn]:
-    questions = _without_hints(ask(pool.layouts[index], pool.shares[index], rng, forms), rng)[:QUESTIONS]
-    texts = [text for question in questions for text in (question.text, question.answer)]
+    return _talk(opening, _without_hints(ask(pool.layouts[index], pool.shares[index], rng, forms), rng))
+
+
+def _questions_twice(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+    again = dict(ask_twice(pool.layouts[index], pool.shares[index], rng))
+    openly = _without_hints(list(again), rng)
+    return _talk(IMAGE, [question for one in openly for question in (one, again[one])])
+
+
+def _talk(opening: str, questions: Sequence[Question]) -> list[Turn]:
+    texts = [text for question in questions[:QUESTIONS] for text in (question.text, question.answer)]
     return dialogue(opening + texts[0], *texts[1:])
 
 

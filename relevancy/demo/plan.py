@@ -10,7 +10,7 @@ from transformers import GemmaConfig, GemmaTokenizer
 
 from relevancy.train.stages import Stage
 
-LOOKING_COST = 2.0  # once the model finds what it is asked for; before, it would keep it from learning to look
+LOOKING_COST = 6.0  # once the model finds what it is asked for; before, it would keep it from learning to look
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ FULL = Plan(
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
-        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 6000), batch=32, rate=2e-3),
+        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000), batch=32, rate=2e-3),
         "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200), batch=32, rate=2e-3),
     },
 )

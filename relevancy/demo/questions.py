@@ -51,12 +51,15 @@ def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator, forms: Seq
 
     `shares`: (items,) visible share of each item, see `drawing.visible_shares`.
     """
-    counts = {kind: layout.of_kind(kind) for kind in KINDS}
-    single = [where[0] for where in counts.values() if len(where) == 1 and shares[where[0]] >= MIN_VISIBLE]
-    drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
-    drafts.append(_about_count(counts, rng))
-    questions = [_in_some_form(draft, rng, forms) for draft in drafts]
-    return [questions[index] for index in rng.permutation(len(questions))]
+    return [_in_some_form(draft, rng, forms) for draft in _drafts(layout, shares, rng)]
+
+
+def ask_twice(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[tuple[Question, Question]]:
+    """As `ask`, each question openly and with options."""
+    return [
+        (_in_some_form(draft, rng, ("open",)), _in_some_form(draft, rng, ("ab",)))
+        for draft in _drafts(layout, shares, rng)
+    ]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ class _Draft:
     answer: str
     wrong: str
     items: tuple[int, ...]
+
+
+def _drafts(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[_Draft]:
+    counts = {kind: layout.of_kind(kind) for kind in KINDS}
+    single = [where[0] for where in counts.values() if len(where) == 1 and shares[where[0]] >= MIN_VISIBLE]
+    drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
+    drafts.append(_about_count(counts, rng))
+    return [drafts[index] for index in rng.permutation(len(drafts))]
 
 
 def _in_some_form(draft: _Draft, rng: np.random.Generator, forms: Sequence[str]) -> Question:

@@ -1,0 +1,36 @@
+"""Held-out scenes as rows of a check, with the objects' outlines as truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from relevancy.checking.rows import Row
+from relevancy.demo.evaluation import held_out
+from relevancy.demo.questions import Question
+from relevancy.demo.world import Scene
+
+SEED = 2  # scenes that no table of `evaluate demo` uses by default
+
+
+def held_out_rows(scenes: int, seed: int = SEED) -> list[Row]:
+    """One question of each scene that asks about exactly one visible object; scenes without one give none."""
+    return list(_rows(scenes, seed))
+
+
+def _rows(scenes: int, seed: int) -> Iterator[Row]:
+    for drawn in held_out(scenes, seed):
+        question = next((one for one in drawn.questions if len(one.items) == 1), None)
+        if question is not None:
+            picture, mask = _shown(drawn), _outlined(drawn, question)
+            yield Row(str(drawn.seed), str(drawn.seed), question.text, picture, question.answer, mask)
+
+
+def _shown(drawn: Scene) -> Callable[[], Image.Image]:
+    return lambda: drawn.image
+
+
+def _outlined(drawn: Scene, question: Question) -> Callable[[], np.ndarray]:
+    return lambda: drawn.mask(*question.items)
