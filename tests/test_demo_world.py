@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from relevancy.demo.drawing import PAINT, render, visible_shares
 from relevancy.demo.layout import COLORS, KINDS, mirrored, random_layout
 from relevancy.demo.pool import LABELS, draw_pool, patch_labels, shrink
 from relevancy.demo.questions import TYPES, ask, describe
+from relevancy.train.template import IMAGE
 
 seeds = st.integers(0, 2**31)
 
@@ -146,15 +148,26 @@ def test_no_answer_is_likelier_before_the_picture_is_seen() -> None:
 
 
 def test_dialogues_hold_no_hints() -> None:
-    """A color is asked for once per object, and existence only before an object is spoken of."""
+    """A color is asked for once per object, and existence only before an object is spoken of.
+
+    Or each question is asked twice, openly and then with options, and the letter is what is to be learned.
+    """
     pool = draw_pool(range(30), 80, 10, workers=1)
+    twice = 0
     for index in range(30):
-        texts = [turn.text for turn in look_and_answer(pool, index, np.random.default_rng(index))[::2]]
+        texts = [
+            turn.text.removeprefix(IMAGE) for turn in look_and_answer(pool, index, np.random.default_rng(index))[::2]
+        ]
+        if any("(a)" not in one and other.startswith(f"{one} (a)") for one, other in pairwise(texts)):
+            assert all(other.startswith(f"{one} (a)") for one, other in zip(texts[::2], texts[1::2], strict=True))
+            texts = texts[::2]
+            twice += 1
         existence = ["Is there a" in text or "How many" in text for text in texts]
         assert existence == sorted(existence, reverse=True)
         colored = [re.search(rf"(?:color is the|Is the) (\w+)(?:\?| {'|'.join(COLORS)}\?)", text) for text in texts]
         kinds = [found.group(1) for found in colored if found]
         assert len(kinds) == len(set(kinds))
+    assert 0 < twice < 30
 
 
 def test_mirror_swaps_left_and_right() -> None:

@@ -99,6 +99,7 @@ def train_one(
         (decoder.describe, caption, features),
         (decoder.openly, look_and_answer_openly, features),
         (decoder.finetune, look_and_answer, features),
+        (decoder.settle, look_and_answer, features),
     ]
     for stage, talk, seen in steps:
         passes = -(-stage.steps * stage.batch // len(pool))
