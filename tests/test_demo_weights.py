@@ -55,7 +55,7 @@ def test_right_about_the_picture_and_not_without_it(shipped) -> None:
     own = evaluation.accuracy(shipped, scenes=50, seed=77)
     blind = evaluation.accuracy(shipped, scenes=50, seed=77, picture="other")
     assert own.questions == blind.questions > 300
-    assert own.overall > own.chance_overall + {"demo-small": 0.1, "demo-large": 0.35}[shipped.name]
+    assert own.overall > own.chance_overall + {"demo-small": 0.25, "demo-large": 0.45}[shipped.name]
     assert blind.overall < blind.chance_overall + 0.05
 
 
@@ -72,10 +72,13 @@ def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
 
 
 def test_maps_find_the_object(shipped) -> None:
-    truth = evaluation.map_truth(shipped, evaluation.accuracy(shipped, scenes=12, seed=78))
-    assert truth.maps > 30
-    assert truth.pointing["relevancy"] > 2 * truth.pointing["random"]
-    assert truth.energy["relevancy"] > max(truth.energy["last-layer attention"], 2 * truth.object_share)
+    truth = evaluation.map_truth(shipped, evaluation.accuracy(shipped, scenes=60, seed=78))
+    assert truth.maps > 200
+    often = {"demo-small": 2, "demo-large": 4}[shipped.name]
+    assert truth.pointing["relevancy"] > often * max(truth.pointing["random"], truth.object_share)
+    assert truth.energy["relevancy"] > 2 * truth.object_share
+    if shipped.name == "demo-large":  # demo-small reads the picture in its last layer, whose attention says as much
+        assert truth.energy["relevancy"] > 1.3 * truth.energy["last-layer attention"]
 
 
 def test_duck_question() -> None:
