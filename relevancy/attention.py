@@ -12,7 +12,7 @@ probabilities that gives the gradients of query, key and value. Nothing of size 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -61,6 +61,9 @@ class Recorder(Protocol):
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
+# Is shown each call as it comes: query, key, and how scores become probabilities (see `maps`).
+watcher: ContextVar[Callable[[Tensor, Tensor, Call], None] | None] = ContextVar("watcher", default=None)
+
 
 def register() -> None:
     """Make `NAME` known to transformers, with the masks SDPA takes; without them padding would be ignored silently."""
@@ -96,6 +99,9 @@ def attend(
         causal=causal and attention_mask is None and query.shape[2] > 1,
         groups=query.shape[1] // key.shape[1],
     )
+    watch = watcher.get()
+    if watch is not None:
+        watch(query, key, call)
     tape = recorder.get()
     if tape is None or not torch.is_grad_enabled():
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
@@ -265,12 +271,26 @@ def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tens
     return probs.masked_fill_(hidden, 0).view_as(scores), slope
 
 
-def _tiles(query: Tensor, keys: int, causal: bool) -> Iterator[Tile]:
-    """Blocks of query rows whose float32 probabilities fit the device's tile size."""
+def maps(query: Tensor, key: Tensor, call: Call, first: int = 0) -> Iterator[tuple[Tile, Tensor]]:
+    """A call's probabilities from query row `first` on, tile by tile, (batch, heads, rows, keys) in float32 or finer.
+
+    Keys beyond the tile's own have probability zero.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    batch, heads, _, dim = query.shape
+    for tile in _tiles(query, key.shape[2], call.causal, first):
+        keys = key[:, :, tile.keys].to(exact)
+        folded = query[:, :, tile.rows].reshape(batch, key.shape[1], -1, dim).to(exact)
+        probs, _ = _probabilities(folded @ keys.mT, tile, call)
+        yield tile, probs.view(batch, heads, -1, keys.shape[2])
+
+
+def _tiles(query: Tensor, keys: int, causal: bool, first: int = 0) -> Iterator[Tile]:
+    """Blocks of query rows, from `first` on, whose float32 probabilities fit the device's tile size."""
     batch, heads, length, _ = query.shape
     budget = _CPU_TILE_BYTES if query.device.type == "cpu" else _ACCELERATOR_TILE_BYTES
     rows = max(1, budget // (4 * batch * heads * keys))
-    for start in range(0, length, rows):
+    for start in range(first, length, rows):
         stop = min(start + rows, length)
         yield Tile(slice(start, stop), slice(0, stop if causal else keys))
 
@@ -284,10 +304,8 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         return output.transpose(1, 2)
     exact = torch.promote_types(query.dtype, torch.float32)
     output = torch.empty_like(query)
-    for tile in _tiles(query, key.shape[2], call.causal):
-        rows = query[:, :, tile.rows]
-        keys, values = key[:, :, tile.keys].to(exact), value[:, :, tile.keys].to(exact)
-        folded = rows.reshape(*key.shape[:2], -1, query.shape[-1]).to(exact)
-        probs, _ = _probabilities(folded @ keys.mT, tile, call)
-        output[:, :, tile.rows] = (probs @ values).view_as(rows).to(query.dtype)
+    for tile, probs in maps(query, key, call):
+        grouped = probs.view(*key.shape[:2], -1, probs.shape[-1])
+        mixed = grouped @ value[:, :, tile.keys].to(exact)
+        output[:, :, tile.rows] = mixed.view(*probs.shape[:-1], -1).to(query.dtype)
     return output

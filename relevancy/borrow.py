@@ -16,6 +16,12 @@ from relevancy.errors import RelevancyError
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "transformers.activations")
 
 
+def require_gradients() -> None:
+    """Raise RelevancyError where torch would make no graph whatever is asked of it."""
+    if torch.is_inference_mode_enabled():
+        raise RelevancyError("Relevancy needs gradients: leave torch.inference_mode() before recording.")
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient; the work of a map is then that of activations alone."""

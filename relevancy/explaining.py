@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import BatchFeature
 
@@ -19,11 +19,12 @@ from relevancy.answering import MAX_NEW_TOKENS, Prompt
 from relevancy.errors import RelevancyError
 from relevancy.explanation import Explanation
 from relevancy.geometry import Grid
+from relevancy.methods import registry
+from relevancy.methods.reading import Reader, Round, Setting, opened
+from relevancy.methods.registry import Method
 from relevancy.models import Model, load
 from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
-from relevancy.tape import SCOPES, Scope, Tape, record
-
-METHODS = ("relevancy",)
+from relevancy.tape import SCOPES, Scope
 
 
 def explain(
@@ -33,7 +34,7 @@ def explain(
     *,
     target: str | int = "first",
     scope: Scope = "language",
-    method: str = "relevancy",
+    method: str = registry.DEFAULT,
     layers: Iterable[int] | None = None,
     answer: str | Sequence[str] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -46,9 +47,11 @@ def explain(
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), a position, a
         string in the answer, "A|B" (why A rather than B), or "all" (a list: one result per token of the answer).
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
-    layers: decoder layers that take part, all by default.
+    method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
+        are as it gives them, and a note says where they may be negative.
+    layers: decoder layers that take part, all by default; for methods that read the layers' attention.
     answer: explain this answer, teacher-forced, instead of the one the model gives.
-    Raises RelevancyError. Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
+    Raises RelevancyError. Source of the default: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     """
     wish = Wish(target, scope, method, layers, max_new_tokens)
     many, images, questions, answers = _paired(image, question, answer)
@@ -68,15 +71,14 @@ class Wish:
 
     target: str | int = "first"
     scope: Scope = "language"
-    method: str = "relevancy"
+    method: str = registry.DEFAULT
     layers: Iterable[int] | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise RelevancyError(f"Unknown method {self.method!r}; there is {', '.join(METHODS)}.")
         if self.scope not in SCOPES:
             raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
+        registry.chosen(self.method, self.scope, self.layers)
         object.__setattr__(self, "target", targets.parsed(self.target))
         object.__setattr__(self, "layers", None if self.layers is None else tuple(self.layers))
 
@@ -92,6 +94,13 @@ def explained_with_prompt(
         run = _Run(model, [_item(model, picture, question, answer)], wish, keep_prompt=True)
         ((result,),) = run.results()
     return result, run.prompt
+
+
+def explained(model: Model, pictures: Sequence[Picture], questions: Sequence[str], wish: Wish) -> list[Explanation]:
+    """What `explain` gives for one target of each answer, read as one batch; pictures are open already."""
+    with model.lock, answering.memory_named():
+        items = [_item(model, *asked, None) for asked in zip(pictures, questions, strict=True)]
+        return [only for (only,) in _Run(model, items, wish).results()]
 
 
 @dataclass(frozen=True)
@@ -113,14 +122,16 @@ class _Reading:
     logits: Tensor  # (vocabulary,) at the target's position
     row: Tensor  # (tokens,)
     vision: Tensor | None  # (tower tokens,)
+    notes: tuple[str, ...]
 
 
 class _Run:
-    """One batch: the answers, the targets in them, and a backward pass for each round of targets."""
+    """One batch: the answers, the targets in them, and the method's rows for each round of targets."""
 
     def __init__(self, model: Model, items: list[_Item], wish: Wish, *, keep_prompt: bool = False) -> None:
         self.model, self.items, self.target = model, items, wish.target
         self.scope, self.max_new_tokens = wish.scope, wish.max_new_tokens
+        self.method = registry.METHODS[wish.method]
         self.layers = None if wish.layers is None else tuple(wish.layers)
         self.keep_prompt = keep_prompt
         self.prompt: Prompt | None = None
@@ -142,12 +153,11 @@ class _Run:
     def _at_the_first_token(self) -> list[list[Explanation]]:
         """One forward pass serves map and answer: the answer goes on from the cache that the map leaves behind."""
         inputs = self.model.prepare(self.pictures, self.questions)
-        with record(self.model.model, self.scope, layers=self.layers) as tape:
-            output = self.model.model(**inputs, logits_to_keep=1, use_cache=True)
-            logits = output.logits[:, -1]
-            first = logits.argmax(-1)
-            choices = [targets.Choice(0, int(token)) for token in first]
-            readings = self._read(tape, inputs, logits[:, None], [[choice] for choice in choices], [0] * len(choices))
+        with self._opened() as reader:
+            output = reader.forward(inputs, 1, use_cache=True)
+            logits = output.logits[:, -1:]
+            choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
+            readings = self._read(reader, inputs, logits, choices, [0] * len(choices))
             answers = self._answers(Prompt.of(inputs, output))
         return self._explained(inputs, answers, readings)
 
@@ -156,15 +166,24 @@ class _Run:
         last = [max(choice.position for choice in chosen) for chosen in choices]
         said = [answer[:position] for answer, position in zip(answers, last, strict=True)]
         inputs = self.model.prepare(self.pictures, self.questions, said)
-        with record(self.model.model, self.scope, layers=self.layers) as tape:
-            logits = self.model.model(**inputs, logits_to_keep=max(last) + 1, use_cache=False).logits
-            readings = self._read(tape, inputs, logits, choices, last)
+        with self._opened() as reader:
+            logits = reader.forward(inputs, max(last) + 1, use_cache=False).logits
+            readings = self._read(reader, inputs, logits, choices, last)
         return self._explained(inputs, answers, readings)
 
+    def _opened(self) -> AbstractContextManager[Reader]:
+        grid = self.items[0].grid  # as many patches on every picture, wherever they lie on it
+        return opened(self.method, self.model, Setting(self.scope, self.layers, grid.rows, grid.cols))
+
     def _read(
-        self, tape: Tape, inputs: BatchFeature, logits: Tensor, choices: list[list[targets.Choice]], last: list[int]
+        self,
+        reader: Reader,
+        inputs: BatchFeature,
+        logits: Tensor,
+        choices: list[list[targets.Choice]],
+        last: list[int],
     ) -> list[list[_Reading]]:
-        """A backward pass for each round: the first target of every item, then the second, and so on.
+        """A round for the first target of every item, one for the second, and so on.
 
         logits: (batch, kept, vocabulary), the sequences' last positions. An item whose targets are used up repeats its
         last one and is not read.
@@ -175,18 +194,15 @@ class _Run:
         for number in range(rounds):
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
             places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
-            here = torch.stack([logits[index, place] for index, place in enumerate(places)])
-            scalars = torch.stack([choice.scalar(scores) for choice, scores in zip(now, here, strict=True)])
-            positions = torch.tensor(places, device=scalars.device)
-            rows = tape.relevance(scalars, positions, retain_graph=number < rounds - 1)
-            for index, choice in enumerate(now):
-                if number < len(choices[index]):
-                    row = rows.language[index].clone()
-                    row[places[index]] -= 1  # e_t, the position's own unit
-                    own = row[kept[index]].cpu()
-                    read = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
-                    vision = None if rows.vision is None else rows.vision[index].cpu()
-                    readings[index].append(_Reading(choice, here[index].detach(), read, vision))
+            wanted = [number < len(chosen) for chosen in choices]
+            round_ = Round(now, places, wanted, number == rounds - 1)
+            found, here = reader.read(round_), round_.here(logits).detach()
+            for index in (index for index, read in enumerate(wanted) if read):
+                own = found.rows[index][kept[index]].float().cpu()
+                own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
+                vision = None if found.vision is None else found.vision[index].cpu()
+                notes = found.notes[index] if found.notes else ()
+                readings[index].append(_Reading(now[index], here[index], own, vision, notes))
         return readings
 
     def _answers(self, prompt: Prompt) -> list[list[int]]:
@@ -211,7 +227,7 @@ class _Run:
         ids = ids[: len(row)]
         is_image = (ids == self.model.image_token_id).numpy()
         image_map = self._image_map(item.grid, row[is_image], reading.vision)
-        notes = list(item.notes)
+        notes = [*item.notes, *reading.notes, *_method_notes(self.method)]
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
         if not np.isfinite(image_map).all():
@@ -220,7 +236,7 @@ class _Run:
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
         return Explanation(
             model=self.model.name,
-            method="relevancy",
+            method=self.method.name,
             scope=self.scope,
             question=item.question,
             answer=targets.shown(tokenizer, *answer).strip(),
@@ -232,16 +248,26 @@ class _Run:
             is_image=is_image,
             relevance=row,
             image_map=image_map,
-            shares=shares(row, is_image),
+            shares=shares(np.abs(row) if self.method.signed else row, is_image),
             layers=self.layers,
             notes=tuple(notes),
-            versions=versions(),
+            versions=versions() | {package: metadata.version(package) for package in self.method.needs},
         )
 
     def _image_map(self, grid: Grid, image_row: np.ndarray, vision: Tensor | None) -> np.ndarray:
         patches = grid.rows * grid.cols
         values = image_row if vision is None else vision.float().numpy()
         return values[len(values) - patches :].reshape(grid.rows, grid.cols).astype(np.float32)
+
+
+def _method_notes(method: Method) -> list[str]:
+    """What a reader of a method's numbers must know of them."""
+    notes = []
+    if method.signed:
+        notes.append(f"{method.name} has negative numbers for what speaks against the token; shares are of sizes alone")
+    if not method.words:
+        notes.append(f"{method.name} asks about the picture only: words are zero, and shares say nothing")
+    return notes
 
 
 def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:

@@ -38,9 +38,11 @@ class Explanation:
     """Which patches and words made a model say one token of its answer.
 
     tokens: one per input token, image tokens included, as the tokenizer writes them.
-    relevance: (tokens,) float32, the explained position's row of R (eq. 6) without its own unit e_t.
+    relevance: (tokens,) float32, raw, as the method gives it; of method relevancy, the explained position's row of R
+        (eq. 6) without its own unit e_t.
     image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
-    shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1.
+    shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1; of signed numbers,
+        that of their sizes.
     answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """

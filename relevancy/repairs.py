@@ -113,6 +113,11 @@ def complete_processor(processor: ProcessorMixin, config: PreTrainedConfig) -> P
     return completed
 
 
+def class_tokens(tower: PreTrainedConfig) -> int | None:
+    """How many of a tower's tokens are neither patches nor registers; None for a tower not known here."""
+    return _CLASS_TOKENS.get(tower.model_type)
+
+
 def extra_image_tokens(processor: ProcessorMixin) -> int:
     """How many image tokens come before the first patch: class token under "full", registers; 0 for most models."""
     extra = getattr(processor, "num_additional_image_tokens", 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isqrt
@@ -37,10 +37,12 @@ class Rows:
 class Tape:
     """Records the attention calls of forward passes and turns target logits into relevance rows."""
 
-    def __init__(self, decoder: PreTrainedModel, tower: PreTrainedModel | None, layers: frozenset[int]) -> None:
+    def __init__(
+        self, decoder: PreTrainedModel, tower: PreTrainedModel | None, layers: frozenset[int], *, carried: bool = True
+    ) -> None:
         self._decoder, self._layers = decoder, layers
         self._position: int | Tensor = -1
-        self._language = _Row(self._one_hot)
+        self._language = _Row(self._one_hot) if carried else _StandingRow(self._one_hot)
         self._vision = _Row(self._on_tower) if tower is not None else None
         self._decoder_modules = {id(module) for module in decoder.modules()}
         self._heard: set[int] = set()
@@ -78,7 +80,7 @@ class Tape:
         retain_graph: keep the graph, for another target over the same forward pass.
         Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6, row t of R.
         """
-        self._require_every_layer()
+        require_every_layer(self._decoder, self._heard)
         if self._vision is not None and self._images is None:
             raise RelevancyError('scope="full" needs a picture: pass input_ids and pixel_values by name.')
         self._position = position
@@ -90,16 +92,6 @@ class Tape:
             raise RelevancyError("The target does not depend on any chosen layer of this model's last forward pass.")
         vision = self._vision.value if self._vision is not None else None
         return Rows(self._language.value.float(), None if vision is None else vision.float())
-
-    def _require_every_layer(self) -> None:
-        expected = self._decoder.config.get_text_config().num_hidden_layers
-        if not self._heard:
-            raise RelevancyError("Nothing was recorded: run the model inside `with record(model) as tape` first.")
-        if len(self._heard) < expected:
-            raise RelevancyError(
-                f"Only {len(self._heard)} of {expected} layers of {type(self._decoder).__name__} went through "
-                "transformers' attention interface; the map would not be the one the equations define."
-            )
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -114,19 +106,21 @@ class Tape:
 
 
 @contextmanager
-def record(model: PreTrainedModel, scope: Scope = "language", *, layers: Iterable[int] | None = None) -> Iterator[Tape]:
+def record(
+    model: PreTrainedModel, scope: Scope = "language", *, layers: Iterable[int] | None = None, carried: bool = True
+) -> Iterator[Tape]:
     """Borrow a Hugging Face model: inside, forward passes run with gradients and can be asked for relevance.
 
     scope: "language" stops at the decoder's input; "full" goes on through connector and vision tower.
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
+    carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
     Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
-    if torch.is_inference_mode_enabled():
-        raise RelevancyError("Relevancy needs gradients: leave torch.inference_mode() before recording.")
+    borrow.require_gradients()
     decoder = model.get_decoder()
     tower = _tower(model) if scope == "full" else None
-    tape = Tape(decoder, tower, _chosen(layers, decoder.config.get_text_config().num_hidden_layers))
+    tape = Tape(decoder, tower, chosen_layers(layers, decoder), carried=carried)
 
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
@@ -169,6 +163,14 @@ class _Row:
         assert self.value is not None
         self.value = self.value + update
         self.fresh = False
+
+
+class _StandingRow(_Row):
+    """A row of which every layer reads the seed, whatever layers above have added."""
+
+    def read(self, like: Tensor) -> Tensor:
+        super().read(like)
+        return self._seed(like)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ def _patch_size(tower: PreTrainedModel) -> Any:
     return size[0] if isinstance(size, (list, tuple)) else size
 
 
-def _chosen(layers: Iterable[int] | None, count: int) -> frozenset[int]:
+def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> frozenset[int]:
+    """Indices of the decoder layers that take part, from 0. Raises RelevancyError for one that there is not."""
+    count = _depth(decoder)
     if layers is None:
         return frozenset(range(count))
     asked = list(layers)
@@ -233,3 +237,18 @@ def _chosen(layers: Iterable[int] | None, count: int) -> frozenset[int]:
     if wrong or not asked:
         raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong or asked}.")
     return frozenset(layer % count for layer in asked)
+
+
+def require_every_layer(decoder: PreTrainedModel, heard: Collection[int]) -> None:
+    """Raise RelevancyError unless the attention of every layer was heard in the last forward pass."""
+    if not heard:
+        raise RelevancyError("Nothing was recorded: run the model inside `with record(model) as tape` first.")
+    if len(heard) < _depth(decoder):
+        raise RelevancyError(
+            f"Only {len(heard)} of {_depth(decoder)} layers of {type(decoder).__name__} went through "
+            "transformers' attention interface; the map would not be the one the equations define."
+        )
+
+
+def _depth(decoder: PreTrainedModel) -> int:
+    return decoder.config.get_text_config().num_hidden_layers

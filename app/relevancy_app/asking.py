@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from relevancy import Model, RelevancyError
-from relevancy.explaining import METHODS
 from relevancy_app.library import Library, depth
-from relevancy_app.settings import COLORMAPS, MOST_QUESTIONS, SCOPES, Settings
+from relevancy_app.settings import COLORMAPS, METHODS, MOST_QUESTIONS, SCOPES, Settings
 
 _LONGEST_TARGET = 100
 

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 import relevancy
-from relevancy.explaining import METHODS
+from relevancy.methods.registry import DEFAULT
 from relevancy_app import asking, downloads
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded, received, speaking
@@ -36,7 +36,7 @@ class Endpoints:
         answer, or a contrast such as Yes|No. scope: language or full. Layers count from 1; last_layer 0 is the last.
         """
         ask = asking.ask(
-            self.library, self.settings, question, [model], target, scope, METHODS[0], first_layer, last_layer
+            self.library, self.settings, question, [model], target, scope, DEFAULT, first_layer, last_layer
         )
         source = received(image, self.settings)
         (only,) = self.library.chosen(ask.models)

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from relevancy.explaining import METHODS
+from relevancy.methods.registry import DEFAULT
 from relevancy_app import views
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
-from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings
+from relevancy_app.settings import COLORMAPS, METHODS, REPLACEMENTS, SCOPES, TARGETS, Settings
 from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
 
 _HEADER = (
@@ -188,7 +188,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
             '<p class="rv-quiet">Early layers can add artefacts: leave some out and look again.</p>', js_on_load=None,
             apply_default_css=False,
         )  # fmt: skip
-        method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Method", elem_id="rv-method")
+        method = gr.Dropdown(list(METHODS), value=DEFAULT, label="Method", elem_id="rv-method")
     restore = as_uploaded(
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )

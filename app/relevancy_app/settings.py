@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relevancy.methods import registry
+
 COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
 """Perceptually uniform, and told apart by lightness alone: safe for color-blind readers."""
 TARGETS = (
@@ -13,6 +15,8 @@ TARGETS = (
     ("No rather than Yes", "No|Yes"),
 )
 SCOPES = (("Decoder: up to the image tokens", "language"), ("Full: on through the vision tower", "full"))
+METHODS = tuple(name for name, method in registry.METHODS.items() if method.quick)
+"""Those that cost a few passes: a visitor waits for them."""
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
 SCREEN_SIDE = 640  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side

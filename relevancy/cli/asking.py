@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from relevancy.cli.listing import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
+from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
     from relevancy.comparing import Comparison
@@ -33,7 +35,7 @@ def explain(
     scope: Annotated[
         ScopeName, typer.Option(help="Stop at the decoder's image tokens, or go on through the vision tower.")
     ] = ScopeName.language,
-    method: Annotated[str, typer.Option(help="relevancy: Chefer et al. 2021, eqs. 5-6.")] = "relevancy",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[
         str | None, typer.Option(help="Decoder layers that take part, as 6-17 or 0,4,8; all by default.")
     ] = None,
@@ -98,6 +100,7 @@ def compare(
     more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
     target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,
     answer: Annotated[str | None, typer.Option(help="Explain this answer instead of each model's own.")] = None,
     keep: Annotated[
@@ -128,9 +131,10 @@ def compare(
     options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
     with stages() as report:
         found = run(
-            [*models, *(more or [])], image, question, target=target, scope=scope.value, layers=layer_numbers(layers),
-            answer=answer, keep=keep, loader=lambda name: load_quietly(name, **options), progress=report,
-            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, max_new_tokens=max_new_tokens,
+            [*models, *(more or [])], image, question, target=target, scope=scope.value, method=method,
+            layers=layer_numbers(layers), answer=answer, keep=keep, progress=report, max_new_tokens=max_new_tokens,
+            loader=lambda name: load_quietly(name, **options),
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         )  # fmt: skip
     with busy("drawing"):
         found.save(out_folder)

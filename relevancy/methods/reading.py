@@ -1,0 +1,104 @@
+"""What every method is given and gives back: one forward pass over a batch, then rows for a round of its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from relevancy.errors import RelevancyError
+from relevancy.methods.registry import Method
+from relevancy.models import Model
+from relevancy.tape import Scope
+from relevancy.targets import Choice
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture."""
+
+    scope: Scope
+    layers: tuple[int, ...] | None
+    rows: int
+    cols: int
+
+    @property
+    def patches(self) -> int:
+        """How many there are on a picture."""
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True)
+class Round:
+    """One target for each example of a batch.
+
+    places: where in the sequences the targets' logits are, counted from the end: -1 is the last position.
+    wanted: which examples' rows will be read; the others may stay zero. last: whether this is the last round over the
+    same forward pass.
+    """
+
+    choices: Sequence[Choice]
+    places: Sequence[int]
+    wanted: Sequence[bool]
+    last: bool = True
+
+    def here(self, logits: Tensor) -> Tensor:
+        """The targets' own logits, (batch, vocabulary), of the sequences' last ones, (batch, kept, vocabulary)."""
+        return torch.stack([logits[index, place] for index, place in enumerate(self.places)])
+
+    def scalars(self, logits: Tensor) -> Tensor:
+        """The numbers that are explained, (batch,)."""
+        return torch.stack(
+            [choice.scalar(scores) for choice, scores in zip(self.choices, self.here(logits), strict=True)]
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method found for one round of targets.
+
+    rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
+    vision: (batch, tower tokens), the patches last; None where the map is the rows' image tokens. notes: of each
+    example, what to be careful about.
+    """
+
+    rows: Tensor
+    vision: Tensor | None = None
+    notes: Sequence[tuple[str, ...]] | None = None
+
+
+class Reader(Protocol):
+    """A method at work on a borrowed model."""
+
+    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
+        """The model's output for a batch, with the logits of the last `keep` positions."""
+
+    def read(self, round_: Round) -> Found:
+        """The rows of one target of each example of the latest forward pass."""
+
+
+def opened(method: Method, model: Model, setting: Setting) -> AbstractContextManager[Reader]:
+    """The method, ready to run; the model is given back as it was once the block is left. Raises RelevancyError."""
+    module, name = method.home.split(":")
+    open_on: Callable[[Model, Setting], AbstractContextManager[Reader]] = getattr(import_module(module), name)
+    return open_on(model, setting)
+
+
+def on_image_tokens(ids: Tensor, image_token_id: int, values: Tensor) -> Tensor:
+    """Rows (batch, tokens) with each example's values (batch, patches) on its last image tokens, zero elsewhere."""
+    rows = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+    for row, own, found in zip(rows, ids, values, strict=True):
+        places = (own == image_token_id).nonzero().squeeze(1)
+        if len(found) > len(places):
+            raise RelevancyError(
+                f"{len(found)} patches of the tower make {len(places)} image tokens here: this method needs one token "
+                "for each patch. Use method relevancy."
+            )
+        row[places[len(places) - len(found) :]] = found.to(row)
+    return rows

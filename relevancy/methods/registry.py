@@ -1,0 +1,252 @@
+"""Every method by name: what it computes, what it costs, what it needs. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from relevancy.errors import RelevancyError
+
+DEFAULT = "relevancy"
+_FEW = 4  # passes that someone who waits for a map does not mind
+_INSTALL: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"captum": ("captum", 'pip install "relevancy[captum]"'), "scikit-learn": ("sklearn", "pip install scikit-learn")}
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes of the model for one explained token, at most; those that find the answer are not counted."""
+
+    forward: int
+    backward: int = 0
+
+    def __str__(self) -> str:
+        passes = f"{self.forward} forward"
+        return f"{passes}, {self.backward} backward" if self.backward else passes
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to explain a token.
+
+    summary: one line of meaning. formula, source: what is computed, and who proposed it. weaknesses: what is known
+    against it. scopes: those of `explain` that it knows. needs: packages beside the required ones. signed: whether its
+    numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. words:
+    whether words have relevance too. home: the module and the name in it of what runs it, see `reading.opened`.
+    """
+
+    name: str
+    summary: str
+    formula: str
+    source: str
+    cost: Cost
+    weaknesses: str
+    home: str
+    scopes: tuple[str, ...] = ("language",)
+    needs: tuple[str, ...] = ()
+    signed: bool = False
+    layered: bool = False
+    words: bool = True
+
+    @property
+    def quick(self) -> bool:
+        """Whether it costs a few passes only."""
+        return self.cost.forward + self.cost.backward <= _FEW
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those packages it needs that are not installed."""
+        return tuple(package for package in self.needs if find_spec(_INSTALL[package][0]) is None)
+
+
+def chosen(name: str, scope: str, layers: Iterable[int] | None) -> Method:
+    """The method of this name. Raises RelevancyError when there is none, or when it cannot do what is asked of it."""
+    if name not in METHODS:
+        raise RelevancyError(f"Unknown method {name!r}; there is {', '.join(METHODS)}.")
+    method = METHODS[name]
+    if scope not in method.scopes:
+        raise RelevancyError(f"Method {name} has no scope {scope}: use {' or '.join(method.scopes)}.")
+    if layers is not None and not method.layered:
+        takers = ", ".join(other.name for other in METHODS.values() if other.layered)
+        raise RelevancyError(f"Method {name} reads no layer's attention: leave layers out, or use {takers}.")
+    for package in method.missing:
+        raise RelevancyError(f"Method {name} needs {package}: {_INSTALL[package][1]}")
+    return method
+
+
+_BOTH = ("language", "full")
+_HIDDEN = (
+    "Hidden is what the picture's mean color would give: with scope language in the image embeddings, with full in the "
+    "pixels. "
+)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method(
+                "relevancy",
+                "Attention times its gradient, carried from layer to layer; the paper's method and the default.",
+                "Abar = mean_h max(0, A_h * dy/dA_h); R <- R + Abar R from R = I; row t of R, without its own unit",
+                "Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6",
+                Cost(1, 1),
+                "Never negative, so nothing can speak against the token; first tokens gather attention that has "
+                "nothing to do.",
+                "relevancy.methods.recorded:carried",
+                scopes=_BOTH,
+                layered=True,
+            ),
+            Method(
+                "attention",
+                "Where the explained position looks, mean over layers and heads.",
+                "mean_l mean_h A_lh[t]",
+                "Bahdanau, Cho and Bengio, ICLR 2015, read as an explanation; against it Jain and Wallace, NAACL 2019",
+                Cost(1),
+                "The same for every token that could be said here, a contrast's two words included; much of it rests "
+                "on first tokens.",
+                "relevancy.methods.watched:mean",
+                layered=True,
+            ),
+            Method(
+                "attention-last",
+                "Where the explained position looks in the last layer, mean over heads.",
+                "mean_h A_Lh[t], L the last of the chosen layers",
+                "as attention",
+                Cost(1),
+                "As attention; by the last layer, what was in a patch may have moved to another token.",
+                "relevancy.methods.watched:last",
+                layered=True,
+            ),
+            Method(
+                "rollout",
+                "Attention followed through all layers, half of each token staying where it is.",
+                "R <- (A + I)/2 R with A = mean_h A_h, from R = I; row t of R",
+                "Abnar and Zuidema, ACL 2020",
+                Cost(1),
+                "As attention; in a causal decoder it gathers on the earliest tokens, the deeper the more.",
+                "relevancy.methods.watched:rollout",
+                layered=True,
+            ),
+            Method(
+                "attention-gradient",
+                "Where the explained position looks and gains by it, mean over layers and heads.",
+                "mean_l mean_h max(0, A_lh[t] * dy/dA_lh[t])",
+                "Barkan et al., CIKM 2021 (Grad-SAM), for the explained position's row",
+                Cost(1, 1),
+                "Sees only what this position reads itself: what a patch told to another token is credited to that "
+                "token.",
+                "relevancy.methods.recorded:standing",
+                layered=True,
+            ),
+            Method(
+                "gradcam",
+                "Features of the tower's last block that is used, weighted by their mean gradient.",
+                "max(0, sum_c w_c F_pc) with w_c = mean_p dy/dF_pc; F what the connector reads of patch p, channel c",
+                "Selvaraju et al., ICCV 2017",
+                Cost(1, 1),
+                "One weight per channel for all patches, which a connector without pooling does not suggest; features "
+                "deep in a tower need not lie where their object is; words have none.",
+                "relevancy.methods.gradients:gradcam",
+                words=False,
+            ),
+            Method(
+                "input-gradient",
+                "Each input times the gradient at it.",
+                "sum_d x_d * dy/dx_d, over an embedding's entries, or with scope full over a patch's pixels",
+                "Shrikumar et al., 2016; Simonyan et al., 2013",
+                Cost(1, 1),
+                "Noisy, and blind to an input that is saturated; a pixel of the mean color is 0, and so its share.",
+                "relevancy.methods.gradients:input_gradient",
+                scopes=_BOTH,
+                signed=True,
+            ),
+            Method(
+                "integrated-gradients",
+                "Gradients on the way from a picture of one color to this one; they sum to the difference it makes.",
+                "sum_d (x - x0)_d * mean over steps a of dy/dx_d at x0 + a (x - x0)",
+                "Sundararajan, Taly and Yan, ICML 2017",
+                Cost(36, 32),
+                _HIDDEN
+                + "Pictures on the way are ones that no model has seen. Few steps miss the sum: the convergence "
+                "delta says by how much.",
+                "relevancy.methods.perturbed:integrated_gradients",
+                scopes=_BOTH,
+                needs=("captum",),
+                signed=True,
+                words=False,
+            ),
+            Method(
+                "occlusion",
+                "What the token loses when a window that slides over the picture hides its patches.",
+                "mean over the windows w over patch p of (y - y without w) / patches in w",
+                "Zeiler and Fergus, ECCV 2014",
+                Cost(124),
+                _HIDDEN + "What stands twice in a picture can be hidden once without loss; a hidden window is a sight "
+                "of its own.",
+                "relevancy.methods.perturbed:occlusion",
+                scopes=_BOTH,
+                needs=("captum",),
+                signed=True,
+                words=False,
+            ),
+            Method(
+                "ablation",
+                "What the token loses when a group of patches is hidden.",
+                "(y - y without g) / patches in g, for each group g of a grid of at most 8 x 8",
+                "Zeiler and Fergus, ECCV 2014; captum's FeatureAblation",
+                Cost(67),
+                _HIDDEN + "As occlusion; an object on a border of two groups is never hidden whole.",
+                "relevancy.methods.perturbed:ablation",
+                scopes=_BOTH,
+                needs=("captum",),
+                signed=True,
+                words=False,
+            ),
+            Method(
+                "shapley",
+                "What groups of patches add, mean over 8 random orders in which they appear; they sum to the "
+                "difference the picture makes.",
+                "mean over orders of y(groups before g, and g) - y(groups before g), / patches in g",
+                "Castro, Gomez and Tejada, 2009; Strumbelj and Kononenko, 2010",
+                Cost(515),
+                _HIDDEN + "Few orders: the noise of a group's value is of the size of small values. Slow.",
+                "relevancy.methods.perturbed:shapley",
+                scopes=_BOTH,
+                needs=("captum",),
+                signed=True,
+                words=False,
+            ),
+            Method(
+                "kernel-shap",
+                "Shapley values as the weighted linear fit to 512 random sets of hidden groups.",
+                "argmin_phi sum_z k(z) (y(z) - phi0 - phi z)^2 with Shapley's kernel k, / patches in a group",
+                "Lundberg and Lee, NeurIPS 2017",
+                Cost(514),
+                _HIDDEN + "As shapley; where sets are fewer than groups ask for, the fit is not unique. Slow.",
+                "relevancy.methods.perturbed:kernel_shap",
+                scopes=_BOTH,
+                needs=("captum", "scikit-learn"),
+                signed=True,
+                words=False,
+            ),
+            Method(
+                "lime",
+                "A sparse linear fit to 512 random sets of hidden groups, near ones counting more.",
+                "argmin_w sum_z s(z) (y(z) - w0 - w z)^2 + 0.01 |w|_1, s = exp(-(1 - cos(x, x_z))^2), / patches in a "
+                "group",
+                "Ribeiro, Singh and Guestrin, KDD 2016",
+                Cost(514),
+                _HIDDEN
+                + "What the penalty leaves out depends on the logit's scale; how near counts is arbitrary. Slow.",
+                "relevancy.methods.perturbed:lime",
+                scopes=_BOTH,
+                needs=("captum", "scikit-learn"),
+                signed=True,
+                words=False,
+            ),
+        )
+    }
+)
