@@ -1,0 +1,233 @@
+"""`relevancy export`: maps for whole data sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from relevancy.cli.listing import METHOD_HELP
+from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, value
+from relevancy.cli.terminal import busy, check_writable, err, say
+from relevancy.methods.registry import DEFAULT
+
+if TYPE_CHECKING:
+    from relevancy.export.running import Progress as Reached
+    from relevancy.export.running import Request
+
+_LINE_EVERY = 5.0  # seconds between lines where there is no terminal
+
+
+class EngineName(str, Enum):
+    """Where the models work."""
+
+    processes = "processes"
+    ray = "ray"
+
+
+class MapType(str, Enum):
+    """How image maps are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+def export(
+    models: Annotated[list[str], typer.Option("--model", help="As in explain; give it again for each further model.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            metavar="ITEMS",
+            help="JSON Lines, CSV, TSV or Parquet files, WebDataset tar shards (a file, a folder of them, or a pattern "
+            "in quotes), a folder of pictures, a folder that datasets saved, or [bold]hf:name@split[/bold].",
+        ),
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
+    question: Annotated[str | None, typer.Option(help="One question for all pictures.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="jsonl, csv, parquet, folder, tar or datasets, where the name does not tell.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of names; without one a row's number.")] = None,
+    picture_column: Annotated[
+        str | None, typer.Option(help="Column of pictures: paths, bytes, or shard.tar::member.")
+    ] = None,
+    question_column: Annotated[str | None, typer.Option(help="Column of questions.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of true answers, to tell right from wrong.")] = None,
+    boxes_column: Annotated[str | None, typer.Option(help="Column of boxes x0, y0, x1, y1 in pixels.")] = None,
+    mask_column: Annotated[str | None, typer.Option(help="Column of masks: paths or bytes.")] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where relative picture paths begin; by default beside the input."),
+    ] = None,
+    overlays: Annotated[
+        str,
+        typer.Option(
+            help="Draw maps over pictures (WebP): [bold]all[/bold], [bold]none[/bold] or [bold]sample:200[/bold]."
+        ),
+    ] = "none",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows; a later run may go further.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count, explain 20 rows, estimate time and size; write nothing.")
+    ] = False,
+    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first",
+    scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
+    layers: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    map_dtype: Annotated[
+        MapType, typer.Option(help="Of the stored image maps; float16 halves them and rounds.")
+    ] = MapType.float32,
+    engine: Annotated[
+        EngineName, typer.Option(help="This machine's processes, or actors of a Ray cluster (docs/scaling.md).")
+    ] = EngineName.processes,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, as auto; a local one without.")] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Working processes: by default one per GPU, or per core for small models; 0 for none beside this.",
+        ),
+    ] = None,
+    decoders: Annotated[
+        int | None, typer.Option(min=0, help="For each of them, processes that open pictures ahead.")
+    ] = None,
+    together: Annotated[
+        bool | None,
+        typer.Option(
+            "--together/--one-at-a-time", help="Models stay in memory together; by default if they are small."
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Questions that a model reads at once.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the first that is there.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="Load the decoders in 4 or 8 bits.")] = None,
+    framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
+) -> None:
+    """Explain every row of a data set, by one model or several, into Parquet files.
+
+    [bold]Input[/bold]: columns are found by their usual names (id, image or picture, question, answer, boxes, mask)
+    or named by the --...-column options; all others are carried along as in_NAME.
+
+    [bold]Output[/bold]: DIR/results/part-*.parquet has a line for each row and model: answer, token, probability,
+    correctness, shares, the map as a list with its shape. pandas, DuckDB and datasets read it;
+    relevancy.open_export(DIR) gives Explanations back, relevancy report DIR a page of statistics. A row that cannot
+    be explained is a line with its reason in the column error.
+
+    [bold]Stopping[/bold]: at any moment, by any means. The same command again finishes the rest; no row is lost or
+    done twice.
+
+    Try: relevancy export --model demo-small --model demo-large --input pictures/ --question "What is it?"
+    --out DIR --dry-run
+    """
+    if not dry_run:
+        check_writable(out_folder)
+    from relevancy.explaining import Wish
+    from relevancy.export.columns import Columns
+    from relevancy.export.running import Request
+    from relevancy.pictures import MAX_PIXELS
+
+    options = {
+        "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
+        "revision": revision,
+    }  # fmt: skip
+    request = Request(
+        models=models,
+        input=source,
+        out=out_folder,
+        kind=kind,
+        columns=Columns(
+            id_column, picture_column, question_column, answer_column, boxes_column, mask_column, every=question
+        ),
+        pictures=pictures,
+        wish=Wish(target, scope.value, method, layers=layer_numbers(layers), max_new_tokens=max_new_tokens),
+        options={name: given for name, given in options.items() if given is not None},
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        map_dtype=map_dtype.value,
+        overlays=overlays,
+        limit=limit,
+        engine=engine.value,
+        address=address,
+        processes=processes,
+        decoders=decoders,
+        together=together,
+        batch=batch,
+    )
+    if dry_run:
+        _estimated(request)
+    else:
+        _exported(request)
+
+
+def _exported(request: Request) -> None:
+    from relevancy.export.running import export as run
+
+    with _shown() as report:
+        done = run(request, report)
+    if done.errors:
+        say(f"{done.count:,} done, {done.errors:,} of them errors: their reasons stand in the column error.")
+    else:
+        say(f"{done.count:,} done, no errors.")
+    say(f"→ {request.out / 'results'}")
+
+
+def _estimated(request: Request) -> None:
+    from dataclasses import asdict
+
+    from relevancy.export.dry import estimate
+
+    with busy("explaining a sample"):
+        found = estimate(request)
+    say(f"{found.rows:,} rows, {len(found.models)} models: {', '.join(found.models)}")
+    say("columns: " + ", ".join(f"{role} {name!r}" for role, name in asdict(found.columns).items() if name is not None))
+    say(
+        f"sample: {found.sampled} rows, {found.faults} that cannot be explained"
+        + (f" (first: {found.first_fault})" if found.first_fault else "")
+    )
+    say(f"estimated: {_span(found.seconds)}, {found.bytes / 1e6:,.1f} MB of results, {found.overlays:,} overlays")
+    say("nothing was written")
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Reached], None]]:
+    """Progress on standard error: a bar on a terminal, a line every few seconds elsewhere."""
+    if not err.is_terminal:
+        yield _lines()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    with Progress(*columns, console=err) as progress:
+        task: Any = progress.add_task("looking through the input", total=None)
+        yield lambda reached: progress.update(
+            task, description=_told(reached), total=reached.total, completed=reached.done
+        )
+
+
+def _lines() -> Callable[[Reached], None]:
+    last = -_LINE_EVERY
+
+    def report(reached: Reached) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY or reached.done == reached.total:
+            last = time.monotonic()
+            err.print(_told(reached), highlight=False, soft_wrap=True)
+
+    return report
+
+
+def _told(reached: Reached) -> str:
+    left = "" if reached.remaining is None else f", {_span(reached.remaining)} left"
+    return f"{reached.done:,} of {reached.total:,}, {reached.rate:,.1f} rows/s{left}, {reached.errors:,} errors"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

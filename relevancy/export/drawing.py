@@ -1,0 +1,103 @@
+"""Overlays beside the results, drawn while the models go on."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relevancy import render
+from relevancy.errors import RelevancyError
+from relevancy.export.folder import OVERLAYS, Folder
+from relevancy.export.items import Source
+from relevancy.geometry import Grid
+from relevancy.pictures import open_picture
+
+_QUALITY = 85
+_WEBP_SIDE = 16383
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_SAMPLE = re.compile(r"sample:(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Of which rows overlays are drawn: all, none, or a sample that is the same every time."""
+
+    every: bool = False
+    rows: frozenset[int] = frozenset()
+
+    @classmethod
+    def parsed(cls, text: str, rows: int) -> Wanted:
+        """`all`, `none` or `sample:200`, of an input of so many rows. Raises RelevancyError."""
+        if text in ("all", "none"):
+            return cls(every=text == "all")
+        found = _SAMPLE.fullmatch(text)
+        if found is None:
+            raise RelevancyError(f"--overlays takes all, none or sample:200, not {text!r}.")
+        return cls(rows=frozenset(heapq.nsmallest(int(found[1]), range(rows), key=_lot)))
+
+    def has(self, row: int) -> bool:
+        """Whether this row's is drawn."""
+        return self.every or row in self.rows
+
+
+def _lot(row: int) -> bytes:
+    return hashlib.blake2b(row.to_bytes(8, "little"), digest_size=8).digest()
+
+
+def names_of(models: Sequence[str]) -> dict[str, str]:
+    """What stands for each model in a file's name, different for each."""
+    found: dict[str, str] = {}
+    for model in models:
+        name = _NAME.sub("_", Path(model).name)[:60] or "model"
+        found[model] = name if name not in found.values() else f"{name}-{len(found)}"
+    return found
+
+
+class Drawing:
+    """Draws on a thread; `finish` waits until all that was asked for stands on the disk."""
+
+    def __init__(self, folder: Folder, models: Sequence[str], max_pixels: int) -> None:
+        self._folder, self._names, self._max_pixels = folder, names_of(models), max_pixels
+        self._thread = ThreadPoolExecutor(1)
+        self._begun: list[Future[None]] = []
+
+    def begin(self, record: dict[str, Any], source: Source) -> None:
+        """One overlay; named by row and model, never by anything that the input says."""
+        self._begun.append(self._thread.submit(self._draw, record, source))
+
+    def finish(self) -> None:
+        """Raises what drawing raised; a picture that is gone by now is noted in the log."""
+        begun, self._begun = self._begun, []
+        for future in begun:
+            future.result()
+
+    def close(self) -> None:
+        """End the thread; what has not begun is left."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _draw(self, record: dict[str, Any], source: Source) -> None:
+        try:
+            data = source.data
+            image = open_picture(source.path if data is None else data, max_pixels=self._max_pixels).image
+        except RelevancyError as error:
+            self._folder.log(f"row {record['row']}: no overlay: {error}")
+            return
+        grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
+        if image.size != (grid.width, grid.height):
+            self._folder.log(f"row {record['row']}: no overlay: the picture has changed")
+            return
+        image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
+        drawn = render.overlay(image, grid.heatmap(image_map))
+        drawn.thumbnail((_WEBP_SIDE, _WEBP_SIDE))
+        sink = io.BytesIO()
+        drawn.save(sink, "WEBP", quality=_QUALITY)
+        self._folder.write(f"{OVERLAYS}/{record['row']:08d}-{self._names[record['model']]}.webp", sink.getvalue())

@@ -1,0 +1,218 @@
+"""An export's folder: one process at a time, one configuration, and every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from relevancy.errors import RelevancyError
+from relevancy.export.schema import pa
+
+FORMAT = 1
+MANIFEST, RESULTS, OVERLAYS, LOG, LOCK = "manifest.json", "results", "overlays", "log.txt", "lock"
+_UNFINISHED = ".unfinished-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Done:
+    """Which rows of which model have ended; a bit each."""
+
+    def __init__(self) -> None:
+        self._bits: dict[str, bytearray] = {}
+        self.count, self.errors = 0, 0
+
+    def has(self, row: int, model: str) -> bool:
+        """Whether this row has ended for this model."""
+        bits = self._bits.get(model, b"")
+        return row >> 3 < len(bits) and bool(bits[row >> 3] >> (row & 7) & 1)
+
+    def add(self, row: int, model: str, *, error: bool) -> bool:
+        """Note an end; False where it was noted before."""
+        if self.has(row, model):
+            return False
+        bits = self._bits.setdefault(model, bytearray())
+        if row >> 3 >= len(bits):
+            bits.extend(bytes((row >> 3) + 1024 - len(bits)))
+        bits[row >> 3] |= 1 << (row & 7)
+        self.count += 1
+        self.errors += error
+        return True
+
+
+class Folder:
+    """The folder while one process holds it; made by `held`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / RESULTS
+        self.manifest: dict[str, Any] | None = None
+        self.done = Done()
+        self._next = 0
+
+    def read(self, configuration: Mapping[str, Any]) -> None:
+        """What earlier processes left: refuses another configuration, removes what they did not finish."""
+        self.manifest = manifest_of(self.path)
+        if self.manifest is not None:
+            refuse_other(self.path, self.manifest["configuration"], configuration)
+        for folder in (self.path, self.results, self.path / OVERLAYS):
+            for file in folder.glob(f"{_UNFINISHED}*"):
+                file.unlink()
+        for part in parts_of(self.path):
+            self._next = int(part.stem.rpartition("-")[2]) + 1
+            table = pq.read_table(part, columns=["row", "model", "error"])
+            errors = table["error"].is_valid().to_pylist()
+            for row, model, error in zip(table["row"].to_pylist(), table["model"].to_pylist(), errors, strict=True):
+                self.done.add(row, model, error=error)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Put the manifest in its place, whole."""
+        self.manifest = dict(manifest)
+        self.write(MANIFEST, json.dumps(self.manifest, ensure_ascii=False, indent=1).encode())
+
+    def write_part(self, table: pa.Table) -> None:
+        """The next part, whole."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write(f"{RESULTS}/part-{self._next:05d}.parquet", sink.getvalue())
+        self._next += 1
+
+    def write(self, name: str, data: Any) -> None:
+        """A file that appears under its name only when all of it is on the disk. Raises RelevancyError."""
+        target = self.path / name
+        unfinished = target.with_name(f"{_UNFINISHED}{target.name}")
+        with _named(self.path):
+            target.parent.mkdir(exist_ok=True)
+            try:
+                with unfinished.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                unfinished.replace(target)
+                _settle(target.parent)
+            except OSError:
+                unfinished.unlink(missing_ok=True)
+                raise
+
+    def log(self, text: str) -> None:
+        """A line in log.txt. A log that cannot be written is no reason to stop."""
+        try:
+            with (self.path / LOG).open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(f"{now()} {' '.join(text.split())}\n")
+        except OSError:
+            return
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Folder]:
+    """The folder, made where it is not there. Raises RelevancyError where another process works on it.
+
+    The operating system lets go of the lock when a process ends, however it ends.
+    """
+    with _named(path):
+        path.mkdir(parents=True, exist_ok=True)
+        stream = (path / LOCK).open("a+")
+    try:
+        _lock(stream, path)
+        yield Folder(path)
+    finally:
+        stream.close()
+
+
+def _lock(stream: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        holder = stream.read(100).strip()
+        raise RelevancyError(
+            f"Another process{f' ({holder})' if holder else ''} works on {path}: wait for it, or give another --out."
+        ) from error
+    with _named(path):
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        stream.flush()
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """The folder's manifest, None where there is none yet. Raises RelevancyError for one that is no export's."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        if any((path / RESULTS).glob("*")):
+            raise RelevancyError(f"{path} holds results but no {MANIFEST}: give another --out.") from None
+        return None
+    except (OSError, ValueError) as error:
+        raise RelevancyError(f"{path / MANIFEST} cannot be read ({error}): give another --out.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "configuration" not in manifest:
+        raise RelevancyError(f"{path / MANIFEST} is not of an export of this version: give another --out.")
+    return manifest
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The finished parts in their order."""
+    return sorted((path / RESULTS).glob("part-*.parquet"), key=lambda part: int(part.stem.rpartition("-")[2]))
+
+
+def refuse_other(path: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise RelevancyError that names what differs between two configurations."""
+    asked = json.loads(json.dumps(asked))
+    differing = [name for name in {**before, **asked} if _decides(name, before) != _decides(name, asked)]
+    if differing:
+        told = ", ".join(f"{name} was {_short(before.get(name))}, now {_short(asked.get(name))}" for name in differing)
+        raise RelevancyError(f"{path} holds an export of another kind: {told}. Give another --out.")
+
+
+def configuration_hash(configuration: Mapping[str, Any]) -> str:
+    """Equal for configurations that give the same results."""
+    deciding = {name: _decides(name, configuration) for name in sorted(configuration)}
+    return hashlib.blake2b(json.dumps(deciding, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _decides(name: str, configuration: Mapping[str, Any]) -> Any:
+    """An entry as far as results depend on it: an input may have moved, but must be the same."""
+    value = configuration.get(name)
+    return value.get("fingerprint") if name == "input" and isinstance(value, Mapping) else value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def now() -> str:
+    """The time, to the second, with its zone."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise RelevancyError(
+                f"The disk of {path} is full: make room and run the same command again; nothing finished is lost."
+            ) from error
+        raise RelevancyError(
+            f"Cannot write to {path}: {error.strerror or error}. Mend it and run the same command again, or give "
+            "another --out."
+        ) from error
+
+
+def _settle(folder: Path) -> None:
+    """Make a rename outlive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

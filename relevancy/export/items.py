@@ -1,0 +1,99 @@
+"""One input row as the pipeline knows it, and where its picture lies."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from relevancy.errors import RelevancyError
+
+_BLOCK = 1 << 20
+_MEMBER = ".tar::"
+_LARGEST_MEMBER = 1 << 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a picture's encoded bytes are.
+
+    name: as the input calls it, `shard.tar::member` inside a tar; None for bytes. path: the file to open; of a member,
+    with the tar's own path. content: the bytes, where the input holds them.
+    """
+
+    name: str | None = None
+    path: str = ""
+    content: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for rows that ask about the same picture."""
+        return self.path if self.content is None else hashlib.blake2b(self.content, digest_size=16).hexdigest()
+
+    @property
+    def data(self) -> bytes | None:
+        """The encoded bytes, where they are no file of their own. Raises RelevancyError for a member that is gone."""
+        if self.content is not None or _MEMBER not in self.path:
+            return self.content
+        tar, _, member = self.path.rpartition("::")
+        place = _members(tar).get(member)
+        if place is None:
+            raise RelevancyError(f"{Path(tar).name} has no member {member}")
+        offset, size = place
+        if size > _LARGEST_MEMBER:
+            raise RelevancyError(f"{self.name}: {size:,} bytes are more than a picture may have")
+        with Path(tar).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+
+    def digest(self, data: bytes | None) -> str:
+        """BLAKE2b of the encoded bytes, 32 hex digits; `data` is what the property of this name gave."""
+        digest = hashlib.blake2b(digest_size=16)
+        if data is not None:
+            digest.update(data)
+            return digest.hexdigest()
+        with Path(self.path).open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _members(tar: str) -> Mapping[str, tuple[int, int]]:
+    """Where the plain files of a tar lie in it: offset and size by name."""
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            return {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
+    except (OSError, tarfile.TarError) as error:
+        raise RelevancyError(f"{tar}: cannot be read as a tar ({error})") from error
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input row: what is asked about which picture, and what travels with it.
+
+    fault: why it cannot be explained; the other fields are then what is known of it.
+    boxes: (x0, y0, x1, y1) in the picture's pixels. extras: the further columns.
+    """
+
+    row: int
+    id: str
+    picture: Source | None = None
+    question: str | None = None
+    expected: str | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    mask: str | None = None
+    mask_png: bytes | None = field(default=None, repr=False)
+    extras: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+    fault: str | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        content = self.picture.content if self.picture else None
+        return 500 + len(content or b"") + len(self.question or "") + len(self.mask_png or b"")

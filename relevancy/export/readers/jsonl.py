@@ -1,0 +1,56 @@
+"""JSON Lines: an object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from relevancy.errors import RelevancyError
+from relevancy.export.readers.reading import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
+
+
+class JsonLines(Reader):
+    """Blank lines are no rows; a line that is no JSON object is a broken one."""
+
+    kind = "jsonl"
+
+    def __init__(self, pattern: str) -> None:
+        self.files, self.name = files_of(pattern, SUFFIXES), pattern
+        self.base = self.files[0].parent
+        with opened(self.files[0]) as stream:
+            if stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                raise RelevancyError(
+                    f"{pattern} is one JSON list: write its entries one a line (jq -c '.[]' {self.files[0].name})."
+                )
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:  # noqa: ARG002  they come with the line
+        """Every line but blank ones."""
+        for path in self.files:
+            yield from _rows(path)
+
+    def fingerprint(self) -> str:
+        """Of the files' sizes and ends."""
+        return digest_of(self.files)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with opened(path) as stream:
+        try:
+            for line in lines(stream):
+                if line is None:
+                    yield Broken(f"the line is longer than {LONGEST_LINE >> 20} MiB")
+                elif line.strip():
+                    yield _row(line)
+        except (OSError, EOFError) as error:
+            raise RelevancyError(f"{path}: cannot be read to its end ({error})") from error
+
+
+def _row(line: bytes) -> Row:
+    try:
+        values = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        return Broken(f"the line is no JSON: {error}")
+    return values if isinstance(values, dict) else Broken(f"the line is no JSON object but {type(values).__name__}")

@@ -1,0 +1,114 @@
+"""What every kind of input has in common."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from relevancy.errors import RelevancyError
+from relevancy.export.schema import pa
+
+LONGEST_LINE = 16 << 20
+"""Bytes of a line, or of a member that describes a picture; what is longer becomes an error row."""
+
+_ENDS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A row that cannot be read, and why."""
+
+    reason: str
+
+
+Row = Mapping[str, Any] | Broken
+
+
+class Reader(ABC):
+    """Rows of an input, streamed, the same in the same order every time."""
+
+    kind: str
+    name: str
+    base: Path
+    """The folder from which relative picture paths count."""
+    only_text = False
+    """Whether values are all text, so that numbers must be read out of it."""
+
+    @abstractmethod
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """Every row; with `columns`, at least these of each."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the input does."""
+
+    def columns(self) -> list[str]:
+        """Names of the columns, as far as the first rows tell."""
+        found: dict[str, None] = {}
+        for number, values in enumerate(self.rows()):
+            if number >= 200:
+                break
+            if not isinstance(values, Broken):
+                found.update(dict.fromkeys(values))
+        return list(found)
+
+    def types(self) -> Mapping[str, pa.DataType] | None:
+        """The columns' types where the input itself tells them; None where only its values do."""
+        return None
+
+    def count(self) -> int | None:
+        """How many rows, where that is known without reading them."""
+        return None
+
+
+def files_of(pattern: str, suffixes: Sequence[str]) -> list[Path]:
+    """The files that a path, a folder or a pattern such as `shards/*.tar` names. Raises RelevancyError for none."""
+    path = Path(pattern)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.name.endswith(tuple(suffixes)) and file.is_file())
+    elif path.exists():
+        found = [path]
+    else:
+        found = sorted(Path(file) for file in glob.glob(pattern))  # noqa: PTH207  patterns may be absolute
+    if not found:
+        raise RelevancyError(f"There is no input {pattern}: give a file, a folder, or a pattern in quotes.")
+    return found
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file for reading, unpacked where its name ends with .gz. Raises RelevancyError."""
+    try:
+        return cast(BinaryIO, gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise RelevancyError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def lines(stream: BinaryIO, limit: int = LONGEST_LINE) -> Iterator[bytes | None]:
+    """Lines with their ends; None for one longer than `limit`, which is passed over without being held."""
+    while line := stream.readline(limit + 1):
+        if len(line) <= limit:
+            yield line
+            continue
+        while not line.endswith(b"\n") and line:
+            line = stream.readline(limit)
+        yield None
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Of each file's name, size, first and last megabyte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
+        with path.open("rb") as stream:
+            digest.update(stream.read(_ENDS))
+            if size > _ENDS:
+                stream.seek(max(_ENDS, size - _ENDS))
+                digest.update(stream.read(_ENDS))
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""An export's folder, read back: rows as Explanations, or all of them as a table."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from relevancy.errors import RelevancyError
+from relevancy.explanation import Explanation
+from relevancy.export.columns import Columns, Itemizer, Survey
+from relevancy.export.folder import manifest_of, parts_of
+from relevancy.export.items import Item, Source
+from relevancy.export.readers.choosing import open_input
+from relevancy.export.readers.reading import Reader
+from relevancy.export.schema import checksum, pa
+from relevancy.geometry import Grid
+from relevancy.pictures import open_picture
+from relevancy.targets import Target
+
+_PARTS_HELD = 4
+_INDEX = ["row", "id", "model", "error"]
+
+
+class Export:
+    """Results in the order of rows and, within a row, of models; errors stand apart.
+
+    manifest: what was asked, with which versions. Memory holds an index and a few parts, never all maps.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        manifest = manifest_of(self.folder)
+        if manifest is None:
+            raise RelevancyError(f"{self.folder} holds no export: there is no manifest.json.")
+        self.manifest: dict[str, Any] = manifest
+        self._parts = parts_of(self.folder)
+        self._held: OrderedDict[int, pa.Table] = OrderedDict()
+        self._input: tuple[Itemizer, Reader] | None = None
+        self._forward: tuple[int, Iterator[Item]] | None = None
+        order = {name: number for number, name in enumerate(manifest["models"])}
+        places = []
+        for number, part in enumerate(self._parts):
+            index = pq.read_table(part, columns=_INDEX).to_pydict()
+            for place, (row, name, model, error) in enumerate(zip(*(index[key] for key in _INDEX), strict=True)):
+                if error is None:
+                    places.append((row, order[model], number, place, name))
+        places.sort()
+        self._places = [(number, place) for _, _, number, place, _ in places]
+        self._named: dict[tuple[str, str], int] = {}
+        for position, (_, model, _, _, name) in enumerate(places):
+            self._named.setdefault((name, manifest["models"][model]), position)
+
+    def __len__(self) -> int:
+        """How many results there are."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> Explanation:
+        """A result by its place; its picture is opened again where it lay. Raises RelevancyError where it is gone."""
+        number, place = self._places[position]
+        return self._explanation(self._part(number).slice(place, 1).to_pylist()[0])
+
+    def explanation(self, id: str, model: str) -> Explanation:  # noqa: A002  the column's own name
+        """The result of the first row with this id. Raises RelevancyError where there is none."""
+        position = self._named.get((id, model))
+        if position is None:
+            raise RelevancyError(f"There is no result of {model} with the id {id!r} in {self.folder}.")
+        return self[position]
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, errors too, sorted by row and model; of `columns` alone where they are named."""
+        if not self._parts:
+            return pa.table({})
+        needed = None if columns is None else list(dict.fromkeys([*columns, "row", "model"]))
+        whole = pa.concat_tables([pq.read_table(part, columns=needed) for part in self._parts])
+        whole = whole.sort_by([("row", "ascending"), ("model", "ascending")])
+        return whole if columns is None else whole.select(list(columns))
+
+    def errors(self) -> pa.Table:
+        """Rows that could not be explained: row, id, model, picture, question, error."""
+        found = self.table(["row", "id", "model", "picture", "question", "error"])
+        return found.filter(found["error"].is_valid()) if len(found) else found
+
+    def checksum(self) -> str:
+        """A digest of all rows, the same for every export of the same input however it was interrupted."""
+        return checksum(self.table())
+
+    def _part(self, number: int) -> pa.Table:
+        if number not in self._held:
+            self._held[number] = pq.read_table(self._parts[number])
+            if len(self._held) > _PARTS_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(number)
+        return self._held[number]
+
+    def _explanation(self, record: dict[str, Any]) -> Explanation:
+        configuration = self.manifest["configuration"]
+        grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
+        source = self._source(record)
+        data = source.data
+        picture = open_picture(source.path if data is None else data, max_pixels=configuration["max_pixels"])
+        notes = tuple(record["notes"])
+        if source.digest(data) != record["picture_hash"]:
+            notes += ("the picture is not the one that was explained: its file has changed",)
+        if picture.image.size != (grid.width, grid.height):
+            raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
+        layers = configuration["layers"]
+        return Explanation(
+            **{name: record[name] for name in ("model", "method", "scope", "question", "answer")},
+            target=Target(
+                token=record["token"],
+                id=record["token_id"],
+                position=record["position"],
+                **{
+                    name: record[name] for name in ("probability", "logit", "contrast", "contrast_id", "contrast_logit")
+                },
+            ),
+            image=picture.image,
+            grid=grid,
+            tokens=tuple(record["tokens"]),
+            is_image=np.array(record["is_image"], dtype=bool),
+            relevance=np.array(record["relevance"], dtype=np.float32),
+            image_map=np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols),
+            shares={name: record[f"share_{name}"] for name in ("image", "text", "first_token")},
+            layers=None if layers is None else tuple(layers),
+            notes=notes,
+            answer_tokens=tuple(record["answer_tokens"]),
+            versions=self.manifest["versions"],
+        )
+
+    def _source(self, record: dict[str, Any]) -> Source:
+        """Where the row's picture lies: by its name, or, of bytes, in the input's own row."""
+        given = self.manifest["configuration"]["input"]
+        if record["picture"] is not None:
+            return Source(record["picture"], str(self._opened()[0].base / record["picture"]))
+        item = self._item(record["row"])
+        if item.picture is None:
+            raise RelevancyError(f"Row {record['row']} of {given['path']} holds no picture any more.")
+        return item.picture
+
+    def _item(self, row: int) -> Item:
+        """A row of the input; rows that are asked for in their order are read once."""
+        itemizer, reader = self._opened()
+        if self._forward is None or self._forward[0] > row:
+            self._forward = 0, iter(itemizer.items(reader))
+        at, items = self._forward
+        found = next(islice(items, row - at, None), None)
+        self._forward = row + 1, items
+        if found is None:
+            raise RelevancyError(f"{reader.name} has no row {row} any more: its pictures cannot be opened again.")
+        return found
+
+    def _opened(self) -> tuple[Itemizer, Reader]:
+        """The input as the export read it, opened when it is first needed."""
+        if self._input is None:
+            given = self.manifest["configuration"]["input"]
+            reader = open_input(given["path"], given["kind"])
+            columns = Columns(**self.manifest["configuration"]["columns"])
+            nothing = Survey(0, {}, frozenset())
+            self._input = Itemizer(columns, nothing, Path(given["pictures"] or reader.base)), reader
+        return self._input
+
+
+def open_export(folder: str | os.PathLike[str]) -> Export:
+    """The export in a folder, finished or not. Raises RelevancyError when the folder does not hold one."""
+    return Export(folder)

@@ -1,0 +1,354 @@
+"""From the command line to the files: right, whole, once, and again after whatever stopped it."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from making import QUESTIONS, command, encoded, rows_over, run, stub_for, stub_request, write_lines
+
+import relevancy
+from relevancy.errors import RelevancyError
+from relevancy.explaining import Wish, explain
+from relevancy.export import dry
+from relevancy.export.columns import Columns
+from relevancy.export.running import Request, export
+
+LIMITS = {"wish": Wish(max_new_tokens=4)}
+
+
+def asked(saved, items, out, **changes):
+    return Request(models=[saved], input=str(items), out=out, processes=0, **LIMITS | changes)
+
+
+def once(found, rows, models=1):
+    """Every (row, model) stands exactly once."""
+    table = found.table(["row", "model"])
+    pairs = list(zip(table["row"].to_pylist(), table["model"].to_pylist(), strict=True))
+    assert len(pairs) == len(set(pairs)) == rows * models
+    assert {row for row, _ in pairs} == set(range(rows))
+
+
+def test_an_export_is_what_single_explanations_say(saved, items, tmp_path):
+    reached = []
+    done = export(asked(saved, items, tmp_path / "out", overlays="sample:2", batch=5), reached.append)
+    assert (done.count, done.errors) == (12, 0)
+    assert (reached[-1].done, reached[-1].total) == (12, 12)
+    found = relevancy.open_export(tmp_path / "out")
+    once(found, 12)
+    assert found.manifest["finished"]
+    assert found.manifest["rows"] == 12
+    assert found.table(["correct"])["correct"].null_count == 0
+    assert found.table(["in_n"])["in_n"].to_pylist() == list(range(12))
+    model = relevancy.load(saved)
+    for row, result in zip(map(json.loads, items.read_text().splitlines()), found, strict=True):
+        alone = explain(model, items.parent / row["image"], row["question"], max_new_tokens=4)
+        np.testing.assert_allclose(result.image_map, alone.image_map, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result.relevance, alone.relevance, rtol=1e-5, atol=1e-5)
+        assert (result.answer, result.tokens, result.answer_tokens) == (alone.answer, alone.tokens, alone.answer_tokens)
+        assert result.target.token == alone.target.token
+        assert np.array_equal(np.array(result.image), np.array(alone.image))
+        assert result.overlay().size == alone.image.size
+    assert len(list((tmp_path / "out" / "overlays").glob("*.webp"))) == 2
+
+
+def test_other_tools_read_the_parts(saved, items, tmp_path):
+    export(asked(saved, items, tmp_path / "out", map_dtype="float16"))
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(tmp_path / "out" / "results")
+    assert len(frame) == 12
+    first = frame.iloc[0]
+    assert np.array(first["image_map"]).reshape(first["rows"], first["cols"]).dtype == np.float16
+
+
+def test_the_command_in_processes_and_again(saved, items, tmp_path):
+    arguments = ("--model", saved, "--input", items, "--out", tmp_path / "out", "--processes", 2, "--max-new-tokens", 4,
+                 "--device", "cpu", "--decoders", 1)  # fmt: skip
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "12 done, no errors" in first.stdout
+    assert "12 of 12" in first.stderr
+    again = run(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "finished: 12 done" in (tmp_path / "out" / "log.txt").read_text()
+    here = tmp_path / "here"
+    export(asked(saved, items, here))
+    one, other = relevancy.open_export(tmp_path / "out"), relevancy.open_export(here)
+    once(one, 12)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a.image_map, b.image_map, rtol=1e-5, atol=1e-5)
+    refused = run(*arguments[:-2], "--decoders", 1, "--target", "first-relevant")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "target" in refused.stderr
+
+
+def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
+    found = dry.estimate(asked(saved, items, tmp_path / "out", overlays="all"))
+    assert (found.rows, found.sampled, found.faults, found.overlays) == (12, 12, 0, 12)
+    assert found.seconds > 0
+    assert found.bytes > 12 * 4 * 16
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"models": ["nothing-of-that-name"]}, "nothing-of-that-name"), ({"models": []}, "at least one model"),
+        ({"wish": Wish("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
+        ({"wish": Wish(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
+        ({"limit": 0}, "--limit"), ({"engine": "slurm"}, "no engine"), ({"input": "none.jsonl"}, "no input"),
+        ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "no kind"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_anything_is_written(saved, items, tmp_path, changes, why):
+    request = replace(asked(saved, items, tmp_path / "out"), **changes)
+    with pytest.raises(RelevancyError, match=why) as caught:
+        export(request)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_limit_may_be_raised_later(items, tmp_path):
+    request = stub_request(items, tmp_path / "out", limit=5)
+    export(request, engine=stub_for(request))
+    once(relevancy.open_export(tmp_path / "out"), 5)
+    export(replace(request, limit=None), engine=stub_for(request))
+    once(relevancy.open_export(tmp_path / "out"), 12)
+
+
+def test_models_take_turns_where_they_do_not_fit(saved, items, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    export(replace(asked(saved, items, tmp_path / "out", together=False), models=[saved, str(copy)]))
+    found = relevancy.open_export(tmp_path / "out")
+    once(found, 12, models=2)
+    assert [result.model for result in found][:2] == [saved, str(copy)]
+
+
+def test_a_stop_at_any_chunk_goes_on_without_loss_or_repetition(items, tmp_path):
+    class StopError(Exception):
+        pass
+
+    request = replace(stub_request(items, tmp_path / "out"), chunk=2, part_rows=1)
+    whole = replace(request, out=tmp_path / "whole")
+    export(whole, engine=stub_for(request))
+    countdown = iter([2, 1, 3])
+
+    def stop_after(chunks):
+        def before(_):
+            nonlocal chunks
+            if chunks == 0:
+                raise StopError
+            chunks -= 1
+
+        return before
+
+    for chunks in countdown:
+        with pytest.raises(StopError):
+            export(request, engine=stub_for(request, before=stop_after(chunks)))
+    assert not relevancy.open_export(request.out).manifest["finished"]
+    export(request, engine=stub_for(request))
+    found = relevancy.open_export(request.out)
+    once(found, 12)
+    assert found.checksum() == relevancy.open_export(whole.out).checksum()
+
+
+def test_the_checksum_knows_every_value_and_no_order(items, tmp_path):
+    request = stub_request(items, tmp_path / "a")
+    export(request, engine=stub_for(request))
+    before = relevancy.open_export(tmp_path / "a").checksum()
+    part = next((tmp_path / "a" / "results").iterdir())
+    table = pq.read_table(part)
+    pq.write_table(table.take(pa.array(range(len(table) - 1, -1, -1))), part)
+    assert relevancy.open_export(tmp_path / "a").checksum() == before
+    answers = table["answer"].to_pylist()
+    changed = table.set_column(table.schema.get_field_index("answer"), "answer", [[*answers[:-1], "other"]])
+    pq.write_table(changed, part)
+    assert relevancy.open_export(tmp_path / "a").checksum() != before
+
+
+def kill_and_resume(arguments, out, rounds, seed, workers=False):
+    """Kill the export (or one of its processes) at random moments, then let it end."""
+    chance = random.Random(seed)
+    for _ in range(rounds):
+        process = subprocess.Popen(
+            command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            process.wait(chance.uniform(0.5, 12))
+        except subprocess.TimeoutExpired:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if workers and children and chance.random() < 0.5:
+                os.kill(int(chance.choice(children)), signal.SIGKILL)
+                time.sleep(0.2)
+        process.kill()
+        process.wait()
+    last = run(*arguments)
+    assert last.returncode == 0, last.stderr
+    return relevancy.open_export(out)
+
+
+def chaos_arguments(saved, items, out):
+    return (
+        "--model", saved, "--input", items, "--out", out, "--processes", 2, "--max-new-tokens", 4, "--device", "cpu",
+        "--overlays", "sample:5",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment(saved, tmp_path, rounds):
+    source = tmp_path / "input"
+    source.mkdir()
+    for seed in range(20):
+        (source / f"{seed}.png").write_bytes(encoded(seed))
+    items = write_lines(
+        source / "items.jsonl", [*rows_over(20, 300), {"id": "bad", "image": "none.png", "question": "?"}]
+    )
+    undisturbed = run(*chaos_arguments(saved, items, tmp_path / "calm"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    found = kill_and_resume(
+        chaos_arguments(saved, items, tmp_path / "out"), tmp_path / "out", rounds, seed=rounds, workers=True
+    )
+    once(found, 301)
+    assert len(found.errors()) == 1
+    assert found.checksum() == relevancy.open_export(tmp_path / "calm").checksum()
+    overlays = {file.name for file in (tmp_path / "out" / "overlays").iterdir()}
+    assert overlays == {file.name for file in (tmp_path / "calm" / "overlays").iterdir()}
+
+
+def test_a_second_process_says_so_and_stops(saved, items, tmp_path):
+    from relevancy.export.folder import held
+
+    with held(tmp_path / "out"):
+        second = run(*chaos_arguments(saved, items, tmp_path / "out"))
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 1
+    assert f"pid {os.getpid()}" in second.stderr
+
+
+def test_a_full_disk_stops_in_one_line_and_resumes(saved, items, tmp_path):
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    arguments = ("--model", saved, "--input", items, "--out", tmp_path / "out", "--processes", 0, "--device", "cpu")
+    full = run(*arguments, preexec_fn=small_files)
+    assert full.returncode == 2, full.stderr
+    assert full.stderr.strip().splitlines()[-1].startswith("relevancy: The disk of")
+    assert list((tmp_path / "out" / "results").iterdir()) == []
+    after = run(*arguments)
+    assert after.returncode == 0, after.stderr
+    once(relevancy.open_export(tmp_path / "out"), 12)
+
+
+def faults_in(place: Path) -> list:
+    """Twenty-five kinds of faulty rows, and pictures that are none."""
+    good = encoded(0)
+    for name, data in {"cut.png": good[:200], "zero.png": b"", "text.png": b"<html>", "svg.png": b"<svg/>"}.items():
+        (place / name).write_bytes(data)
+    (place / "folder.png").mkdir()
+    os.mkfifo(place / "pipe.png")
+    base = {"id": "x", "image": "0.png", "question": QUESTIONS[0]}
+    return [
+        *({**base, "image": name} for name in (
+            "none.png", "cut.png", "zero.png", "text.png", "svg.png", "folder.png", "pipe.png", "", None, 5,
+            "x" * 5000, "http://a/b.png", "a\0b", "data:image/png;base64,AAAA")),
+        *({**base, "question": question} for question in ("", "  ", None, 5, "\ud800", "long " * 3000)),
+        {**base, "id": float("nan")}, {**base, "id": None}, {"id": "no picture at all"}, {"other": 1}, [1, 2], "text",
+    ]  # fmt: skip
+
+
+def test_dirty_data_ends_as_error_rows_and_nothing_outside_the_folder(saved, tmp_path):
+    place = tmp_path / "input"
+    place.mkdir()
+    (place / "0.png").write_bytes(encoded(0))
+    bad = faults_in(place)
+    odd_ids = ["../../../escape", "x" * 300, "日本 🦆", "/etc/passwd", "dup", "dup", 7, 1.5, "a\nb"]
+    good = [{"id": name, "image": "0.png", "question": QUESTIONS[1], "boxes": "no", "mixed": name} for name in odd_ids]
+    lines = [*map(json.dumps, bad), "{broken", "x" * 100, *map(json.dumps, good)]
+    items = place / "items.jsonl"
+    items.write_text("\n".join(lines) + "\n")
+    before = set(tmp_path.rglob("*"))
+    done = export(asked(saved, items, tmp_path / "out", overlays="all"))
+    found = relevancy.open_export(tmp_path / "out")
+    once(found, len(lines))
+    assert done.errors == len(bad) + 2
+    reasons = found.errors()["error"].to_pylist()
+    assert all(reason and "\n" not in reason for reason in reasons)
+    assert len(set(reasons)) >= 20
+    assert [str(value) for value in found.table(["id"])["id"].to_pylist()[-len(odd_ids) :]] == list(map(str, odd_ids))
+    outside = {file for file in tmp_path.rglob("*") if tmp_path / "out" not in file.parents} - before
+    assert outside == {tmp_path / "out"}
+    names = {file.name for file in (tmp_path / "out" / "overlays").iterdir()}
+    assert len(names) == len(odd_ids)
+    assert all(name[:8].isdigit() for name in names)
+
+
+def test_pictures_as_bytes_and_in_tars_come_back(saved, tmp_path):
+    rows = [{"id": str(n), "image": encoded(n), "question": QUESTIONS[0]} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    export(asked(saved, tmp_path / "a.parquet", tmp_path / "out"))
+    found = relevancy.open_export(tmp_path / "out")
+    assert [result.image.size for result in found] == [(80, 60)] * 3
+    assert found.explanation("1", saved).answer == found[1].answer
+    with pytest.raises(RelevancyError, match="no result"):
+        found.explanation("9", saved)
+
+
+def test_a_picture_that_changed_is_told(saved, items, tmp_path):
+    export(asked(saved, items, tmp_path / "out"))
+    (items.parent / "0.png").write_bytes(encoded(99))
+    (items.parent / "1.png").unlink()
+    found = relevancy.open_export(tmp_path / "out")
+    assert "has changed" in found[0].notes[-1]
+    with pytest.raises(RelevancyError, match="no such file"):
+        found[1]
+
+
+def test_open_export_refuses_a_folder_without_one(tmp_path):
+    with pytest.raises(RelevancyError, match="holds no export"):
+        relevancy.open_export(tmp_path)
+
+
+def test_memory_of_what_is_done_is_a_bit_a_row(items, tmp_path):
+    request = stub_request(items, tmp_path / "out")
+    done = export(request, engine=stub_for(request))
+    assert sum(map(len, done._bits.values())) <= 12 / 8 + 1024
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_100_000_rows(tmp_path):
+    """The pipeline alone, with a stub in the models' place; peaks of a short and a long run, each in a process."""
+    script = (
+        "import sys, resource; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from making import *; from relevancy.export.running import export\n"
+        "place, rows = Path(sys.argv[2]), int(sys.argv[3])\n"
+        "source = place / f'{rows}.jsonl'\n"
+        "with source.open('w') as stream:\n"
+        "    stream.writelines(json.dumps(row) + '\\n' for row in ({'id': str(n), 'image': f'{n % 997}.png',\n"
+        "        'question': 'Is it?', 'n': n} for n in range(rows)))\n"
+        "request = stub_request(source, place / str(rows))\n"
+        "export(request, engine=stub_for(request))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = [
+        int(subprocess.run(
+            [sys.executable, "-c", script, str(Path(__file__).parent),
+             str(tmp_path), str(rows)], capture_output=True, text=True, check=True).stdout)
+        for rows in (10_000, 100_000)
+    ]  # fmt: skip
+    print(f"peak KiB after 10,000 and 100,000 rows: {peaks}")  # noqa: T201
+    assert peaks[1] - peaks[0] < 48 << 10

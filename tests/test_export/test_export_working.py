@@ -1,0 +1,103 @@
+"""What an export computes is what `explain` says, whatever rows travelled together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from making import QUESTIONS, encoded
+
+import relevancy
+from relevancy import towers
+from relevancy.explaining import Wish, explain
+from relevancy.export.items import Item, Source
+from relevancy.export.seeing import Eyes
+from relevancy.export.working import Explainer, Way
+from relevancy.pictures import MAX_PIXELS
+
+EXACT = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def items_over(pictures, rows):
+    sources = [Source(content=encoded(number, 60 + 17 * number)) for number in range(pictures)]
+    return [Item(row, str(row), sources[row % pictures], QUESTIONS[row % 3] * (1 + row % 2)) for row in range(rows)]
+
+
+def records_of(models, items, wish=None, batch=4):
+    eyes = Eyes.of([model.processor.image_processor for model in models], MAX_PIXELS)
+    explainer = Explainer(models, eyes.of_model, Way(wish or Wish(max_new_tokens=4), batch))
+    seen = {item.picture.key: eyes.see(item.picture) for item in items}
+    return explainer, {(one["row"], one["model"]): one for one in explainer.records(items, seen)}
+
+
+def check(model, item, record, **options):
+    alone = explain(model, item.picture.content, item.question, max_new_tokens=4, **options)
+    assert record["error"] is None if "error" in record else True
+    np.testing.assert_allclose(record["image_map"], alone.image_map.ravel(), **EXACT)
+    np.testing.assert_allclose(record["relevance"], alone.relevance, **EXACT)
+    np.testing.assert_allclose(record["probability"], alone.target.probability, **EXACT)
+    np.testing.assert_allclose(record["share_image"], alone.shares["image"], **EXACT)
+    assert record["answer"] == alone.answer
+    assert record["tokens"] == list(alone.tokens)
+    assert (record["token_id"], record["position"]) == (alone.target.id, alone.target.position)
+    assert record["x_edges"].tolist() == alone.grid.x_edges.tolist()
+    assert record["notes"] == list(alone.notes)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_every_map_equals_a_single_explanation(pair, batch):
+    model = relevancy.wrap(*pair, name="tiny")
+    items = items_over(2, 6)
+    _, records = records_of([model], items, batch=batch)
+    for item in items:
+        check(model, item, records[item.row, "tiny"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scope": "full"}, {"target": "first-relevant"}, {"target": "Yes|No"}, {"layers": [1]}, {"method": "attention"}],
+)
+def test_any_wish(built, options):
+    model = relevancy.wrap(*built["gemma-clip"], name="tiny")
+    items = items_over(2, 4)
+    _, records = records_of([model], items, Wish(max_new_tokens=4, **options))
+    for item in items:
+        check(model, item, records[item.row, "tiny"], **options)
+
+
+def test_the_tower_runs_once_per_picture(built, monkeypatch):
+    models = [relevancy.wrap(*built["gemma-clip"], name=name) for name in ("one", "two")]
+    tower = models[0].model.get_encoder(modality="image")
+    seen, run = [], tower.forward
+    monkeypatch.setattr(tower, "forward", lambda pixels, **options: seen.append(len(pixels)) or run(pixels, **options))
+    items = items_over(3, 12)
+    _, records = records_of(models, items)
+    assert sum(seen) == 3
+    assert len(records) == 24
+    assert towers.identity(models[0]) is not None
+
+
+def test_a_row_that_fails_costs_the_others_nothing(built):
+    model = relevancy.wrap(*built["gemma-clip"], name="tiny")
+    items = items_over(2, 5)
+    items[2] = replace(items[2], question="too long " * 400)
+    items[4] = replace(items[4], picture=Source(content=encoded(0)[:200]))
+    _, records = records_of([model], items)
+    assert "too long" in records[2, "tiny"]["error"]
+    assert "damaged" in records[4, "tiny"]["error"]
+    for row in (0, 1, 3):
+        check(model, items[row], records[row, "tiny"])
+
+
+def test_equal_image_processors_work_once(built):
+    first, other = built["gemma-clip"][1].image_processor, built["gemma-dinov2"][1].image_processor
+    eyes = Eyes.of([first, other], MAX_PIXELS)
+    assert eyes.of_model == (0, 0)
+    assert len(eyes.see(Source(content=encoded(0))).pixels) == 1
+
+
+def test_the_digest_is_of_the_encoded_file(tmp_path, built):
+    (tmp_path / "a.png").write_bytes(encoded(0))
+    eyes = Eyes.of([built["gemma-clip"][1].image_processor], MAX_PIXELS)
+    by_path = eyes.see(Source("a.png", str(tmp_path / "a.png")))
+    assert by_path.digest == eyes.see(Source(content=encoded(0))).digest
+    assert by_path.size == (80, 60)
