@@ -1,0 +1,219 @@
+"""The rows worth looking at, each with its maps drawn over its picture on one scale."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from relevancy import render
+from relevancy.errors import RelevancyError
+from relevancy.export.reading import Export, open_export
+from relevancy.figures import resized
+from relevancy.geometry import Grid
+from relevancy.pictures import open_picture
+from relevancy.report.findings import Pair
+from relevancy.report.measuring import Series
+from relevancy.report.reading import Place, Source
+
+_LONGEST = 320  # pixels of a picture's longer side on the page
+_QUALITY = 82
+_BLANK = "#8a8a8a"  # under a map whose picture is gone
+_READ = (
+    "row", "id", "picture", "picture_hash", "question", "answer", "token", "probability", "expected", "correct",
+    "share_image", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row to show: its key, the number it was chosen for, and the series it was chosen from (None: all)."""
+
+    key: int
+    value: float
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Rows chosen for one reason, and how many there were to choose from.
+
+    measure: what the rows were chosen by, a name of `words.MEASURES` or "divergence".
+    """
+
+    title: str
+    reason: str
+    measure: str
+    candidates: int
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One model's answer in a card; drawn: its map over the picture, a data address."""
+
+    model: str
+    answer: str
+    token: str
+    probability: float | None
+    correct: bool | None
+    image_share: float | None
+    drawn: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One row: what was asked and answered, the picture (a data address, None if gone), and why it is not there."""
+
+    id: str
+    question: str
+    expected: str | None
+    value: float
+    chosen_from: str | None
+    picture: str | None = field(repr=False)
+    missing: str | None
+    seen: tuple[Seen, ...]
+
+
+def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
+    """The most different maps of each two models, the most confident wrong answers, the least image-using rows.
+
+    No picture is shown twice for one reason.
+    """
+    for pair in pairs:
+        apart = pair.divergence()
+        yield Shelf(
+            f"Most different maps: {pair.first.name} and {pair.second.name}",
+            "Where the two models' relevance lies in the most different places.",
+            "divergence",
+            int(np.isfinite(apart).sum()),
+            tuple(
+                Choice(int(pair.first.keys[pair.in_first[row]]), float(apart[row]))
+                for row in _first(-apart, pair.first.pictures[pair.in_first], count)
+            ),
+        )
+    wrong = [np.where(one.measures["correct"] == 0, one.measures["probability"], np.nan) for one in series]
+    yield _over_all(
+        "Most confident and wrong", "Wrong answers whose explained token was the most probable.", "probability",
+        series, wrong, count, sign=-1,
+    )  # fmt: skip
+    yield _over_all(
+        "Least image-using", "Answers for which the least of the relevance lies on the picture.", "image_share",
+        series, [one.measures["image_share"] for one in series], count, sign=1,
+    )  # fmt: skip
+
+
+def _over_all(
+    title: str, reason: str, measure: str, series: Sequence[Series], values: Sequence[np.ndarray], count: int,
+    *, sign: int,
+) -> Shelf:  # fmt: skip
+    """The rows with the largest (sign -1) or smallest (1) values of any series."""
+    every = np.concatenate(values)
+    owner = np.repeat(np.arange(len(series)), [len(one) for one in series])
+    keys = np.concatenate([one.keys for one in series])
+    chosen = _first(sign * every, np.concatenate([one.pictures for one in series]), count)
+    choices = (Choice(int(keys[place]), float(every[place]), series[owner[place]].name) for place in chosen)
+    return Shelf(title, reason, measure, int(np.isfinite(every).sum()), tuple(choices))
+
+
+def _first(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
+    """Places of the smallest values, each of another picture."""
+    chosen: dict[int, int] = {}
+    for place in np.argsort(values, kind="stable"):  # what is not a number comes last
+        if len(chosen) == count or not np.isfinite(values[place]):
+            break
+        chosen.setdefault(int(pictures[place]), int(place))
+    return list(chosen.values())
+
+
+class Drawer:
+    """Draws the cards of chosen rows from the lines of their exports."""
+
+    def __init__(self, sources: Sequence[Source], series: Sequence[Series], choices: Iterable[Choice]) -> None:
+        self.sources, self.series = sources, series
+        self.opened: dict[int, Export] = {}
+        keys = {choice.key for choice in choices}
+        wanted: list[set[Place]] = [set() for _ in sources]
+        self.where: dict[int, list[tuple[Series, Place]]] = {key: [] for key in keys}
+        for one in series:
+            for line in np.flatnonzero(np.isin(one.keys, list(keys))):
+                self.where[int(one.keys[line])].append((one, one.places[line]))
+                wanted[one.source].add(one.places[line])
+        self.lines = [source.lines(places, _READ) for source, places in zip(sources, wanted, strict=True)]
+
+    def card(self, choice: Choice) -> Card:
+        """The row with every model's map, all on one scale."""
+        there = [(one, self.lines[one.source][place]) for one, place in self.where[choice.key]]
+        first_series, first = there[0]
+        picture, missing = self._picture(first_series, first)
+        size = _small(first["width"], first["height"])
+        under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
+        heats = [_heat(line, size) for _, line in there]
+        low, high = render.value_range([heat for heat in heats if heat is not None])
+        seen = tuple(
+            Seen(
+                one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
+                line["share_image"],
+                _address(under if heat is None else render.overlay(under, heat, vmin=low, vmax=high)),
+            )
+            for (one, line), heat in zip(there, heats, strict=True)
+        )  # fmt: skip
+        return Card(
+            first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
+            None if picture is None else _address(under), missing, seen,
+        )  # fmt: skip
+
+    def _picture(self, one: Series, line: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
+        """The picture, or why it cannot be shown."""
+        source = self.sources[one.source]
+        try:
+            if line["picture"]:
+                encoded = source.found(line["picture"])
+                data = encoded.data
+                found = open_picture(encoded.path if data is None else data).image
+                changed = line["picture_hash"] not in (None, encoded.digest(data))
+            else:
+                found, changed = self._from_input(one, line["id"]), False
+        except (RelevancyError, OSError):
+            where = f" at {line['picture']}" if line["picture"] else " in the input"
+            return None, f"the picture is no longer{where}"
+        if changed or found.size != (line["width"], line["height"]):
+            return None, f"another picture is now at {line['picture']}"
+        return found, None
+
+    def _from_input(self, one: Series, name: str) -> Image.Image:
+        """A picture that the input holds itself. Raises RelevancyError where it does not any more."""
+        source = self.sources[one.source]
+        if one.source not in self.opened:
+            if not isinstance(source.manifest.get("configuration", {}).get("input"), Mapping):
+                raise RelevancyError(f"{source.folder} does not say what its input was.")
+            self.opened[one.source] = open_export(source.folder)
+        return self.opened[one.source].explanation(name, one.model).image
+
+
+def _small(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, _LONGEST / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _heat(line: dict[str, Any], size: tuple[int, int]) -> np.ndarray | None:
+    """The map in the small picture's pixels; None if it does not fit its own shape."""
+    values = np.array(line["image_map"] or [], np.float32)
+    if values.size != line["rows"] * line["cols"] or not values.size:
+        return None
+    x, y = (
+        np.array(line[name]) * (small / line[whole])
+        for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
+    )
+    return Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"]))
+
+
+def _address(image: Image.Image) -> str:
+    stream = BytesIO()
+    image.save(stream, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

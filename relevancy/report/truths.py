@@ -1,0 +1,54 @@
+"""Where the asked-about thing really is: boxes and masks that an export carries along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relevancy.errors import RelevancyError
+from relevancy.pictures import open_picture
+from relevancy.report.maps import Truth
+from relevancy.report.reading import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Truths:
+    """An export's boxes and masks; a mask is everything in its picture that is not black."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.unreadable = 0
+        self._last: tuple[Any, np.ndarray | None] = (None, None)
+
+    def of(self, lines: pa.RecordBatch, line: int, width: int, height: int) -> Truth | None:
+        """A line's truth; None if it has none, or none that can be read. A mask goes before boxes."""
+        stored = lines.column("mask_png")[line].as_py() if "mask_png" in lines.schema.names else None
+        given = stored or lines.column("mask")[line].as_py()
+        if given:
+            mask = self._mask(given)
+            return None if mask is None else Truth.of_mask(mask, width, height)
+        boxes = [box for box in lines.column("boxes")[line].as_py() or [] if box is not None and len(box) == 4]
+        return Truth.of_boxes(boxes, width, height) if boxes else None
+
+    def _mask(self, given: str | bytes) -> np.ndarray | None:
+        if self._last[0] != given:  # the lines of one picture's questions follow each other
+            self._last = given, self._opened(given)
+        if self._last[1] is None:
+            self.unreadable += 1
+        return self._last[1]
+
+    def _opened(self, given: str | bytes) -> np.ndarray | None:
+        try:
+            pixels = np.asarray(open_picture(self._encoded(given)).image)
+        except (RelevancyError, OSError):
+            return None
+        return np.asarray(pixels.any(axis=2))
+
+    def _encoded(self, given: str | bytes) -> str | bytes:
+        if isinstance(given, bytes):
+            return given
+        found = self.source.found(given)
+        return found.data or found.path

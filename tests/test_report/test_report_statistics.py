@@ -1,0 +1,205 @@
+"""Estimates against slow loops, hand-worked cases and SciPy; intervals against how often they hold the truth."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relevancy.report.statistics import (
+    FEWEST,
+    Estimate,
+    Resamples,
+    Sample,
+    areas,
+    effects,
+    gaps,
+    holm,
+    means,
+    sign_flips,
+)
+
+
+def clustered(seed=0, pictures=20, per_picture=3, mean=0.1):
+    """Values with a picture's part in common."""
+    rng = np.random.default_rng(seed)
+    numbers = np.repeat(np.arange(pictures), per_picture)
+    return Sample.of(mean + rng.normal(size=pictures)[numbers] + 0.3 * rng.normal(size=len(numbers)), numbers)
+
+
+def drawn_pictures(resamples):
+    """The pictures of each resample, one after the other, from the weights."""
+    for chunk in resamples.weights():
+        for weights in chunk:
+            yield np.repeat(np.arange(len(weights)), weights.astype(int))
+
+
+def looped(statistic, resamples, *samples):
+    """The interval of a statistic of samples, each resample put together row by row."""
+    values = []
+    for pictures in drawn_pictures(resamples):
+        rows = [np.concatenate([one.values[one.pictures == picture] for picture in pictures]) for one in samples]
+        values.append(statistic(*rows))
+    return np.nanquantile(values, [0.025, 0.975])
+
+
+def test_resamples_draw_as_many_pictures_as_there_are_and_each_as_often_as_any():
+    resamples = Resamples(pictures=7, count=4000, seed=3)
+    weights = np.concatenate(list(resamples.weights()))
+    assert weights.shape == (4000, 7)
+    assert (weights.sum(1) == 7).all()
+    np.testing.assert_allclose(weights.mean(0), 1, atol=0.06)
+    np.testing.assert_allclose(weights.var(0), 6 / 7, atol=0.1)
+    np.testing.assert_array_equal(weights, np.concatenate(list(resamples.weights())))
+
+
+def test_resamples_do_not_depend_on_how_many_fit_into_memory(monkeypatch):
+    whole = Resamples(5, 50).totals([np.arange(5.0)])
+    monkeypatch.setattr("relevancy.report.statistics._CHUNK", 15)
+    np.testing.assert_array_equal(whole, Resamples(5, 50).totals([np.arange(5.0)]))
+
+
+def test_a_mean_and_its_interval_equal_a_loop_over_pictures():
+    sample, resamples = clustered(), Resamples(20, 200)
+    (found,) = means([sample], resamples)
+    assert found.value == pytest.approx(sum(sample.values) / 60)
+    assert (found.rows, found.pictures) == (60, 20)
+    np.testing.assert_allclose([found.low, found.high], looped(np.mean, resamples, sample))
+
+
+def test_an_effect_and_its_interval_equal_a_loop_over_pictures():
+    sample, resamples = clustered(mean=5), Resamples(20, 200)
+    (found,) = effects([sample], resamples)
+    assert found.value == pytest.approx(np.mean(sample.values) / np.std(sample.values, ddof=1))
+    expected = looped(lambda values: values.mean() / values.std(ddof=1), resamples, sample)
+    np.testing.assert_allclose([found.low, found.high], expected)
+
+
+def test_an_effect_keeps_its_digits_far_from_zero_and_has_no_value_without_variation():
+    sample = clustered(mean=1e6)
+    (far,) = effects([sample], Resamples(20, 200))
+    assert far.value == pytest.approx(np.mean(sample.values) / np.std(sample.values, ddof=1), rel=1e-6)
+    (flat,) = effects([Sample.of(np.full(30, 0.25), np.arange(30))], Resamples(30, 200))
+    assert (flat.value, flat.low, flat.high) == (None, None, None)
+
+
+def test_a_gap_and_an_area_equal_loops_over_pictures():
+    one, other = clustered(1, mean=0.6), clustered(2, mean=0)
+    one = Sample(np.round(one.values, 1), one.pictures)  # with ties
+    other = Sample(np.round(other.values, 1), other.pictures)
+    resamples = Resamples(20, 60)
+
+    def area(first, second):
+        wins = [(a > b) + (a == b) / 2 for a in first for b in second]
+        return sum(wins) / len(wins)
+
+    (gap,), (found,) = gaps([(one, other)], resamples), areas([(one, other)], resamples)
+    assert gap.value == pytest.approx(one.values.mean() - other.values.mean())
+    np.testing.assert_allclose([gap.low, gap.high], looped(lambda a, b: a.mean() - b.mean(), resamples, one, other))
+    assert found.value == pytest.approx(area(one.values, other.values))
+    np.testing.assert_allclose([found.low, found.high], looped(area, resamples, one, other))
+    assert found.rows == 120
+
+
+def test_an_area_equals_mann_whitney():
+    scipy = pytest.importorskip("scipy.stats")
+    one, other = clustered(1), clustered(2)
+    statistic = scipy.mannwhitneyu(one.values, other.values).statistic
+    (found,) = areas([(one, other)], Resamples(20, 100))
+    assert found.value == pytest.approx(statistic / (one.rows * other.rows))
+
+
+def test_an_area_of_one_group_alone_is_unknown():
+    nobody = Sample(np.array([]), np.array([], int))
+    (found,) = areas([(clustered(), nobody)], Resamples(20, 100))
+    assert found.value is None
+
+
+def test_a_sign_flip_test_comes_near_all_flips_taken_one_by_one():
+    rng = np.random.default_rng(5)
+    sample = Sample.of(0.4 + rng.normal(size=24), np.repeat(np.arange(12), 2))
+    sums = sample.sums(12)
+    every = [abs(np.dot(signs, sums)) for signs in itertools.product((-1, 1), repeat=12)]
+    exact = np.mean([value >= abs(sums.sum()) - 1e-12 for value in every])
+    (found,) = sign_flips([sample], 12, flips=20_000)
+    assert found == pytest.approx(exact, abs=0.012)
+    assert 0.005 < exact < 0.9
+
+
+def test_a_sign_flip_test_agrees_with_scipy_where_pictures_have_one_row():
+    scipy = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(1).normal(0.3, 1, 13)
+    exact = scipy.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    (found,) = sign_flips([Sample.of(values, np.arange(13))], 13, flips=20_000)
+    assert found == pytest.approx(exact, abs=0.012)
+
+
+def test_sign_flips_at_the_ends():
+    same, apart = Sample.of(np.zeros(20), np.arange(20)), Sample.of(np.ones(20), np.arange(20))
+    few = Sample.of(np.ones(40), np.repeat(np.arange(FEWEST - 1), [8, 4, 4, 4, 4, 4, 4, 4, 4]))
+    assert sign_flips([same, apart, few], 20, flips=999) == [1.0, pytest.approx(1 / 1000, abs=1e-9), None]
+    assert sign_flips([], 20) == []
+
+
+def test_sign_flips_of_what_is_no_difference_are_seldom_small():
+    """Pictures with many alike rows: flipping rows instead of pictures would find something most of the time."""
+    rng = np.random.default_rng(8)
+    pictures = np.repeat(np.arange(15), 20)
+    samples = [Sample(rng.normal(size=15)[pictures] + 0.01 * rng.normal(size=300), pictures) for _ in range(300)]
+    small = np.mean([p < 0.05 for p in sign_flips(samples, 15, flips=499)])
+    assert small < 0.09
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, None, 0.9]) == [1.0, None, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0.0001, 1), max_size=12))
+def test_holm_is_never_below_the_p_value_never_above_bonferroni_and_keeps_the_order(values):
+    adjusted = holm(values)
+    for p, larger in zip(values, adjusted, strict=True):
+        assert p <= larger <= min(1, p * len(values)) + 1e-12
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+
+
+@pytest.mark.parametrize(("rows", "pictures"), [(9, 9), (9, 3), (40, 9)])
+def test_too_few_rows_or_pictures_have_a_mean_and_no_interval(rows, pictures):
+    sample = Sample.of(np.random.default_rng(0).normal(size=rows), np.arange(rows) % pictures)
+    (found,) = means([sample], Resamples(pictures, 200))
+    assert found == Estimate(pytest.approx(sample.values.mean()), None, None, rows, pictures)
+    assert found.decided == 0
+
+
+def test_rows_that_are_all_alike_have_no_interval():
+    (found,) = means([Sample.of(np.ones(50), np.arange(50))], Resamples(50, 200))
+    assert (found.value, found.low) == (1.0, None)
+
+
+def test_no_rows_at_all():
+    empty = Sample.of(np.full(5, np.nan), np.arange(5))
+    (mean,), (effect,) = means([empty], Resamples(5, 100)), effects([empty], Resamples(5, 100))
+    assert mean == effect == Estimate(None, None, None, 0, 0)
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+    """Means of clustered rows whose true mean is zero; an interval over rows would hold it about half of the time."""
+    truth = [means([clustered(seed, pictures=40, per_picture=8, mean=0)], Resamples(40, 300))[0] for seed in range(200)]
+    held = np.mean([one.low <= 0 <= one.high for one in truth])
+    assert 0.89 < held < 0.99
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, 30), st.integers(1, 4))
+def test_intervals_turn_with_the_sign_and_follow_the_scale(seed, pictures, per_picture):
+    sample = clustered(seed, pictures, per_picture)
+    turned = Sample(-2 * sample.values, sample.pictures)
+    one, other = means([sample, turned], Resamples(pictures, 101))
+    assert other.value == pytest.approx(-2 * one.value)
+    assert [other.low, other.high] == pytest.approx([-2 * one.high, -2 * one.low])
+    assert one.decided == -other.decided
+    assert math.isclose(*(abs(e.value) for e in effects([sample, turned], Resamples(pictures, 101))), rel_tol=1e-9)
