@@ -64,7 +64,7 @@ def agreement(first: Explanation, second: Explanation, *, top: float = TOP) -> A
     drawable = seen.any() and all(np.ptp(each) > 0 for each in values)
     return Agreement(
         models=(first.model, second.model),
-        rank_correlation=_spearman(*values) if drawable else float("nan"),
+        rank_correlation=spearman(*values) if drawable else float("nan"),
         top_overlap=_top_overlap(*values, top) if drawable else float("nan"),
         divergence=_jensen_shannon(*values) if drawable else float("nan"),
         same_answer=first.answer.casefold() == second.answer.casefold(),
@@ -87,7 +87,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts + 1) / 2)[inverse]
 
 
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays of one length, equal values sharing their mean rank."""
     return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from test_explanation import explanation
 
-from relevancy.agreement import MEANINGS, Agreement, _jensen_shannon, _ranks, _spearman, _top_overlap, agreement
+from relevancy.agreement import MEANINGS, Agreement, _jensen_shannon, _ranks, _top_overlap, agreement, spearman
 from relevancy.errors import RelevancyError
 from relevancy.explanation import Explanation
 from relevancy.geometry import Grid
@@ -61,7 +61,7 @@ def test_disjoint_maps_share_nothing():
 
 def test_ranks_share_ties():
     assert _ranks(np.array([5.0, 1, 5, 2])).tolist() == [2.5, 0, 2.5, 1]
-    assert _spearman(np.array([1.0, 2, 3]), np.array([10.0, 5, 1])) == pytest.approx(-1)
+    assert spearman(np.array([1.0, 2, 3]), np.array([10.0, 5, 1])) == pytest.approx(-1)
 
 
 def test_top_overlap_counts_the_most_relevant_share():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from relevancy.checking.rows import Row
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.questions import Question
-from relevancy.demo.world import Scene
+from relevancy.demo.world import Scene, scene
 
 SEED = 2  # scenes that no table of `evaluate demo` uses by default
 
@@ -24,13 +25,19 @@ def _rows(scenes: int, seed: int) -> Iterator[Row]:
     for drawn in held_out(scenes, seed):
         question = next((one for one in drawn.questions if len(one.items) == 1), None)
         if question is not None:
-            picture, mask = _shown(drawn), _outlined(drawn, question)
+            picture, mask = _shown(drawn.seed), _outlined(drawn.seed, question)
             yield Row(str(drawn.seed), str(drawn.seed), question.text, picture, question.answer, mask)
 
 
-def _shown(drawn: Scene) -> Callable[[], Image.Image]:
-    return lambda: drawn.image
+def _shown(seed: int) -> Callable[[], Image.Image]:
+    return lambda: _drawn(seed).image
 
 
-def _outlined(drawn: Scene, question: Question) -> Callable[[], np.ndarray]:
-    return lambda: drawn.mask(*question.items)
+def _outlined(seed: int, question: Question) -> Callable[[], np.ndarray]:
+    return lambda: _drawn(seed).mask(*question.items)
+
+
+@lru_cache(maxsize=64)
+def _drawn(seed: int) -> Scene:
+    """The scene, drawn once for all that a check does with a few rows; thousands of pictures are not kept."""
+    return scene(seed)

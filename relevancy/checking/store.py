@@ -1,0 +1,86 @@
+"""Results on disk as they come: a line each, appended whole, so that a stopped check goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from relevancy.errors import RelevancyError
+from relevancy.explanation import finite
+
+RANDOM = "random"
+"""The method that is always there: maps of noise, at chance in every number."""
+
+ANSWER, SCORES, RANDOMISED, ALONE = "answer", "scores", "randomised", "alone"
+"""Parts of a check; the others are the controls by name. An answer's method is the empty string."""
+
+_SETTINGS, _RESULTS = "settings.json", "results.jsonl"
+Key = tuple[str, str, str]  # row, method, part
+
+
+class Store:
+    """What a check has found so far: numbers by (row, method, part), in memory and in `folder`.
+
+    settings: all that decides a result; a folder that holds results of others is refused.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.found: dict[Key, dict[str, Any]] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._claim(json.loads(json.dumps(settings)))
+            self._load()
+        except OSError as error:
+            raise RelevancyError(f"--out {folder}: {error.strerror or error}. Choose another --out.") from error
+
+    def add(self, results: Iterable[tuple[Key, Mapping[str, Any]]]) -> None:
+        """Keep results; they are on disk, all of them, once this returns."""
+        lines = []
+        for (row, method, part), values in results:
+            self.found[row, method, part] = dict(values)
+            lines.append(json.dumps({"row": row, "method": method, "part": part, "values": finite(dict(values))}))
+        if lines:
+            with (self.folder / _RESULTS).open("ab", buffering=0) as stream:
+                stream.write("".join(f"{line}\n" for line in lines).encode())
+                os.fsync(stream.fileno())
+
+    def _claim(self, settings: Any) -> None:
+        file = self.folder / _SETTINGS
+        if file.exists():
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            other = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
+            if other:
+                raise RelevancyError(
+                    f"{self.folder} holds a check with other settings ({', '.join(sorted(other))}): choose another "
+                    "--out, or delete it."
+                )
+            return
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        part.replace(file)
+
+    def _load(self) -> None:
+        file = self.folder / _RESULTS
+        if not file.exists():
+            return
+        whole, _, torn = file.read_bytes().rpartition(b"\n")
+        if torn:  # the process ended within a line
+            with file.open("r+b") as stream:
+                stream.truncate(len(whole) + 1 if whole else 0)
+        for line in whole.splitlines():
+            one = json.loads(line)
+            values = {name: float("nan") if value is None else value for name, value in one["values"].items()}
+            self.found[one["row"], one["method"], one["part"]] = values
+
+
+def fingerprint(rows: Iterable[tuple[str, str]]) -> str:
+    """A digest of the rows' keys and questions."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update("\0".join(row).encode() + b"\1")
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""From the numbers to plain words: what speaks for a method's maps, what against, and whether to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relevancy.checking.rows import Row
+from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
+from relevancy.metrics.intervals import Interval, interval
+
+ALIKE = 0.5  # rank correlation with the map of a random model from which on a map does not show what was learned
+ENOUGH = 30  # rows on which a map that is worth anything is better than noise
+LITTLE = 0.05  # of a rank correlation: a difference smaller than that is none
+
+TRUST, DOUBT, UNDECIDED = "trust", "do not trust", "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be thought of a method's maps.
+
+    word: "trust", "do not trust" or "undecided". reasons: a phrase each.
+    """
+
+    word: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{'; '.join(self.reasons)}: {self.word}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method: every number's mean with its interval, how far it is from a random map's, and the verdict.
+
+    against_random: paired differences, row by row, to the random map's number.
+    """
+
+    method: str
+    numbers: Mapping[str, Interval]
+    against_random: Mapping[str, Interval]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found of one model: a line that says of what, a summary of each method, and what is to be said."""
+
+    heading: str
+    summaries: Sequence[Summary]
+    notes: Sequence[str] = ()
+
+
+def summarise(store: Store, rows: Sequence[Row], methods: Sequence[str], seed: int = 0) -> list[Summary]:
+    """A summary of each method and, last, of the random map."""
+    pictures = {row.key: row.picture_key for row in rows}
+    numbers = {name: _columns(store, name) for name in (*methods, RANDOM)}
+    return [_summary(name, own, numbers[RANDOM], pictures, seed) for name, own in numbers.items()]
+
+
+Columns = dict[str, dict[str, float]]  # number -> row -> value
+
+
+def _columns(store: Store, method: str) -> Columns:
+    found: Columns = {}
+    for (row, name, part), values in store.found.items():
+        if name == method:
+            for number, value in values.items():
+                found.setdefault(number if part == SCORES else f"{part} {number}", {})[row] = value
+    return found
+
+
+def _summary(name: str, own: Columns, random: Columns, pictures: Mapping[str, str], seed: int) -> Summary:
+    def mean(values: Mapping[str, float]) -> Interval:
+        return interval(list(values.values()), [pictures[row] for row in values], seed)
+
+    def less(values: Mapping[str, float], other: Mapping[str, float]) -> Interval:
+        return mean({row: values[row] - other[row] for row in values if row in other})
+
+    against = {number: less(values, random[number]) for number, values in own.items() if number in random}
+    found = {number: mean(values) for number, values in own.items()}
+    for swap in ("question", "picture", ALONE):
+        if f"{swap} similarity" in own and "noise similarity" in own:
+            found[f"{swap} effect"] = less(own["noise similarity"], own[f"{swap} similarity"])
+    if name == RANDOM:
+        return Summary(name, found, {}, Verdict(DOUBT, ("is noise, the measure of all others",)))
+    return Summary(name, found, against, _verdict(found, against))
+
+
+def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> Verdict:
+    judged = [
+        _faithful(found, against),
+        _randomised(found),
+        *(_depends(found, what) for what in ("question", "picture")),
+        *_alone(found),
+    ]
+    marks = [mark for mark, _ in judged]
+    word = DOUBT if False in marks else (UNDECIDED if None in marks else TRUST)
+    return Verdict(word, tuple(reason for _, reason in judged))
+
+
+def _faithful(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> tuple[bool | None, str]:
+    gain = against["faithfulness"]
+    flips = (
+        f"hiding its top flips {_share(found['flips'])} of answers, a random region {_share(_other(found, against))}"
+    )
+    if gain.low > 0:
+        return True, f"better than a random map by {gain} (insertion less deletion), {flips}"
+    if gain.high <= LITTLE or gain.mean <= 0:
+        return False, f"no better than a random map ({gain}, insertion less deletion), {flips}"
+    if gain.rows >= ENOUGH:
+        return False, f"not shown to be better than a random map on {gain.rows} rows ({gain}), {flips}"
+    return None, f"not enough rows to tell it from a random map ({gain}, insertion less deletion), {flips}"
+
+
+def _other(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> Interval:
+    flips = found["flips"].mean - against["flips"].mean
+    return Interval(flips, float("nan"), float("nan"), found["flips"].rows)
+
+
+def _share(number: Interval) -> str:
+    return "–" if np.isnan(number.mean) else f"{number.mean:.0%}"
+
+
+def _randomised(found: Mapping[str, Interval]) -> tuple[bool | None, str]:
+    cascade = [number for number in found if number.startswith(f"{RANDOMISED} to ") and number.endswith("_abs")]
+    if not cascade or not found[cascade[-1]].rows:
+        return None, "the randomisation test was not made"
+    last = found[cascade[-1]]
+    told = f"similarity {last} with a model of random weights"
+    if last.mean >= ALIKE:
+        return False, f"fails the randomisation test ({told})"
+    return (None if last.high >= ALIKE or np.isnan(last.low) else True), f"passes the randomisation test ({told})"
+
+
+def _depends(found: Mapping[str, Interval], what: str) -> tuple[bool | None, str]:
+    """Does another question, or picture, change the map more than noise on the picture does?"""
+    effect = found.get(f"{what} effect")
+    if effect is None or not effect.rows:
+        return None, f"whether it depends on the {what} could not be told"
+    if effect.low > 0 and effect.mean >= LITTLE:
+        return True, f"depends on the {what}"
+    if effect.mean < LITTLE:
+        return False, f"does not depend on the {what}"
+    return None, f"not enough rows to tell whether it depends on the {what}"
+
+
+def _alone(found: Mapping[str, Interval]) -> list[tuple[bool | None, str]]:
+    """Is a row's map another one when the row is explained alone? Then it is the map of something else."""
+    effect = found.get(f"{ALONE} effect")
+    if effect is None or not (effect.low > 0 and effect.mean >= LITTLE):
+        return []
+    return [(False, "depends on the other rows it is explained with, as if maps were mixed up")]

@@ -1,0 +1,27 @@
+"""Does the answer change when the map's most relevant part is hidden?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from relevancy.metrics.forcing import Replacement, Sight
+from relevancy.metrics.orders import first_of
+
+SHARE = 0.125  # of the patches: 8 of 64 cells in the published protocol
+
+
+def answer_flips(
+    sight: Sight, orders: Sequence[np.ndarray], *, share: float = SHARE, replacement: Replacement = "grey"
+) -> np.ndarray:
+    """Whether the model's greedy answer changes once the first `share` of each order is hidden: 1, 0, or NaN.
+
+    orders: of one picture's patches; compare with `orders.random_order`, a random region of the same size. NaN where
+    the untouched picture does not give this answer, so that there is nothing to flip. All are read together.
+    Protocol: AnswerMap's deletion test (top 12.5 % greyed, the question asked again).
+    """
+    regions = [first_of(ordered, [share], sight.patches) for ordered in orders]
+    untouched = np.zeros((1, sight.patches), bool)
+    kept = sight.hiding(np.concatenate([untouched, *regions]), replacement).kept
+    return np.where(kept[0], ~kept[1:], np.nan).astype(np.float64)

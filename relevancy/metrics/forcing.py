@@ -1,0 +1,229 @@
+"""A question with its answer, prepared once and read on many versions of its picture: teacher-forced probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from relevancy import answering, borrow, targets
+from relevancy.errors import RelevancyError
+from relevancy.explanation import Explanation
+from relevancy.metrics.orders import seen
+from relevancy.models import Model
+
+Replacement = Literal["grey", "mean", "blur"]
+REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
+_GREY = 128 / 255
+_BLUR = 0.1  # of the picture's side: the radius, in which nothing of an object's shape is left
+_ON_CPU, _ON_GPU = 8, 64  # pictures at once: on a CPU as many as its cache holds activations of
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer and the token of it that is explained.
+
+    ids: of the answer, stop token excluded. position: of the explained token in them. token: its id.
+    """
+
+    ids: tuple[int, ...]
+    position: int
+    token: int
+
+    @classmethod
+    def of(cls, result: Explanation, model: Model) -> Said:
+        """What a result explains. Raises RelevancyError for an answer without a token."""
+        ids: tuple[int, ...] = tuple(map(model.tokenizer.convert_tokens_to_ids, result.answer_tokens))  # type: ignore[arg-type]
+        if not ids:
+            raise RelevancyError("The answer has no token, so there is no probability to follow: ask another question.")
+        return cls(ids, result.target.position, result.target.id)
+
+    @classmethod
+    def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> Said:
+        """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for target "all"."""
+        ids = answering.encoded(model, answer)
+        choice = targets.choose(target, ids, model.tokenizer)[0]
+        return cls(ids, choice.position, choice.id)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model makes of several versions of a picture.
+
+    probability: (versions,) float64, of the explained token after the answer's tokens before it. kept: (versions,)
+    bool, whether greedy decoding would still write this answer, token by token, and end it there.
+    """
+
+    probability: np.ndarray
+    kept: np.ndarray
+
+
+class Sight:
+    """One question about one picture with its answer, ready to be read on many versions of the picture.
+
+    Patches are replaced in what the tower sees, the picture after its processor, where each patch is a square of its
+    own: nothing of a hidden patch is left in its neighbours, as resizing an edited picture would leave it.
+    """
+
+    def __init__(
+        self, model: Model, picture: Image.Image, question: str, said: Said, *, batch: int | None = None
+    ) -> None:
+        self.model, self.said = model, said
+        self.grid = model.grid(*picture.size)
+        self.seen = seen(self.grid)
+        self.batch = batch or (_ON_CPU if model.device.type == "cpu" else _ON_GPU)
+        self._inputs: dict[str, Any] = dict(model.prepare([picture], [question], [said.ids]))
+        self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
+        self._others: dict[Replacement, Tensor] = {}
+
+    @property
+    def patches(self) -> int:
+        """How many patches the tower has."""
+        return self.grid.rows * self.grid.cols
+
+    def replaced(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Tensor:
+        """The pixels with patches replaced: hidden bool (versions, patches) -> (versions, channels, height, width).
+
+        replacement: "grey", "mean" (the mean color of the data the tower was trained on), or "blur" of the picture.
+        """
+        mask = torch.from_numpy(np.ascontiguousarray(hidden)).view(-1, 1, self.grid.rows, self.grid.cols)
+        side = self.model.model.config.vision_config.patch_size
+        mask = mask.repeat_interleave(side, 2).repeat_interleave(side, 3).to(self.pixels.device)
+        height, width = self.pixels.shape[-2:]
+        whole = nn.functional.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))
+        return torch.where(whole, self._other(replacement), self.pixels)
+
+    def _other(self, replacement: Replacement) -> Tensor:
+        """What stands in a hidden patch's place, of the pixels' own shape or one that broadcasts to it."""
+        if replacement not in REPLACEMENTS:
+            raise RelevancyError(f"Unknown replacement {replacement!r}; choose from {', '.join(REPLACEMENTS)}.")
+        if replacement not in self._others:
+            like = self.pixels
+            processor = self.model.processor.image_processor
+            if replacement == "blur":
+                rows = like.float().permute(1, 2, 0).cpu().numpy()
+                radius = _BLUR * max(rows.shape[:2])
+                blurred = cv2.GaussianBlur(rows, (0, 0), radius, borderType=cv2.BORDER_REFLECT)
+                other = torch.from_numpy(blurred).permute(2, 0, 1)
+            else:
+                mean, spread = (torch.tensor(getattr(processor, name)) for name in ("image_mean", "image_std"))
+                color = torch.full_like(mean, _GREY) if replacement == "grey" else mean
+                other = ((color - mean) / spread if processor.do_normalize else color)[:, None, None]
+            self._others[replacement] = other.to(like.device, like.dtype)
+        return self._others[replacement]
+
+    def read(self, pixels: Tensor) -> Reading:
+        """The answer on versions of the picture (versions, channels, height, width)."""
+
+        def run(part: slice) -> Any:
+            some = pixels[part]
+            return self.model.model(
+                **self._expanded(len(some)),
+                pixel_values=some,
+                logits_to_keep=len(self.said.ids) + 1,
+                use_cache=False,
+            ).logits
+
+        with self.model.lock, unused_tower_layers_skipped(self.model):
+            return self._reading(len(pixels), run)
+
+    def hiding(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Reading:
+        """The answer with patches replaced; hidden bool (versions, patches)."""
+        return self.read(self.replaced(hidden, replacement))
+
+    def without(self, removed: np.ndarray) -> Reading:
+        """The answer with patches' image tokens taken out of the sequence; removed bool (versions, patches).
+
+        The tower runs once, on the whole picture. The other tokens keep their places: no token sees a removed one.
+        """
+        ids = self._inputs["input_ids"]
+        places = (ids[0] == self.model.image_token_id).nonzero()[:, 0][-self.patches :]
+        if len(places) != self.patches:
+            raise RelevancyError(f"{self.model.name} merges patches into image tokens: they cannot be removed singly.")
+        embedded = self._embedded()
+        others = {key: value for key, value in self._inputs.items() if key not in ("input_ids", "attention_mask")}
+        mask = self._inputs["attention_mask"].repeat(len(removed), 1)
+        gone = torch.from_numpy(np.ascontiguousarray(removed)).to(mask.device)
+        mask[:, places] = mask[:, places].masked_fill(gone, 0)
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+
+        def run(part: slice) -> Any:
+            count = len(mask[part])
+            return self.model.model(
+                **{key: _repeated(value, count) for key, value in others.items()},
+                inputs_embeds=embedded.expand(count, -1, -1),
+                attention_mask=mask[part],
+                position_ids=positions.expand(count, -1),
+                logits_to_keep=len(self.said.ids) + 1,
+                use_cache=False,
+            ).logits
+
+        return self._reading(len(removed), run)
+
+    def _expanded(self, count: int) -> dict[str, Any]:
+        return {key: _repeated(value, count) for key, value in self._inputs.items()}
+
+    def _embedded(self) -> Tensor:
+        """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+            caught.append(kwargs["inputs_embeds"])
+
+        decoder = self.model.model.get_decoder()
+        with self.model.lock, torch.no_grad(), borrow.evaluating(self.model.model), ExitStack() as hooks:
+            hooks.callback(decoder.register_forward_pre_hook(catch, with_kwargs=True).remove)
+            self.model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
+        return caught[0]
+
+    def _reading(self, count: int, run: Callable[[slice], Tensor]) -> Reading:
+        probabilities, kept = [], []
+        model = self.model.model
+        answer = torch.tensor(self.said.ids, device=self.pixels.device)
+        stops = torch.tensor(self.model.stop_token_ids, device=self.pixels.device)
+        with self.model.lock, answering.memory_named(), torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(borrow.evaluating(model))
+            stack.enter_context(borrow.unread_rows_skipped(model, model.get_decoder()))
+            for start in range(0, count, self.batch):
+                logits = run(slice(start, min(start + self.batch, count)))
+                best = logits.argmax(-1)
+                kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
+                here = logits[:, self.said.position].float().softmax(-1)
+                probabilities.append(here[:, self.said.token])
+        return Reading(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def unused_tower_layers_skipped(model: Model) -> Iterator[None]:
+    """LLaVA reads its tower before the last layer (`vision_feature_layer` -2): what comes after is not computed.
+
+    The features stay the same bits. For whoever holds the model's lock, or uses it alone.
+    """
+    config = model.model.config
+    chosen: Any = getattr(config, "vision_feature_layer", None)
+    tower = model.model.get_encoder(modality="image")
+    depth = getattr(tower.config, "num_hidden_layers", 0)
+    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    known = config.model_type == "llava" and isinstance(chosen, int) and -depth <= chosen < -1 and len(stacks) == 1
+    unused = list(stacks[0])[chosen + 1 :] if known else []
+    with ExitStack() as stack:
+        for layer in unused:
+            if "forward" not in vars(layer):
+                layer.forward = _passed_on
+                stack.callback(delattr, layer, "forward")
+        yield
+
+
+def _passed_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden

@@ -1,0 +1,125 @@
+"""A map against where the asked-about thing really is: pure numbers, pixel by pixel.
+
+All take `heat` float (height, width), raw, NaN where the model never looked, and `mask` bool of the same shape, and
+give NaN where there is nothing to say: no mask inside what the model saw, or a map that is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from relevancy.errors import RelevancyError
+
+if TYPE_CHECKING:
+    from relevancy.explanation import Explanation
+
+_BINS = 256
+_MAX_SIDE = 256  # pixels of the longer side at which a map and a mask are compared
+
+
+def pointing(heat: np.ndarray, mask: np.ndarray) -> float:
+    """Is the map's highest pixel on the mask? 1 or 0, or the share of its highest pixels. Chance: the mask's share.
+
+    Source: Zhang et al., IJCV 2018 (the pointing game, without its tolerance).
+    """
+    values, inside = _both(heat, mask)
+    return float("nan") if values is None else float(inside[values == values.max()].mean())
+
+
+def energy(heat: np.ndarray, mask: np.ndarray) -> float:
+    """Share of the map's positive mass on the mask. Chance: the mask's share.
+
+    Sources: Wang et al. 2020 (energy-based pointing game); the same as relevance mass accuracy, Arras et al. 2022.
+    """
+    values, inside = _both(heat, mask)
+    if values is None:
+        return float("nan")
+    positive = np.clip(values, 0, None)
+    total = positive.sum()
+    return float(positive[inside].sum() / total) if total > 0 else float("nan")
+
+
+def rank_accuracy(heat: np.ndarray, mask: np.ndarray) -> float:
+    """Share of the K highest pixels on the mask, K being the mask's size. Chance: the mask's share.
+
+    Where equal pixels stand on both sides of the cut, each counts in part. Source: Arras et al. 2022.
+    """
+    values, inside = _both(heat, mask)
+    if values is None:
+        return float("nan")
+    size = int(inside.sum())
+    cut = np.partition(values, len(values) - size)[len(values) - size]
+    above, level = values > cut, values == cut
+    part = (size - above.sum()) / level.sum()
+    return float((inside[above].sum() + part * inside[level].sum()) / size)
+
+
+def iou(heat: np.ndarray, mask: np.ndarray) -> float:
+    """Intersection over union of the mask and the map above its Otsu threshold. Chance: what a random map gets.
+
+    Source: Otsu 1979; as in TAM's evaluation (Li et al. 2025).
+    """
+    values, inside = _both(heat, mask)
+    if values is None:
+        return float("nan")
+    above = values > otsu(values)
+    return float((above & inside).sum() / (above | inside).sum())
+
+
+def nss(heat: np.ndarray, mask: np.ndarray) -> float:
+    """Normalised scanpath saliency: the mean z-score of the map on the mask. Chance: 0.
+
+    Source: Peters et al. 2005, as in Bylinskii et al. 2019, with every pixel of the mask for a fixation.
+    """
+    values, inside = _both(heat, mask)
+    return float("nan") if values is None else float(((values - values.mean()) / values.std())[inside].mean())
+
+
+def otsu(values: np.ndarray) -> float:
+    """The threshold above which a value belongs to the upper class: the largest variance between the two classes.
+
+    The middle of the best split where several are equally good. Values are counted in 256 bins.
+    """
+    low, high = float(values.min()), float(values.max())
+    counts, edges = np.histogram(values, _BINS, (low, high))
+    middles = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = len(values) - below
+    total = np.cumsum(counts * middles)
+    with np.errstate(all="ignore"):
+        between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
+    best = np.flatnonzero(between >= np.nanmax(between) * (1 - 1e-12))
+    return float(edges[1:-1][best].mean())
+
+
+def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
+    """All of these of one result against a mask, bool (height, width) of its picture, and `chance`: the mask's share.
+
+    pointing and iou read the smooth map that is drawn, the others each patch's own value.
+    """
+    size = result.image.size
+    if mask.shape != size[::-1]:
+        raise RelevancyError(
+            f"The mask has {mask.shape[1]} x {mask.shape[0]} pixels, the picture {size[0]} x {size[1]}."
+        )
+    small = result.reduced(_MAX_SIDE)
+    if small.image.size != size:
+        shrunk = cv2.resize(mask.astype(np.float32), small.image.size, interpolation=cv2.INTER_AREA)
+        mask = shrunk >= min(0.5, float(shrunk.max()) or 1.0)
+    smooth, plain = small.heatmap(), small.heatmap(smooth=False)
+    inside = np.isfinite(plain)
+    chance = float(mask[inside].mean()) if inside.any() else float("nan")
+    found = {name: metric(smooth, mask) for name, metric in (("pointing", pointing), ("iou", iou))}
+    found |= {name: metric(plain, mask) for name, metric in (("energy", energy), ("rank_accuracy", rank_accuracy))}
+    return found | {"nss": nss(plain, mask), "chance": chance}
+
+
+def _both(heat: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Values and mask, flat, where the model looked; no values where a metric has nothing to say."""
+    looked = ~np.isnan(heat)
+    values, inside = heat[looked].astype(np.float64), mask[looked]
+    fit = inside.any() and np.isfinite(values).all() and np.ptp(values) > 0
+    return (values if fit else None), inside

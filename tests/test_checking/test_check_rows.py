@@ -1,0 +1,90 @@
+"""Rows from files and folders, and the store that results are appended to."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from relevancy.checking.rows import read_rows
+from relevancy.checking.store import Store, fingerprint
+from relevancy.errors import RelevancyError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny.picture(40, 30).save(tmp_path / "one.png")
+    tiny.picture(20, 30, seed=1).save(tmp_path / "two.png")
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:10, 4:8] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.gif")
+    return tmp_path
+
+
+def test_json_lines(folder):
+    lines = [
+        {"image": "one.png", "question": "What?", "answer": "A duck", "mask": "mask.gif"},
+        {"file_name": "two.png", "boxes": [[1, 2, 3, 4], [3.4, 4, 90, 5]]},
+    ]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    one, two = read_rows(folder / "list.jsonl", "Where?")
+    assert (one.question, one.expected, one.picture()) == ("What?", "A duck", folder / "one.png")
+    assert np.argwhere(one.mask()).min(0).tolist() == [5, 4]
+    assert one.mask().sum() == 20
+    assert (two.question, two.expected) == ("Where?", None)
+    expected = np.zeros((30, 20), bool)
+    expected[2:4, 1:3] = expected[4, 3:] = True
+    assert (two.mask() == expected).all()
+
+
+def test_csv_and_folders(folder):
+    (folder / "list.csv").write_text('image,question,boxes\none.png,"What, then?","[[0, 0, 2, 2]]"\n')
+    (row,) = read_rows(folder / "list.csv")
+    assert (row.question, row.mask().sum()) == ("What, then?", 4)
+    assert [one.picture_key for one in read_rows(folder, "Where?")] == ["mask.gif", "one.png", "two.png"]
+    (folder / "metadata.csv").write_text("file_name,question\ntwo.png,Who?\n")
+    assert [one.question for one in read_rows(folder)] == ["Who?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds no row"),
+        ("{", "line 1: is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"question": "What?"}', "Row 1 has no picture"),
+        ('{"image": "one.png"}', "Row 1 has no question"),
+        ('{"image": "one.png", "question": "?", "boxes": [1, 2]}', "boxes are"),
+    ],
+)
+def test_what_is_wrong_is_said(folder, text, told):
+    (folder / "list.jsonl").write_text(text)
+    with pytest.raises(RelevancyError, match=told):
+        read_rows(folder / "list.jsonl")
+
+
+def test_no_such_list(folder):
+    for name, told in (("none.jsonl", "cannot be read"), ("one.png", "neither a folder nor")):
+        with pytest.raises(RelevancyError, match=told):
+            read_rows(folder / name)
+
+
+def test_a_store_goes_on(tmp_path):
+    settings = {"steps": 8, "data": fingerprint([("a", "What?")])}
+    key = ("a", "relevancy", "scores")
+    Store(tmp_path, settings).add([(key, {"deletion": 0.25, "flips": float("nan")})])
+    with (tmp_path / "results.jsonl").open("a") as stream:
+        stream.write('{"row": "b", "meth')
+    store = Store(tmp_path, settings)
+    assert list(store.found) == [key]
+    assert store.found[key]["deletion"] == 0.25
+    assert np.isnan(store.found[key]["flips"])
+    store.add([(("b", "relevancy", "scores"), {"deletion": 1.0})])
+    assert len(Store(tmp_path, settings).found) == 2
+
+
+def test_other_settings_are_refused(tmp_path):
+    Store(tmp_path, {"steps": 8})
+    with pytest.raises(RelevancyError, match=r"other settings \(steps\)"):
+        Store(tmp_path, {"steps": 9})

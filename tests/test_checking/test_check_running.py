@@ -1,0 +1,149 @@
+"""A whole check: planted wrong explainers are flagged, a random map is at chance, and nothing is done twice."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import relevancy
+from relevancy.checking import tables
+from relevancy.checking.running import Check, Settings
+from relevancy.checking.store import RANDOM
+from relevancy.checking.verdicts import DOUBT
+from relevancy.cli import app
+from relevancy.demo.checkable import held_out_rows
+from relevancy.errors import RelevancyError
+from relevancy.metrics.explainers import explainer_of, random_maps
+
+SETTINGS = Settings(steps=4, control_rows=16, tokens=False)
+honest = explainer_of()
+
+
+def of_another_picture(model, images, questions, answers, /):
+    """Each gets the map of the picture before it."""
+    shifted = [images[-1], *images[:-1]]
+    return honest(model, shifted, questions, answers)
+
+
+def ignoring_the_question(model, images, questions, answers, /):
+    return honest(model, images, ["What color is the duck?"] * len(images), ["Red"] * len(images))
+
+
+def centre_blob(model, images, questions, answers, /):
+    made = random_maps()(model, images, questions, answers)
+    for result in made:
+        rows, cols = result.image_map.shape
+        y, x = np.indices((rows, cols))
+        result.image_map[:] = np.exp(-((y - rows / 2 + 0.4) ** 2 + (x - cols / 2 + 0.3) ** 2) / 8)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model():
+    return relevancy.load("demo-large")
+
+
+@pytest.fixture(scope="module")
+def checked(model, tmp_path_factory):
+    planted = {"other-picture": of_another_picture, "no-question": ignoring_the_question, "blob": centre_blob}
+    rows = held_out_rows(40)
+    rows += [replace(row, key=f"{row.key} again", expected="A giraffe") for row in rows[:5]]
+    task = Check(model, rows, {"relevancy": honest, **planted}, tmp_path_factory.mktemp("check"), SETTINGS)
+    return task, task.run()
+
+
+def by_name(findings):
+    return {one.method: one for one in findings.summaries}
+
+
+def test_planted_explainers_are_flagged(checked):
+    found = by_name(checked[1])
+    for name in ("other-picture", "no-question", "blob", RANDOM):
+        assert found[name].verdict.word == DOUBT, name
+    assert "does not depend on the question" in str(found["no-question"].verdict)
+    assert "as if maps were mixed up" in str(found["other-picture"].verdict)
+    blob = str(found["blob"].verdict)
+    for told in ("fails the randomisation test", "not depend on the question", "not depend on the picture"):
+        assert told in blob
+    assert found["blob"].numbers["randomised to tower similarity_abs"].mean == pytest.approx(1)
+
+
+def test_an_honest_method_is_better_than_noise(checked):
+    found = by_name(checked[1])["relevancy"]
+    assert found.against_random["energy"].low > 0
+    assert "depends on the question" in found.verdict.reasons
+    assert found.numbers["alone similarity"].mean > 0.999
+
+
+def test_a_random_map_is_at_chance(checked):
+    found = by_name(checked[1])[RANDOM].numbers
+    chance = found["chance"].mean
+    hits = np.sqrt(chance * (1 - chance) / found["pointing"].rows)
+    assert abs(found["pointing"].mean - chance) < 4 * hits
+    for number in ("energy", "rank_accuracy"):
+        half = (found[number].high - found[number].low) / 2
+        assert abs(found[number].mean - chance) < 2 * half
+    assert found["nss"].low - 0.05 < 0 < found["nss"].high + 0.05
+    for control in ("question", "picture", "answer", "noise", "randomised to tower"):
+        assert abs(found[f"{control} similarity"].mean) < 0.1
+
+
+def test_only_rows_answered_rightly_count(checked):
+    task, findings = checked
+    used = by_name(findings)["relevancy"].numbers["deletion"].rows
+    assert 20 < used <= len(task.rows) - 5
+    assert findings.heading == f"demo-large: {used} of {len(task.rows)} rows, those answered rightly"
+
+
+def test_what_is_there_is_not_done_again(checked, model):
+    task, findings = checked
+
+    def never(model, images, questions, answers, /):
+        pytest.fail("everything is stored")
+
+    methods = dict.fromkeys(task.methods, never)
+    before = (task.folder / "results.jsonl").read_bytes()
+    again = Check(model, task.rows, methods, task.folder, SETTINGS).run()
+    assert (task.folder / "results.jsonl").read_bytes() == before
+    assert tables.as_json(again) == tables.as_json(findings)
+
+
+def test_cut_short_it_goes_on_to_the_same_numbers(checked, model, tmp_path):
+    task, findings = checked
+    lines = (task.folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "settings.json").write_bytes((task.folder / "settings.json").read_bytes())
+    (tmp_path / "results.jsonl").write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
+    again = Check(model, task.rows, task.methods, tmp_path, SETTINGS).run()
+    for one, other in zip(findings.summaries, again.summaries, strict=True):
+        for number, found in one.numbers.items():
+            if one.method != RANDOM:
+                assert other.numbers[number].mean == pytest.approx(found.mean, abs=1e-5)
+
+
+def test_what_cannot_be_read_is_said_and_left_out(model, tmp_path):
+    good = held_out_rows(4)
+    bad = replace(good[0], key="bad", picture=lambda: "nowhere.png")
+    torn = replace(good[1], key="torn", mask=lambda: np.ones((3, 3), bool))
+    rows = [replace(row, expected=None) for row in (bad, torn, *good)]
+    found = Check(model, rows, {"relevancy": honest}, tmp_path, SETTINGS).run()
+    assert found.heading == f"demo-large: {len(rows) - 1} of {len(rows)} rows"
+    assert any("1 rows could not be read, such as: nowhere.png: no such file" in note for note in found.notes)
+    assert any("row torn: The mask has 3 x 3 pixels" in note for note in found.notes)
+
+
+def test_random_is_no_name_of_a_method(model, tmp_path):
+    with pytest.raises(RelevancyError, match="always there"):
+        Check(model, held_out_rows(1), {RANDOM: honest}, tmp_path).run()
+
+
+def test_the_command(tmp_path):
+    arguments = ["check", "--model", "demo-small", "--data", "demo:8", "--control-rows", "4", "--steps", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert set(found["methods"]) == {"relevancy", RANDOM}
+    assert found["methods"]["relevancy"]["verdict"]["word"] in ("trust", "do not trust", "undecided")
+    assert "| relevancy |" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "demo-small" / "results.jsonl").is_file()

@@ -1,0 +1,96 @@
+"""Maps against masks: cases worked by hand, other people's code, and chance for a random map."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from relevancy.metrics.truth import energy, iou, nss, otsu, pointing, rank_accuracy
+
+HEAT = np.array([[4.0, 3.0], [1.0, 0.0]])
+MASK = np.array([[True, False], [True, False]])
+
+
+def test_by_hand():
+    assert pointing(HEAT, MASK) == 1
+    assert pointing(HEAT, ~MASK) == 0
+    assert energy(HEAT, MASK) == pytest.approx(5 / 8)
+    assert rank_accuracy(HEAT, MASK) == pytest.approx(1 / 2)
+    assert iou(HEAT, MASK) == pytest.approx(1 / 3)  # {4, 3} against {4, 1}
+    assert nss(HEAT, MASK) == pytest.approx((2.5 - 2) / np.sqrt(2.5))
+
+
+def test_equal_peaks_count_in_part():
+    heat = np.array([[1.0, 1.0], [1.0, 0.0]])
+    assert pointing(heat, MASK) == pytest.approx(2 / 3)
+    assert rank_accuracy(heat, MASK) == pytest.approx(2 / 3)
+
+
+def test_what_speaks_against_has_no_mass():
+    assert energy(np.array([[2.0, -7.0], [0.0, 2.0]]), MASK) == pytest.approx(1 / 2)
+    assert np.isnan(energy(np.array([[-2.0, -7.0], [-1.0, -2.0]]), MASK))
+
+
+def test_unseen_pixels_have_no_part():
+    heat = np.array([[4.0, 3.0, np.nan], [1.0, 0.0, np.nan]])
+    mask = np.array([[True, False, True], [True, False, True]])
+    for metric in (pointing, energy, rank_accuracy, iou, nss):
+        assert metric(heat, mask) == pytest.approx(metric(HEAT, MASK))
+
+
+@pytest.mark.parametrize("metric", [pointing, energy, rank_accuracy, iou, nss])
+def test_nothing_to_say(metric):
+    assert np.isnan(metric(HEAT, np.zeros((2, 2), bool)))
+    assert np.isnan(metric(np.ones((2, 2)), MASK))
+    assert np.isnan(metric(np.array([[np.inf, 1], [0, 0]]), MASK))
+
+
+def test_otsu_parts_two_heaps():
+    values = np.concatenate([np.full(30, 1.0), np.full(10, 5.0)])
+    assert 1 < otsu(values) < 5
+    assert otsu(values) == pytest.approx(3, abs=0.05)
+
+
+def test_otsu_is_opencvs():
+    cv2 = pytest.importorskip("cv2")
+    values = np.random.default_rng(0).normal([60, 150], [12, 25], (4000, 2)).clip(0, 255).round().astype(np.uint8)
+    theirs, _ = cv2.threshold(values, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    assert otsu(values.ravel().astype(float)) == pytest.approx(theirs, abs=2)
+
+
+@given(arrays(np.float64, (6, 7), elements=st.floats(0, 5)), arrays(bool, (6, 7)))
+def test_ranges(heat, mask):
+    for metric in (pointing, energy, rank_accuracy, iou):
+        value = metric(heat, mask)
+        assert np.isnan(value) or 0 <= value <= 1 + 1e-12
+
+
+def test_a_random_map_is_at_chance():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((20, 20), bool)
+    mask[4:12, 5:15] = True
+    found = np.array(
+        [[m(heat, mask) for m in (pointing, energy, rank_accuracy, nss)] for heat in rng.random((2000, 20, 20))]
+    )
+    error = 4 * found.std(0) / np.sqrt(len(found))
+    assert (np.abs(found.mean(0) - [0.2, 0.2, 0.2, 0.0]) < error).all()
+
+
+def test_quantus_says_the_same():
+    quantus = pytest.importorskip(
+        "quantus", reason="quantus is not installed: its localisation metrics are not compared"
+    )
+    rng = np.random.default_rng(1)
+    heat, mask = rng.random((8, 12, 12)), rng.random((8, 12, 12)) < 0.3
+    batch = {"model": None, "x_batch": heat[:, None], "y_batch": np.zeros(8, int), "a_batch": heat[:, None],
+             "s_batch": mask[:, None]}  # fmt: skip
+    options = {"abs": False, "normalise": False, "disable_warnings": True}
+    pairs = [
+        (quantus.RelevanceMassAccuracy(**options), energy),
+        (quantus.RelevanceRankAccuracy(**options), rank_accuracy),
+        (quantus.PointingGame(**options), pointing),
+    ]
+    for theirs, ours in pairs:
+        expected = np.asarray(theirs(**batch), float).ravel()
+        np.testing.assert_allclose([ours(*pair) for pair in zip(heat, mask, strict=True)], expected, atol=1e-6)
