@@ -19,7 +19,7 @@ from relevancy.demo.card import card
 from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, look_and_answer_openly, read_and_answer
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, QUICK, Decoder, Plan
+from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder, Plan
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models import wrap
@@ -100,11 +100,14 @@ def train_one(
         (decoder.openly, look_and_answer_openly, features),
         (decoder.finetune, look_and_answer, features),
         (decoder.settle, look_and_answer, features),
+        (decoder.soften, look_and_answer, features),
     ]
     for stage, talk, seen in steps:
         passes = -(-stage.steps * stage.batch // len(pool))
         data = Dialogues(pool, talk, tokenizer, SIDE * SIDE, passes, seen, seed)
         freeze(model, stage)
+        if stage is decoder.soften:
+            raise_gain(model, GAIN)
         with stored_features(model):
             folder = stages / f"{name}-{stage.name}"
             _finish(
@@ -117,6 +120,13 @@ def train_one(
                 report,
             )
     return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def raise_gain(model: LlavaForConditionalGeneration, factor: float) -> None:
+    """Let logits grow `factor` times as large; Gemma's norms multiply by one plus their weight."""
+    weight = model.model.language_model.norm.weight
+    weight.copy_((1 + weight) * factor - 1)
 
 
 def _finish(

@@ -120,5 +120,5 @@ class Dialogues(Dataset):
         encoded = encode(turns, self.tokenizer, self.image_tokens)
         example: dict[str, Any] = {"input_ids": encoded.ids, "labels": encoded.labels}
         if self.features is not None:
-            example["pixel_values"] = self.features[index]
+            example["pixel_values"] = self.features[index : index + 1]
         return example

@@ -119,7 +119,7 @@ def _inputs(model: Model, questions: Sequence[Question], pictures: Tensor) -> di
         for question in questions
     ]
     examples = [
-        {"input_ids": one.ids, "labels": one.labels, "pixel_values": picture}
+        {"input_ids": one.ids, "labels": one.labels, "pixel_values": picture[None]}
         for one, picture in zip(encoded, pictures, strict=True)
     ]
     collate = Collate(model.tokenizer.pad_token_id)

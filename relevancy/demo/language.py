@@ -12,21 +12,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from relevancy.demo.questions import describe
 from relevancy.demo.world import scene
+from relevancy.train.parts import CHAT_TEMPLATE
 from relevancy.train.template import END, IMAGE, START
 
 DESCRIBE = "Describe the picture."
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", START, END, IMAGE]
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<image>\n' }}"
-    "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
 CORPUS_SCENES = 600
 VOCABULARY = 640
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -12,7 +14,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from relevancy import repairs
+from relevancy.train.parts import Parts, connector_of, decoder_of, strategy_for, tower_of
+from relevancy.train.presets import Preset
+from relevancy.train.stages import PARTS, Stage
 from relevancy.train.template import END, IMAGE
 
 
@@ -35,15 +42,7 @@ def compose(
     `sample`: features (..., width) of some pictures. Before the first step the connector is then centered, so that it
     hands over what tells patches apart, and scaled, so that what it hands over is as large as the words around it.
     """
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=decoder_config,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),  # type: ignore[arg-type]
-        vision_feature_layer=feature_layer,
-        vision_feature_select_strategy="default",
-        projector_hidden_act="gelu",
-        tie_word_embeddings=decoder_config.tie_word_embeddings,
-    )
+    config = joined_config(decoder_config, tower.config, tokenizer.convert_tokens_to_ids(IMAGE), feature_layer)  # type: ignore[arg-type]
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
@@ -55,14 +54,97 @@ def compose(
         _scale(connector.linear_2, decoder_config.hidden_size**0.5)
     else:
         _center_and_scale(model, sample.float().flatten(0, -2))
-    model.generation_config = GenerationConfig(
+    model.generation_config = generation(tokenizer, 32)
+    return model
+
+
+def assembled(preset: Preset, parts: Parts, stage: Stage | None = None) -> LlavaForConditionalGeneration:
+    """The model a preset names, with trained tower and decoder and its connector fresh or given. On the CPU.
+
+    Both come into it as they are: no second copy of them exists at any time. Embeddings of added tokens are drawn, with
+    the preset's seed, from the distribution of the others. What a stage with `half_frozen` leaves alone is bfloat16,
+    all else float32.
+    """
+    dtypes = {part: _dtype(part, stage, preset) for part in PARTS}
+    decoder = decoder_of(preset.language, dtypes["decoder"])
+    tower = tower_of(preset.vision, dtypes["tower"])
+    present = decoder.get_input_embeddings().weight.shape[0]
+    rows = padded_rows(present, len(parts.tokenizer), preset.vocabulary_multiple)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        if rows != present:
+            decoder.resize_token_embeddings(rows, mean_resizing=True)
+        text = decoder.config.get_text_config()
+        token = parts.tokenizer.convert_tokens_to_ids(IMAGE)
+        config = joined_config(text, tower.config, token, preset.feature_layer)  # type: ignore[arg-type]
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config)
+        model.model.multi_modal_projector = fresh_connector(config)
+    model.model.language_model = getattr(decoder.model, "language_model", decoder.model)
+    model.lm_head = decoder.get_output_embeddings()
+    model.model.vision_tower = tower
+    model.tie_weights()
+    if preset.connector:
+        model.model.multi_modal_projector.load_state_dict(connector_of(preset.connector))
+    model.generation_config = generation(parts.tokenizer, 512)
+    return model.train()
+
+
+def joined_config(
+    text: PretrainedConfig, vision: PretrainedConfig, image_token: int, feature_layer: int = -2
+) -> LlavaConfig:
+    """The config of a decoder and a tower with LLaVA's two-layer connector between them."""
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token,
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy=strategy_for(vision),
+        projector_hidden_act="gelu",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def padded_rows(present: int, needed: int, multiple: int) -> int:
+    """Rows of an embedding that has `present`, needs `needed`, and shall have a multiple of `multiple`."""
+    return -(-max(present, needed) // multiple) * multiple
+
+
+def fresh_connector(config: LlavaConfig) -> LlavaMultiModalProjector:
+    """A connector as torch initializes linear layers, which is how LLaVA starts; for a Gemma times sqrt(hidden)."""
+    connector = LlavaMultiModalProjector(config)
+    _scale(connector.linear_2, scale_of(config))
+    return connector
+
+
+def scale_of(config: PretrainedConfig) -> float:
+    """What a Gemma multiplies its words by, and up to transformers 5.3 multiplied pictures by too; 1 for others."""
+    return config.get_text_config().hidden_size ** 0.5 if repairs.is_gemma(config) else 1.0
+
+
+def put(model: LlavaForConditionalGeneration, weights: Mapping[str, Tensor]) -> None:
+    """Replace some of a model's weights, by name."""
+    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"weights that the model lacks, such as {unknown[0]}")
+
+
+def _dtype(part: str, stage: Stage | None, preset: Preset) -> torch.dtype:
+    if stage is None or not stage.half_frozen:
+        return torch.float32
+    trains = part in stage.trains and not (part == "decoder" and preset.lora_rank)
+    return torch.float32 if trains else torch.bfloat16
+
+
+def generation(tokenizer: PreTrainedTokenizerBase, longest: int) -> GenerationConfig:
+    """Greedy answers of at most `longest` tokens, which a turn's end ends."""
+    return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)],
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
-        max_new_tokens=32,
+        max_new_tokens=longest,
     )
-    return model
 
 
 @torch.no_grad()

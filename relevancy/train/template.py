@@ -1,13 +1,15 @@
-"""Gemma's chat turns -> token ids and labels, in one pass over the text.
+"""Chat turns -> token ids and labels, in one pass over the text.
 
-The text is tokenized once. A token is supervised when it starts inside a span that the model must write itself: answer,
-`<end_of_turn>` and the newline after it.
+The text is tokenized once. A token is supervised when it starts inside a span that the model must write itself: with
+Gemma's turns the answer, `<end_of_turn>` and the newline after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +17,7 @@ IGNORED = -100  # label of a token that is not supervised, as torch's cross entr
 IMAGE = "<image>"
 START, END = "<start_of_turn>", "<end_of_turn>"
 ROLES = ("user", "model")
+OVERLONG = ("cut", "drop")  # what becomes of a dialogue that is too long: see `encode`
 
 
 class BadDialogueError(ValueError):
@@ -31,10 +34,19 @@ class Turn:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and labels of equal length; labels are IGNORED where the model only reads."""
+    """Token ids and labels of equal length; labels are IGNORED where the model only reads.
+
+    pictures: how many of the dialogue's pictures are within. dropped: tokens that were too many.
+    """
 
     ids: list[int]
     labels: list[int]
+    pictures: int = 0
+    dropped: int = 0
+
+
+Spelled: TypeAlias = tuple[str, list[tuple[int, int]]]  # the whole text, and the spans of it that are supervised
+Style: TypeAlias = Callable[[Sequence[Turn], PreTrainedTokenizerBase], Spelled]
 
 
 def dialogue(*texts: str) -> list[Turn]:
@@ -42,32 +54,54 @@ def dialogue(*texts: str) -> list[Turn]:
     return [Turn(ROLES[index % 2], text) for index, text in enumerate(texts)]
 
 
-def encode(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, image_tokens: int = 0) -> Encoded:
+def encode(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    image_tokens: int = 0,
+    *,
+    style: str = "gemma",
+    strip: bool = True,
+    max_length: int | None = None,
+    overlong: str = "cut",
+) -> Encoded:
     """Ids and labels of a dialogue.
 
-    A leading model turn is dropped, as LLaVA's recipe does, and so is a last question without an answer. An `<image>`
-    anywhere in a user turn moves to the front of that turn, on a line of its own, and stands for `image_tokens` tokens.
+    A leading model turn is dropped, as LLaVA's recipe does, and so is a last question without an answer. One `<image>`
+    in a user turn moves to the front of that turn, on a line of its own; several stay where they are. Each stands for
+    `image_tokens` tokens.
+
+    style       "gemma": the recipe's turns; "plain": pictures and answers alone, as LLaVA-1.5 aligns its connector;
+                "chat": the tokenizer's own chat template
+    strip       spaces around a turn go, as in Gemma's chat template; LLaVA's recipe keeps them
+    max_length  in tokens, pictures included. Beyond it "cut" cuts, never through a picture; "drop" drops whole rounds
+                of question and answer
+
+    Raises BadDialogueError for what cannot be trained on, also where no answer is left within max_length.
     """
-    turns = _checked(turns)
-    pieces, spans, length = [tokenizer.bos_token], [], 0
-    length = len(pieces[0])
-    for turn in turns:
-        text = turn.text.strip()
-        if turn.role == "user" and IMAGE in text:
-            text = f"{IMAGE * image_tokens}\n{text.replace(IMAGE, '').strip()}"
-        opening, said = f"{START}{turn.role}\n", f"{text}{END}\n"
-        if turn.role == "model":
-            spans.append((length + len(opening), length + len(opening) + len(said)))
-        pieces += [opening, said]
-        length += len(opening) + len(said)
-    encoded = tokenizer("".join(pieces), add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(encoded["input_ids"])
-    starts = [start for start, _ in encoded["offset_mapping"]]
-    supervised = [any(first <= start < last for first, last in spans) for start in starts]
-    return Encoded(ids, [token if own else IGNORED for token, own in zip(ids, supervised, strict=True)])
+    texts = [Turn(turn.role, _placed(turn, strip)) for turn in answered(turns)]
+    pictured = [Turn(turn.role, turn.text.replace(IMAGE, IMAGE * image_tokens)) for turn in texts]
+    text, spans = STYLES[style](pictured, tokenizer)
+    tokenized = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(tokenized["input_ids"])
+    starts = [start for start, _ in tokenized["offset_mapping"]]
+    supervised = [False] * len(ids)
+    for first, last in spans:
+        begin, end = bisect_left(starts, first), bisect_left(starts, last)
+        supervised[begin:end] = [True] * (end - begin)
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    kept = len(ids)
+    if max_length is not None and kept > max_length:
+        rounds = [bisect_left(starts, last) for _, last in spans]
+        kept = _last_within(rounds, max_length) if overlong == "drop" else _cut(ids, max_length, image)
+        if not any(supervised[:kept]):
+            raise BadDialogueError(f"no answer within {max_length} tokens: it has {len(ids)}")
+    labels = [token if own else IGNORED for token, own in zip(ids[:kept], supervised[:kept], strict=True)]
+    pictures = ids[:kept].count(image) // image_tokens if image_tokens else 0
+    return Encoded(ids[:kept], labels, pictures, len(ids) - kept)
 
 
-def _checked(turns: Sequence[Turn]) -> Sequence[Turn]:
+def answered(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns that are trained on: questions, each with its answer. Raises BadDialogueError."""
     if turns and turns[0].role == "model":
         turns = turns[1:]
     if len(turns) % 2:
@@ -79,6 +113,64 @@ def _checked(turns: Sequence[Turn]) -> Sequence[Turn]:
             raise BadDialogueError(f"turn {index} is by {turn.role!r}, expected {ROLES[index % 2]!r}")
         if START in turn.text or END in turn.text or (turn.role == "model" and IMAGE in turn.text):
             raise BadDialogueError(f"turn {index} contains a control token")
-        if turn.text.count(IMAGE) > 1:
-            raise BadDialogueError(f"turn {index} has more than one {IMAGE}")
     return turns
+
+
+def _placed(turn: Turn, strip: bool) -> str:
+    text = turn.text.strip() if strip else turn.text
+    if text.count(IMAGE) == 1:
+        return f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
+    return text
+
+
+def _last_within(ends: Sequence[int], most: int) -> int:
+    return max((end for end in ends if end <= most), default=0)
+
+
+def _cut(ids: Sequence[int], most: int, image: int | list[int]) -> int:
+    """`most`, or where the run of pictures begins that it would cut through."""
+    while most and ids[most] == image == ids[most - 1]:
+        most -= 1
+    return most
+
+
+def _gemma(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Spelled:
+    text, spans = tokenizer.bos_token or "", []
+    for turn in turns:
+        text += f"{START}{turn.role}\n"
+        begin = len(text)
+        text += f"{turn.text}{END}\n"
+        if turn.role == "model":
+            spans.append((begin, len(text)))
+    return text, spans
+
+
+def _plain(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Spelled:
+    text, spans = tokenizer.bos_token or "", []
+    for turn in turns:
+        if turn.role == "user":
+            text += IMAGE * turn.text.count(IMAGE)
+        else:
+            spans.append((len(text), len(text) + len(turn.text) + 1))
+            text += f"{turn.text}\n"
+    return text, spans
+
+
+def _chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Spelled:
+    """As the template writes the dialogue up to each answer, and with it: what comes between is the model's."""
+    roles = {"user": "user", "model": "assistant"}
+    messages = [{"role": roles[turn.role], "content": turn.text} for turn in turns]
+
+    def written(count: int, open_turn: bool) -> str:
+        return str(tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=open_turn))
+
+    whole, spans = written(len(messages), False), []
+    for answer in range(1, len(messages), 2):
+        before, after = written(answer, True), written(answer + 1, False)
+        if not (whole.startswith(after) and after.startswith(before)):
+            raise BadDialogueError("the tokenizer's chat template rewrites earlier turns: use style 'gemma' or 'plain'")
+        spans.append((len(before), len(after)))
+    return whole, spans
+
+
+STYLES: Mapping[str, Style] = {"gemma": _gemma, "plain": _plain, "chat": _chat}

@@ -1,0 +1,298 @@
+"""`relevancy train align | finetune | both | export-hub | convert | configs`: from data to a model's folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from relevancy.cli.terminal import bars, busy, check_writable, out, say
+from relevancy.errors import RelevancyError
+
+if TYPE_CHECKING:
+    from relevancy.train.planning import Plan, StagePlan
+    from relevancy.train.presets import Preset
+    from relevancy.train.running import Source
+
+STOPPED = 143  # what a process ended by SIGTERM returns
+EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 143 stopped by SIGTERM and saved."
+
+PresetName = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        help="llava-gemma-2b-clip, -2b-dinov2, -7b-clip, -7b-dinov2, each also with the ending -unaligned (connector "
+        "not pretrained); demo-small, demo-large (the embedded decoders and their tower).",
+    ),
+]
+Flavour = Annotated[str, typer.Option(help="improved, or paper: as the scripts for Gaudi have it (docs/training.md).")]
+Language = Annotated[str | None, typer.Option(help="Another decoder: hub id, folder, or a LLaVA-style model's.")]
+Vision = Annotated[str | None, typer.Option(help="Another tower, likewise; its input's side by --set image_size=...")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; again for each, as finetune.batch=64."),
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the run; the model will be DIR/model.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where DIR's run stopped; its settings must be the same.")]
+Cache = Annotated[
+    bool, typer.Option("--cache-features", help="Look at each picture once, keep its features (1.2 MB each for CLIP).")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Shapes only, on no device: parameters, memory, steps. Writes nothing.")
+]
+ReportTo = Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; again for each.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read data, for each device.")]
+LogEvery = Annotated[int, typer.Option(min=1, help="Steps between two lines of DIR/STAGE/metrics.jsonl.")]
+Processes = Annotated[int, typer.Option(min=1, help="Devices that a dry run counts with.")]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="LLaVA's JSON, JSON Lines, a folder of datasets, or hf:owner/name@split."),
+]
+Images = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where relative picture paths begin; by default beside the file.")
+]
+
+
+def align(
+    out_folder: OutFolder,
+    data: Data = None,
+    images: Images = None,
+    preset: PresetName = "llava-gemma-2b-clip",
+    flavour: Flavour = "improved",
+    language: Language = None,
+    vision: Vision = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    report_to: ReportTo = None,
+    workers: Workers = 4,
+    log_every: LogEvery = 10,
+    cache: Cache = False,
+    dry_run: DryRun = False,
+    processes: Processes = 1,
+) -> int:
+    """Stage 1: the connector alone learns to speak the decoder's language.
+
+    Try: relevancy train align --data blip_laion_cc_sbu_558k.json --images images/ --out runs/2b
+    """
+    chosen = _preset(preset, flavour, language, vision, changes)
+    return _do(
+        chosen, {"align": (data, images)}, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes
+    )
+
+
+def finetune(
+    out_folder: OutFolder,
+    data: Data = None,
+    images: Images = None,
+    preset: PresetName = "llava-gemma-2b-clip",
+    flavour: Flavour = "improved",
+    language: Language = None,
+    vision: Vision = None,
+    model: Annotated[
+        str | None, typer.Option(help="Go on from a whole LLaVA-style model: its decoder, tower and connector.")
+    ] = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    report_to: ReportTo = None,
+    workers: Workers = 4,
+    log_every: LogEvery = 10,
+    cache: Cache = False,
+    dry_run: DryRun = False,
+    processes: Processes = 1,
+) -> int:
+    """Stage 2: connector and decoder learn to answer. After align with the same --out, or from --model.
+
+    Try: relevancy train finetune --data llava_v1_5_mix665k.json --images data/ --out runs/2b --resume
+    """
+    if model is not None:
+        changes = [f"connector={model}", *(changes or [])]
+        language, vision = language or model, vision or model
+    chosen = _preset(preset, flavour, language, vision, changes)
+    given = {"finetune": (data, images)}
+    return _do(chosen, given, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes)
+
+
+def both(
+    out_folder: OutFolder,
+    align_data: Data = None,
+    align_images: Images = None,
+    finetune_data: Data = None,
+    finetune_images: Images = None,
+    preset: PresetName = "llava-gemma-2b-clip",
+    flavour: Flavour = "improved",
+    language: Language = None,
+    vision: Vision = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    report_to: ReportTo = None,
+    workers: Workers = 4,
+    log_every: LogEvery = 10,
+    cache: Cache = False,
+    dry_run: DryRun = False,
+    processes: Processes = 1,
+) -> int:
+    """Both stages, one after the other; a preset ending in -unaligned has only the second.
+
+    Stopped by any means and started again with --resume, it goes on bit for bit on the same hardware.
+    """
+    chosen = _preset(preset, flavour, language, vision, changes)
+    given = {"align": (align_data, align_images), "finetune": (finetune_data, finetune_images)}
+    if chosen.align is None:
+        del given["align"]
+    return _do(chosen, given, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes)
+
+
+def export_hub(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model.")],
+) -> None:
+    """Write a run's model as the hub wants it: weights, processor, generation config, card.
+
+    Of a stage that is not finished, its last whole checkpoint.
+    """
+    check_writable(out_folder)
+    with busy("writing the model"):
+        from relevancy.train.running import export
+
+        export(run, out_folder)
+    say(f"→ {out_folder}   (relevancy explain --model {out_folder} ...)")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the other layout.")],
+    back: Annotated[
+        bool, typer.Option("--to-original", help="From Hugging Face's layout to the original code's.")
+    ] = False,
+    language: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not in the folder.")] = None,
+    vision: Annotated[str | None, typer.Option(help="The tower, if not the one the checkpoint names.")] = None,
+    side: Annotated[int | None, typer.Option(min=1, help="Pixels of its input, if not as its config says.")] = None,
+) -> None:
+    """Between the original LLaVA code's checkpoints and Hugging Face's layout, either way, bit for bit."""
+    check_writable(out_folder)
+    with busy("converting"):
+        from relevancy.train.converting import to_hugging_face, to_original
+
+        if back:
+            to_original(source, out_folder)
+        else:
+            to_hugging_face(source, out_folder, language=language, vision=vision, side=side)
+    say(f"→ {out_folder}")
+
+
+def configs(
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("launch"),
+) -> None:
+    """Write the files for `accelerate launch` (DDP, FSDP2, ZeRO-2, ZeRO-3), Slurm and Gaudi into a folder.
+
+    Try: accelerate launch --config_file launch/fsdp2.yaml -m relevancy.cli train both ...
+    """
+    check_writable(out_folder)
+    out_folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(files("relevancy.train.launch").iterdir(), key=lambda one: one.name):
+        if file.name.endswith((".yaml", ".sh")):
+            (out_folder / file.name).write_text(file.read_text())
+            say(f"→ {out_folder / file.name}")
+
+
+def _preset(name: str, flavour: str, language: str | None, vision: str | None, changes: list[str] | None) -> Preset:
+    from relevancy.train.presets import overridden, preset
+
+    named = [f"{key}={value}" for key, value in (("language", language), ("vision", vision)) if value]
+    return overridden(preset(name, flavour), [*named, *(changes or [])])
+
+
+def _do(
+    preset: Preset,
+    given: Mapping[str, tuple[str | None, str | None]],
+    out_folder: Path,
+    resume: bool,
+    report_to: list[str] | None,
+    workers: int,
+    log_every: int,
+    cache: bool,
+    dry_run: bool,
+    processes: int,
+) -> int:
+    if dry_run:
+        _planned(preset, given, processes)
+        return 0
+    check_writable(out_folder)
+    sources = _sources(given)
+    from transformers.utils import logging
+
+    from relevancy.train.running import Way, train
+    from relevancy.train.trainer import StoppedError
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    with bars() as report:
+        way = Way(resume, report_to or (), workers, log_every, cache, report)
+        try:
+            folder = train(preset, sources, out_folder, way)
+        except StoppedError as stopped:
+            sys.stderr.write(f"relevancy: {stopped}; the same command with --resume goes on\n")
+            return STOPPED
+    if os.environ.get("RANK", "0") == "0":
+        say(f"→ {folder}   (relevancy explain --model {folder} ...)")
+    return 0
+
+
+def _sources(given: Mapping[str, tuple[str | None, str | None]]) -> dict[str, Source]:
+    from relevancy.train.running import Source
+
+    missing = [name for name, (data, _) in given.items() if data is None]
+    if missing:
+        option = "--data" if len(given) == 1 else f"--{missing[0]}-data"
+        raise RelevancyError(f"stage {missing[0]} needs {option}")
+    return {name: Source(str(data), images) for name, (data, images) in given.items()}
+
+
+def _planned(preset: Preset, given: Mapping[str, tuple[str | None, str | None]], processes: int) -> None:
+    from dataclasses import replace
+
+    from relevancy.train.data.opening import open_data
+    from relevancy.train.planning import plan
+
+    if "align" not in given:
+        preset = replace(preset, align=None)
+    samples = {name: len(open_data(data, images)) for name, (data, images) in given.items() if data}  # type: ignore[arg-type]
+    found = plan(preset, samples=samples, processes=processes)
+    stages = [stage for stage in found.stages if stage.stage in given]
+    say(
+        f"{preset.name} ({preset.flavour}): {preset.language} with {preset.vision} at {preset.image_size} pixels, "
+        f"{found.image_tokens} image tokens, {found.vocabulary:,} rows"
+    )
+    say(f"parameters {found.total:,}: " + ", ".join(f"{part} {count:,}" for part, count in found.parameters.items()))
+    table = Table("", *(stage.stage for stage in stages), box=None, pad_edge=False)
+    for name, cells in _rows(found, stages).items():
+        table.add_row(name, *cells)
+    out.print(table)
+    say("Memory is an estimate for a device that holds everything; nothing was built or written.")
+
+
+def _rows(found: Plan, stages: list[StagePlan]) -> dict[str, list[str]]:
+    def each(text: Any) -> list[str]:
+        return [text(stage) for stage in stages]
+
+    return {
+        "trains": each(lambda one: f"{one.trainable:,} ({one.trainable / found.total:.2%})"),
+        "samples": each(lambda one: f"{one.samples:,}"),
+        "steps": each(lambda one: f"{one.steps:,}"),
+        "at a time": each(lambda one: f"{one.micro} x {one.accumulate}"),
+        "weights": each(lambda one: f"{one.weights / 1e9:.1f} GB"),
+        "gradients": each(lambda one: f"{one.gradients / 1e9:.1f} GB"),
+        "optimizer": each(lambda one: f"{one.optimizer / 1e9:.1f} GB"),
+        "activations": each(lambda one: f"~{one.activations / 1e9:.1f} GB"),
+        "memory": each(lambda one: f"~{one.memory / 1e9:.1f} GB"),
+        "checkpoint": each(lambda one: f"{one.checkpoint / 1e9:.1f} GB"),
+        "operations": each(lambda one: f"{one.operations:.2e}"),
+    }

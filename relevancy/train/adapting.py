@@ -1,0 +1,39 @@
+"""LoRA through peft: small matrices that train beside the decoder's own, and go into them at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from transformers import PreTrainedModel
+
+from relevancy.errors import RelevancyError
+
+_TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def require_peft() -> None:
+    """Refuse before anything is loaded."""
+    if importlib.util.find_spec("peft") is None:
+        raise RelevancyError('lora_rank needs peft: pip install "relevancy[lora]"')
+
+
+def adapt(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> None:
+    """Put adapters beside every matrix of the decoder's layers, in place; at first they change nothing."""
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS), model)
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Add the adapters to the matrices they stand beside, and take them away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in found:
+        module.merge()
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, module.get_base_layer())

@@ -1,0 +1,136 @@
+"""A frozen tower looks at each picture of a data set once; its features are kept in a file, in bfloat16.
+
+Worth it where the same pictures are read several times and the disk has room: CLIP's 577 tokens of 1,024 values take
+1.2 MB a picture. Workers and later runs share the file through the page cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from relevancy.errors import RelevancyError
+from relevancy.train.data.dialogues import Picture
+from relevancy.train.data.examples import Encoder
+from relevancy.train.data.opening import Dialogues
+from relevancy.train.presets import digest
+from relevancy.train.savepoints import write_whole
+
+FILE, INDEX = "features.bin", "features.json"
+_BATCH = 32
+
+
+class CachedEncoder(Encoder):
+    """An encoder whose pictures are rows of a file: (pictures, tokens, width) where another gives pixels."""
+
+    def __init__(self, encoder: Encoder, rows: np.ndarray, places: dict[str, int]) -> None:
+        vars(self).update(vars(encoder))
+        self.picture_shape = rows.shape[1:]  # type: ignore[assignment]
+        self._rows, self._places = rows, places
+
+    def pixels(self, images: tuple[Picture, ...]) -> Tensor:
+        """Features (pictures, tokens, width) bfloat16. Raises RelevancyError for a picture that would not open."""
+        unknown = [image for image in images if _name(image) not in self._places]
+        if unknown:
+            raise RelevancyError(f"{_told(unknown[0])} would not open when the tower looked at the data")
+        found = np.stack([self._rows[self._places[_name(image)]] for image in images])
+        return torch.from_numpy(found).view(torch.bfloat16)
+
+
+def cached(
+    encoder: Encoder,
+    dialogues: Dialogues,
+    model: LlavaForConditionalGeneration,
+    folder: Path,
+    progress: Callable[[float], None] | None = None,
+) -> CachedEncoder:
+    """The encoder on features that lie in `folder`, or are put there now: one pass of the tower over all pictures.
+
+    They are made anew where they are another tower's, layer's or framing's.
+    """
+    key = _key(encoder, model)
+    index = folder / INDEX
+    if not index.exists() or json.loads(index.read_text())["key"] != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)
+        _look(encoder, dialogues, model, folder, key, progress)
+    known = json.loads(index.read_text())
+    rows = np.memmap(folder / FILE, np.int16, "r", shape=(len(known["names"]), *known["shape"]))
+    return CachedEncoder(encoder, rows, {name: place for place, name in enumerate(known["names"])})
+
+
+@torch.no_grad()
+def _look(
+    encoder: Encoder,
+    dialogues: Dialogues,
+    model: LlavaForConditionalGeneration,
+    folder: Path,
+    key: str,
+    progress: Callable[[float], None] | None,
+) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tower = model.model.vision_tower.to(device).eval()
+    layer = model.config.vision_feature_layer
+    names: list[str] = []
+    shape: Sequence[int] = ()
+    with (folder / FILE).open("wb") as file:
+        for batch, share in _batches(encoder, dialogues):
+            pixels = torch.cat(list(batch.values())).to(device, tower.dtype)
+            features = tower(pixels, output_hidden_states=True).hidden_states[layer].to(torch.bfloat16).cpu()
+            file.write(features.contiguous().view(torch.int16).numpy().tobytes())
+            names += batch
+            shape = features.shape[1:]
+            if progress:
+                progress(share)
+    tower.cpu()
+    write_whole(folder / INDEX, json.dumps({"key": key, "shape": list(shape), "names": names}))
+
+
+def _batches(encoder: Encoder, dialogues: Dialogues) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Pixels (1, 3, height, width) of every picture that opens, by name, each once; and the share of the data read."""
+    seen: set[str] = set()
+    batch: dict[str, Tensor] = {}
+    for place in range(len(dialogues)):
+        for image in dialogues[place].images:
+            name = _name(image)
+            if name in seen:
+                continue
+            seen.add(name)
+            try:
+                batch[name] = encoder.pixels((image,))
+            except RelevancyError:
+                continue  # named when its sample is read
+        if len(batch) >= _BATCH:
+            yield batch, (place + 1) / len(dialogues)
+            batch = {}
+    if batch:
+        yield batch, 1.0
+
+
+def _key(encoder: Encoder, model: LlavaForConditionalGeneration) -> str:
+    """What decides the features besides the pictures: the tower, its layer, how pictures are brought to it."""
+    weights = hashlib.sha256()
+    for value in model.model.vision_tower.state_dict().values():
+        weights.update(value.flatten()[:64].float().numpy().tobytes())
+    processor = encoder._images.to_dict()
+    plain = json.loads(json.dumps(processor, default=str, sort_keys=True))
+    return digest({"tower": weights.hexdigest(), "layer": model.config.vision_feature_layer, "pictures": plain})
+
+
+def _name(image: Picture) -> str:
+    if isinstance(image, Path):
+        return str(image)
+    raw = image.tobytes() if isinstance(image, Image.Image) else image
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _told(image: Picture) -> str:
+    return str(image) if isinstance(image, Path) else "a picture"

@@ -1,0 +1,50 @@
+"""The model card of a trained model: what it was made of, how, and how to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def card(configuration: Mapping[str, Any], parameters: Mapping[str, int], stages: Sequence[tuple[str, str]]) -> str:
+    """Markdown with the header the hub reads; `stages` are names with how far each came."""
+    preset = configuration["preset"]
+    bases = "".join(f"- {name}\n" for name in dict.fromkeys((preset["language"], preset["vision"])))
+    rows = "\n".join(f"| {_row(preset[name], name, how_far, configuration)} |" for name, how_far in stages)
+    sizes = ", ".join(f"{part} {count:,}" for part, count in parameters.items())
+    versions = ", ".join(f"{name} {version}" for name, version in configuration["versions"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+base_model:
+{bases}tags:
+- llava
+- relevancy
+---
+
+# {preset["name"]} ({preset["flavour"]})
+
+{preset["language"]} sees through {preset["vision"]} at {preset["image_size"]} pixels, joined by a two-layer connector.
+Parameters: {sizes}. Trained with `relevancy train`; configuration {configuration["hash"]}: see `training.json`.
+
+| stage | trained | data | batch | learning rate | state |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+```python
+import relevancy
+
+model = relevancy.load("path/of/this/folder")
+relevancy.explain(model, image, "What is in the picture?").overlay()
+```
+
+Weights follow the licenses of the models it was made of. It was not measured on any benchmark by this card's writing.
+
+Versions: {versions}.
+"""
+
+
+def _row(stage: Mapping[str, Any], name: str, how_far: str, configuration: Mapping[str, Any]) -> str:
+    source = configuration["data"].get(name, {}).get("data", "")
+    cells = (name, " and ".join(stage["trains"]), source.rsplit("/", 1)[-1], stage["batch"], stage["learning_rate"])
+    return " | ".join(str(cell) for cell in (*cells, how_far))

@@ -1,0 +1,1 @@
+"""Training data: files and Hugging Face datasets -> dialogues with their pictures -> token ids, labels and pixels."""

@@ -1,0 +1,1 @@
+"""Configurations for `accelerate launch`, a Slurm job and the Gaudi path, as files."""

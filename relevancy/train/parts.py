@@ -1,0 +1,175 @@
+"""Decoder, tower, tokenizer and picture processor by name: hub id, folder, or a LLaVA-style model that has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlavaImageProcessorPil,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from relevancy import checkpoints, repairs
+from relevancy.errors import RelevancyError
+from relevancy.models import load
+from relevancy.train.presets import Preset
+from relevancy.train.shapes import SHAPES
+from relevancy.train.template import END, IMAGE, START
+
+CHAT_TEMPLATE = (  # Gemma's turns, with the picture where its message has it
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is known of a model before its weights are read: configs, tokenizer, how pictures are prepared."""
+
+    language: PreTrainedConfig
+    vision: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    pictures: Any  # an image processor, of which only the numbers count
+
+    @property
+    def strategy(self) -> str:
+        """Which of the tower's tokens the connector gets: all, or all but the class token."""
+        return strategy_for(self.vision)
+
+
+def strategy_for(vision: PreTrainedConfig) -> str:
+    """The tower's tokens that become image tokens, in LLaVA's words. Raises for a tower that is not known."""
+    found = repairs.class_tokens(vision)
+    if found is None:
+        raise RelevancyError(f"towers of type {vision.model_type} are not known here: add it to repairs.py")
+    return "default" if found else "full"
+
+
+def parts_of(preset: Preset) -> Parts:
+    """The parts a preset names. Raises RelevancyError where one is missing or does not fit."""
+    language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
+    check_size(vision, preset)
+    return Parts(language, vision, tokenizer_of(preset.language), pictures_of(preset.vision))
+
+
+def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
+    """A decoder's tokenizer, with the control tokens of Gemma's turns and `<image>` where it lacks them."""
+    tokenizer = _asked(AutoTokenizer, name)
+    missing = [token for token in (IMAGE, START, END) if token not in tokenizer.get_vocab()]
+    if missing:  # a decoder that is no Gemma learns Gemma's turns
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    if tokenizer.bos_token is None or not tokenizer.is_fast:
+        raise RelevancyError(f"{name}: its tokenizer has no <bos>, or no fast version that tells offsets")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def pictures_of(name: str) -> Any:
+    """A tower's image processor."""
+    return _asked(AutoImageProcessor, name, backend="pil")
+
+
+def config_of(name: str, role: str) -> PreTrainedConfig:
+    """The config of a decoder ("language") or tower ("vision"); from `shapes` where the name stands there."""
+    if name in SHAPES:
+        return SHAPES[name]()
+    config = _asked(AutoConfig, name)
+    inner = getattr(config, "text_config" if role == "language" else "vision_config", None)
+    if inner is None and role == "language" and getattr(config, "vision_config", None) is not None:
+        raise RelevancyError(f"{name} ({config.model_type}) has no decoder to take")
+    return config if inner is None else inner
+
+
+def check_size(vision: PreTrainedConfig, preset: Preset) -> None:
+    """Refuse an input that the tower cannot take, before its token count disagrees with the processor's."""
+    side, patch = preset.image_size, vision.patch_size
+    if side % patch:
+        raise RelevancyError(f"image_size {side} is no multiple of {preset.vision}'s patches of {patch} pixels")
+    if vision.model_type == "clip_vision_model" and side != vision.image_size:
+        raise RelevancyError(
+            f"{preset.vision} takes pictures of {vision.image_size} pixels, not {side}: set image_size"
+        )
+
+
+def tower_tokens(vision: PreTrainedConfig, side: int) -> tuple[int, int]:
+    """Tokens of one picture of `side` pixels: in the tower, and handed to the decoder."""
+    patches = (side // vision.patch_size) ** 2
+    others = (repairs.class_tokens(vision) or 0) + getattr(vision, "num_register_tokens", 0)
+    return patches + others, patches + others - (strategy_for(vision) == "default")
+
+
+def processor_for(parts: Parts, side: int, framing: str, config: PreTrainedConfig) -> LlavaProcessor:
+    """The processor of a finished model: pictures of `side` pixels, framed as asked, a placeholder per image token."""
+    square = {"height": side, "width": side}
+    pictures = LlavaImageProcessorPil(
+        do_pad=framing == "pad",
+        do_resize=True,
+        do_center_crop=True,
+        do_convert_rgb=True,
+        size={"shortest_edge": side},
+        crop_size=square,
+        resample=parts.pictures.resample,
+        image_mean=parts.pictures.image_mean,
+        image_std=parts.pictures.image_std,
+    )
+    plain = LlavaProcessor(image_processor=pictures, tokenizer=parts.tokenizer, chat_template=CHAT_TEMPLATE)
+    return repairs.complete_processor(plain, config)
+
+
+def decoder_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with a decoder and its output head: a causal language model, or a LLaVA-style one."""
+    if _is_whole(name):
+        return load(name, dtype=dtype, device="cpu").model
+    return _asked(AutoModelForCausalLM, name, dtype=dtype)
+
+
+def tower_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A vision tower: its own checkpoint, that of a CLIP-style pair, or the tower of a LLaVA-style model."""
+    if _is_whole(name):
+        return load(name, dtype=dtype, device="cpu").model.model.vision_tower
+    config = config_of(name, "vision")
+    return _asked(MODEL_MAPPING[type(config)], name, config=config, dtype=dtype)
+
+
+def connector_of(name: str) -> dict[str, torch.Tensor]:
+    """The weights of a LLaVA-style model's connector, float32, repaired where its files need it."""
+    if not _is_whole(name):
+        raise RelevancyError(f"{name} has no connector: give a LLaVA-style model, or leave connector empty")
+    return load(name, dtype=torch.float32, device="cpu").model.model.multi_modal_projector.state_dict()
+
+
+def _is_whole(name: str) -> bool:
+    config = None if name in SHAPES else _asked(AutoConfig, name)
+    return getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
+
+
+def _asked(kind: Any, name: str, **options: Any) -> Any:
+    """`from_pretrained` of a name, with one line for what can go wrong. Code of a checkpoint is never run."""
+    known = checkpoints.MODELS.get(name)
+    source = known.source if known else name
+    if isinstance(source, str) and (source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir()):
+        raise RelevancyError(f"there is no folder {source}: give a folder or a hub id such as google/gemma-2b-it")
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RelevancyError(f"{name} cannot be read as {kind.__name__.removeprefix('Auto')}: {why}") from error

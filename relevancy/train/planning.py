@@ -1,0 +1,136 @@
+"""What a run would take, without weights: parameters, what trains, memory, steps, operations. Nothing is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import LlavaForConditionalGeneration, PreTrainedConfig
+
+from relevancy.train.compose import joined_config, padded_rows
+from relevancy.train.operations import Load, Sizes, operations, sizes_of
+from relevancy.train.parts import check_size, config_of, tower_tokens
+from relevancy.train.presets import Preset
+from relevancy.train.shapes import SHAPES
+from relevancy.train.stages import PARTS, Stage, freeze, part_of
+from relevancy.train.trainer import shares
+
+# Sequences of LLaVA's published data, and what a mean one holds besides its picture (an estimate).
+SAMPLES = {"align": 558_128, "finetune": 665_298}
+WORDS = {"align": 45, "finetune": 200}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage as it would run on each of `processes` devices. Memory in bytes."""
+
+    stage: str
+    trainable: int
+    samples: int
+    steps: int
+    micro: int
+    accumulate: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # an estimate
+    checkpoint: int
+    operations: float  # of the whole stage, all devices together
+
+    @property
+    def memory(self) -> int:
+        """Bytes on each device, where nothing is sharded."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A preset's shapes, and its stages."""
+
+    preset: Preset
+    parameters: dict[str, int]  # by part
+    vocabulary: int  # rows of the embedding
+    image_tokens: int
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def total(self) -> int:
+        """Parameters of the whole model."""
+        return sum(self.parameters.values())
+
+
+def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: int = 1) -> Plan:
+    """The plan of every stage of a preset; `samples` says how many sequences the user's data has, by stage."""
+    language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
+    check_size(vision, preset)
+    in_tower, handed = tower_tokens(vision, preset.image_size)
+    needed = language.vocab_size + (preset.language in SHAPES)  # <image>, which Gemma's own vocabulary lacks
+    language.vocab_size = padded_rows(language.vocab_size, needed, preset.vocabulary_multiple)
+    config = joined_config(language, vision, language.vocab_size - 1, preset.feature_layer)
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.tie_weights()
+    parameters = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        parameters[part_of(name)] += parameter.numel()
+    sizes = sizes_of(model, config, in_tower, handed)
+    counts = SAMPLES | (samples or {})
+    stages = tuple(
+        _stage(stage, model, config, parameters, sizes, counts[stage.name], processes) for stage in preset.stages()
+    )
+    return Plan(preset, parameters, language.vocab_size, handed, stages)
+
+
+def steps_of(stage: Stage, samples: int) -> int:
+    """Optimizer steps of a stage over so many sequences; of each pass, what does not fill a last batch is left out."""
+    return stage.steps or int(stage.epochs * (samples // stage.batch))
+
+
+def _stage(
+    stage: Stage,
+    model: LlavaForConditionalGeneration,
+    config: PreTrainedConfig,
+    parameters: dict[str, int],
+    sizes: Sizes,
+    samples: int,
+    processes: int,
+) -> StagePlan:
+    micro, accumulate = shares(stage, processes)
+    trainable = sum(freeze(model, stage).values())
+    frozen = sum(parameters.values()) - trainable
+    length = min(sizes.image_tokens + WORDS[stage.name], stage.max_tokens)
+    steps = steps_of(stage, samples)
+    whole = _load(stage.batch, length, WORDS[stage.name] // 2)
+    return StagePlan(
+        stage=stage.name,
+        trainable=trainable,
+        samples=samples,
+        steps=steps,
+        micro=micro,
+        accumulate=accumulate,
+        weights=4 * trainable + (2 if stage.half_frozen else 4) * frozen,
+        gradients=4 * trainable,
+        optimizer=(2 if "8bit" in stage.optimizer else 8) * trainable,
+        activations=_activations(stage, config, sizes, _load(micro, stage.max_tokens, WORDS[stage.name] // 2)),
+        checkpoint=12 * trainable,
+        operations=operations(whole, sizes, stage) * steps,
+    )
+
+
+def _load(sequences: int, length: int, supervised: int) -> Load:
+    return Load(sequences, sequences * length, sequences * length**2, sequences * supervised, sequences)
+
+
+def _activations(stage: Stage, config: PreTrainedConfig, sizes: Sizes, load: Load) -> int:
+    """Bytes kept for the backward pass at the longest sequences: an estimate to within a factor of two.
+
+    Per token and layer of a Gemma, in bfloat16: about eight vectors of the hidden width, four of the heads', three of
+    the inner width; with checkpointing one vector per layer, and one layer's whole. Logits: bfloat16, and float32 with
+    their gradient.
+    """
+    text = config.get_text_config()
+    number = 2 if stage.bf16 else 4
+    layer = number * (8 * text.hidden_size + 4 * sizes.width + 3 * text.intermediate_size)
+    kept = number * text.hidden_size * sizes.layers + layer if stage.gradient_checkpointing else layer * sizes.layers
+    judged = min(stage.loss_chunk, load.tokens) if stage.loss_chunk else load.tokens
+    return load.tokens * kept + judged * text.vocab_size * (number + 8)

@@ -1,0 +1,120 @@
+"""What stands beside the weights: the resolved configuration, its fingerprint, all versions, and how far a run is."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from relevancy.errors import RelevancyError
+from relevancy.train.presets import Preset, digest, resolved
+from relevancy.train.savepoints import newest, step_of, write_whole
+
+FILE = "configuration.json"
+_PATIENCE, _PAUSE = 600.0, 0.1  # seconds
+_PACKAGES = (
+    "relevancy", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pillow", "peft",
+    "deepspeed", "bitsandbytes", "datasets",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every library that had a part in the result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    present = {name for names in metadata.packages_distributions().values() for name in names}
+    return found | {name: metadata.version(name) for name in _PACKAGES if name in present}
+
+
+def configuration(preset: Preset, sources: Mapping[str, Mapping[str, Any]], processes: int) -> dict[str, Any]:
+    """All that decides a run's weights, under one hash, and what was there besides."""
+    deciding = {"preset": resolved(preset), "data": {name: dict(source) for name, source in sources.items()}}
+    return _hashed(deciding | {"processes": processes, "versions": versions()})
+
+
+def _hashed(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {**found, "hash": digest({key: found[key] for key in ("preset", "data")})}
+
+
+def claim(out: Path, wanted: Mapping[str, Any], *, resume: bool) -> None:
+    """Make `out` this run's folder, or refuse: another configuration, or one that stopped and `resume` was not said.
+
+    A stage that is new to the folder may be added: `align` first, `finetune` in a later command.
+    """
+    file = out / FILE
+    if file.exists():
+        present = _read(file)
+        differing, reached = _differing(present, wanted), progress_of(out)
+        if differing and reached:
+            raise RelevancyError(
+                f"{out} holds a run with another configuration ({differing}): choose another --out or the same settings"
+            )
+        if reached and not resume and set(wanted["data"]) <= set(present["data"]):
+            raise RelevancyError(f"{out} holds a run that is {reached}: add --resume to go on, or choose another --out")
+        if reached:
+            wanted = _hashed({**wanted, "data": present["data"] | wanted["data"]})
+    elif out.exists() and any(out.iterdir()):
+        raise RelevancyError(f"{out} is not empty and holds no run: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write(file, wanted)
+
+
+def write(file: Path, configuration: Mapping[str, Any]) -> None:
+    """A configuration as a file, whole."""
+    write_whole(file, json.dumps(configuration, indent=2) + "\n")
+
+
+def await_claim(out: Path) -> None:
+    """Wait until the first process has made `out` the run's; nothing is written to it before."""
+    for _ in range(int(_PATIENCE / _PAUSE)):
+        if (out / FILE).exists():
+            return
+        time.sleep(_PAUSE)
+    raise RelevancyError(f"{out}: the first process wrote no {FILE} in {_PATIENCE:.0f} s; is the folder shared by all?")
+
+
+def progress_of(out: Path) -> str:
+    """How far a run is, in words; empty before its first checkpoint."""
+    for name in ("finetune", "align"):
+        if (out / name / "trained.safetensors").exists():
+            return f"past its stage {name}"
+        if checkpoint := newest(out / name):
+            return f"at step {step_of(checkpoint)} of its stage {name}"
+    return ""
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The configuration of a run. Raises RelevancyError where there is none."""
+    file = out / FILE
+    if not file.is_file():
+        raise RelevancyError(f"{out} holds no training run: there is no {FILE} in it")
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise RelevancyError(f"{file} is no JSON: it was changed by hand; choose another --out") from error
+
+
+def _differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first setting in which two configurations differ, in words; data of stages that both have."""
+    for key, old, new in _pairs(present["preset"], wanted["preset"], ""):
+        if old != new:
+            return f"{key} was {old!r}, now {new!r}"
+    for stage in set(present["data"]) & set(wanted["data"]):
+        if present["data"][stage] != wanted["data"][stage]:
+            return f"the data of {stage}"
+    return ""
+
+
+def _pairs(old: Any, new: Any, key: str) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        yield key, old, new
+        return
+    for name in sorted({*old, *new}):
+        yield from _pairs(old.get(name), new.get(name), f"{key}.{name}" if key else name)

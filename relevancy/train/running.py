@@ -1,0 +1,288 @@
+"""A preset and data -> a trained model in a folder: both stages in their order, each from where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
+
+from relevancy.errors import RelevancyError
+from relevancy.train import records
+from relevancy.train.adapting import adapt, merge, require_peft
+from relevancy.train.caching import cached
+from relevancy.train.card import card
+from relevancy.train.collate import Collate
+from relevancy.train.compose import assembled, put
+from relevancy.train.data.examples import Encoder, Examples, Skipped
+from relevancy.train.data.opening import Dialogues, open_data
+from relevancy.train.features import stored_features
+from relevancy.train.forwards import folded
+from relevancy.train.operations import sizes_of
+from relevancy.train.parts import Parts, parts_of, processor_for
+from relevancy.train.planning import steps_of
+from relevancy.train.presets import Preset, from_plain
+from relevancy.train.sampling import GroupedSampler
+from relevancy.train.savepoints import newest, settle
+from relevancy.train.stages import PARTS, Stage, freeze, part_of
+from relevancy.train.trainer import Progress, processes_here, run, shares
+
+TRAINED = "trained.safetensors"
+MODEL = "model"
+_FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat16, as published ones are
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a stage's data lies; see `open_data`."""
+
+    data: str
+    images: str | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run is carried out; none of it changes what comes out on the same hardware."""
+
+    resume: bool = False
+    report_to: Sequence[str] = ()
+    workers: int = 0
+    log_every: int = 10
+    cache: bool = False  # of the frozen tower's features, see `caching`; rounds them to bfloat16
+    progress: Progress | None = None
+
+
+def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | None = None) -> Path:
+    """Run the stages that have a source, in their order; returns the folder of the model, `out`/model.
+
+    `out`/STAGE holds its checkpoints, figures (metrics.jsonl), what was skipped, and at the end what it trained.
+    Finished stages are read, an unfinished one goes on from its last whole checkpoint. Everything that can be known to
+    be wrong is refused before the first step. In a run of several processes all of them call this.
+    """
+    way = way or Way()
+    stages = [stage for stage in preset.stages() if stage.name in sources]
+    _check(preset, stages, sources, out)
+    if way.cache:
+        _check_cache(stages)
+    parts = parts_of(preset)
+    opened = {stage.name: _opened(stage, sources[stage.name]) for stage in stages}
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        given = {name: asdict(source) for name, source in sources.items()}
+        records.claim(out, records.configuration(preset, given, processes_here()), resume=way.resume)
+    else:
+        records.await_claim(out)
+    for stage in stages:
+        if not (out / stage.name / TRAINED).exists():
+            _run(preset, parts, stage, opened[stage.name], out, way)
+        _together()
+    if first:
+        export(out, out / MODEL)
+    return out / MODEL
+
+
+def _check(preset: Preset, stages: Sequence[Stage], sources: Mapping[str, Source], out: Path) -> None:
+    unknown = set(sources) - {stage.name for stage in preset.stages()}
+    if unknown:
+        raise RelevancyError(f"{preset.name} has no stage {unknown.pop()}: its connector is not pretrained")
+    if torch.cuda.device_count() > 1 and processes_here() == 1:
+        raise RelevancyError(
+            "there are several GPUs: start with `accelerate launch` (docs/training.md), or set CUDA_VISIBLE_DEVICES=0"
+        )
+    needs_align = preset.align is not None and "align" not in sources and not preset.connector
+    if needs_align and not (out / "align" / TRAINED).exists():
+        raise RelevancyError(
+            f"{preset.name} is finetuned after its connector was aligned, and {out / 'align'} holds no aligned one: "
+            "run `relevancy train align` with this --out, give --set connector=MODEL, or take the preset's -unaligned"
+        )
+    if preset.lora_rank:
+        require_peft()
+    for stage in stages:
+        shares(stage, processes_here())
+        if stage.half_frozen and not stage.bf16:
+            raise RelevancyError(f"stage {stage.name}: half_frozen needs bf16=true")
+        if processes_here() > 1 and not stage.loss_chunk:
+            raise RelevancyError(f"stage {stage.name}: several processes need loss_chunk, such as 256")
+
+
+def _check_cache(stages: Sequence[Stage]) -> None:
+    if processes_here() > 1:
+        raise RelevancyError(
+            "features are cached by one process: start without `accelerate launch`, or without a cache"
+        )
+    if any("tower" in stage.trains for stage in stages):
+        raise RelevancyError("features of a tower that trains cannot be cached")
+
+
+def _opened(stage: Stage, source: Source) -> tuple[Stage, Dialogues]:
+    """The stage with its number of steps, and its data."""
+    data = open_data(source.data, source.images)
+    if not isinstance(data, Dialogues):
+        raise RelevancyError(f"{source.data}: its length is not known; give steps, and store it first")
+    steps = steps_of(stage, len(data))
+    if len(data) < stage.batch or not steps:
+        raise RelevancyError(
+            f"stage {stage.name}: {source.data} has {len(data)} samples, too few for a batch of {stage.batch}: "
+            f"--set {stage.name}.batch=..."
+        )
+    return replace(stage, steps=steps), data
+
+
+def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialogues], out: Path, way: Way) -> None:
+    stage, dialogues = opened
+    folder = out / stage.name
+    model = assembled(preset, parts, stage)
+    if stage.name == "finetune" and (out / "align" / TRAINED).exists():
+        put(model, load_file(out / "align" / TRAINED))
+    if preset.lora_rank and "decoder" in stage.trains:
+        adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)
+    freeze(model, stage)
+    processor = processor_for(parts, preset.image_size, stage.framing, model.config)
+    encoder = Encoder(processor, max_length=stage.max_tokens, overlong=stage.overlong)
+    in_tower = check_tokens(model, encoder)
+    sizes = sizes_of(model, model.config, in_tower, encoder.image_tokens)
+    with ExitStack() as changes:
+        if way.cache:
+            encoder = cached(encoder, dialogues, model, folder / "features", _told(way.progress, stage))
+            changes.enter_context(stored_features(model))
+            sizes = replace(sizes, matrices=sizes.matrices | {"tower": 0}, tower_layers=0)
+        weights = run(
+            stage,
+            model,
+            Examples(dialogues, encoder, Skipped(folder / "skipped.jsonl")),
+            Collate(parts.tokenizer.pad_token_id, stage.packed),
+            folder,
+            seed=preset.seed,
+            log_every=way.log_every,
+            progress=way.progress,
+            order=Order(dialogues, stage, preset.seed),
+            sizes=sizes,
+            report_to=way.report_to,
+            workers=way.workers,
+        )
+    if int(os.environ.get("RANK", "0")) == 0:
+        part = folder / f"{TRAINED}.part"
+        save_file(weights, part, metadata={"format": "pt"})
+        settle(part, folder / TRAINED)
+        if checkpoint := newest(folder):
+            shutil.rmtree(checkpoint)
+
+
+def _told(progress: Progress | None, stage: Stage) -> Callable[[float], None] | None:
+    return None if progress is None else partial(progress, f"{stage.name} features")
+
+
+@torch.no_grad()
+def check_tokens(model: LlavaForConditionalGeneration, encoder: Encoder) -> int:
+    """The tower's tokens for one picture. Raises where those it hands over are not as many as the processor writes."""
+    tower = model.model.vision_tower
+    given = tower(torch.zeros(1, *encoder.picture_shape, dtype=tower.dtype)).last_hidden_state.shape[1]
+    handed = given - (model.config.vision_feature_select_strategy == "default")
+    if handed != encoder.image_tokens:
+        raise RelevancyError(
+            f"the tower makes {handed} tokens of a picture, the processor writes {encoder.image_tokens}: set image_size"
+        )
+    return given
+
+
+class Order(Sampler):
+    """The places of a stage's samples, in the order in which it reads them: passes, each shuffled in its own way.
+
+    It is one long list, so that a run goes on by leaving out what it has read, wherever it was.
+    """
+
+    def __init__(self, dialogues: Dialogues, stage: Stage, seed: int):
+        self.dialogues, self.stage, self.seed = dialogues, stage, seed
+
+    def __len__(self) -> int:
+        return self.stage.steps * self.stage.batch
+
+    def __iter__(self) -> Iterator[int]:
+        whole = len(self.dialogues) // self.stage.batch * self.stage.batch
+        for read in range(0, len(self), whole):
+            yield from self._pass(read // whole)[: min(whole, len(self) - read)].tolist()
+
+    def _pass(self, turn: int) -> np.ndarray:
+        if not self.stage.grouped:
+            return np.random.default_rng([self.seed, turn]).permutation(len(self.dialogues))
+        micro, accumulate = shares(self.stage, processes_here())
+        groups = processes_here() * accumulate
+        return GroupedSampler(self.dialogues.lengths, self.dialogues.pictured, micro, groups, self.seed).order(turn)
+
+
+def export(out: Path, target: Path) -> None:
+    """Write the model of a run as `relevancy.load` and plain transformers open it: weights, processor, card.
+
+    Of a stage that is not finished, its last whole checkpoint. What was there is replaced once the new is whole.
+    """
+    configuration = records.read(out)
+    preset = from_plain(configuration["preset"])
+    parts = parts_of(preset)
+    model = assembled(preset, parts)
+    told = []
+    for stage in preset.stages():
+        found = _weights(out / stage.name, stage, model.config)
+        if found is None:
+            continue
+        weights, how_far = found
+        told.append((stage, how_far))
+        if preset.lora_rank and "decoder" in stage.trains:
+            adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)
+        put(model, weights)
+        if preset.lora_rank and "decoder" in stage.trains:
+            merge(model)
+    if not told:
+        raise RelevancyError(f"{out} has no finished stage and no whole checkpoint yet")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    model = model.to(torch.float32 if total < _FLOAT32_BELOW else torch.bfloat16).eval()
+    processor = processor_for(parts, preset.image_size, told[-1][0].framing, model.config)
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    _write(part, model, processor, configuration, told)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _weights(folder: Path, stage: Stage, config: PreTrainedConfig) -> tuple[dict[str, Tensor], str] | None:
+    """What a stage trained, as it belongs into a finished model, and how far it is."""
+    if (folder / TRAINED).exists():
+        return load_file(folder / TRAINED), "finished"
+    checkpoint = newest(folder)
+    if checkpoint is None:
+        return None
+    if not (checkpoint / "model.safetensors").exists():
+        raise RelevancyError(f"{checkpoint} is in pieces (FSDP or ZeRO): finish the stage first")
+    weights = load_file(checkpoint / "model.safetensors")
+    return (folded(weights, config) if stage.outer_scale else weights), f"stopped at {checkpoint.name}"
+
+
+def _write(
+    folder: Path,
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    configuration: Mapping[str, Any],
+    told: Sequence[tuple[Stage, str]],
+) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    records.write(folder / "training.json", configuration)
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts[part_of(name)] += parameter.numel()
+    (folder / "README.md").write_text(card(configuration, counts, [(stage.name, how_far) for stage, how_far in told]))
+
+
+def _together() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

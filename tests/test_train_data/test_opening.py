@@ -1,0 +1,205 @@
+"""Every shape and source of data -> the same dialogues; what is wrong is said, and has its place."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+from training_data import entry, write
+
+from relevancy.errors import RelevancyError
+from relevancy.train.data.dialogues import dialogue_of, on_disk
+from relevancy.train.data.opening import open_data
+from relevancy.train.template import IMAGE, Turn
+
+LISTED = [
+    entry("one", f"{IMAGE}\nWhat is it?", "A duck.", image="wide.png"),
+    entry("two", "Is 2 > 1?", "Yes — it is."),
+    entry("three", f"{IMAGE} or {IMAGE}?", "The first.", "Sure?", "Yes.", images=["wide.png", "tall.jpg"]),
+    entry("four", "What is it?", "A wall.", image="sub/square.png", model="x"),
+]
+
+
+def as_messages(given: dict) -> dict:
+    roles = {"human": "user", "gpt": "assistant"}
+    messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in given["conversations"]]
+    return {name: value for name, value in given.items() if name != "conversations"} | {"messages": messages}
+
+
+@pytest.fixture(params=["list", "lines", "messages"])
+def path(request, tmp_path):
+    if request.param == "list":
+        return write(tmp_path / "data.json", LISTED)
+    rows = [as_messages(one) for one in LISTED] if request.param == "messages" else LISTED
+    lines = tmp_path / "data.jsonl"
+    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
+    return lines
+
+
+def test_every_entry_is_a_dialogue(path, tmp_path):
+    data = open_data(path)
+    assert [one.id for one in data] == ["one", "two", "three", "four"]
+    assert data[0].turns == (Turn("user", f"{IMAGE}\nWhat is it?"), Turn("model", "A duck."))
+    assert data[0].images == (tmp_path / "wide.png",)
+    assert data[1].turns[1].text == "Yes — it is."
+    assert data[1].images == ()
+    assert data[-2].images == (tmp_path / "wide.png", tmp_path / "tall.jpg")
+    assert data[3].turns[0].text == f"{IMAGE}\nWhat is it?"  # the text does not mention its picture
+    assert data.lengths.tolist() == [6, 8, 7, 6]
+    assert data.pictured.tolist() == [True, False, True, True]
+    assert all(one.fault is None for one in data)
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_pictures_lie_in_a_folder_of_their_own(path, pictures):
+    assert open_data(path, pictures)[0].images == (pictures / "wide.png",)
+
+
+def test_worker_processes_read_the_same(path):
+    data = open_data(path)
+    alone = [data[place] for place in range(len(data))]
+    assert list(DataLoader(data, batch_size=None, num_workers=2)) == alone
+    assert list(pickle.loads(pickle.dumps(data))) == alone
+
+
+def test_a_file_that_changes_is_noticed(path):
+    data = open_data(path)
+    path.write_text(path.read_text() + "  ")
+    with pytest.raises(RelevancyError, match="was changed"):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (3, "the entry is int"),
+        ({}, "no conversations"),
+        ({"conversations": []}, "no turns"),
+        ({"conversations": {"from": "human"}}, "conversations is dict"),
+        ({"conversations": [{"from": "human"}]}, "a turn is not an object"),
+        ({"conversations": [{"from": "human", "value": None}]}, "text is null"),
+        ({"conversations": [{"from": "human", "value": "\ud800"}]}, "half a letter"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "neither text nor image but video"),
+        (entry("x", "a", "b", image=3), "a picture is int"),
+        (entry("x", IMAGE, "b"), f"1 {IMAGE} in the text, but 0 pictures"),
+        (entry("x", IMAGE, "b", image=["1.png", "2.png"]), f"1 {IMAGE} in the text, but 2 pictures"),
+    ],
+)
+def test_what_is_no_dialogue_says_why(given, why):
+    found = dialogue_of(given, 7)
+    assert why in found.fault
+    assert found.turns == found.images == ()
+
+
+def test_parts_of_messages_and_bare_questions():
+    parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": [{"type": "text", "text": "A."}]}]
+    expected = (Turn("user", f"{IMAGE}\nWhat is it?"), Turn("model", "A."))
+    assert dialogue_of({"messages": messages, "images": [b"..."]}, 0).turns == expected
+    assert dialogue_of({"question": "What is it?", "answer": "A.", "image": {"bytes": b"..."}}, 0).turns == expected
+
+
+def test_an_entry_without_a_name_is_named_by_its_place(tmp_path):
+    data = open_data(write(tmp_path / "data.json", [{"question": "a", "answer": "b"}] * 2))
+    assert [one.id for one in data] == ["0", "1"]
+
+
+def test_a_broken_line_keeps_its_place(tmp_path):
+    path = tmp_path / "data.jsonl"
+    good = json.dumps(LISTED[1])
+    path.write_text(f'{good}\n{{"id": \n{good}\n')
+    data = open_data(path)
+    assert len(data) == 3
+    assert "no JSON" in data[1].fault
+    assert data[2].id == "two"
+
+
+def test_jpg_and_png_stand_in_for_each_other(pictures):
+    assert on_disk(pictures / "tall.png") == pictures / "tall.jpg"
+    assert on_disk(pictures / "wide.jpg") == pictures / "wide.png"
+    assert on_disk(pictures / "none.jpg") == pictures / "none.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("data.json", None, "no such file"),
+        ("data.json", "", "holds no dialogue"),
+        ("data.json", "[]", "holds no dialogue"),
+        ("data.json", '{\n "id": 1\n}\n', "holds no dialogue: the line is no JSON"),
+        ("data.json", json.dumps(LISTED) + "]", "after the list's end"),
+        ("data.json", json.dumps(LISTED)[:-1], "the file's end"),
+    ],
+)
+def test_a_source_that_cannot_be_read(tmp_path, name, text, why):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RelevancyError, match=why):
+        open_data(tmp_path / name)
+
+
+def test_a_folder_of_pictures_that_is_not_there(path, tmp_path):
+    with pytest.raises(RelevancyError, match="no such folder of pictures"):
+        open_data(path, tmp_path / "nowhere")
+
+
+def test_a_file_is_not_streamed(path):
+    with pytest.raises(RelevancyError, match="only a data set of Hugging Face is streamed"):
+        open_data(path, streaming=True)
+
+
+@pytest.fixture
+def saved(tmp_path, pictures):
+    """A folder as `datasets` saves it, pictures inside."""
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "id": ["one", "two", "three"],
+        "images": [[Image.open(pictures / "wide.png")], [], [Image.open(pictures / "square.png")] * 2],
+        "messages": [
+            [{"role": "user", "content": f"{IMAGE}What is it?"}, {"role": "assistant", "content": "A duck."}],
+            [{"role": "user", "content": "Is 2 > 1?"}, {"role": "assistant", "content": "Yes"}],
+            [{"role": "user", "content": "Same?"}, {"role": "assistant", "content": "Yes"}],
+        ],
+    }
+    table = datasets.Dataset.from_dict(rows).cast_column("images", datasets.List(datasets.Image()))
+    table.save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def test_a_folder_that_datasets_saved(saved, processor):
+    from relevancy.train.data.examples import Encoder
+
+    data = open_data(saved)
+    assert [one.id for one in data] == ["one", "two", "three"]
+    assert data.lengths.tolist() == [5, 5, 4]
+    assert data.pictured.tolist() == [True, False, True]
+    assert all(isinstance(picture, bytes) for picture in data[2].images)
+    assert Encoder(processor)(data[2])["pixel_values"].shape[0] == 2
+
+
+def test_a_stream_gives_the_same_and_goes_on_where_it_was(saved):
+    whole = list(open_data(saved, streaming=True))
+    assert whole == list(open_data(saved))
+    stream = open_data(saved, streaming=True)
+    reading = iter(stream)
+    next(reading)
+    state = stream.state_dict()
+    again = open_data(saved, streaming=True)
+    again.load_state_dict(state)
+    assert [one.id for one in again] == ["two", "three"]
+
+
+def test_each_process_streams_its_own_part(saved):
+    ids = [[one.id for one in open_data(saved, streaming=True).part(rank, 2)] for rank in range(2)]
+    assert sorted(ids[0] + ids[1]) == ["one", "three", "two"]
+    assert ids[0]
+    assert ids[1]
+
+
+def test_a_folder_that_is_no_data_set(tmp_path):
+    with pytest.raises(RelevancyError, match="cannot be opened"):
+        open_data(tmp_path)
