@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relevancy.errors import RelevancyError as RelevancyError
     from relevancy.explaining import explain as explain
     from relevancy.explanation import Explanation as Explanation
+    from relevancy.export.reading import open_export as open_export
     from relevancy.hiding import Region as Region
     from relevancy.hiding import counterfactual as counterfactual
     from relevancy.models import Model as Model
@@ -37,6 +38,7 @@ _HOMES = {
     "counterfactual": "hiding",
     "explain": "explaining",
     "load": "models",
+    "open_export": "export.reading",
     "record": "tape",
     "wrap": "models",
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from relevancy.cli import asking, demonstration, measuring
+from relevancy.cli import asking, auditing, checking, demonstration, exporting, listing, measuring, reporting, training
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError
 
@@ -25,8 +25,19 @@ train_app = typer.Typer(no_args_is_help=True, help="Train models that can be exp
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
 app.command(epilog=EXIT_CODES)(asking.explain)
 app.command(epilog=EXIT_CODES)(asking.compare)
+app.command()(listing.methods)
+app.command()(exporting.export)
+app.command(epilog=EXIT_CODES)(checking.check)
 app.command()(demonstration.demo)
 app.command()(measuring.bench)
+app.command(epilog=EXIT_CODES)(reporting.report)
+train_app.command("check", epilog=auditing.EXIT_CODES)(auditing.check)
+train_app.command("align", epilog=training.EXIT_CODES)(training.align)
+train_app.command("finetune", epilog=training.EXIT_CODES)(training.finetune)
+train_app.command("both", epilog=training.EXIT_CODES)(training.both)
+train_app.command("export-hub")(training.export_hub)
+train_app.command("convert")(training.convert)
+train_app.command("configs")(training.configs)
 train_app.command("demo")(demonstration.train_demo)
 evaluate_app.command("demo")(demonstration.evaluate_demo)
 app.add_typer(train_app, name="train")
