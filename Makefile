@@ -54,7 +54,9 @@ format: $(VENV)/.installed-dev
 
 pictures: demo
 	mkdir -p docs/images
-	$(VENV)/bin/python -c "import PIL.Image; p = PIL.Image.open('$(OUT)/00-floating/side-by-side.png').convert('RGB'); \
+	$(VENV)/bin/relevancy compare --models demo-small demo-large --image "$(OUT)/00-floating/1-demo-large/picture.png" \
+	  --question "What color is the duck?" --out "$(OUT)/color"
+	$(VENV)/bin/python -c "import PIL.Image; p = PIL.Image.open('$(OUT)/color/side-by-side.png').convert('RGB'); \
 	  p.thumbnail((1200, 1200)); p.save('docs/images/side-by-side.png', optimize=True)"
 
 notebooks: $(VENV)/.installed-dev

@@ -114,19 +114,21 @@ def export(
 ) -> None:
     """Explain every row of a data set, by one model or several, into Parquet files.
 
-    [bold]Input[/bold]: columns are found by their usual names (id, image or picture, question, answer, boxes, mask)
-    or named by the --...-column options; all others are carried along as in_NAME.
+    [bold]Input[/bold]: columns are found by their usual names (id, image or picture,
+    question, answer, boxes, mask), or named by the --...-column options.
+    All others are carried along as in_NAME.
 
-    [bold]Output[/bold]: DIR/results/part-*.parquet has a line for each row and model: answer, token, probability,
-    correctness, shares, the map as a list with its shape. pandas, DuckDB and datasets read it;
-    relevancy.open_export(DIR) gives Explanations back, relevancy report DIR a page of statistics. A row that cannot
-    be explained is a line with its reason in the column error.
+    [bold]Output[/bold]: DIR/results/part-*.parquet, a line for each row and model: answer,
+    token, probability, correctness, shares, the map as a list with its shape.
+    pandas, DuckDB and datasets read it; relevancy.open_export(DIR) gives
+    Explanations back, relevancy report DIR a page of statistics.
+    A row that cannot be explained is a line with its reason in column error.
 
-    [bold]Stopping[/bold]: at any moment, by any means. The same command again finishes the rest; no row is lost or
-    done twice.
+    [bold]Stopping[/bold]: at any moment, by any means. The same command again finishes
+    the rest; no row is lost or done twice.
 
-    Try: relevancy export --model demo-small --model demo-large --input pictures/ --question "What is it?"
-    --out DIR --dry-run
+    [bold]Try[/bold]: relevancy export --model demo-small --model demo-large
+    --input pictures/ --question "What is it?" --out DIR --dry-run
     """
     if not dry_run:
         check_writable(out_folder)

@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from relevancy.report.statistics import Estimate
 
-
 _HALF_A_PERCENT = 0.005
 
 
