@@ -33,7 +33,7 @@ class CachedEncoder(Encoder):
 
     def __init__(self, encoder: Encoder, rows: np.ndarray, places: dict[str, int]) -> None:
         vars(self).update(vars(encoder))
-        self.picture_shape = rows.shape[1:]  # type: ignore[assignment]
+        self.picture_shape = rows.shape[1:]
         self._rows, self._places = rows, places
 
     def pixels(self, images: tuple[Picture, ...]) -> Tensor:

@@ -68,8 +68,8 @@ def assembled(preset: Preset, parts: Parts, stage: Stage | None = None) -> Llava
     dtypes = {part: _dtype(part, stage, preset) for part in PARTS}
     decoder = decoder_of(preset.language, dtypes["decoder"])
     tower = tower_of(preset.vision, dtypes["tower"])
-    present = decoder.get_input_embeddings().weight.shape[0]
-    rows = padded_rows(present, len(parts.tokenizer), preset.vocabulary_multiple)
+    present = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
+    rows = padded_rows(present, len(parts.tokenizer), preset.vocabulary_multiple)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         if rows != present:
@@ -99,7 +99,7 @@ def joined_config(
         text_config=text,
         image_token_index=image_token,
         vision_feature_layer=feature_layer,
-        vision_feature_select_strategy=strategy_for(vision),
+        vision_feature_select_strategy=strategy_for(vision),  # type: ignore[arg-type]
         projector_hidden_act="gelu",
         tie_word_embeddings=text.tie_word_embeddings,
     )

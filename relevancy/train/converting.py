@@ -120,7 +120,7 @@ def to_original(source: Path, target: Path) -> Path:
     weights = dict(model.state_dict())
     if repairs.is_gemma(model.config) and not repairs.needs_image_scale(model.config):
         weights |= {name: _unscaled(weights[name], unscaled.get(name), model.config) for name in _last(weights)}
-    state = dict(_original(weights, record, model.config.vision_config.model_type))
+    state = dict(_original(weights, record, model.config.vision_config.model_type))  # type: ignore[union-attr]
     part = _fresh(target)
     part.mkdir(parents=True)
     save_torch_state_dict(state, part)
@@ -253,7 +253,7 @@ def _assign(model: LlavaForConditionalGeneration, weights: dict[str, Tensor], so
     model.tie_weights()
     dtype = weights["lm_head.weight"].dtype
     for part in (model.config, model.config.text_config, model.config.vision_config):
-        part.dtype = dtype
+        part.dtype = dtype  # type: ignore[union-attr]
 
 
 def _config(source: Path) -> dict[str, Any]:

@@ -82,9 +82,9 @@ def lean_loss(model: PreTrainedModel, chunk: int = CHUNK, idle_tower: bool = Fal
         loss = supervised_loss(hidden, labels, model.lm_head, chunk, count)
         if options.get("pixel_values") is None:
             loss = loss + _idle(model, idle_tower)
-        return LlavaCausalLMOutputWithPast(loss=loss)  # type: ignore[arg-type]
+        return LlavaCausalLMOutputWithPast(loss=loss)
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     try:
         yield
     finally:

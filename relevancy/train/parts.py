@@ -132,7 +132,7 @@ def processor_for(parts: Parts, side: int, framing: str, config: PreTrainedConfi
         image_std=parts.pictures.image_std,
     )
     plain = LlavaProcessor(image_processor=pictures, tokenizer=parts.tokenizer, chat_template=CHAT_TEMPLATE)
-    return repairs.complete_processor(plain, config)
+    return repairs.complete_processor(plain, config)  # type: ignore[return-value]
 
 
 def decoder_of(name: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -245,7 +245,7 @@ def export(out: Path, target: Path) -> None:
     if not told:
         raise RelevancyError(f"{out} has no finished stage and no whole checkpoint yet")
     total = sum(parameter.numel() for parameter in model.parameters())
-    model = model.to(torch.float32 if total < _FLOAT32_BELOW else torch.bfloat16).eval()
+    model = model.to(torch.float32 if total < _FLOAT32_BELOW else torch.bfloat16).eval()  # type: ignore[arg-type]
     processor = processor_for(parts, preset.image_size, told[-1][0].framing, model.config)
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -105,7 +105,7 @@ class LlavaTrainer(Trainer):
 
     def _checkpoint_size(self) -> int:
         """Bytes, of what trains; frozen weights are where they came from."""
-        return _ADAM * sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return _ADAM * sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)  # type: ignore[union-attr, misc]
 
     def _unsaved(self, target: Path, error: Exception) -> RelevancyError:
         kept = newest(target.parent)
@@ -121,9 +121,9 @@ class LlavaTrainer(Trainer):
             return
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_weights(self.model, state_dict), folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(trained_weights(self.model, state_dict), folder / "model.safetensors", metadata={"format": "pt"})  # type: ignore[arg-type]
         torch.save(self.args, folder / "training_args.bin")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -136,7 +136,7 @@ class LlavaTrainer(Trainer):
     def result(self) -> dict[str, Tensor]:
         """The weights that were trained, gathered from all devices, on the CPU; whole in the first process."""
         gathered = self.accelerator.get_state_dict(self.model_wrapped)
-        return {name: tensor.cpu() for name, tensor in trained_weights(self.model, gathered).items()}
+        return {name: tensor.cpu() for name, tensor in trained_weights(self.model, gathered).items()}  # type: ignore[arg-type]
 
 
 def trained_weights(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ class _Stopping(TrainerCallback):
     def listen(self, *_: Any) -> None:
         self.asked = True
 
-    def on_step_end(  # type: ignore[override]
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if self._heard(args.device) and state.global_step < state.max_steps:
