@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from relevancy.report.words import effect, effect_interval, level, level_interva
 
 Verdict = Literal["supports", "against", "undecided", "not asked"]
 ALPHA = 0.05
+TARGET = "first-relevant"  # what the paper explains
 CLAIM = "the smaller model does not attend to the visual input"
 SOURCE = "LLaVA-Gemma, arXiv 2404.01331, Figure 2"
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
@@ -61,8 +62,11 @@ def _word(name: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def read(findings: Findings, *, assumed: bool) -> Reading:
-    """The reading, the first model being the smallest and the last the largest; `assumed` if only their order tells."""
+def read(findings: Findings, *, assumed: bool, targets: Collection[str] = ()) -> Reading:
+    """The reading, the first model being the smallest and the last the largest; `assumed` if only their order tells.
+
+    targets: which token of the answers was explained, as `explain` calls it, where that is known.
+    """
     models = findings.models
     if len(models) < 2:
         return Reading(
@@ -82,7 +86,7 @@ def read(findings: Findings, *, assumed: bool) -> Reading:
     (outcome,) = (one for one in pair.outcomes if not one.first_right and one.second_right)
     return Reading(
         *_verdict(smaller, larger, difference),
-        tuple(_sentences(smaller, larger, pair, outcome.difference)),
+        (*_sentences(smaller, larger, pair, outcome.difference), *_other_token(targets)),
         smaller.name,
         larger.name,
         assumed,
@@ -129,6 +133,16 @@ def _sentences(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
             f"Over the {alike.rows:,} rows of that kind here, the difference is {points(alike)}{note}."
         )
     return said
+
+
+def _other_token(targets: Collection[str]) -> list[str]:
+    """What to say where other tokens than the paper's were explained."""
+    other = " and ".join(sorted(set(targets) - {TARGET}))
+    warning = (
+        f"The paper explains the first relevant token of an answer; here it was “{other}”. Where that is a bracket or "
+        f"a quote, no picture is needed to say it: export with --target {TARGET} to read the claim as it was meant."
+    )
+    return [warning] if other else []
 
 
 def _absolute(smaller: ModelFindings) -> str:

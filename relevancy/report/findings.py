@@ -306,7 +306,8 @@ def _pairs(pairs: Sequence[Pair], drawn: Resamples) -> tuple[PairFindings, ...]:
     by_outcome = iter(zip(cases * len(pairs), means(chosen, drawn), strict=True))
     found = []
     for pair, divergence in zip(pairs, divergences, strict=True):
-        image = pair.difference("image_share")
+        image = pair.difference("image_share").values
+        end = _end([np.abs(image)])
         found.append(
             PairFindings(
                 first=pair.first.name,
@@ -314,7 +315,7 @@ def _pairs(pairs: Sequence[Pair], drawn: Resamples) -> tuple[PairFindings, ...]:
                 rows=len(pair.in_first),
                 pictures=len(np.unique(pair.first.pictures[pair.in_first])),
                 differences={measure: _difference(pair, measure, *next(tested)) for measure in SHOWN},
-                spread=histogram(image.values, -1, 1),
+                spread=histogram(image, -end, end),
                 divergence=divergence,
                 outcomes=tuple(Outcome(*case, estimate) for case, estimate in (next(by_outcome) for _ in cases)),
             )

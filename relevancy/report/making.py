@@ -57,10 +57,12 @@ def make_report(
     progress("drawing", 0.0)
     chosen = list(shelves(measured.series, pairs, gallery))
     drawer = Drawer(sources, measured.series, [choice for shelf in chosen for choice in shelf.choices])
+    facts = tuple(ExportFacts.of(source) for source in sources)
+    targets = [str(one.configuration["target"]) for one in facts if "target" in one.configuration]
     return Report(
-        exports=tuple(ExportFacts.of(source) for source in sources),
+        exports=facts,
         findings=findings,
-        reading=claim.read(findings, assumed=assumed),
+        reading=claim.read(findings, assumed=assumed, targets=targets),
         gallery=tuple((shelf, tuple(map(drawer.card, shelf.choices))) for shelf in chosen),
         version=__version__,
     )

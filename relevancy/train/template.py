@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -88,7 +88,7 @@ def encode(
     for first, last in spans:
         begin, end = bisect_left(starts, first), bisect_left(starts, last)
         supervised[begin:end] = [True] * (end - begin)
-    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    image: Any = tokenizer.convert_tokens_to_ids(IMAGE)  # one token, so one number
     kept = len(ids)
     if max_length is not None and kept > max_length:
         rounds = [bisect_left(starts, last) for _, last in spans]
@@ -127,7 +127,7 @@ def _last_within(ends: Sequence[int], most: int) -> int:
     return max((end for end in ends if end <= most), default=0)
 
 
-def _cut(ids: Sequence[int], most: int, image: int | list[int]) -> int:
+def _cut(ids: Sequence[int], most: int, image: int) -> int:
     """`most`, or where the run of pictures begins that it would cut through."""
     while most and ids[most] == image == ids[most - 1]:
         most -= 1

@@ -149,6 +149,16 @@ def test_the_claim_is_left_open_with_few_pictures_and_not_asked_of_one_model(tmp
     assert make_report(alone, **QUICK).reading.verdict == "not asked"
 
 
+def test_the_claim_says_when_other_tokens_than_the_papers_were_explained(tmp_path):
+    def said(target):
+        lines = [exports.line(row, model) for model in ("2b", "7b") for row in range(12)]
+        folder = exports.write_export(tmp_path / target, lines, configuration={"target": target})
+        return " ".join(make_report(folder, **QUICK).reading.sentences)
+
+    assert "here it was “first”" in said("first")
+    assert "here it was" not in said("first-relevant")
+
+
 @pytest.mark.parametrize(
     ("names", "order", "told"),
     [
