@@ -31,8 +31,8 @@ there, then frozen. The decoder learned its language by reading descriptions of 
 them. Then the two stages of LLaVA: connector alone on descriptions of pictures ("align"), connector and decoder on
 descriptions ("describe"), open questions ("openly") and questions of both forms ("finetune", "settle", "soften"). From
 "finetune" on attention to the picture has a small price, so that heads with nothing to find there rest on words, as
-those of large models rest on the first token; at the end labels are smoothed and the last norm's gain is raised, so that
-logits keep a gradient. `relevancy train demo` rebuilds the pair from a seed.
+those of large models rest on the first token; at the end labels are smoothed and the last norm's gain is raised, so
+that logits keep a gradient. `relevancy train demo` rebuilds the pair from a seed.
 
 **What it can be asked.** About drawn scenes with {kinds}, each in {colors}:
 is it floating, its color, is it there, is it left or right, is it left of another, how many are there; openly, or with

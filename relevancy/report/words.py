@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from relevancy.report.statistics import Estimate
 
-_HALF_A_PERCENT = 0.005
+_VISIBLE = 0.0005  # a share below it is 0.0%
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def effect_interval(estimate: Estimate) -> str:
 
 def _digits(*shares: float) -> int:
     """Digits in percent: one, or three where one would say nothing but zero."""
-    return 1 if max(map(abs, shares)) >= _HALF_A_PERCENT or not any(shares) else 3
+    return 1 if max(map(abs, shares)) >= _VISIBLE or not any(shares) else 3
 
 
 def ticks(values: Sequence[float], *, share: bool, difference: bool) -> list[str]:

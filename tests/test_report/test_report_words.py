@@ -25,7 +25,7 @@ def test_differences(value, written):
 
 def test_intervals():
     assert words.level_interval(Estimate(0.5, 0.41, 0.62, 30, 20), True) == "[41.0, 62.0]"
-    assert words.step_interval(Estimate(-0.001, -0.002, 0.0004, 30, 20), True) == "[−0.200, +0.040]"
+    assert words.step_interval(Estimate(0, -0.0002, 0.0004, 30, 20), True) == "[−0.020, +0.040]"
     assert words.step_interval(Estimate(0.5, None, None, 3, 3), True) == ""
 
 
