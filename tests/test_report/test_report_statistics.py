@@ -158,6 +158,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=12))
 def test_holm_is_never_below_the_p_value_never_above_bonferroni_and_keeps_the_order(values):
     adjusted = holm(values)
