@@ -333,8 +333,8 @@ def test_memory_of_what_is_done_is_a_bit_a_row(items, tmp_path):
 def test_memory_is_flat_over_100_000_rows(tmp_path):
     """The pipeline alone, with a stub in the models' place; peaks of a short and a long run, each in a process."""
     script = (
-        "import sys, resource; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from making import *; from relevancy.export.running import export\n"
+        "import sys, resource; sys.path[:0] = sys.argv[1].split(':')\n"
+        "from pathlib import Path; import json; from making import *; from relevancy.export.running import export\n"
         "place, rows = Path(sys.argv[2]), int(sys.argv[3])\n"
         "source = place / f'{rows}.jsonl'\n"
         "with source.open('w') as stream:\n"
@@ -346,7 +346,7 @@ def test_memory_is_flat_over_100_000_rows(tmp_path):
     )
     peaks = [
         int(subprocess.run(
-            [sys.executable, "-c", script, str(Path(__file__).parent),
+            [sys.executable, "-c", script, f"{Path(__file__).parent}:{Path(__file__).parent.parent}",
              str(tmp_path), str(rows)], capture_output=True, text=True, check=True).stdout)
         for rows in (10_000, 100_000)
     ]  # fmt: skip
