@@ -27,7 +27,8 @@ class Agreement:
     """How far two maps of one picture agree, on the part of it that both models saw.
 
     rank_correlation: Spearman's, -1 to 1. top_overlap: the share of the most relevant tenth that is the same, 0 to 1;
-    0.1 is chance. divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint).
+    0.1 is chance. divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint);
+    relevance for and against the token never meet.
     NaN where a map is empty or the same everywhere. image_shares, text_shares: of each model's relevance.
     """
 
@@ -99,7 +100,9 @@ def _top_overlap(one: np.ndarray, other: np.ndarray, top: float = TOP) -> float:
 
 
 def _jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:
-    shares = [np.clip(each, 0, None) / np.clip(each, 0, None).sum() for each in (one, other)]
+    # What speaks for the token and what speaks against it are apart, as if they lay on two pictures.
+    parts = [np.concatenate([np.clip(each, 0, None), np.clip(-each, 0, None)]) for each in (one, other)]
+    shares = [part / part.sum() for part in parts]
     middle = (shares[0] + shares[1]) / 2
     halves = [
         float(np.sum(share * np.log2(np.divide(share, middle, out=np.ones_like(share), where=share > 0))))

@@ -34,7 +34,7 @@ from relevancy.lettering import (
     line_height,
     pieces_of,
 )
-from relevancy.render import COLORMAP, OPACITY, hatched, named_colormap, overlay, value_range
+from relevancy.render import COLORMAP, OPACITY, colormap_for, hatched, named_colormap, overlay, value_range
 
 _INK, _MUTED, _LINE, _EMPTY = "#1c1b22", "#6b6a75", "#d9d8df", "#efeef3"
 _SHARES = {"image": ("image", "#d9822b"), "text": ("text", "#5b4b9a"), "first_token": ("first token", "#b3b1bd")}
@@ -85,7 +85,8 @@ def figure(
     """
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
-    return _Layout(panels, question, shared_scale, named_colormap(colormap), colormap, opacity, notes).draw()
+    named_colormap(colormap)
+    return _Layout(panels, question, shared_scale, colormap, opacity, notes).draw()
 
 
 class _Layout:
@@ -96,13 +97,12 @@ class _Layout:
         panels: Sequence[Panel],
         question: str,
         shared_scale: bool,
-        colors: Colormap,
         colormap: str,
         opacity: float,
         notes: Sequence[str],
     ) -> None:
         self.panels, self.question, self.shared_scale, self.notes = panels, question, shared_scale, notes
-        self.colors, self.colormap, self.opacity = colors, colormap, opacity
+        self.colormap, self.opacity = colormap, opacity
         self.figure = Figure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
         self.show_picture = all(_same_picture(panels[0].image, panel.image) for panel in panels)
@@ -232,6 +232,10 @@ class _Layout:
                 bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": _LINE, "alpha": 0.92},
             )  # fmt: skip
 
+    def colors(self, low: float) -> Colormap:
+        """The colors of a scale with this lower end."""
+        return colormap_for(self.colormap, low)
+
     def map_range(self, panel: Panel) -> tuple[float, float]:
         return value_range([each.heatmap for each in self.panels] if self.shared_scale else [panel.heatmap])
 
@@ -244,7 +248,8 @@ class _Layout:
         for first, count in spans:
             width = count * self.column + (count - 1) * _GAP
             low, high = self.map_range(self.panels[first])
-            self.color_bar(self.x_of(first), y_scale, width, low, high, "relevance of an image patch (raw)")
+            label = "relevance of an image patch (raw)" + ("; below zero: against the token" if low < 0 else "")
+            self.color_bar(self.x_of(first), y_scale, width, low, high, label)
         for first, count in spans:
             x, low_high = self.x_words(first), self.word_range(first)
             width = count * self.word_width + (count - 1) * _GAP
@@ -260,7 +265,7 @@ class _Layout:
             axes.set_axis_off()
             axes.text(0, 0.5, "no scale: nothing is relevant", va="center", color=_MUTED, fontproperties=font(SMALL))
             return
-        colors = ScalarMappable(Normalize(low, high), self.colors)
+        colors = ScalarMappable(Normalize(low, high), self.colors(low))
         bar = self.figure.colorbar(colors, cax=axes, orientation="horizontal")
         bar.locator = MaxNLocator(max(2, int(width)), min_n_ticks=2)
         bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}")
@@ -283,7 +288,7 @@ class _Layout:
         self.text(x_right, baseline, right, SMALL)
         self.text(x_bar - 0.08 - self.measure(left, SMALL), baseline, left, SMALL)
         axes = self.axes(x_bar, baseline - 0.1, bar, _BAR * 0.85)
-        axes.imshow(np.linspace(0, 1, _BAR_COLORS)[None], cmap=self.colors, aspect="auto")
+        axes.imshow(np.linspace(0, 1, _BAR_COLORS)[None], cmap=self.colors(low), aspect="auto")
         axes.set_axis_off()
 
     def shares(self, x: float, y: float, shares: Mapping[str, float]) -> None:
@@ -363,17 +368,18 @@ class _Layout:
 
     def words(self, x: float, y: float, flow: "Flow", limits: tuple[float, float]) -> None:
         """Words on the color of zero, each on the color of its relevance."""
-        background = to_rgb(self.colors(0.0))
+        low, high = limits
+        colors, zero = self.colors(low), 0.5 if low < 0 else 0.0
+        background = to_rgb(colors(zero))
         axes = self.axes(x, y, self.word_width, flow.height)
         axes.set_axis_off()
         axes.set(xlim=(0, self.word_width), ylim=(flow.height, 0))
         axes.add_patch(_rounded(0, 0, self.word_width, flow.height, 0.08, background))
-        low, high = limits
         for piece, left, line, width in flow.chips:
             top = SPACE + line * WORD_LINE
             known = np.isfinite(piece.value) and high > low
-            strength = float(np.clip((piece.value - low) / (high - low), 0, 1)) if known else 0.0
-            color = to_rgb(self.colors(strength))
+            strength = float(np.clip((piece.value - low) / (high - low), 0, 1)) if known else zero
+            color = to_rgb(colors(strength))
             box_left, box_top = SPACE + left, top + 0.02
             edge = _mixed(color, _ink_on(color), 0.35) if piece.special else color
             axes.add_patch(_rounded(box_left, box_top, width, WORD_LINE - 0.05, 0.03, color, edge))

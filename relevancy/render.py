@@ -4,18 +4,23 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from PIL import Image
 
 from relevancy.errors import RelevancyError
 
 COLORMAP = "inferno"
+SIGNED = "signed"
+"""This module's own diverging colors, from blue over black to yellow: apart for color-blind eyes, and dark at zero."""
+
 OPACITY = 0.85
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _SATURATION, _BRIGHTNESS = 0.3, 0.8  # what the picture keeps where relevance is zero
 _BAND_PIXELS = 1 << 22  # large pictures are colored in bands, so that no copy of them in floats is ever whole
 _COLORS = 512  # entries of the color table
+_NEGLIGIBLE = 0.05  # of the largest size: what is negative by less is drawn as zero
+_SIGNED = LinearSegmentedColormap.from_list(SIGNED, ["#a8e0ff", "#3d8fd1", "#0c0d14", "#c9641a", "#ffd84d"])
 
 
 def overlay(
@@ -29,16 +34,19 @@ def overlay(
 ) -> Image.Image:
     """The picture, its relevant parts in color, the rest dimmed and grayish, RGB of the picture's size.
 
-    `heatmap` (height, width) is raw; `vmin` and `vmax` are the values of the color table's ends (default: zero, or less
-    if values are, and the largest). Pixels that are NaN were never seen: washed out and hatched. A map without any
-    relevance, all zero or all NaN, leaves the seen picture as it is.
+    `heatmap` (height, width) is raw; `vmin` and `vmax` are the values of the color table's ends (default: as
+    `value_range` has them); with `vmin` below zero the colors are signed (see `colormap_for`) and color shows by size.
+    Pixels that are NaN were never seen: washed out and hatched. A map without any relevance, all zero or all NaN,
+    leaves the seen picture as it is.
     """
     if heatmap.shape != (image.height, image.width):
         size = f"{image.height} x {image.width}"
         raise RelevancyError(f"a heatmap has its picture's height x width, {size}, not {heatmap.shape}")
     low, high = value_range([heatmap])
     low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
-    table = _color_table(colormap)
+    if low < 0:  # zero is in the middle of the colors
+        low, high = -max(-low, high), max(-low, high)
+    table = colormap_for(colormap, low)(np.linspace(0, 1, _COLORS))[:, :3].astype(np.float32)
     drawn = np.empty((image.height, image.width, 3), dtype=np.uint8)
     step = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, step):
@@ -54,13 +62,22 @@ def overlay(
 
 
 def value_range(heatmaps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Ends of a color scale for these maps: zero (or the least value, if negative) and the largest; (0, 0) if empty."""
+    """Ends of a color scale for these maps: zero and the largest value, (0, 0) if all are empty.
+
+    Where values are negative by more than a twentieth of the largest size, minus that size and that size.
+    """
     low, high = 0.0, 0.0
     for heatmap in heatmaps:
         finite = np.isfinite(heatmap)
         low = float(np.min(heatmap, where=finite, initial=low))
         high = float(np.max(heatmap, where=finite, initial=high))
-    return low, high
+    size = max(-low, high)
+    return (-size, size) if -low > _NEGLIGIBLE * size else (0.0, high)
+
+
+def colormap_for(name: str, low: float) -> Colormap:
+    """The colors of a scale whose lower end is `low`: below zero, the default gives way to the signed colors."""
+    return named_colormap(SIGNED if low < 0 and name == COLORMAP else name)
 
 
 def _heat(
@@ -70,7 +87,8 @@ def _heat(
     color = table[np.rint(strength * (_COLORS - 1)).astype(np.intp)]
     gray = (rgb @ _LUMA)[..., None]
     dimmed = (gray + _SATURATION * (rgb - gray)) * _BRIGHTNESS
-    alpha = opacity * (strength * (2 - strength))[..., None]
+    size = np.abs(2 * strength - 1) if low < 0 else strength
+    alpha = opacity * (size * (2 - size))[..., None]
     return dimmed + alpha * (color - dimmed)
 
 
@@ -84,12 +102,10 @@ def hatched(rgb: np.ndarray, top: int, short_side: int) -> np.ndarray:
     return gray
 
 
-def _color_table(name: str) -> np.ndarray:
-    return named_colormap(name)(np.linspace(0, 1, _COLORS))[:, :3].astype(np.float32)
-
-
 def named_colormap(name: str) -> Colormap:
-    """One of Matplotlib's colormaps."""
+    """One of Matplotlib's colormaps, or `SIGNED`."""
+    if name == SIGNED:
+        return _SIGNED
     if name not in matplotlib.colormaps:
         raise RelevancyError(f"{name!r} is no Matplotlib colormap; try inferno, magma, viridis or cividis")
     return matplotlib.colormaps[name]

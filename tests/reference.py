@@ -58,7 +58,9 @@ def reference(
             for module in part.modules()
             if type(module).__name__.endswith("Attention") and hasattr(module, "config")
         ]
-    before = {part: getattr(model.config, part)._attn_implementation for part in ("text_config", "vision_config")}
+    parts = ("text_config", "vision_config")
+    before = {part: getattr(model.config, part)._attn_implementation for part in parts}
+    before[""] = model.config._attn_implementation  # of the whole model, whose name "eager" would stay
     model.set_attn_implementation("eager")
     try:
         logits = model(**inputs).logits[:, position]

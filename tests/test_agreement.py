@@ -59,6 +59,17 @@ def test_disjoint_maps_share_nothing():
     assert _jensen_shannon(np.array([1.0, 0]), np.array([1.0, 1])) == pytest.approx(expected)
 
 
+def test_for_and_against_never_meet():
+    against = np.array([-1.0, -3, 0, 0])
+    assert _jensen_shannon(against, against) == pytest.approx(0)
+    assert _jensen_shannon(against, -against) == pytest.approx(1)
+    mixed = explanation(image_map=[[-1.0, -2]])
+    assert agreement(mixed, mixed).divergence == pytest.approx(0)
+    # (1/2 for, 1/2 against) and (1 for) on one place: as (1/2, 1/2) and (1, 0)
+    expected = (math.log2(4 / 3) + (math.log2(2 / 3) + math.log2(2)) / 2) / 2
+    assert _jensen_shannon(np.array([1.0, -1]), np.array([1.0, 0])) == pytest.approx(expected)
+
+
 def test_ranks_share_ties():
     assert _ranks(np.array([5.0, 1, 5, 2])).tolist() == [2.5, 0, 2.5, 1]
     assert spearman(np.array([1.0, 2, 3]), np.array([10.0, 5, 1])) == pytest.approx(-1)

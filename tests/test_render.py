@@ -13,7 +13,7 @@ from PIL import Image
 
 from relevancy.errors import RelevancyError
 from relevancy.figures import Panel, figure
-from relevancy.render import overlay, value_range
+from relevancy.render import SIGNED, named_colormap, overlay, value_range
 
 WORDS = [
     ("<bos>", 9.0),
@@ -126,8 +126,53 @@ def test_large_pictures_are_drawn_in_bands_without_seams(monkeypatch):
 
 def test_value_range():
     assert value_range([np.array([0.5, np.nan]), np.array([2.0])]) == (0, 2)
-    assert value_range([np.array([-1.0, 0.5])]) == (-1, 0.5)
+    assert value_range([np.array([-1.0, 0.5])]) == (-1, 1)
+    assert value_range([np.array([-1.0, 0.5]), np.array([4.0])]) == (-4, 4)
+    assert value_range([np.array([-1e-6, 0.5])]) == (0, 0.5)
+    assert value_range([np.array([-3.0, -1.0])]) == (-3, 3)
     assert value_range([np.array([np.nan]), np.zeros(3)]) == (0, 0)
+
+
+def test_signed_maps_have_two_colors_and_none_at_zero():
+    image = Image.new("RGB", (40, 30), (100, 100, 100))
+    heatmap = spot(peak=1.0)
+    heatmap[20:, 30:] = -1.0
+    heatmap[:5, :5] = -0.5
+    drawn = np.asarray(overlay(image, heatmap, opacity=1.0)).astype(int)
+    zero, for_it, against, half = drawn[0, 20], drawn[12, 15], drawn[25, 35], drawn[2, 2]
+    np.testing.assert_array_equal(zero, np.asarray(overlay(image, spot()))[0, 0])
+    assert for_it[0] > for_it[2] + 60  # yellow
+    assert against[2] > against[0] + 60  # blue
+    assert abs(half - against).sum() > 40
+    np.testing.assert_array_equal(drawn, overlay(image, heatmap, opacity=1.0, vmin=-0.2, vmax=1.0))
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, in linear RGB: red-, green- and blue-blind.
+BLIND = (
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+)
+
+
+@pytest.mark.parametrize("matrix", BLIND)
+def test_signed_colors_stay_apart_for_color_blind_eyes(matrix):
+    table = named_colormap(SIGNED)(np.linspace(0, 1, 101))[:, :3]
+    seen = np.clip((table**2.2) @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
+    distance = np.linalg.norm(seen[:50] - seen[:50:-1], axis=1)  # of +v and -v
+    assert (distance[:40] > 0.2).all()
+    lightness = seen @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness[:50]) < 0).all()
+    assert (np.diff(lightness[50:]) > 0).all()
+
+
+def test_a_figure_of_signed_numbers_says_so():
+    heatmap = spot()
+    heatmap[:4] = -1
+    drawn = figure([panel(heatmap=heatmap, words=[*WORDS, ("no", -0.4)])], question="?")
+    assert any("against the token" in text for text in texts(drawn))
+    assert {"−2", "2"} <= set(ticks(drawn)[0]) or {"-2", "2"} <= set(ticks(drawn)[0])
+    assert not any("against" in text for text in texts(figure([panel()], question="?")))
 
 
 def test_bad_arguments():

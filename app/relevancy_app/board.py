@@ -17,7 +17,7 @@ from PIL import Image
 from relevancy import Explanation
 from relevancy.figures import word_range
 from relevancy.lettering import SPECIAL
-from relevancy.render import named_colormap, value_range
+from relevancy.render import colormap_for, value_range
 from relevancy_app.asking import Display
 
 _JPEG = 90
@@ -38,7 +38,7 @@ class Scale:
     @cached_property
     def colors(self) -> list[str]:
         """From the lowest to the highest, as a browser reads them."""
-        table = named_colormap(self.colormap)(np.linspace(0, 1, _COLORS), bytes=True)
+        table = colormap_for(self.colormap, self.low)(np.linspace(0, 1, _COLORS), bytes=True)
         return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in table.tolist()]
 
     def color(self, value: float) -> str:
