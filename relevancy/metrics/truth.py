@@ -26,7 +26,7 @@ def pointing(heat: np.ndarray, mask: np.ndarray) -> float:
     Source: Zhang et al., IJCV 2018 (the pointing game, without its tolerance).
     """
     values, inside = _both(heat, mask)
-    return float("nan") if values is None else float(inside[values == values.max()].mean())
+    return float("nan") if values is None else peak_on(values, inside)
 
 
 def energy(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -35,11 +35,19 @@ def energy(heat: np.ndarray, mask: np.ndarray) -> float:
     Sources: Wang et al. 2020 (energy-based pointing game); the same as relevance mass accuracy, Arras et al. 2022.
     """
     values, inside = _both(heat, mask)
-    if values is None:
-        return float("nan")
+    return float("nan") if values is None else mass_on(values, inside)
+
+
+def peak_on(values: np.ndarray, inside: np.ndarray) -> float:
+    """The share of the highest values that lie inside; both of one shape, of pixels or of cells."""
+    return float(inside[values == values.max()].mean())
+
+
+def mass_on(values: np.ndarray, covered: np.ndarray) -> float:
+    """The share of the positive values that lies inside, `covered` being how much of each does; NaN without any."""
     positive = np.clip(values, 0, None)
     total = positive.sum()
-    return float(positive[inside].sum() / total) if total > 0 else float("nan")
+    return float((positive * covered).sum() / total) if total > 0 else float("nan")
 
 
 def rank_accuracy(heat: np.ndarray, mask: np.ndarray) -> float:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from relevancy.explanation import finite
+from relevancy.metrics.intervals import LEVEL
 from relevancy.report.claim import CLAIM, SOURCE, Reading
 from relevancy.report.findings import Findings
 from relevancy.report.gallery import Card, Shelf
 from relevancy.report.reading import Source
-from relevancy.report.statistics import FEWEST, LEVEL
+from relevancy.report.statistics import FEWEST
 from relevancy.report.words import MEASURES
 
 FORMAT = 1

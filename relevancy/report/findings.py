@@ -9,12 +9,12 @@ from math import ceil
 
 import numpy as np
 
+from relevancy.metrics.intervals import Resamples
 from relevancy.report import maps
 from relevancy.report.grouping import Grouping
 from relevancy.report.measuring import Measured, Series
 from relevancy.report.statistics import (
     Estimate,
-    Resamples,
     Sample,
     areas,
     effects,

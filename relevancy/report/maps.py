@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relevancy.metrics.truth import mass_on, peak_on
+
 TOP = 0.1  # of the patches: whose mass is taken
 SIDE = 12  # of the raster on which maps of different grids are compared
 
@@ -125,9 +127,9 @@ class Truth:
         hit = self.inside[np.ix_(_between(self.y, middle_y), _between(self.x, middle_x))]
         cover = np.divide(truth, area, out=np.zeros_like(truth), where=seen)
         return Meeting(
-            pointing=float(hit[seen & (mass == mass.max())].mean()),
+            pointing=peak_on(mass[seen], hit[seen]),
             pointing_chance=float(hit[seen].mean()),
-            energy=float((mass * cover).sum() / mass.sum()),
+            energy=mass_on(mass, cover),
             energy_chance=float(truth.sum() / area.sum()),
         )
 

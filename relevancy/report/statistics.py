@@ -6,14 +6,14 @@ grow with the number of rows times resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from relevancy.metrics.intervals import CHUNK, Resamples, bounds
+
 FEWEST = 10  # rows, and pictures, below which no interval and no test is given
-LEVEL = 0.95
-_CHUNK = 1 << 22  # numbers held at once while resampling
 
 
 @dataclass(frozen=True)
@@ -59,34 +59,6 @@ class Sample:
     def estimate(self, value: float, draws: np.ndarray) -> Estimate:
         """The value with the interval that the resampled values (resamples,) give it, if there is enough of it."""
         return _estimate(value, draws, self.rows, len(np.unique(self.pictures)))
-
-
-@dataclass(frozen=True)
-class Resamples:
-    """Bootstrap resamples of `pictures` pictures, drawn with replacement; the same ones each time they are asked for.
-
-    Source: Field and Welsh, Bootstrapping clustered data, JRSS B 2007 (the cluster bootstrap).
-    """
-
-    pictures: int
-    count: int = 2000
-    seed: int = 0
-
-    def weights(self) -> Iterator[np.ndarray]:
-        """How often each picture was drawn, float64 (some resamples, pictures) at a time."""
-        rng = np.random.default_rng(self.seed)
-        step = max(1, _CHUNK // max(1, self.pictures))
-        for start in range(0, self.count, step):
-            size = min(step, self.count - start)
-            drawn = rng.integers(self.pictures, size=(size, self.pictures))
-            drawn += np.arange(size)[:, None] * self.pictures
-            counts = np.bincount(drawn.ravel(), minlength=size * self.pictures)
-            yield counts.reshape(size, self.pictures).astype(np.float64)
-
-    def totals(self, columns: Sequence[np.ndarray]) -> np.ndarray:
-        """Resampled sums (columns, resamples) of sums over pictures, each (pictures,)."""
-        stacked = np.stack(columns, axis=1)
-        return np.concatenate([weights @ stacked for weights in self.weights()]).T
 
 
 def means(samples: Sequence[Sample], resamples: Resamples) -> list[Estimate]:
@@ -147,7 +119,7 @@ def areas(pairs: Sequence[tuple[Sample, Sample]], resamples: Resamples) -> list[
         order = np.argsort(values, kind="stable")
         first = (order < one.rows).astype(np.float64)
         starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-        step = max(1, _CHUNK // len(values))
+        step = max(1, CHUNK // len(values))
         draws = [
             _weighted_area(weights[start : start + step, pictures[order]], first, starts)
             for weights in resamples.weights()
@@ -180,7 +152,7 @@ def sign_flips(samples: Sequence[Sample], pictures: int, *, flips: int = 9999, s
     reached = observed - 1e-9 * np.abs(sums).sum(0)  # equal sums in another order are equal
     beyond = np.zeros(len(samples), np.int64)
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // max(1, pictures))
+    step = max(1, CHUNK // max(1, pictures))
     for start in range(0, flips, step):
         size = min(step, flips - start)
         bits = np.frombuffer(rng.bytes(size * ((pictures + 7) // 8)), np.uint8).reshape(size, -1)
@@ -242,10 +214,10 @@ def _estimate(value: float, draws: np.ndarray, rows: int, pictures: int) -> Esti
     kept = draws[np.isfinite(draws)]
     if known is None or not _enough(rows, pictures) or not len(kept):
         return Estimate(known, None, None, rows, pictures)
-    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = bounds(kept)
     if low == high:  # every row alike: resampling cannot tell how far the truth may lie
         return Estimate(known, None, None, rows, pictures)
-    return Estimate(known, float(low), float(high), rows, pictures)
+    return Estimate(known, low, high, rows, pictures)
 
 
 def _enough(rows: int, pictures: int) -> bool:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relevancy.metrics.intervals import Resamples
 from relevancy.report.statistics import (
     FEWEST,
     Estimate,
-    Resamples,
     Sample,
     areas,
     effects,
@@ -57,7 +57,7 @@ def test_resamples_draw_as_many_pictures_as_there_are_and_each_as_often_as_any()
 
 def test_resamples_do_not_depend_on_how_many_fit_into_memory(monkeypatch):
     whole = Resamples(5, 50).totals([np.arange(5.0)])
-    monkeypatch.setattr("relevancy.report.statistics._CHUNK", 15)
+    monkeypatch.setattr("relevancy.metrics.intervals.CHUNK", 15)
     np.testing.assert_array_equal(whole, Resamples(5, 50).totals([np.arange(5.0)]))
 
 
