@@ -1,65 +1,97 @@
-"""The findings of a check as files: a table to read and the same as JSON."""
+"""The findings of a check as files: tables to read and the same as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from relevancy.checking.verdicts import Findings, Summary
+from relevancy.errors import RelevancyError
+from relevancy.explaining import versions
 from relevancy.explanation import finite, written_whole
+from relevancy.metrics.intervals import Interval
 
-TITLES: Mapping[str, str] = {
-    "deletion": "deletion ↓",
-    "insertion": "insertion ↑",
-    "flips": "answer flips ↑",
-    "positive": "tokens, best first ↓",
-    "negative": "tokens, worst first ↑",
-    "pointing": "pointing ↑",
-    "energy": "energy ↑",
-    "rank_accuracy": "rank accuracy ↑",
-    "iou": "IoU ↑",
-    "nss": "NSS ↑",
-    "chance": "mask's share",
-    "question similarity": "other question ↓",
-    "picture similarity": "other picture ↓",
-    "answer similarity": "other answer ↓",
-    "noise similarity": "noise ↑",
-    "alone similarity": "alone ↑",
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Against the model: what hiding and removing does to the answer": {
+        "faithfulness": "insertion less deletion ↑",
+        "deletion": "deletion ↓",
+        "insertion": "insertion ↑",
+        "flips": "answer flips ↑",
+        "positive": "tokens, best first ↓",
+        "negative": "tokens, worst first ↑",
+    },
+    "Against truth: where the asked-about thing is": {
+        "pointing": "pointing ↑",
+        "energy": "energy ↑",
+        "rank_accuracy": "rank accuracy ↑",
+        "iou": "IoU ↑",
+        "nss": "NSS ↑",
+        "chance": "mask's share",
+    },
+    "Against the map of something else: rank correlation": {
+        "question similarity": "other question ↓",
+        "picture similarity": "other picture ↓",
+        "answer similarity": "other answer ↓",
+        "noise similarity": "noise ↑",
+        "alone similarity": "alone ↑",
+    },
 }
-"""Columns in their order; the arrow says which way is better. Those of random weights follow."""
+"""Columns in their order, by table; the arrow says which way is better. Those of random weights follow."""
+
+_WEIGHTS = "Against random weights: rank correlation without signs"
+_COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "nss")
+_START, _END = "<!-- relevancy check: from here -->", "<!-- relevancy check: to here -->"
 
 
 def columns(summaries: Sequence[Summary]) -> dict[str, str]:
     """Numbers that there are, with their titles."""
-    present = {number for one in summaries for number, found in one.numbers.items() if found.rows}
-    weights = [number for number in summaries[0].numbers if number.startswith("randomised") and number.endswith("_abs")]
-    titles = {number: title for number, title in TITLES.items() if number in present}
-    return titles | {
-        number: f"random {number.removeprefix('randomised ').removesuffix(' similarity_abs')} ↓"
-        for number in weights
-        if number in present
+    return {number: title for group in _groups(summaries).values() for number, title in group.items()}
+
+
+def _groups(summaries: Sequence[Summary]) -> dict[str, dict[str, str]]:
+    present = [number for number, found in summaries[0].numbers.items() if found.rows]
+    weights = {
+        number: f"{number.removeprefix('randomised ').removesuffix(' similarity_abs')} ↓"
+        for number in present
+        if number.startswith("randomised") and number.endswith("_abs")
     }
+    groups = {
+        heading: {number: title for number, title in titles.items() if number in present}
+        for heading, titles in GROUPS.items()
+    }
+    return {heading: titles for heading, titles in (groups | {_WEIGHTS: weights}).items() if titles}
 
 
 def markdown(findings: Findings) -> str:
-    """A table of every number, its interval beside it, and the verdicts."""
+    """Tables of every number, its interval beside it, of the differences to the first method, and the verdicts."""
     summaries = findings.summaries
+    lines = [f"## {findings.heading}", ""]
     titles = columns(summaries)
-    lines = [f"## {findings.heading}", "", "| method | " + " | ".join(titles.values()) + " |"]
-    lines.append("| --- " * (len(titles) + 1) + "|")
-    for one in summaries:
-        cells = [str(one.numbers[number]) if number in one.numbers else "–" for number in titles]
-        lines.append(f"| {one.method} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"- **{one.method}**: {one.verdict}." for one in summaries)]
+    for heading, group in _groups(summaries).items():
+        lines += _table(heading, group, ((one.method, one.numbers) for one in summaries))
+    others = [one for one in summaries if one.against_first]
+    if others:
+        compared = {number: titles[number] for number in _COMPARED if number in titles}
+        heading = f"Differences to {summaries[0].method}, row by row"
+        lines += _table(heading, compared, ((one.method, one.against_first) for one in others))
+    lines += ["### Verdicts", "", *(f"- **{one.method}**: {one.verdict}." for one in summaries)]
     lines += ["", *(f"Note: {note}" for note in findings.notes)] if findings.notes else []
     return "\n".join(lines) + "\n"
 
 
+def _table(heading: str, titles: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Interval]]]) -> list[str]:
+    lines = [f"### {heading}", "", f"| method | {' | '.join(titles.values())} |", "| --- " * (len(titles) + 1) + "|"]
+    for name, numbers in rows:
+        cells = [str(numbers[number]) if number in numbers else "–" for number in titles]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 def as_json(findings: Findings) -> dict[str, Any]:
-    """The same as JSON takes it: {"heading", "methods": {name: {"numbers", "against_random", "verdict"}}, "notes"}."""
+    """The same as JSON takes it: {"heading", "methods": {name: a Summary's fields but its name}, "notes"}."""
     methods = {
         one.method: {key: value for key, value in asdict(one).items() if key != "method"} for one in findings.summaries
     }
@@ -73,3 +105,26 @@ def save(folder: Path, findings: Sequence[Findings]) -> Path:
         stored = json.dumps([as_json(one) for one in findings], indent=1)
         (part / "table.json").write_text(stored, encoding="utf-8")
     return folder / "table.md"
+
+
+def place_in(page: Path) -> tuple[str, str]:
+    """What stands before and after a page's own place for tables, between two comments. Raises RelevancyError."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RelevancyError(f"--page {page}: cannot be read ({error.strerror or error}).") from error
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not start or not end:
+        raise RelevancyError(f"--page {page}: needs a line {_START} and after it a line {_END}.")
+    return before + start, end + after
+
+
+def write_into(page: Path, findings: Sequence[Findings]) -> None:
+    """Put the tables into a page's place for them, instead of what stands there. Raises RelevancyError."""
+    before, after = place_in(page)
+    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    tables = "\n".join(map(markdown, findings))
+    part = page.with_name(f"{page.name}.part")
+    part.write_text(f"{before}\n\nWritten by `relevancy check` ({made}).\n\n{tables}\n{after}", encoding="utf-8")
+    part.replace(page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from relevancy.metrics.intervals import Interval, interval
 ALIKE = 0.5  # rank correlation with the map of a random model from which on a map does not show what was learned
 ENOUGH = 30  # rows on which a map that is worth anything is better than noise
 LITTLE = 0.05  # of a rank correlation: a difference smaller than that is none
+
+_AT_MASKS_SHARE = ("pointing", "energy", "rank_accuracy")
 
 TRUST, DOUBT, UNDECIDED = "trust", "do not trust", "undecided"
 
@@ -34,14 +36,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Summary:
-    """One method: every number's mean with its interval, how far it is from a random map's, and the verdict.
+    """One method: every number's mean with its interval, how far it is from others, and the verdict.
 
-    against_random: paired differences, row by row, to the random map's number.
+    against_random, against_first: paired differences, row by row, to the random map's number and to the first method's.
     """
 
     method: str
     numbers: Mapping[str, Interval]
     against_random: Mapping[str, Interval]
+    against_first: Mapping[str, Interval]
     verdict: Verdict
 
 
@@ -58,7 +61,8 @@ def summarise(store: Store, rows: Sequence[Row], methods: Sequence[str], seed: i
     """A summary of each method and, last, of the random map."""
     pictures = {row.key: row.picture_key for row in rows}
     numbers = {name: _columns(store, name) for name in (*methods, RANDOM)}
-    return [_summary(name, own, numbers[RANDOM], pictures, seed) for name, own in numbers.items()]
+    first = next(iter(numbers.values()))
+    return [_summary(name, own, numbers[RANDOM], first, pictures, seed) for name, own in numbers.items()]
 
 
 Columns = dict[str, dict[str, float]]  # number -> row -> value
@@ -73,21 +77,41 @@ def _columns(store: Store, method: str) -> Columns:
     return found
 
 
-def _summary(name: str, own: Columns, random: Columns, pictures: Mapping[str, str], seed: int) -> Summary:
+def _summary(
+    name: str, own: Columns, random: Columns, first: Columns, pictures: Mapping[str, str], seed: int
+) -> Summary:
     def mean(values: Mapping[str, float]) -> Interval:
         return interval(list(values.values()), [pictures[row] for row in values], seed)
 
     def less(values: Mapping[str, float], other: Mapping[str, float]) -> Interval:
         return mean({row: values[row] - other[row] for row in values if row in other})
 
-    against = {number: less(values, random[number]) for number, values in own.items() if number in random}
+    def than(other: Columns) -> dict[str, Interval]:
+        return {} if own is other else {n: less(values, other[n]) for n, values in own.items() if n in other}
+
+    against = than(random)
     found = {number: mean(values) for number, values in own.items()}
     for swap in ("question", "picture", ALONE):
         if f"{swap} similarity" in own and "noise similarity" in own:
             found[f"{swap} effect"] = less(own["noise similarity"], own[f"{swap} similarity"])
     if name == RANDOM:
-        return Summary(name, found, {}, Verdict(DOUBT, ("is noise, the measure of all others",)))
-    return Summary(name, found, against, _verdict(found, against))
+        noise = Verdict(DOUBT, ("is noise, the measure of all others", *_at_chance(own, less)))
+        return Summary(name, found, {}, than(first), noise)
+    return Summary(name, found, against, than(first), _verdict(found, against))
+
+
+def _at_chance(own: Columns, less: Callable[[Mapping[str, float], Mapping[str, float]], Interval]) -> list[str]:
+    """Is noise at chance where chance is known? The mask's share; for NSS and similarities with their signs, zero."""
+    at_zero = [number for number in own if number == "nss" or number.endswith(" similarity")]
+    expected = {number: own["chance"] for number in _AT_MASKS_SHARE if number in own}
+    expected |= {number: dict.fromkeys(own[number], 0.0) for number in at_zero}
+    gaps = {number: less(own[number], chance) for number, chance in expected.items()}
+    told = [number for number, gap in gaps.items() if not np.isnan(gap.low)]
+    off = [number for number in told if not gaps[number].low <= 0 <= gaps[number].high]
+    if not told:
+        return []
+    reached = f"at chance, by its interval, in {len(told) - len(off)} of {len(told)} numbers whose chance is known"
+    return [reached, *(f"off by {gaps[number]} in {number}" for number in off)]
 
 
 def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> Verdict:

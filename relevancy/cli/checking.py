@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, value
+from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
 from relevancy.cli.terminal import bars, check_writable, escaped, out, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
     from relevancy.checking.rows import Row
     from relevancy.checking.verdicts import Findings
+    from relevancy.checking.working import Settings
+    from relevancy.export.crew import Work
+    from relevancy.metrics.explainers import Explainer
+    from relevancy.tape import Scope
 
 DEMO = "demo:"
 
@@ -39,17 +46,21 @@ def check(
         str,
         typer.Option(
             metavar="ITEMS",
-            help="A .jsonl or .csv file (image, question; answer, mask or boxes where known), a folder of pictures, or "
+            help="What relevancy export takes as --input (image, question; answer, mask or boxes where known), or "
             "[bold]demo:N[/bold]: N held-out scenes of the embedded pair's world.",
         ),
     ],
     methods: Annotated[
-        str, typer.Option(help="Methods, as relevancy,rollout; see [bold]relevancy methods[/bold].")
+        str,
+        typer.Option(
+            help="Methods, as relevancy,rollout (see [bold]relevancy methods[/bold]), and variants of them, as "
+            "relevancy@full or relevancy@layers=2-."
+        ),
     ] = "relevancy",
     scope: Annotated[ScopeName, typer.Option(help="As in explain, for methods that know it.")] = ScopeName.language,
     layers: Annotated[str | None, typer.Option(help="Decoder layers, as 6-17 or 0,4,8; all by default.")] = None,
     target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
-    question: Annotated[str | None, typer.Option(help="For rows without a question of their own.")] = None,
+    question: Annotated[str | None, typer.Option(help="For data without a column of questions.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
     control_rows: Annotated[int, typer.Option(min=1, help="How many of them the controls are made on.")] = 100,
     steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 8,
@@ -59,6 +70,12 @@ def check(
     tokens: Annotated[bool, typer.Option(help="Also remove image tokens, as Chefer et al. do.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 0,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-check"),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Markdown page whose marked place gets the tables, too.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Working processes, each with a model of its own; 0 for none beside this.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -70,35 +87,79 @@ def check(
     A random map is always in the table, and shows what chance is. Each method gets a verdict in plain words.
     Stopped and started again with the same --out, it goes on where it was. Writes table.md, table.json and, for each
     model, a folder with results.jsonl.
+
+    [bold]Try[/bold]: relevancy check --model demo-small --model demo-large --data demo:20
+    --methods relevancy,relevancy@full,rollout --processes 2 --out check
     """
     check_writable(out_folder)
     from relevancy.checking import tables
-    from relevancy.checking.running import Check, Settings
-    from relevancy.metrics.explainers import explainers_of
+    from relevancy.checking.running import Check
+    from relevancy.checking.working import Settings
 
     if target.strip() == "all":
         raise RelevancyError("--target all: a check follows one token of each answer; choose another target.")
-    numbers = layer_numbers(layers)
-    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-    explainers = explainers_of(names, scope.value, numbers, target=target)
-    listed = _rows(data, question)[:rows]
+    if page is not None:
+        tables.place_in(page)
     settings = Settings(
         steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed
     )
+    asked = _Asked(
+        data=data, question=question, rows=rows, scope=scope.value, layers=layers, settings=settings,
+        methods=tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip())),
+        options={
+            "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
+        },
+    )  # fmt: skip
+    explainers, listed = asked.explainers(), asked.listed()
     findings = []
     for name in dict.fromkeys(models):
-        model = load_model(name, device=device, dtype=dtype, quantization=value(quantization), framing=value(framing))
+        model = load_model(name, **asked.options)
         about = {"scope": scope.value, "layers": layers or "all", "dtype": str(model.dtype)}
         folder = out_folder / re.sub(r"[^\w.-]+", "-", model.name)
+        task = Check(
+            model, listed, explainers, folder, settings, about, processes=processes, make=partial(_begin, name, asked)
+        )
         with bars() as report:
-            findings.append(Check(model, listed, explainers, folder, settings, about).run(report))
+            findings.append(task.run(lambda what, share, of=model.name: report(f"{of}, {what}", share)))
     file = tables.save(out_folder, findings)
+    if page is not None:
+        tables.write_into(page, findings)
     if as_json:
         sys.stdout.write(json.dumps([tables.as_json(one) for one in findings]) + "\n")
         return
     for one in findings:
         _say(one)
     say(f"→ {file}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a process of a check is told, so that it makes the same rows and methods."""
+
+    data: str
+    question: str | None
+    rows: int | None
+    methods: tuple[str, ...]
+    scope: Scope
+    layers: str | None
+    settings: Settings
+    options: Mapping[str, Any]
+
+    def explainers(self) -> dict[str, Explainer]:
+        from relevancy.metrics.explainers import explainers_of
+
+        return explainers_of(self.methods, self.scope, layer_numbers(self.layers), target=self.settings.target)
+
+    def listed(self) -> list[Row]:
+        return _rows(self.data, self.question)[: self.rows]
+
+
+def _begin(model: str, asked: _Asked, _number: int) -> Work:
+    """A process's own worker."""
+    from relevancy.checking.working import Worker
+
+    worker = Worker(load_quietly(model, **asked.options), asked.listed(), asked.explainers(), asked.settings)
+    return partial(map, worker.do)
 
 
 def _say(findings: Findings) -> None:

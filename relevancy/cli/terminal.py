@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from relevancy.errors import RelevancyError
 
+_LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 WRONG_INPUT, EMPTY_MAP, INTERRUPTED = 2, 3, 130
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but a map is empty."
 
@@ -56,25 +58,54 @@ def _nothing() -> Iterator[None]:
     yield
 
 
+def span(seconds: float) -> str:
+    """A length of time, as a person says it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 @contextmanager
 def bars() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar per named step, on standard error; without a terminal, a line as each step ends."""
+    """A progress bar per named step, on standard error, with the time it has left.
+
+    Without a terminal, a line every half minute, and one as each step ends.
+    """
+    if not err.is_terminal:
+        yield _lines()
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, disable=not err.is_terminal) as progress:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err) as progress:
         tasks: dict[str, Any] = {}
-        ended: set[str] = set()
 
         def report(what: str, share: float) -> None:
-            if not err.is_terminal:
-                if share >= 1 and what not in ended:
-                    ended.add(what)
-                    err.print(f"{what}: done", highlight=False)
-                return
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=1.0)
+                tasks[what] = progress.add_task(escaped(what), total=1.0)
             progress.update(tasks[what], completed=share)
 
         yield report
+
+
+def _lines() -> Callable[[str, float], None]:
+    begun: dict[str, tuple[float, float]] = {}  # when a step was first heard of, and how far it was
+    ended: set[str] = set()
+    last = time.monotonic()
+
+    def report(what: str, share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if what not in begun:
+            begun[what] = (last, 0.0) if not begun else (now, share)
+        if share >= 1 and what not in ended:
+            ended.add(what)
+            err.print(f"{what}: done", highlight=False)
+        elif share < 1 and now - last >= _LINE_EVERY:
+            last = now
+            since, from_ = begun[what]
+            left = span((now - since) / (share - from_) * (1 - share)) if share > from_ else "?"
+            err.print(f"{what}: {share:.0%}, {left} left", highlight=False)
+
+    return report
 
 
 @contextmanager

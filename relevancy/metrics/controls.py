@@ -32,6 +32,11 @@ class Asked:
     def __len__(self) -> int:
         return len(self.images)
 
+    def only(self, places: Sequence[int]) -> Asked:
+        """The rows at these places alone."""
+        answers = None if self.answers is None else [self.answers[place] for place in places]
+        return Asked([self.images[place] for place in places], [self.questions[place] for place in places], answers)
+
     def maps(self, explainer: Explainer, model: Model) -> list[np.ndarray]:
         """Their maps, each (rows, cols)."""
         return [result.image_map for result in explainer(model, self.images, self.questions, self.answers)]

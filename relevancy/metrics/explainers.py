@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from relevancy.errors import RelevancyError
 from relevancy.explaining import explain
 from relevancy.explanation import Explanation
 from relevancy.methods.registry import METHODS, chosen
 from relevancy.models import Model
 from relevancy.pictures import Source, open_picture
-from relevancy.tape import Scope
+from relevancy.tape import Scope, chosen_layers
 from relevancy.targets import Target
 
 BATCH = 16  # rows explained together
@@ -34,58 +36,64 @@ class Explainer(Protocol):
 def explainer_of(
     method: str = "relevancy",
     scope: Scope = "language",
-    layers: Iterable[int] | None = None,
+    layers: Iterable[int] | slice | None = None,
     *,
     target: str | int = "first-relevant",
     batch: int = BATCH,
 ) -> Explainer:
-    """The explainer of a method that `explain` knows; arguments as there."""
-    wanted = None if layers is None else tuple(layers)
+    """The explainer of a method that `explain` knows; arguments as there, and layers also as a slice of a model's."""
+    wanted = layers if layers is None or isinstance(layers, slice) else tuple(layers)
 
     def maps(
         model: Model, images: Sequence[Source], questions: Sequence[str], answers: Sequence[str] | None, /
     ) -> list[Explanation]:
+        own = _of_model(model, wanted) if isinstance(wanted, slice) else wanted
         found: list[Explanation] = []
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
             given = None if answers is None else list(answers[part])
             found += explain(
                 model, list(images[part]), list(questions[part]), target=target, scope=scope, method=method,
-                layers=wanted, answer=given,
+                layers=own, answer=given,
             )  # fmt: skip
         return found
 
     return maps
 
 
+def _of_model(model: Model, layers: slice) -> tuple[int, ...]:
+    return tuple(sorted(chosen_layers(None, model.model.get_decoder()))[layers])
+
+
+_VARIANT = re.compile(
+    r"(?P<method>[^@]+)(@(?P<scope>language|full))?(@layers=(?P<first>-?\d{1,4})(?P<to>-(?P<last>\d{0,4}))?)?"
+)
+
+
 def explainers_of(
     names: Iterable[str], scope: Scope = "language", layers: Iterable[int] | None = None, *, target: str | int
 ) -> dict[str, Explainer]:
-    """The explainer of each method, in a table of several: with this scope and these layers where it knows them.
+    """The explainers of a table, by their names: a method's, or a variant's such as `relevancy@full`.
 
-    Raises RelevancyError for a method that there is not, or that needs what is not installed.
+    A variant says how far relevance is followed, which layers take part (`relevancy@layers=2-3`, `@layers=2-` to the
+    last, `@layers=-1` the last alone), or both (`relevancy@full@layers=2-`). Where a name says nothing, this scope and
+    these layers count for methods that know them. Raises RelevancyError for a name or a method that there is not, or
+    that needs what is not installed.
     """
     found: dict[str, Explainer] = {}
     for name in names:
-        known = METHODS.get(name)
-        own_scope: Scope = scope if known is None or scope in known.scopes else "language"
-        own_layers = layers if known is None or known.layered else None
-        chosen(name, own_scope, own_layers)
-        found[name] = explainer_of(name, own_scope, own_layers, target=target)
+        parts = _VARIANT.fullmatch(name)
+        if parts is None:
+            raise RelevancyError(f"{name!r} is no method: give one as relevancy@full or relevancy@layers=2-3.")
+        known = METHODS.get(parts["method"])
+        own_scope: Any = parts["scope"] or (scope if known is None or scope in known.scopes else "language")
+        own_layers: Any = layers if known is None or known.layered else None
+        if parts["first"]:
+            first, last = int(parts["first"]), parts["last"]
+            own_layers = slice(first, int(last) + 1 if last else None) if parts["to"] else (first,)
+        chosen(parts["method"], own_scope, () if isinstance(own_layers, slice) else own_layers)
+        found[name] = explainer_of(parts["method"], own_scope, own_layers, target=target)
     return found
-
-
-def one_at_a_time(explainer: Explainer) -> Explainer:
-    """The same explainer, which never sees two rows together: what it says of a row must stay."""
-
-    def maps(
-        model: Model, images: Sequence[Source], questions: Sequence[str], answers: Sequence[str] | None, /
-    ) -> list[Explanation]:
-        given = [None] * len(images) if answers is None else [[answer] for answer in answers]
-        rows = zip(images, questions, given, strict=True)
-        return [result for image, question, answer in rows for result in explainer(model, [image], [question], answer)]
-
-    return maps
 
 
 def random_maps(seed: int | Sequence[int] = 0) -> Explainer:

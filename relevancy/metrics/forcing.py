@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, get_args
 
 import cv2
@@ -82,6 +83,7 @@ class Sight:
         self._inputs: dict[str, Any] = dict(model.prepare([picture], [question], [said.ids]))
         self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
         self._others: dict[Replacement, Tensor] = {}
+        self._known: dict[tuple[str, bytes], tuple[float, bool]] = {}
 
     @property
     def patches(self) -> int:
@@ -132,40 +134,60 @@ class Sight:
             ).logits
 
         with self.model.lock, unused_tower_layers_skipped(self.model):
-            return self._reading(len(pixels), run)
+            return self._reading([0] * len(pixels), run)
 
     def hiding(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Reading:
         """The answer with patches replaced; hidden bool (versions, patches)."""
-        return self.read(self.replaced(hidden, replacement))
+        return self._once(replacement, hidden, lambda rows: self.read(self.replaced(rows, replacement)))
 
     def without(self, removed: np.ndarray) -> Reading:
         """The answer with patches' image tokens taken out of the sequence; removed bool (versions, patches).
 
         The tower runs once, on the whole picture. The other tokens keep their places: no token sees a removed one.
         """
+        return self._once("removed", removed, self._removed)
+
+    def _once(self, how: str, masks: np.ndarray, read: Callable[[np.ndarray], Reading]) -> Reading:
+        """What `read` makes of masks (versions, patches), of each but once: curves begin and end alike."""
+        keys = [(how, np.packbits(mask).tobytes()) for mask in masks]
+        new = {key: mask for key, mask in zip(keys, masks, strict=True) if key not in self._known}
+        if new:
+            found = read(np.stack(list(new.values())))
+            self._known |= zip(new, zip(found.probability.tolist(), found.kept.tolist(), strict=True), strict=True)
+        probability, kept = zip(*(self._known[key] for key in keys), strict=True)
+        return Reading(np.array(probability), np.array(kept))
+
+    def _removed(self, removed: np.ndarray) -> Reading:
+        """Shorter sequences, those of one length together; masked ones where an attention window counts places."""
         ids = self._inputs["input_ids"]
+        tokens = ids.shape[1]
         places = (ids[0] == self.model.image_token_id).nonzero()[:, 0][-self.patches :]
         if len(places) != self.patches:
             raise RelevancyError(f"{self.model.name} merges patches into image tokens: they cannot be removed singly.")
         embedded = self._embedded()
         others = {key: value for key, value in self._inputs.items() if key not in ("input_ids", "attention_mask")}
-        mask = self._inputs["attention_mask"].repeat(len(removed), 1)
-        gone = torch.from_numpy(np.ascontiguousarray(removed)).to(mask.device)
-        mask[:, places] = mask[:, places].masked_fill(gone, 0)
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        along = any(isinstance(value, Tensor) and value.shape[1:2] == (tokens,) for value in others.values())
+        order = np.argsort(removed.sum(1), kind="stable")
+        stays = torch.ones(len(removed), tokens, dtype=torch.bool, device=ids.device)
+        stays[:, places] = ~torch.from_numpy(removed[order]).to(ids.device)
+        masked = along or _has_windows(self.model)
 
         def run(part: slice) -> Any:
-            count = len(mask[part])
+            own = torch.ones_like(stays[part]) if masked else stays[part]
+            count = len(own)
+            positions = own.nonzero()[:, 1].view(count, -1)
             return self.model.model(
                 **{key: _repeated(value, count) for key, value in others.items()},
-                inputs_embeds=embedded.expand(count, -1, -1),
-                attention_mask=mask[part],
-                position_ids=positions.expand(count, -1),
+                inputs_embeds=embedded[0, positions],
+                attention_mask=stays[part].long() if masked else torch.ones_like(positions),
+                position_ids=positions,
                 logits_to_keep=len(self.said.ids) + 1,
                 use_cache=False,
             ).logits
 
-        return self._reading(len(removed), run)
+        found = self._reading([tokens] * len(removed) if masked else stays.sum(1).tolist(), run)
+        back = np.argsort(order)
+        return Reading(found.probability[back], found.kept[back])
 
     def _expanded(self, count: int) -> dict[str, Any]:
         return {key: _repeated(value, count) for key, value in self._inputs.items()}
@@ -183,7 +205,8 @@ class Sight:
             self.model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
         return caught[0]
 
-    def _reading(self, count: int, run: Callable[[slice], Tensor]) -> Reading:
+    def _reading(self, lengths: Sequence[int], run: Callable[[slice], Tensor]) -> Reading:
+        """What `run` makes of versions, as many together as fit, and never of two lengths."""
         probabilities, kept = [], []
         model = self.model.model
         answer = torch.tensor(self.said.ids, device=self.pixels.device)
@@ -191,13 +214,29 @@ class Sight:
         with self.model.lock, answering.memory_named(), torch.no_grad(), ExitStack() as stack:
             stack.enter_context(borrow.evaluating(model))
             stack.enter_context(borrow.unread_rows_skipped(model, model.get_decoder()))
-            for start in range(0, count, self.batch):
-                logits = run(slice(start, min(start + self.batch, count)))
+            for part in _parts(lengths, self.batch):
+                logits = run(part)
                 best = logits.argmax(-1)
                 kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
                 here = logits[:, self.said.position].float().softmax(-1)
                 probabilities.append(here[:, self.said.token])
         return Reading(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
+
+
+def _parts(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbours of one length, at most so many."""
+    start = 0
+    for _, same in groupby(lengths):
+        stop = start + len(list(same))
+        yield from (slice(first, min(first + most, stop)) for first in range(start, stop, most))
+        start = stop
+
+
+def _has_windows(model: Model) -> bool:
+    """Whether some layer of the decoder looks back a limited number of places."""
+    config = model.model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    return any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(config, "sliding_window", None))
 
 
 def _repeated(value: Any, count: int) -> Any:

@@ -1,6 +1,7 @@
 """Rows from files and folders, and the store that results are appended to."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ def folder(tmp_path):
 def test_json_lines(folder):
     lines = [
         {"image": "one.png", "question": "What?", "answer": "A duck", "mask": "mask.gif"},
-        {"file_name": "two.png", "boxes": [[1, 2, 3, 4], [3.4, 4, 90, 5]]},
+        {"image": "two.png", "question": "Where?", "boxes": [[1, 2, 3, 4], [3.4, 4, 90, 5]]},
     ]
     (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    one, two = read_rows(folder / "list.jsonl", "Where?")
-    assert (one.question, one.expected, one.picture()) == ("What?", "A duck", folder / "one.png")
+    one, two = read_rows(folder / "list.jsonl", "Not asked, since the rows have questions")
+    assert (one.question, one.expected, one.picture()) == ("What?", "A duck", str(folder / "one.png"))
     assert np.argwhere(one.mask()).min(0).tolist() == [5, 4]
     assert one.mask().sum() == 20
     assert (two.question, two.expected) == ("Where?", None)
@@ -42,7 +43,8 @@ def test_csv_and_folders(folder):
     (folder / "list.csv").write_text('image,question,boxes\none.png,"What, then?","[[0, 0, 2, 2]]"\n')
     (row,) = read_rows(folder / "list.csv")
     assert (row.question, row.mask().sum()) == ("What, then?", 4)
-    assert [one.picture_key for one in read_rows(folder, "Where?")] == ["mask.gif", "one.png", "two.png"]
+    names = [Path(one.picture()).name for one in read_rows(folder, "Where?")]
+    assert names == ["mask.gif", "one.png", "two.png"]
     (folder / "metadata.csv").write_text("file_name,question\ntwo.png,Who?\n")
     assert [one.question for one in read_rows(folder)] == ["Who?"]
 
@@ -50,12 +52,11 @@ def test_csv_and_folders(folder):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no row"),
-        ("{", "line 1: is not JSON"),
-        ("[1]", "is not a JSON object"),
-        ('{"question": "What?"}', "Row 1 has no picture"),
-        ('{"image": "one.png"}', "Row 1 has no question"),
-        ('{"image": "one.png", "question": "?", "boxes": [1, 2]}', "boxes are"),
+        ("", "The input is empty"),
+        ("{", "no row that can be read"),
+        ("[1]", "."),
+        ('{"question": "What?"}', "No column holds pictures"),
+        ('{"image": "one.png"}', "No column holds questions"),
     ],
 )
 def test_what_is_wrong_is_said(folder, text, told):
@@ -64,8 +65,22 @@ def test_what_is_wrong_is_said(folder, text, told):
         read_rows(folder / "list.jsonl")
 
 
+def test_what_is_wrong_with_a_row_is_said_when_it_is_asked_for(folder):
+    lines = [{"image": "one.png", "question": "?", "boxes": [1, 2]}, {"question": "?"}, {"image": "one.png"}]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    boxes, picture, question = read_rows(folder / "list.jsonl")
+    for ask, told in (
+        (boxes.mask, "boxes were left out"),
+        (picture.picture, "no picture"),
+        (question.picture, "empty"),
+    ):
+        with pytest.raises(RelevancyError, match=told):
+            ask()
+    assert question.mask is None
+
+
 def test_no_such_list(folder):
-    for name, told in (("none.jsonl", "cannot be read"), ("one.png", "neither a folder nor")):
+    for name, told in (("none.jsonl", "There is no input"), ("one.png", "cannot be told")):
         with pytest.raises(RelevancyError, match=told):
             read_rows(folder / name)
 

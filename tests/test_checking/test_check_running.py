@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.checking import tables
-from relevancy.checking.running import Check, Settings
+from relevancy.checking.running import Check
 from relevancy.checking.store import RANDOM
 from relevancy.checking.verdicts import DOUBT
+from relevancy.checking.working import Settings
 from relevancy.cli import app
 from relevancy.demo.checkable import held_out_rows
 from relevancy.errors import RelevancyError
@@ -88,6 +89,7 @@ def test_a_random_map_is_at_chance(checked):
     assert found["nss"].low - 0.05 < 0 < found["nss"].high + 0.05
     for control in ("question", "picture", "answer", "noise", "randomised to tower"):
         assert abs(found[f"{control} similarity"].mean) < 0.1
+    assert "at chance, by its interval, in " in str(by_name(checked[1])[RANDOM].verdict)
 
 
 def test_only_rows_answered_rightly_count(checked):
@@ -118,8 +120,7 @@ def test_cut_short_it_goes_on_to_the_same_numbers(checked, model, tmp_path):
     again = Check(model, task.rows, task.methods, tmp_path, SETTINGS).run()
     for one, other in zip(findings.summaries, again.summaries, strict=True):
         for number, found in one.numbers.items():
-            if one.method != RANDOM:
-                assert other.numbers[number].mean == pytest.approx(found.mean, abs=1e-5)
+            assert other.numbers[number].mean == pytest.approx(found.mean, abs=1e-5, nan_ok=True)
 
 
 def test_what_cannot_be_read_is_said_and_left_out(model, tmp_path):
@@ -138,12 +139,54 @@ def test_random_is_no_name_of_a_method(model, tmp_path):
         Check(model, held_out_rows(1), {RANDOM: honest}, tmp_path).run()
 
 
+PAGE = "# Mine\n\n<!-- relevancy check: from here -->\nold\n<!-- relevancy check: to here -->\n\nThe end.\n"
+
+
 def test_the_command(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
     arguments = ["check", "--model", "demo-small", "--data", "demo:8", "--control-rows", "4", "--steps", "2"]
+    arguments += ["--methods", "relevancy,relevancy@full,relevancy@layers=1-", "--page", str(page)]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert set(found["methods"]) == {"relevancy", RANDOM}
+    assert list(found["methods"]) == ["relevancy", "relevancy@full", "relevancy@layers=1-", RANDOM]
     assert found["methods"]["relevancy"]["verdict"]["word"] in ("trust", "do not trust", "undecided")
-    assert "| relevancy |" in (tmp_path / "out" / "table.md").read_text()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| relevancy@full |" in table
+    assert "### Differences to relevancy, row by row" in table
     assert (tmp_path / "out" / "demo-small" / "results.jsonl").is_file()
+    written = page.read_text()
+    assert table in written
+    assert "old" not in written
+    assert written.startswith("# Mine\n")
+    assert written.endswith("to here -->\n\nThe end.\n")
+
+
+def test_processes_find_the_same(tmp_path):
+    arguments = ["check", "--model", "demo-small", "--data", "demo:10", "--control-rows", "6", "--steps", "2", "--json"]
+    found = []
+    for processes in ("0", "2"):
+        out = tmp_path / processes
+        done = CliRunner().invoke(app, [*arguments, "--processes", processes, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        found.append(json.loads((out / "table.json").read_text())[0]["methods"])
+    for name, one in found[0].items():
+        for number, mean in one["numbers"].items():
+            other = found[1][name]["numbers"][number]["mean"]
+            assert other == (None if mean["mean"] is None else pytest.approx(mean["mean"], abs=1e-4)), (name, number)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--methods", "relevancy@fully"], "is no method"),
+        (["--methods", "gradcam@full"], "no scope full"),
+        (["--methods", "gradcam@layers=1"], "reads no layer"),
+        (["--page", "nowhere.md"], "cannot be read"),
+    ],
+)
+def test_wrong_wishes_are_refused(changed, told, tmp_path):
+    arguments = ["check", "--model", "demo-small", "--data", "demo:1", "--out", str(tmp_path), *changed]
+    with pytest.raises(RelevancyError, match=told):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

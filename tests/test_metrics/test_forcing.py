@@ -145,6 +145,25 @@ def test_removed_tokens_are_gone(sight):
     assert sight.without(removed).probability[0] == pytest.approx(expected, rel=1e-4)
 
 
+def test_removed_tokens_may_as_well_be_masked(sight, picture, monkeypatch):
+    removed = np.random.default_rng(6).random((9, 16)) < np.linspace(0, 1, 9)[:, None]
+    removed[8] = True
+    found = sight.without(removed).probability
+    monkeypatch.setattr("relevancy.metrics.forcing._has_windows", lambda _: True)
+    masked = Sight(sight.model, picture, QUESTION, sight.said).without(removed).probability
+    np.testing.assert_allclose(found, masked, rtol=1e-4)
+
+
+def test_nothing_is_read_twice(sight, monkeypatch):
+    hidden = np.random.default_rng(5).random((6, 16)) < 0.4
+    first = sight.hiding(hidden)
+    monkeypatch.setattr(sight, "read", lambda _: pytest.fail("read before"))
+    again = sight.hiding(hidden[::-1])
+    assert again.probability.tolist() == first.probability.tolist()[::-1]
+    with pytest.raises(pytest.fail.Exception, match="read before"):
+        sight.hiding(hidden, "mean")
+
+
 def test_perturbation_removes_from_both_ends(sight):
     ordered = order(np.random.default_rng(4).random(16), sight.seen)
     (found,) = perturbation(sight, [ordered], shares=(0, 0.5, 1))
