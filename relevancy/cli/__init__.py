@@ -21,7 +21,13 @@ app = typer.Typer(
     '--question "Is the duck floating?" --out result[/bold]',
     epilog=EXIT_CODES,
 )
-train_app = typer.Typer(no_args_is_help=True, help="Train models that can be explained.")
+train_app = typer.Typer(
+    no_args_is_help=True,
+    help="Train models that can be explained: a decoder, a vision tower, and a connector between them.\n\n"
+    "In this order: [bold]check[/bold] the data; [bold]both[/bold] --dry-run, what it will take; [bold]both[/bold], or "
+    "[bold]align[/bold] and then [bold]finetune[/bold]; relevancy explain --model DIR/model. Without any data of your "
+    "own: [bold]demo[/bold] and [bold]grid[/bold] draw theirs.",
+)
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
 app.command(epilog=EXIT_CODES)(asking.explain)
 app.command(epilog=EXIT_CODES)(asking.compare)
@@ -39,6 +45,7 @@ train_app.command("export-hub")(training.export_hub)
 train_app.command("convert")(training.convert)
 train_app.command("configs")(training.configs)
 train_app.command("demo")(demonstration.train_demo)
+train_app.command("grid", epilog=training.EXIT_CODES)(demonstration.train_grid)
 evaluate_app.command("demo")(demonstration.evaluate_demo)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")

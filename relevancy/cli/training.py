@@ -36,7 +36,12 @@ Language = Annotated[str | None, typer.Option(help="Another decoder: hub id, fol
 Vision = Annotated[str | None, typer.Option(help="Another tower, likewise; its input's side by --set image_size=...")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; again for each, as finetune.batch=64."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting; again for each: seed=1, finetune.batch=64, finetune.steps=100, align=none. A wrong "
+        "key is answered with all there are.",
+    ),
 ]
 OutFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder of the run; the model will be DIR/model.")
@@ -78,7 +83,9 @@ def align(
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
-    """Stage 1: the connector alone learns to speak the decoder's language.
+    """Stage 1: the connector alone learns to speak the decoder's language, from pictures and captions.
+
+    Then: relevancy train finetune, with the same --out and --resume.
 
     Try: relevancy train align --data blip_laion_cc_sbu_558k.json --images images/ --out runs/2b
     """
@@ -142,6 +149,11 @@ def both(
     """Both stages, one after the other; a preset ending in -unaligned has only the second.
 
     Stopped by any means and started again with --resume, it goes on bit for bit on the same hardware.
+
+    First: --dry-run tells parameters, memory and steps; relevancy train check tells what is wrong with the data.
+
+    Try: relevancy train both --align-data blip_laion_cc_sbu_558k.json --align-images pretrain/ --finetune-data
+    llava_v1_5_mix665k.json --finetune-images data/ --out runs/2b --processes 8 --dry-run
     """
     chosen = _preset(preset, flavour, language, vision, changes)
     given = {"align": (align_data, align_images), "finetune": (finetune_data, finetune_images)}
@@ -156,7 +168,9 @@ def export_hub(
 ) -> None:
     """Write a run's model as the hub wants it: weights, processor, generation config, card.
 
-    Of a stage that is not finished, its last whole checkpoint.
+    Of a stage that is not finished, its last whole checkpoint: so a run that still goes on can be looked at.
+
+    Try: relevancy train export-hub runs/2b --out so-far, then relevancy explain --model so-far ...
     """
     check_writable(out_folder)
     with busy("writing the model"):
@@ -176,7 +190,12 @@ def convert(
     vision: Annotated[str | None, typer.Option(help="The tower, if not the one the checkpoint names.")] = None,
     side: Annotated[int | None, typer.Option(min=1, help="Pixels of its input, if not as its config says.")] = None,
 ) -> None:
-    """Between the original LLaVA code's checkpoints and Hugging Face's layout, either way, bit for bit."""
+    """Between the original LLaVA code's checkpoints and Hugging Face's layout, either way, bit for bit.
+
+    The original's have weights called mm_projector; relevancy explain opens Hugging Face's alone.
+
+    Try: relevancy train convert llava-gemma-original/ --out llava-gemma/, and back with --to-original
+    """
     check_writable(out_folder)
     with busy("converting"):
         from relevancy.train.converting import to_hugging_face, to_original

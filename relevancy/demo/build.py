@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import AutoProcessor, CLIPVisionModel, GemmaTokenizer, LlavaForConditionalGeneration
+from transformers import AutoProcessor, GemmaTokenizer, LlavaForConditionalGeneration, PreTrainedConfig, PreTrainedModel
 
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, look_and_answer_openly, read_and_answer
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder, Plan
+from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models import wrap
@@ -31,6 +31,7 @@ from relevancy.train.trainer import run
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
+Lesson = tuple[Stage, Talk, Tensor | None]  # what is said, and the features of the pool's pictures if they are shown
 SAMPLE = 500  # pictures whose features center the connector
 
 
@@ -47,7 +48,7 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
     report = progress or _silent
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
-    tower = teach_tower(plan, pool, stages, seed, report)
+    tower = teach_tower(tower_config(), plan.tower, pool, stages / "tower", seed, report)
     features = look_once(
         tower,
         lambda start, stop: normalized(pool.pixels[start:stop]),
@@ -72,18 +73,20 @@ def autocast_pays() -> bool:
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
-def teach_tower(plan: Plan, pool: Pool, stages: Path, seed: int, report: Progress) -> CLIPVisionModel:
-    """The shared tower, taught patch labels; frozen from then on."""
+def teach_tower(
+    config: PreTrainedConfig, stage: Stage, pool: Pool, folder: Path, seed: int, report: Progress
+) -> PreTrainedModel:
+    """A tower, taught patch labels; frozen from then on."""
     torch.manual_seed(seed)
-    teacher = PatchTeacher(tower_config())
-    _finish(plan.tower, teacher, PatchData(pool), collate_patches, stages / "tower", seed, report)
+    teacher = PatchTeacher(config)
+    finish(stage, teacher, PatchData(pool), collate_patches, folder, seed, report)
     return teacher.tower.eval().requires_grad_(False)
 
 
 def train_one(
     name: str,
     decoder: Decoder,
-    tower: CLIPVisionModel,
+    tower: PreTrainedModel,
     tokenizer: GemmaTokenizer,
     pool: Pool,
     features: Tensor,
@@ -93,7 +96,7 @@ def train_one(
 ) -> LlavaForConditionalGeneration:
     """One model of the pair: the decoder learns to read, the connector is aligned, then both are finetuned."""
     model = compose(tower, decoder.config(tokenizer), tokenizer, sample=features[:SAMPLE, 1:], seed=seed)
-    steps: list[tuple[Stage, Talk, Tensor | None]] = [
+    lessons: list[Lesson] = [
         (decoder.language, read_and_answer, None),
         (decoder.align, caption, features),
         (decoder.describe, caption, features),
@@ -102,24 +105,35 @@ def train_one(
         (decoder.settle, look_and_answer, features),
         (decoder.soften, look_and_answer, features),
     ]
-    for stage, talk, seen in steps:
-        passes = -(-stage.steps * stage.batch // len(pool))
-        data = Dialogues(pool, talk, tokenizer, SIDE * SIDE, passes, seen, seed)
-        freeze(model, stage)
-        if stage is decoder.soften:
+    for lesson in lessons:
+        if lesson[0] is decoder.soften:
             raise_gain(model, GAIN)
-        with stored_features(model):
-            folder = stages / f"{name}-{stage.name}"
-            _finish(
-                replace(stage, name=f"{name} {stage.name}"),
-                model,
-                data,
-                Collate(tokenizer.pad_token_id),
-                folder,
-                seed,
-                report,
-            )
+        teach(model, name, lesson, tokenizer, pool, stages, seed, report)
     return model.eval().requires_grad_(False)
+
+
+def teach(
+    model: LlavaForConditionalGeneration,
+    name: str,
+    lesson: Lesson,
+    tokenizer: GemmaTokenizer,
+    pool: Pool,
+    stages: Path,
+    seed: int,
+    report: Progress,
+) -> None:
+    """One stage of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE."""
+    stage, talk, features = lesson
+    data = Dialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed)
+    freeze(model, stage)
+    with stored_features(model):
+        named = replace(stage, name=f"{name} {stage.name}")
+        finish(named, model, data, Collate(tokenizer.pad_token_id), stages / f"{name}-{stage.name}", seed, report)
+
+
+def passes_of(stage: Stage, pool: Pool) -> int:
+    """How many passes over the pool a stage takes, the last one begun."""
+    return -(-stage.steps * stage.batch // len(pool))
 
 
 @torch.no_grad()
@@ -129,7 +143,7 @@ def raise_gain(model: LlavaForConditionalGeneration, factor: float) -> None:
     weight.copy_((1 + weight) * factor - 1)
 
 
-def _finish(
+def finish(
     stage: Stage, model: nn.Module, data: Dataset, collate: Callable, folder: Path, seed: int, report: Progress
 ) -> None:
     """Run a stage, or read its result if it has been run before."""

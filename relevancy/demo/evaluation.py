@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from relevancy.demo.pool import shrink
 from relevancy.demo.questions import FORMS, TYPES, Question, chance
 from relevancy.demo.tower import normalized
 from relevancy.demo.world import HELD_OUT, Scene, scene
+from relevancy.metrics.truth import energy, pointing
 from relevancy.models import Model
 from relevancy.tape import Scope, record
 from relevancy.train.collate import Collate
@@ -91,15 +91,32 @@ def accuracy(
     )
     asked = [(index, question) for index, one in enumerate(drawn) for question in one.questions]
     right: list[list[bool]] = [[] for _ in drawn]
-    with stored_features(model.model), torch.no_grad():
+    for (index, _), hit in zip(asked, answered(model, asked, features, batch, progress), strict=True):
+        right[index].append(hit)
+    return _summary(drawn, seed, right, picture)
+
+
+@torch.no_grad()
+def answered(
+    model: Model,
+    asked: Sequence[tuple[int, Question]],
+    features: Tensor,
+    batch: int = 128,
+    progress: Progress | None = None,
+) -> list[bool]:
+    """Whether each question is answered right, asked alone, as `accuracy` counts it.
+
+    asked: (number of the picture, question). features: (pictures, tokens, width), the tower's.
+    """
+    hits: list[bool] = []
+    with stored_features(model.model):
         for start in range(0, len(asked), batch):
             part = asked[start : start + batch]
             inputs = _inputs(model, [question for _, question in part], features[[index for index, _ in part]])
-            for (index, _), hit in zip(part, _greedy_hits(model, inputs), strict=True):
-                right[index].append(hit)
+            hits += _greedy_hits(model, inputs)
             if progress:
-                progress(min(start + batch, len(asked)) / len(asked))
-    return _summary(drawn, seed, right, picture)
+                progress(len(hits) / len(asked))
+    return hits
 
 
 def _pixels(model: Model, drawn: Sequence[Scene], picture: Picture) -> np.ndarray:
@@ -223,45 +240,38 @@ class _Judge:
     def __init__(self, model: Model, seed: int):
         self.grid = model.grid(SIDE, SIDE)
         self.rng = np.random.default_rng([seed, 3])
-        self.pointing: dict[str, list[bool]] = defaultdict(list)
+        self.pointing: dict[str, list[float]] = defaultdict(list)
         self.energy: dict[str, list[float]] = defaultdict(list)
-        self.by_type: dict[str, list[bool]] = defaultdict(list)
+        self.by_type: dict[str, list[float]] = defaultdict(list)
         self.shares: list[float] = []
 
     def see(self, one: Scene, question: Question, maps: dict[str, np.ndarray]) -> None:
         """Score the maps of one answer; a random map of the same size is added."""
         mask = one.mask(*question.items)
-        cover = self._cover(mask)
+        shape = self.grid.rows, self.grid.cols
         self.shares.append(float(mask.mean()))
-        for name, flat in (maps | {"random": self.rng.uniform(size=cover.size)}).items():
-            patches = np.asarray(flat, np.float64).reshape(cover.shape)
-            heat = self.grid.heatmap(patches.astype(np.float32), smooth=True)
-            hit = bool(mask.flat[int(np.nanargmax(heat))])
+        for name, flat in (maps | {"random": self.rng.uniform(size=shape)}).items():
+            patches = np.asarray(flat, np.float32).reshape(shape)
+            hit = pointing(self.grid.heatmap(patches), mask)
             self.pointing[name].append(hit)
-            self.energy[name].append(float((patches * cover).sum() / max(patches.sum(), np.finfo(np.float64).tiny)))
+            self.energy[name].append(energy(self.grid.heatmap(patches, smooth=False), mask))
             if name == "relevancy":
                 self.by_type[question.type].append(hit)
 
-    def _cover(self, mask: np.ndarray) -> np.ndarray:
-        """Share of each patch that the mask fills, (rows, cols)."""
-        cell_y, cell_x = mask.shape[0] // self.grid.rows, mask.shape[1] // self.grid.cols
-        return mask.reshape(self.grid.rows, cell_y, self.grid.cols, cell_x).mean((1, 3))
-
     def verdict(self, scope: Scope) -> MapTruth:
         """Means over all maps seen."""
-        mean = partial(_mean_of_each)
         return MapTruth(
             scope=scope,
             maps=len(self.shares),
-            pointing=mean(self.pointing),
-            energy=mean(self.energy),
-            by_type=mean(self.by_type),
+            pointing=_mean_of_each(self.pointing),
+            energy=_mean_of_each(self.energy),
+            by_type=_mean_of_each(self.by_type),
             object_share=float(np.mean(self.shares)) if self.shares else float("nan"),
         )
 
 
-def _mean_of_each(values: dict[str, list]) -> dict[str, float]:
-    return {name: float(np.mean(each)) for name, each in values.items()}
+def _mean_of_each(values: dict[str, list[float]]) -> dict[str, float]:
+    return {name: float(np.nanmean(each)) for name, each in values.items()}
 
 
 def table(results: Iterable[Accuracy]) -> list[tuple[str, str, int, list[float]]]:

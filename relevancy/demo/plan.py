@@ -1,4 +1,4 @@
-"""Sizes and stages of the embedded pair: what `build` does, as data."""
+"""Sizes and stages of the embedded pair and of the grid's cells: what `build` and `grid` do, as data."""
 
 from __future__ import annotations
 
@@ -121,5 +121,33 @@ QUICK = Plan(  # a few minutes, to see that everything works; the models stay ne
     decoders={
         "demo-large": _decoder(48, 2, 2, 2, steps=(4, 4, 4, 4, 8, 4, 4), batch=8, rate=1e-3),
         "demo-small": _decoder(32, 2, 2, 1, steps=(4, 4, 4, 4, 8, 4, 4), batch=8, rate=1e-3),
+    },
+)
+
+
+def _in_grid(
+    width: int, layers: int, heads: int, key_heads: int, steps: tuple[int, int, int, int], batch: int, rate: float
+) -> Decoder:
+    """As in the pair, ending with open questions; their rate falls to nothing, so that a short run ends settled."""
+    decoder = _decoder(width, layers, heads, key_heads, (*steps, 0, 0, 0), batch, rate)
+    return replace(decoder, openly=replace(decoder.openly, schedule="cosine"))
+
+
+GRID = Plan(
+    scenes=4000,
+    check_scenes=300,
+    tower=Stage("tower", ("tower",), steps=700, batch=32, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
+    decoders={
+        "small": _in_grid(64, 2, 2, 1, steps=(100, 80, 150, 250), batch=32, rate=2e-3),
+        "large": _in_grid(96, 3, 2, 1, steps=(100, 80, 150, 250), batch=32, rate=2e-3),
+    },
+)
+QUICK_GRID = Plan(  # to see that everything works
+    scenes=250,
+    check_scenes=8,
+    tower=Stage("tower", ("tower",), steps=2, batch=8, learning_rate=1e-3),
+    decoders={
+        "small": _in_grid(32, 2, 2, 1, steps=(2, 2, 2, 2), batch=8, rate=1e-3),
+        "large": _in_grid(48, 2, 2, 1, steps=(2, 2, 2, 2), batch=8, rate=1e-3),
     },
 )

@@ -1,4 +1,4 @@
-"""The pair's vision tower: a small CLIP vision model, taught what each patch shows.
+"""The pair's vision tower: a small CLIP vision model, taught what each patch shows; and a DINOv2 model of its size.
 
 It stands in for CLIP's pretraining on millions of captioned pictures. The labels supervise the layer LLaVA reads, so
 that a patch's feature says what stands at that patch.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoModel, CLIPVisionConfig, Dinov2Config, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -37,6 +37,19 @@ def tower_config() -> CLIPVisionConfig:
     )
 
 
+def dinov2_config() -> Dinov2Config:
+    """A tower of the other kind, as wide and as deep on the same patches."""
+    clip = tower_config()
+    return Dinov2Config(
+        hidden_size=clip.hidden_size,
+        mlp_ratio=clip.intermediate_size // clip.hidden_size,
+        num_hidden_layers=clip.num_hidden_layers,
+        num_attention_heads=clip.num_attention_heads,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+
+
 def normalized(pixels: np.ndarray) -> Tensor:
     """(pictures, height, width, 3) uint8 -> (pictures, 3, height, width) float32, as CLIP's image processor does."""
     mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
@@ -47,9 +60,9 @@ def normalized(pixels: np.ndarray) -> Tensor:
 class PatchTeacher(nn.Module):
     """A tower with one linear head per label, on top of the layer that LLaVA reads; a patch also says where it is."""
 
-    def __init__(self, config: CLIPVisionConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        self.tower = CLIPVisionModel(config)
+        self.tower = AutoModel.from_config(config)
         classes = LABELS | {"row": SIDE, "column": SIDE}
         self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, count) for name, count in classes.items()})
 

@@ -1,0 +1,250 @@
+"""The paper's ablation in miniature: tower x decoder x connector pretrained or not, each trained from several seeds.
+
+Everything is kept in one folder, and what is there is not made again: the scenes, the towers and what they see, the
+decoders that have learned to read, and one file for each cell.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
+
+from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, teach, teach_tower
+from relevancy.demo.cells import TOWERS, Cell, Measured, asked, cells, read, write
+from relevancy.demo.dialogues import Dialogues, caption, look_and_answer_openly, read_and_answer
+from relevancy.demo.effects import Effect
+from relevancy.demo.evaluation import answered, held_out
+from relevancy.demo.gridpage import save
+from relevancy.demo.language import build_processor, build_tokenizer
+from relevancy.demo.plan import GRID, QUICK_GRID, Decoder, Plan
+from relevancy.demo.pool import Pool, draw_pool, shrink
+from relevancy.demo.questions import Question
+from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
+from relevancy.errors import RelevancyError
+from relevancy.models import wrap
+from relevancy.train.collate import Collate
+from relevancy.train.compose import compose
+from relevancy.train.features import look_once
+from relevancy.train.savepoints import write_whole
+
+CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))
+PLAN, POOL, SEEN = "plan.json", "pool.pickle", "seen.safetensors"
+Told = Callable[[Measured, int, int, float], None]  # what is new, cells done, of how many, seconds left
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a grid lies and what is planned for it."""
+
+    folder: Path
+    plan: Plan
+
+    @property
+    def cells(self) -> Path:
+        """Folder of the finished cells."""
+        return self.folder / "cells"
+
+    @property
+    def stages(self) -> Path:
+        """Folder of what trains."""
+        return self.folder / "stages"
+
+
+def grid(
+    out: Path,
+    *,
+    seeds: int = 3,
+    jobs: int = 1,
+    quick: bool = False,
+    progress: Progress | None = None,
+    told: Told | None = None,
+) -> list[Effect]:
+    """Train and measure every cell; returns what each choice changes, and writes `out`/grid.md, grid.json, grid.png.
+
+    Stopped and called again with the same `out`, it goes on where it was.
+
+    jobs: processes that train at once, which share torch's threads among them. `progress(what, share)` is told how far
+    a step is (of one process alone), `told` of every cell that is finished. Raises RelevancyError where `out` holds a
+    grid of another plan.
+    """
+    place = Place(out, QUICK_GRID if quick else GRID)
+    wanted = cells(seeds)
+    report = progress or _silent
+    _claim(place)
+    _draw(place, jobs, report)
+    decoders = sorted({(cell.size, cell.seed) for cell in wanted})
+    for _ in _each(partial(_look, place), TOWERS, jobs, report):
+        pass
+    for _ in _each(partial(_read, place), decoders, jobs, report):
+        pass
+    found = {cell: known for cell in wanted if (known := read(place.cells, cell))}
+    for one in _each(partial(_train, place), [cell for cell in wanted if cell not in found], jobs, report):
+        found[one.cell] = one
+        if told:
+            told(one, len(found), len(wanted), _seconds_left(wanted, found, jobs))
+    return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
+
+
+def _silent(_what: str, _share: float) -> None:
+    """Nobody asked to be told."""
+
+
+def _claim(place: Place) -> None:
+    """Say what is planned for a folder, or hold it against what was."""
+    planned, file = json.dumps(asdict(place.plan), indent=1), place.folder / PLAN
+    if not file.exists():
+        place.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, planned)
+    elif file.read_text() != planned:
+        raise RelevancyError(f"{place.folder} holds a grid of another plan ({PLAN} differs): choose another --out")
+
+
+def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Iterator:
+    """What a task makes of each of the given, as they end; in processes of their own if there are several jobs."""
+    if jobs == 1:
+        yield from (task(one, report) for one in given)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as processes:
+        waiting = [processes.submit(task, one, _silent) for one in given]
+        try:
+            for ended in as_completed(waiting):
+                yield ended.result()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, Measured], jobs: int) -> float:
+    """What is left, each cell taken to last as long as those of its size did."""
+    whole = float(np.mean([one.seconds for one in found.values()]))
+
+    def lasts(size: str) -> float:
+        known = [one.seconds for one in found.values() if one.cell.size == size]
+        return float(np.mean(known)) if known else whole
+
+    return sum(lasts(cell.size) for cell in wanted if cell not in found) / jobs
+
+
+def _draw(place: Place, jobs: int, report: Progress) -> None:
+    """The scenes to train on."""
+    file = place.folder / POOL
+    if file.exists():
+        return
+    seeds = range(1, 1 + place.plan.scenes)
+    pool = draw_pool(seeds, SIZE, SIDE, jobs, progress=lambda share: report("scenes", share))
+    part = file.with_suffix(".part")
+    part.write_bytes(pickle.dumps(pool))
+    part.rename(file)
+
+
+@lru_cache(1)
+def _pool(folder: Path) -> Pool:
+    return pickle.loads((folder / POOL).read_bytes())
+
+
+@lru_cache(1)
+def _tokenizer() -> GemmaTokenizer:
+    return build_tokenizer()
+
+
+@lru_cache(1)
+def _asked(scenes: int) -> list[tuple[int, Question]]:
+    return asked(list(held_out(scenes, seed=0)))
+
+
+def questions(place: Place) -> list[tuple[int, Question]]:
+    """What every cell is asked: (number of the scene, question)."""
+    return _asked(place.plan.check_scenes)
+
+
+def _look(place: Place, kind: str, report: Progress) -> None:
+    """A tower, and what it sees in the pictures of training and in those held out."""
+    folder = place.folder / "towers" / kind
+    if (folder / SEEN).exists():
+        return
+    pool = _pool(place.folder)
+    stage = replace(place.plan.tower, name=f"{kind} tower")
+    tower = teach_tower(CONFIGS[kind](), stage, pool, place.stages / kind, 0, report)
+    tower.save_pretrained(folder)
+    drawn = held_out(place.plan.check_scenes, seed=0)
+    pixels = {"train": pool.pixels, "check": np.stack([shrink(one.pixels, SIZE) for one in drawn])}
+    seen = {name: _features(tower, each) for name, each in pixels.items()}
+    part = folder / f"{SEEN}.part"
+    save_file(seen, part)
+    part.rename(folder / SEEN)
+    shutil.rmtree(place.stages / kind)
+
+
+def _features(tower: PreTrainedModel, pixels: np.ndarray) -> Tensor:
+    return look_once(tower, lambda start, stop: normalized(pixels[start:stop]), len(pixels), FEATURE_LAYER)
+
+
+@lru_cache(len(TOWERS))
+def _tower(folder: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    return AutoModel.from_pretrained(folder).eval().requires_grad_(False), load_file(folder / SEEN)
+
+
+def _decoder_folder(place: Place, size: str, seed: int) -> Path:
+    return place.folder / "decoders" / f"{size}-{seed}"
+
+
+def _read(place: Place, which: tuple[str, int], report: Progress) -> None:
+    """A decoder that has learned to read; all cells of its size and seed begin with it."""
+    size, seed = which
+    folder = _decoder_folder(place, size, seed)
+    if folder.exists():
+        return
+    tokenizer, pool, stage = _tokenizer(), _pool(place.folder), place.plan.decoders[size].language
+    torch.manual_seed(seed)
+    decoder = GemmaForCausalLM(place.plan.decoders[size].config(tokenizer))
+    data = Dialogues(pool, read_and_answer, tokenizer, SIDE * SIDE, passes_of(stage, pool), None, seed)
+    work = place.stages / folder.name
+    named = replace(stage, name=f"{folder.name} language")
+    finish(named, decoder, data, Collate(tokenizer.pad_token_id), work, seed, report)
+    part = folder.with_suffix(".part")
+    decoder.save_pretrained(part)
+    part.rename(folder)
+    shutil.rmtree(work)
+
+
+def _train(place: Place, cell: Cell, report: Progress) -> Measured:
+    """One cell: its connector aligned or not, then decoder and connector together, then asked."""
+    started = time.perf_counter()
+    tokenizer, pool = _tokenizer(), _pool(place.folder)
+    tower, seen = _tower(place.folder / "towers" / cell.tower)
+    decoder: Decoder = place.plan.decoders[cell.size]
+    model = compose(
+        tower,
+        decoder.config(tokenizer),
+        tokenizer,
+        decoder=GemmaForCausalLM.from_pretrained(_decoder_folder(place, cell.size, cell.seed)),
+        sample=seen["train"][:SAMPLE, 1:],
+        seed=cell.seed,
+    )
+    stages = [(decoder.align, caption)] if cell.aligned else []
+    stages += [(decoder.describe, caption), (decoder.openly, look_and_answer_openly)]
+    for stage, talk in stages:
+        teach(model, cell.name, (stage, talk, seen["train"]), tokenizer, pool, place.stages, cell.seed, report)
+    held = wrap(model.eval(), build_processor(tokenizer, SIZE, PATCH))
+    hits = answered(held, questions(place), seen["check"].float(), progress=partial(report, f"{cell.name} answers"))
+    measured = Measured(cell, np.array(hits), time.perf_counter() - started)
+    write(place.cells, measured)
+    for stage, _ in stages:
+        shutil.rmtree(place.stages / f"{cell.name}-{stage.name}")
+    return measured

@@ -1,0 +1,134 @@
+"""The grid: its effects on numbers worked out by hand, and every cell trained in miniature."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from relevancy.cli import app
+from relevancy.demo.cells import Cell, Measured, cells, read, write
+from relevancy.demo.effects import FACTORS, effects, means, over_runs, student
+from relevancy.demo.grid import grid
+from relevancy.demo.gridpage import save
+from relevancy.demo.plan import QUICK_GRID
+from relevancy.demo.questions import Question
+from relevancy.errors import RelevancyError
+
+ASKED = [
+    (scene, Question(kind, "open", "?", "Yes", ()))
+    for scene in range(20)
+    for kind in ("color", "side", "side", "count")
+]
+PRETRAINED, LARGE, DINOV2 = FACTORS
+
+
+def measured(seeds: int = 3) -> list[Measured]:
+    """Of each scene's four questions: "color" right where pretrained, one "side" right where large, "count" never, but
+    by seed 0 with DINOv2's kind of tower.
+    """
+    found = []
+    for cell in cells(seeds):
+        right = np.zeros((20, 4), bool)
+        right[:, 0] = cell.aligned
+        right[:, 1] = cell.size == "large"
+        right[:, 3] = cell.tower == "dinov2" and cell.seed == 0
+        found.append(Measured(cell, right.ravel(), 1.0))
+    return found
+
+
+def test_effects_of_what_was_put_in() -> None:
+    found = {(one.factor, one.type): one for one in effects(measured(), ASKED)}
+    assert len(found) == 3 * 4  # "all" and three types
+    for factor, kind, by in ((PRETRAINED, "color", 1.0), (LARGE, "side", 0.5), (PRETRAINED, "all", 0.25)):
+        effect = found[factor, kind]
+        assert (effect.over_runs.mean, effect.over_runs.low, effect.over_runs.high) == pytest.approx((by, by, by))
+        assert effect.over_runs.rows == 12
+        assert effect.over_scenes.mean == pytest.approx(by)
+    assert found[LARGE, "color"].over_runs.mean == 0
+    by_seed = found[DINOV2, "count"].over_runs  # 4 differences of 1 among 12
+    assert by_seed.mean == pytest.approx(1 / 3)
+    assert by_seed.high - by_seed.mean == pytest.approx(
+        2.200985 * np.std([1] * 4 + [0] * 8, ddof=1) / 12**0.5, rel=1e-5
+    )
+    assert found[DINOV2, "count"].over_scenes.low == pytest.approx(1 / 3)  # all scenes are alike
+
+
+def test_means_of_each_kind_of_model() -> None:
+    found = {(one.cell, one.type): one for one in means(measured(), ASKED)}
+    assert len(found) == 8 * 4
+    best = found[Cell("large", "dinov2", True, 0), "all"]
+    assert best.over_runs.mean == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    assert best.over_runs.high > best.over_runs.mean
+    assert best.chance == pytest.approx((1 / 6 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
+    assert found[Cell("small", "clip", False, 0), "all"].over_runs.mean == 0
+
+
+@pytest.mark.parametrize(("freedom", "far"), [(1, 12.7062), (2, 4.30265), (11, 2.200985), (1000, 1.962339)])
+def test_students_quantile(freedom, far) -> None:
+    assert student(freedom) == pytest.approx(far, rel=1e-5)
+
+
+def test_a_single_run_has_no_interval() -> None:
+    assert str(over_runs([0.5])) == "0.500"
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path) -> None:
+    one = replace(measured()[3], seconds=12.5)
+    assert read(tmp_path, one.cell) is None
+    write(tmp_path, one)
+    again = read(tmp_path, one.cell)
+    assert again is not None
+    assert (again.cell, again.seconds, again.right.tolist()) == (one.cell, 12.5, one.right.tolist())
+
+
+def test_the_page_says_it(tmp_path) -> None:
+    save(tmp_path, QUICK_GRID, measured(), ASKED)
+    page = (tmp_path / "grid.md").read_text()
+    assert "| color | **+100.0 [+100.0, +100.0]** | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] |" in page
+    assert "| chance |  |  | 37.5 |" in page
+    told = json.loads((tmp_path / "grid.json").read_text())
+    assert len(told["cells"]) == 24
+    assert {one["factor"] for one in told["effects"]} == set(FACTORS)
+    assert (tmp_path / "grid.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A grid of one seed in miniature, from the command line."""
+    folder = tmp_path_factory.mktemp("grid")
+    done = CliRunner().invoke(app, ["train", "grid", "--out", str(folder), "--seeds", "1", "--quick"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"{folder}/grid.md" in done.output
+    assert "8/8" in done.stderr
+    return folder
+
+
+def test_every_cell_is_trained(made) -> None:
+    told = json.loads((made / "grid.json").read_text())
+    assert len(told["cells"]) == 8
+    assert len(list((made / "cells").iterdir())) == 8
+    assert not list((made / "stages").iterdir())
+    assert (made / "grid.md").exists()
+    assert (made / "grid.png").exists()
+
+
+def test_what_is_finished_is_not_made_again(made) -> None:
+    names = sorted((made / "cells").iterdir())
+    before = {file: file.read_text() for file in names}
+    names[0].unlink()
+    steps, finished = [], []
+    grid(made, seeds=1, quick=True, progress=lambda what, _: steps.append(what), told=lambda *one: finished.append(one))
+    assert [(one.cell.name, done, of, left) for one, done, of, left in finished] == [(names[0].stem, 8, 8, 0.0)]
+    assert all(what.startswith(names[0].stem) for what in steps)
+    again = json.loads(names[0].read_text())
+    assert again["right"] == json.loads(before[names[0]])["right"]  # and it comes out the same
+
+
+def test_another_plan_is_refused(made) -> None:
+    with pytest.raises(RelevancyError, match="another plan"):
+        grid(made, seeds=1)
