@@ -48,7 +48,7 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
     report = progress or _silent
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
-    tower = teach_tower(tower_config(), plan.tower, pool, stages / "tower", seed, report)
+    tower = teach_tower(tower_config(), _fast(plan.tower), pool, stages / "tower", seed, report)
     features = look_once(
         tower,
         lambda start, stop: normalized(pool.pixels[start:stop]),
@@ -66,6 +66,10 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
 
 def _silent(_what: str, _share: float) -> None:
     """Nobody asked to be told."""
+
+
+def _fast(stage: Stage) -> Stage:
+    return replace(stage, bf16=autocast_pays())
 
 
 def autocast_pays() -> bool:
@@ -105,10 +109,10 @@ def train_one(
         (decoder.settle, look_and_answer, features),
         (decoder.soften, look_and_answer, features),
     ]
-    for lesson in lessons:
-        if lesson[0] is decoder.soften:
+    for stage, talk, seen in lessons:
+        if stage is decoder.soften:
             raise_gain(model, GAIN)
-        teach(model, name, lesson, tokenizer, pool, stages, seed, report)
+        teach(model, name, (_fast(stage), talk, seen), tokenizer, pool, stages, seed, report)
     return model.eval().requires_grad_(False)
 
 
@@ -149,7 +153,7 @@ def finish(
     """Run a stage, or read its result if it has been run before."""
     done = folder / "done.safetensors"
     if not done.exists():
-        run(replace(stage, bf16=autocast_pays()), model, data, collate, folder, seed=seed, progress=report)
+        run(stage, model, data, collate, folder, seed=seed, progress=report)
         save_model(model, str(done.with_suffix(".part")))
         done.with_suffix(".part").rename(done)
     load_model(model, done)
