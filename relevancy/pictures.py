@@ -53,6 +53,8 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, np.ndarray):
         return _from_array(source, "array", max_pixels)
     if isinstance(source, bytes | bytearray):
+        if not source:
+            raise RelevancyError("picture bytes: there are none (0 bytes)")
         return _from_stream(BytesIO(source), "picture bytes", max_pixels)
     if isinstance(source, str | os.PathLike):
         path = _regular_file(source)

@@ -114,7 +114,7 @@ class Survey:
             known = {name: _KINDS[kind] for name, kind in seen.items()}
             as_json = frozenset(name for name, kind in seen.items() if kind == "json")
         else:
-            known = {name: kind for name, kind in known.items() if name not in columns.used and not _blob(kind)}
+            known = {name: _plain(kind) for name, kind in known.items() if name not in columns.used and not _blob(kind)}
             as_json = frozenset(name for name, kind in known.items() if pa.types.is_nested(kind))
             known |= {name: pa.string() for name in as_json}
         values_, counts = np.unique(np.frombuffer(ids, np.uint64), return_counts=True)
@@ -191,7 +191,7 @@ def _learn(
 ) -> None:
     """Widens what is known of each further column by one row's values."""
     for name, value in values.items():
-        if name in used or isinstance(value, bytes):
+        if name in used or isinstance(value, bytes) or clean(name) != name:  # a name that no file can hold
             continue
         before, kind = seen.get(name, "none"), kind_of(value)
         if before != kind:
@@ -227,6 +227,11 @@ def _text_kind(value: str | None) -> str:
 def _blob(kind: pa.DataType) -> bool:
     """Whether it is bytes or holds some, as further pictures do: too much to carry along."""
     return "binary" in str(kind)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type under which its values are stored: views are only another layout, with which little can be done."""
+    return pa.string() if pa.types.is_string_view(kind) else kind
 
 
 def _hash(text: str) -> int:
@@ -303,4 +308,6 @@ def _boxes(value: Any) -> tuple[tuple[tuple[float, float, float, float], ...] | 
         return None, "the boxes were left out: they are no lists of four numbers"
     if not all(math.isfinite(side) for box in boxes for side in box):
         return None, "the boxes were left out: they are not finite"
+    if not all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in boxes):
+        return None, "the boxes were left out: x0, y0, x1, y1 are the wrong way round (or x, y, width, height?)"
     return boxes, None

@@ -85,7 +85,11 @@ def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[Ray
         if joined:
             ray.init(address=joined, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # Left to itself, Ray would join a cluster that someone else started here.
+            ray.init(
+                address="local", num_cpus=actors, include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR,
+            )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RelevancyError(f"Ray cannot be reached at {joined or 'this machine'}: {_last_line(error)}") from error
     try:

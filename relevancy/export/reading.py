@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -52,6 +53,7 @@ class Export:
                 if error is None:
                     places.append((row, order[model], number, place, name))
         places.sort()
+        self._order, self._keys = order, [(row, model) for row, model, _, _, _ in places]
         self._places = [(number, place) for _, _, number, place, _ in places]
         self._named: dict[tuple[str, str], int] = {}
         for position, (_, model, _, _, name) in enumerate(places):
@@ -68,6 +70,14 @@ class Export:
         """A result by its place; its picture is opened again where it lay. Raises RelevancyError where it is gone."""
         number, place = self._places[position]
         return self._explanation(self._part(number).slice(place, 1).to_pylist()[0])
+
+    def of_row(self, row: int, model: str) -> Explanation:
+        """The result of an input row, counted from 0. Raises RelevancyError where there is none."""
+        key = (row, self._order.get(model, -1))
+        position = bisect_left(self._keys, key)
+        if self._keys[position : position + 1] != [key]:
+            raise RelevancyError(f"There is no result of {model} for row {row} in {self.folder}.")
+        return self[position]
 
     def explanation(self, id: str, model: str) -> Explanation:  # noqa: A002  the column's own name
         """The result of the first row with this id. Raises RelevancyError where there is none."""

@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from relevancy.errors import RelevancyError
 from relevancy.export.items import Source
+from relevancy.geometry import grid_for
 from relevancy.pictures import open_picture
 
 
@@ -58,10 +59,14 @@ class Eyes:
         try:
             data = source.data
             picture = open_picture(source.path if data is None else data, max_pixels=self.max_pixels)
+            for processor in self.processors:
+                grid_for(processor, *picture.image.size, 1, 1)  # refuses what would be blown up beyond reason
             pixels = tuple(_pixels(processor, picture.image) for processor in self.processors)
             return Seen(picture.image.size, picture.notes, source.digest(data), pixels)
-        except (RelevancyError, OSError, ValueError, MemoryError) as error:
-            return Seen(fault=str(error) or type(error).__name__)
+        except RelevancyError as error:
+            return Seen(fault=str(error))
+        except Exception as error:  # whatever a picture does to a processor, the other pictures must not pay for it
+            return Seen(fault=f"{type(error).__name__}: {error}")
 
     def see_all(self, sources: Sequence[Source]) -> list[Seen]:
         """Every picture, in order."""

@@ -178,7 +178,7 @@ class Drawer:
                 found = open_picture(encoded.path if data is None else data).image
                 changed = line["picture_hash"] not in (None, encoded.digest(data))
             else:
-                found, changed = self._from_input(one, line["id"]), False
+                found, changed = self._from_input(one, line["row"]), False
         except (RelevancyError, OSError):
             where = f" at {line['picture']}" if line["picture"] else " in the input"
             return None, f"the picture is no longer{where}"
@@ -186,14 +186,14 @@ class Drawer:
             return None, f"another picture is now at {line['picture']}"
         return found, None
 
-    def _from_input(self, one: Series, name: str) -> Image.Image:
+    def _from_input(self, one: Series, row: int) -> Image.Image:
         """A picture that the input holds itself. Raises RelevancyError where it does not any more."""
         source = self.sources[one.source]
         if one.source not in self.opened:
             if not isinstance(source.manifest.get("configuration", {}).get("input"), Mapping):
                 raise RelevancyError(f"{source.folder} does not say what its input was.")
             self.opened[one.source] = open_export(source.folder)
-        return self.opened[one.source].explanation(name, one.model).image
+        return self.opened[one.source].of_row(row, one.model).image
 
 
 def _small(width: int, height: int) -> tuple[int, int]:

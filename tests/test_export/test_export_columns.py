@@ -91,7 +91,7 @@ def test_a_data_url_is_bytes(tmp_path):
         ([[0, 1, 2, 3]], ((0, 1, 2, 3),), 0), ([0, 1, 2, 3], ((0, 1, 2, 3),), 0),
         ("[[0, 1, 2, 3]]", ((0, 1, 2, 3),), 0),
         (None, None, 0), ([], (), 0), ([[1, 2]], None, 1), ("no", None, 1), ([[0, 1, 2, math.inf]], None, 1),
-        ({"x": 1}, None, 1),
+        ({"x": 1}, None, 1), ([[0, 1, 2, 3], [9, 9, 1, 1]], None, 1),
     ],
 )  # fmt: skip
 def test_boxes(tmp_path, given_boxes, kept, noted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from relevancy.errors import RelevancyError
 from relevancy.export.readers.reading import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
+_MARK = b"\xef\xbb\xbf"
+_LIST = re.compile(rb"\s*\[\s*[{\]]")  # of objects; a line that holds another list is only a row that is none
 
 
 class JsonLines(Reader):
@@ -21,7 +24,7 @@ class JsonLines(Reader):
         self.files, self.name = files_of(pattern, SUFFIXES), pattern
         self.base = self.files[0].parent
         with opened(self.files[0]) as stream:
-            if stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            if _LIST.match(stream.read(4096).removeprefix(_MARK)):
                 raise RelevancyError(
                     f"{pattern} is one JSON list: write its entries one a line (jq -c '.[]' {self.files[0].name})."
                 )
@@ -50,7 +53,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _row(line: bytes) -> Row:
     try:
-        values = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        values = json.loads(line.removeprefix(_MARK))
     except (ValueError, RecursionError) as error:
         return Broken(f"the line is no JSON: {error}")
     return values if isinstance(values, dict) else Broken(f"the line is no JSON object but {type(values).__name__}")
