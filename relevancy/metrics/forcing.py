@@ -24,7 +24,8 @@ Replacement = Literal["grey", "mean", "blur"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 _GREY = 128 / 255
 _BLUR = 0.1  # of the picture's side: the radius, in which nothing of an object's shape is left
-_ON_CPU, _ON_GPU = 8, 64  # pictures at once: on a CPU as many as its cache holds activations of
+_FEWEST, _MOST = 4, 64  # pictures at once
+_CACHED = 1 << 18  # activations of a layer that a CPU's cache holds, for each thread
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Sight:
         self.model, self.said = model, said
         self.grid = model.grid(*picture.size)
         self.seen = seen(self.grid)
-        self.batch = batch or (_ON_CPU if model.device.type == "cpu" else _ON_GPU)
         self._inputs: dict[str, Any] = dict(model.prepare([picture], [question], [said.ids]))
         self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
+        self.batch = batch or _together(model, self._inputs["input_ids"].shape[1])
         self._others: dict[Replacement, Tensor] = {}
         self._known: dict[tuple[str, bytes], tuple[float, bool]] = {}
 
@@ -237,6 +238,14 @@ def _has_windows(model: Model) -> bool:
     config = model.model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     return any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(config, "sliding_window", None))
+
+
+def _together(model: Model, tokens: int) -> int:
+    """How many versions are read at once: on a CPU as many as its cache holds activations of."""
+    if model.device.type != "cpu":
+        return _MOST
+    room = _CACHED * torch.get_num_threads() // (tokens * model.model.config.get_text_config().hidden_size)
+    return min(max(room, _FEWEST), _MOST)
 
 
 def _repeated(value: Any, count: int) -> Any:
