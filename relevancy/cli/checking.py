@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -120,7 +120,7 @@ def check(
             model, listed, explainers, folder, settings, about, processes=processes, make=partial(_begin, name, asked)
         )
         with bars() as report:
-            findings.append(task.run(lambda what, share, of=model.name: report(f"{of}, {what}", share)))
+            findings.append(task.run(_naming(model.name, report)))
     file = tables.save(out_folder, findings)
     if page is not None:
         tables.write_into(page, findings)
@@ -160,6 +160,11 @@ def _begin(model: str, asked: _Asked, _number: int) -> Work:
 
     worker = Worker(load_quietly(model, **asked.options), asked.listed(), asked.explainers(), asked.settings)
     return partial(map, worker.do)
+
+
+def _naming(model: str, report: Callable[[str, float], None]) -> Callable[[str, float], None]:
+    """A report whose steps are named after the model, too."""
+    return lambda what, share: report(f"{model}, {what}", share)
 
 
 def _say(findings: Findings) -> None:

@@ -75,22 +75,3 @@ def test_a_random_map_is_at_chance():
     )
     error = 4 * found.std(0) / np.sqrt(len(found))
     assert (np.abs(found.mean(0) - [0.2, 0.2, 0.2, 0.0]) < error).all()
-
-
-def test_quantus_says_the_same():
-    quantus = pytest.importorskip(
-        "quantus", reason="quantus is not installed: its localisation metrics are not compared"
-    )
-    rng = np.random.default_rng(1)
-    heat, mask = rng.random((8, 12, 12)), rng.random((8, 12, 12)) < 0.3
-    batch = {"model": None, "x_batch": heat[:, None], "y_batch": np.zeros(8, int), "a_batch": heat[:, None],
-             "s_batch": mask[:, None]}  # fmt: skip
-    options = {"abs": False, "normalise": False, "disable_warnings": True}
-    pairs = [
-        (quantus.RelevanceMassAccuracy(**options), energy),
-        (quantus.RelevanceRankAccuracy(**options), rank_accuracy),
-        (quantus.PointingGame(**options), pointing),
-    ]
-    for theirs, ours in pairs:
-        expected = np.asarray(theirs(**batch), float).ravel()
-        np.testing.assert_allclose([ours(*pair) for pair in zip(heat, mask, strict=True)], expected, atol=1e-6)
