@@ -66,7 +66,7 @@ def test_of_equal_pixels_at_the_cut_quantus_takes_some_and_we_take_the_share():
 
 
 def test_quantus_divides_by_what_speaks_against():
-    """Its mass accuracy sums signed numbers, so that a share may lie outside 0 to 1; here only positive ones are mass."""
+    """Its mass accuracy sums signed numbers, so that a share may lie outside 0 to 1; here only positive ones count."""
     assert not ((theirs("RelevanceMassAccuracy", SIGNED) >= 0) & (theirs("RelevanceMassAccuracy", SIGNED) <= 1)).all()
     clipped = np.clip(SIGNED, 0, None)
     np.testing.assert_allclose(ours(energy, SIGNED), theirs("RelevanceMassAccuracy", clipped), atol=1e-9)
