@@ -65,8 +65,8 @@ def lean_loss(model: PreTrainedModel, chunk: int = CHUNK, idle_tower: bool = Fal
     It takes `num_items_in_batch`, as Trainer gives it. A batch without a picture leaves the connector in the graph,
     with a gradient of zero: where several processes train, they wait for each other's gradients.
 
-    idle_tower: such a batch looks at one blank picture. Engines that spread the tower's weights over processes (FSDP,
-    ZeRO-3) gather them when it is called, on all processes or never.
+    idle_tower: such a batch looks at one blank picture, before it reads. Engines that spread the weights over processes
+    (FSDP, ZeRO-3) gather a layer's when it is called: on all processes in the same order, or none of them goes on.
 
     Begin it before anything wraps the model: the loss belongs inside its forward pass.
     """
@@ -78,11 +78,9 @@ def lean_loss(model: PreTrainedModel, chunk: int = CHUNK, idle_tower: bool = Fal
             return plain(*arguments, **options)
         count = options.pop("num_items_in_batch", None)
         options.setdefault("use_cache", False)  # nothing is generated, and a cache would undo packing
+        idle = _idle(model, idle_tower) if options.get("pixel_values") is None else 0.0
         hidden = model.model(*arguments, **options).last_hidden_state
-        loss = supervised_loss(hidden, labels, model.lm_head, chunk, count)
-        if options.get("pixel_values") is None:
-            loss = loss + _idle(model, idle_tower)
-        return LlavaCausalLMOutputWithPast(loss=loss)
+        return LlavaCausalLMOutputWithPast(loss=supervised_loss(hidden, labels, model.lm_head, chunk, count) + idle)
 
     model.forward = forward
     try:

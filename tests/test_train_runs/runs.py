@@ -66,7 +66,12 @@ def losses(out: Path, stage: str) -> dict[int, float]:
 
 
 def _child(target: Callable, *arguments: Any) -> multiprocessing.process.BaseProcess:
-    child = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    """Forked from a server that has imported and nothing else: a fork of pytest's own process, with the threads that
+    a whole suite has left there, may wait for a lock for ever.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["relevancy.train.running", "relevancy.train.trainer"])
+    child = server.Process(target=target, args=arguments)
     child.start()
     return child
 
