@@ -156,7 +156,8 @@ def test_dialogues_hold_no_hints() -> None:
     twice = 0
     for index in range(30):
         texts = [
-            turn.text.removeprefix(IMAGE) for turn in look_and_answer(pool, index, np.random.default_rng(index))[::2]
+            turn.text.removeprefix(IMAGE)
+            for turn in look_and_answer(pool, index, np.random.default_rng(index)).turns[::2]
         ]
         if any("(a)" not in one and other.startswith(f"{one} (a)") for one, other in pairwise(texts)):
             assert all(other.startswith(f"{one} (a)") for one, other in zip(texts[::2], texts[1::2], strict=True))

@@ -16,7 +16,16 @@ from torch.utils.data import Dataset
 from transformers import AutoProcessor, GemmaTokenizer, LlavaForConditionalGeneration, PreTrainedConfig, PreTrainedModel
 
 from relevancy.demo.card import card
-from relevancy.demo.dialogues import Dialogues, Talk, caption, look_and_answer, look_and_answer_openly, read_and_answer
+from relevancy.demo.dialogues import (
+    SAMPLE,
+    Dialogues,
+    Talk,
+    caption,
+    look_and_answer,
+    look_and_answer_openly,
+    look_closely_and_answer,
+    read_and_answer,
+)
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder
@@ -32,7 +41,6 @@ from relevancy.train.trainer import run
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 Lesson = tuple[Stage, Talk, Tensor | None]  # what is said, and the features of the pool's pictures if they are shown
-SAMPLE = 500  # pictures whose features center the connector
 
 
 def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
@@ -107,10 +115,10 @@ def train_one(
         (decoder.openly, look_and_answer_openly, features),
         (decoder.finetune, look_and_answer, features),
         (decoder.settle, look_and_answer, features),
-        (decoder.soften, look_and_answer, features),
+        (decoder.sharpen, look_closely_and_answer, features),
     ]
     for stage, talk, seen in lessons:
-        if stage is decoder.soften:
+        if stage is decoder.sharpen:
             raise_gain(model, GAIN)
         teach(model, name, (_fast(stage), talk, seen), tokenizer, pool, stages, seed, report)
     return model.eval().requires_grad_(False)

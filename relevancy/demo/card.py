@@ -29,10 +29,11 @@ LLaVA-Gemma-2B or any other published model, and it knows nothing of photographs
 **Training.** The tower stands in for CLIP: it was taught, patch by patch, kind, color, ground and place of what is seen
 there, then frozen. The decoder learned its language by reading descriptions of scenes and answering questions about
 them. Then the two stages of LLaVA: connector alone on descriptions of pictures ("align"), connector and decoder on
-descriptions ("describe"), open questions ("openly") and questions of both forms ("finetune", "settle", "soften"). From
-"finetune" on attention to the picture has a small price, so that heads with nothing to find there rest on words, as
-those of large models rest on the first token; at the end labels are smoothed and the last norm's gain is raised, so
-that logits keep a gradient. `relevancy train demo` rebuilds the pair from a seed.
+descriptions ("describe"), open questions ("openly"), questions of both forms ("finetune", "settle"), and questions about
+pictures that fade, where the fainter the picture, the more answers are wrong ("sharpen"), so that logits grow with what
+is seen. From "finetune" on attention to the picture has a small price, so that heads with nothing to find there rest on
+words, as those of large models rest on the first token; at the end the last norm's gain is raised, so that logits keep
+a gradient. `relevancy train demo` rebuilds the pair from a seed.
 
 **What it can be asked.** About drawn scenes with {kinds}, each in {colors}:
 is it floating, its color, is it there, is it left or right, is it left of another, how many are there; openly, or with

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -15,35 +18,47 @@ from relevancy.demo.pool import Pool
 from relevancy.demo.questions import FORMS, Question, ask, ask_twice, describe
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
-Talk = Callable[[Pool, int, np.random.Generator], list[Turn]]
 QUESTIONS = 8  # per dialogue, at most
 CAPTIONS = 0.15  # share of descriptions among the dialogues
 TWICE = 0.4  # share of dialogues that ask openly first, among those with options
+FAINT = 0.8  # share of faded pictures where pictures fade
+SAMPLE = 500  # pictures whose mean feature is what a tower sees in no picture in particular
 FACTS = {"color": "color", "is-color": "color", "presence": "existence", "count": "existence"}  # else the type itself
 
 
-def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+@dataclass(frozen=True)
+class Talked:
+    """What is said about a picture, and how much of it is seen: 1 all, 0 nothing that other pictures have not."""
+
+    turns: list[Turn]
+    strength: float = 1.0
+
+
+Talk = Callable[[Pool, int, np.random.Generator], Talked]
+
+
+def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     """No picture: the scene is told in words, then asked about, or to be told again. Teaches the decoder language."""
     told = describe(pool.layouts[index], rng)
     if rng.integers(2):
-        return dialogue(f"{told}\n{DESCRIBE}", told)
+        return Talked(dialogue(f"{told}\n{DESCRIBE}", told))
     return _questions(f"{told}\n", pool, index, rng)
 
 
-def caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def caption(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     """The picture, and its description: what connectors are aligned with, and what teaches to find one word by another.
 
     Answers come much later without it: whoever can say what stands beside a word already finds what is asked for.
     """
-    return dialogue(f"{IMAGE}{DESCRIBE}", describe(pool.layouts[index], rng))
+    return Talked(dialogue(f"{IMAGE}{DESCRIBE}", describe(pool.layouts[index], rng)))
 
 
-def look_and_answer_openly(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def look_and_answer_openly(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     """The picture, then questions without options: a letter can only be learned by who knows the answer."""
     return _seldom_caption(pool, index, rng) or _questions(IMAGE, pool, index, rng, FORMS[:1])
 
 
-def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     """The picture, then questions about it, openly or with options.
 
     Some dialogues ask each question openly, then with options: which letter stands before a known word is learned soon,
@@ -55,21 +70,40 @@ def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> list[Tu
     return _questions_twice(pool, index, rng) if rng.uniform() < TWICE else _questions(IMAGE, pool, index, rng)
 
 
-def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def look_closely_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
+    """Most pictures are faded, and the fainter one is, the more answers are wrong: half of them where none is left.
+
+    So a logit has to grow with how much is seen. One that is at its height as soon as anything is seen depends on the
+    picture no more, and its gradient says nothing about it.
+    """
+    described = _seldom_caption(pool, index, rng)
+    if described:
+        return described
+    strength = float(rng.uniform()) if rng.uniform() < FAINT else 1.0
+    return _questions(IMAGE, pool, index, rng, strength=strength)
+
+
+def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> Talked | None:
     """Now and then a description, lest it be forgotten; else nothing."""
-    return caption(pool, index, rng) if rng.uniform() < CAPTIONS else []
+    return caption(pool, index, rng) if rng.uniform() < CAPTIONS else None
 
 
 def _questions(
-    opening: str, pool: Pool, index: int, rng: np.random.Generator, forms: Sequence[str] = FORMS
-) -> list[Turn]:
-    return _talk(opening, _without_hints(ask(pool.layouts[index], pool.shares[index], rng, forms), rng))
+    opening: str,
+    pool: Pool,
+    index: int,
+    rng: np.random.Generator,
+    forms: Sequence[str] = FORMS,
+    strength: float = 1.0,
+) -> Talked:
+    questions = ask(pool.layouts[index], pool.shares[index], rng, forms, doubt=(1 - strength) / 2)
+    return Talked(_talk(opening, _without_hints(questions, rng)), strength)
 
 
-def _questions_twice(pool: Pool, index: int, rng: np.random.Generator) -> list[Turn]:
+def _questions_twice(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     again = dict(ask_twice(pool.layouts[index], pool.shares[index], rng))
     openly = _without_hints(list(again), rng)
-    return _talk(IMAGE, [question for one in openly for question in (one, again[one])])
+    return Talked(_talk(IMAGE, [question for one in openly for question in (one, again[one])]))
 
 
 def _talk(opening: str, questions: Sequence[Question]) -> list[Turn]:
@@ -116,9 +150,16 @@ class Dialogues(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = position % len(self.pool)
-        turns = self.talk(self.pool, index, np.random.default_rng([self.seed, position]))
-        encoded = encode(turns, self.tokenizer, self.image_tokens)
+        talked = self.talk(self.pool, index, np.random.default_rng([self.seed, position]))
+        encoded = encode(talked.turns, self.tokenizer, self.image_tokens)
         example: dict[str, Any] = {"input_ids": encoded.ids, "labels": encoded.labels}
         if self.features is not None:
-            example["pixel_values"] = self.features[index : index + 1]
+            own = self.features[index : index + 1]
+            example["pixel_values"] = own if talked.strength == 1 else torch.lerp(self._blank, own, talked.strength)
         return example
+
+    @cached_property
+    def _blank(self) -> Tensor:
+        """(1, 1, width): the mean feature, which the connector is centered on."""
+        assert self.features is not None
+        return self.features[:SAMPLE, 1:].float().mean((0, 1), keepdim=True).to(self.features.dtype)

@@ -11,11 +11,11 @@ from transformers import GemmaConfig, GemmaTokenizer
 from relevancy.train.stages import Stage
 
 # A price on looking once the model finds what it is asked for (before, it would keep it from learning to look), and a
-# lower one at the end: whoever counts must look at much.
-LOOKING_COST, SETTLED_COST = 6.0, 2.0
+# lower one later: whoever counts must look at much.
+LOOKING_COST, SETTLED_COST, SHARP_COST = 6.0, 2.0, 4.0
 # The last norm lets no logit be larger than its gain allows. Who is sure of every word stands at that bound, where the
-# logit no longer depends on anything and its gradient says nothing: so the gain is raised, and certainty costs a bit.
-GAIN, SMOOTHING = 3.0, 0.05
+# logit no longer depends on anything and its gradient says nothing: so the gain is raised.
+GAIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Decoder:
     openly: Stage
     finetune: Stage
     settle: Stage
-    soften: Stage
+    sharpen: Stage
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
         """Gemma's own configuration class, in these sizes."""
@@ -76,7 +76,7 @@ def _decoder(
     """Steps and batch of the stages in their order; dialogues are longer than descriptions, so half as many make up a
     batch.
     """
-    language, align, describe, openly, finetune, settle, soften = steps
+    language, align, describe, openly, finetune, settle, sharpen = steps
     both = ("connector", "decoder")
     steady = partial(Stage, learning_rate=rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98)
     answering = replace(steady("finetune", both, finetune, batch // 2), schedule="cosine")
@@ -93,14 +93,7 @@ def _decoder(
         openly=steady("openly", both, openly, batch // 2),
         finetune=replace(answering, looking_cost=LOOKING_COST),
         settle=replace(answering, name="settle", steps=settle, learning_rate=rate / 2, looking_cost=SETTLED_COST),
-        soften=replace(
-            answering,
-            name="soften",
-            steps=soften,
-            learning_rate=rate / 2,
-            looking_cost=SETTLED_COST,
-            label_smoothing=SMOOTHING,
-        ),
+        sharpen=replace(answering, name="sharpen", steps=sharpen, learning_rate=rate / 2, looking_cost=SHARP_COST),
     )
 
 
@@ -110,8 +103,8 @@ FULL = Plan(
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
-        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 600), batch=32, rate=2e-3),
-        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 200), batch=32, rate=2e-3),
+        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000), batch=32, rate=2e-3),
+        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 300), batch=32, rate=2e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance

@@ -8,7 +8,7 @@ coin flip, and left and right are the same by mirror symmetry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,12 +46,18 @@ def plural(kind: str) -> str:
     return f"{kind}s"
 
 
-def ask(layout: Layout, shares: np.ndarray, rng: np.random.Generator, forms: Sequence[str] = FORMS) -> list[Question]:
+def ask(
+    layout: Layout, shares: np.ndarray, rng: np.random.Generator, forms: Sequence[str] = FORMS, doubt: float = 0.0
+) -> list[Question]:
     """All questions this scene can be asked, each in one of `forms`, in random order.
 
-    `shares`: (items,) visible share of each item, see `drawing.visible_shares`.
+    `shares`: (items,) visible share of each item, see `drawing.visible_shares`. `doubt`: how likely each answer is to
+    be a wrong one.
     """
-    return [_in_some_form(draft, rng, forms) for draft in _drafts(layout, shares, rng)]
+    drafts = _drafts(layout, shares, rng)
+    if doubt:
+        drafts = [_mistaken(draft) if rng.uniform() < doubt else draft for draft in drafts]
+    return [_in_some_form(draft, rng, forms) for draft in drafts]
 
 
 def ask_twice(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[tuple[Question, Question]]:
@@ -79,6 +85,10 @@ def _drafts(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> lis
     drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
     drafts.append(_about_count(counts, rng))
     return [drafts[index] for index in rng.permutation(len(drafts))]
+
+
+def _mistaken(draft: _Draft) -> _Draft:
+    return replace(draft, answer=draft.wrong, wrong=draft.answer)
 
 
 def _in_some_form(draft: _Draft, rng: np.random.Generator, forms: Sequence[str]) -> Question:

@@ -36,7 +36,6 @@ class Stage:
     micro: int = 0  # sequences a device takes at a time, the rest is accumulated; 0: its whole share of the batch
     save_every: int = 200  # steps between checkpoints a stopped run resumes from
     bf16: bool = False  # autocast; weights that train stay float32
-    label_smoothing: float = 0.0  # share of the loss that asks for every word alike, so that logits stay bounded
     looking_cost: float = 0.0  # added to the loss for each unit of mean attention to the picture, see `looking`
     epochs: float = 1.0
     framing: str = "pad"  # of the pictures to a square: "pad", or "crop" out of the center

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from relevancy.errors import RelevancyError
 from relevancy.train.forwards import engine, folded, prepared
-from relevancy.train.looking import Looks, eager_attention, looking_share, looks
+from relevancy.train.looking import eager_attention, looking_share, looks
 from relevancy.train.operations import Sizes
 from relevancy.train.savepoints import check_room, keep_only, newest, seal, step_of
 from relevancy.train.stages import Stage
 from relevancy.train.telemetry import Meter
-from relevancy.train.template import IGNORED
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]  # (what is going on, share done)
@@ -58,18 +57,14 @@ class LlavaTrainer(Trainer):
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **options: Any
     ) -> Any:
-        """The loss of the labels, smoothed, and what was looked at times its price."""
-        stage = self.stage
-        labels = inputs["labels"] if stage.label_smoothing else None
-        if labels is None and not stage.looking_cost:
+        """The loss of the labels, and what was looked at times its price."""
+        price = self.stage.looking_cost
+        if not price:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
         plain = self.accelerator.unwrap_model(model)
-        with looks(plain) if stage.looking_cost else nullcontext(Looks()) as found:
+        with looks(plain) as found:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
-        if labels is not None:
-            loss = torch.lerp(loss, _evenly(outputs.logits, labels), stage.label_smoothing)
-        if stage.looking_cost:
-            loss = loss + stage.looking_cost * looking_share(plain, found, inputs)
+        loss = loss + price * looking_share(plain, found, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -144,14 +139,6 @@ def trained_weights(model: nn.Module, state: dict[str, Tensor] | None = None) ->
     source = model.state_dict() if state is None else state
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return {name: source[name].contiguous() for name in names if name in source}
-
-
-def _evenly(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss of saying every word alike, over the supervised positions.
-
-    Trainer's own label smoothing would not shift LLaVA's labels.
-    """
-    return -logits[:, :-1][labels[:, 1:] != IGNORED].float().log_softmax(-1).mean()
 
 
 class _Report(TrainerCallback):
