@@ -29,7 +29,7 @@ LLaVA-Gemma-2B or any other published model, and it knows nothing of photographs
 **Training.** The tower stands in for CLIP: it was taught, patch by patch, kind, color, ground and place of what is seen
 there, then frozen. The decoder learned its language by reading descriptions of scenes and answering questions about
 them. Then the two stages of LLaVA: connector alone on descriptions of pictures ("align"), connector and decoder on
-descriptions ("describe"), open questions ("openly"), questions of both forms ("finetune", "settle"), and questions about
+descriptions ("describe"), open questions ("openly"), questions of both forms ("finetune", "settle"), and questions on
 pictures that fade, where the fainter the picture, the more answers are wrong ("sharpen"), so that logits grow with what
 is seen. From "finetune" on attention to the picture has a small price, so that heads with nothing to find there rest on
 words, as those of large models rest on the first token; at the end the last norm's gain is raised, so that logits keep
