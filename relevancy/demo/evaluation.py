@@ -49,9 +49,10 @@ class Accuracy:
 class MapTruth:
     """Maps of right answers about one object, against that object's visible pixels.
 
-    pointing: share of maps whose peak lies on the object. energy: mean share of the map's mass on the object.
-    Each a dictionary over the maps compared: "relevancy", "last-layer attention", "random". by_type: pointing of the
-    relevancy map for each question type. object_share: mean share of the picture that the object fills.
+    pointing: share of maps whose peak lies on the object. energy: mean share of the map's mass on the object. Each a
+    dictionary over the maps compared: "relevancy", "relevancy of a contrast" (the token that is said rather than the
+    next best one), "last-layer attention", "random". by_type: pointing of "relevancy" for each question type.
+    object_share: mean share of the picture that the object fills.
     """
 
     scope: Scope
@@ -208,22 +209,40 @@ def _judge_batch(model: Model, part: Sequence[tuple[Scene, Question]], scope: Sc
     inputs = _inputs(model, [question for _, question in part], pixels)
     labels = inputs.pop("labels")
     position = (labels != IGNORED).int().argmax(1) - 1  # the position whose logits emit the answer's first token
-    rows = torch.arange(len(part), device=model.device)
     image_tokens = inputs["input_ids"] == model.image_token_id
+    attention = _last_attention(model, inputs, position)[image_tokens].view(len(part), -1)
+    maps = {
+        "relevancy": _relevancy(model, inputs, position, scope, _largest),
+        "relevancy of a contrast": _relevancy(model, inputs, position, scope, _lead),
+        "last-layer attention": attention.numpy(force=True),
+    }
+    for index, (one, question) in enumerate(part):
+        judge.see(one, question, {name: each[index] for name, each in maps.items()})
+
+
+def _largest(logits: Tensor) -> Tensor:
+    """The logit of the token that is said: (batch, words) -> (batch,)."""
+    return logits.max(-1).values
+
+
+def _lead(logits: Tensor) -> Tensor:
+    """How far it is ahead of the next best one, as a target such as "Yes|No" has it."""
+    best = logits.topk(2).values
+    return best[:, 0] - best[:, 1]
+
+
+def _relevancy(
+    model: Model, inputs: dict[str, Tensor], position: Tensor, scope: Scope, target: Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """Maps of what `target` makes of the logits at `position`: (batch, patches)."""
+    rows = torch.arange(len(position), device=model.device)
     with record(model.model, scope=scope) as tape:
         logits = model.model(**inputs).logits
-        relevance = tape.relevance(logits[rows, position].max(-1).values, position)
-    on_text_side = relevance.language[image_tokens].view(len(part), -1)
+        relevance = tape.relevance(target(logits[rows, position]), position)
+    on_text_side = relevance.language[inputs["input_ids"] == model.image_token_id].view(len(position), -1)
     seen = on_text_side if relevance.vision is None else relevance.vision
     patches = (model.model.config.vision_config.image_size // model.model.config.vision_config.patch_size) ** 2
-    maps = seen[:, -patches:]  # of the tower's tokens the class token is no patch
-    attention = _last_attention(model, inputs, position)[image_tokens].view(len(part), -1)
-    for (one, question), relevancy_map, attention_map in zip(part, maps, attention, strict=True):
-        judge.see(
-            one,
-            question,
-            {"relevancy": relevancy_map.numpy(force=True), "last-layer attention": attention_map.numpy(force=True)},
-        )
+    return seen[:, -patches:].numpy(force=True)  # of the tower's tokens the class token is no patch
 
 
 @torch.no_grad()
