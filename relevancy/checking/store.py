@@ -15,8 +15,8 @@ from relevancy.explanation import finite
 RANDOM = "random"
 """The method that is always there: maps of noise, at chance in every number."""
 
-ANSWER, SCORES, RANDOMISED, ALONE = "answer", "scores", "randomised", "alone"
-"""Parts of a check; the others are the controls by name. An answer's method is the empty string."""
+ANSWER, SCORES, RANDOMISED, ALONE = "said", "scores", "randomised", "alone"
+"""Parts of a check; the others are the controls by name, "answer" among them. What is said has no method: ""."""
 
 _SETTINGS, _RESULTS = "settings.json", "results.jsonl"
 Key = tuple[str, str, str]  # row, method, part
