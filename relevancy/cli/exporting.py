@@ -114,7 +114,9 @@ def export(
 ) -> None:
     """Explain every row of a data set, by one model or several, into Parquet files.
 
-    [bold]Input[/bold]: columns are found by their usual names (id, image or picture,
+    [bold]Input[/bold]: rows with a picture and a question, such as the line
+    {"id": "q1", "image": "a.jpg", "question": "Is it floating?", "answer": "Yes"}
+    of a .jsonl file. Columns are found by their usual names (id, image or picture,
     question, answer, boxes, mask), or named by the --...-column options.
     All others are carried along as in_NAME.
 
@@ -127,8 +129,12 @@ def export(
     [bold]Stopping[/bold]: at any moment, by any means. The same command again finishes
     the rest; no row is lost or done twice.
 
-    [bold]Try[/bold]: relevancy export --model demo-small --model demo-large
-    --input pictures/ --question "What is it?" --out DIR --dry-run
+    [bold]Try[/bold]: what it would take, then all of it, then what it shows:
+    relevancy export --model demo-small --model demo-large --input items.jsonl --out maps --dry-run
+    relevancy export --model demo-small --model demo-large --input items.jsonl --out maps
+    relevancy report maps
+    Or a folder of pictures, all asked the same, with 200 of the maps drawn:
+    relevancy export --model 2b --input pictures/ --question "What is it?" --out maps --overlays sample:200
     """
     if not dry_run:
         check_writable(out_folder)
