@@ -18,7 +18,7 @@ from relevancy.agreement import Agreement, agreement
 from relevancy.answering import Likelihood, Prompt
 from relevancy.errors import RelevancyError
 from relevancy.explaining import Wish, explained_with_prompt
-from relevancy.explanation import Explanation, finite, written_whole
+from relevancy.explanation import Explanation, as_html, finite, written_whole
 from relevancy.models import Model, load
 from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.towers import TowerMemory
@@ -73,6 +73,11 @@ class Comparison:
         ]
         notes = [pair.summary() for pair in self.agreement]
         return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
+
+    def _repr_html_(self) -> str:
+        told = "\n".join(result.summary() for result in self.explanations)
+        notes = [f"{result.model}: {note}" for result in self.explanations for note in result.notes]
+        return as_html(self.figure(), told, notes)
 
     def _answers_of(self, number: int) -> list[tuple[str, float]]:
         """Each answer, once, with the model's probability per token."""

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -206,12 +206,17 @@ class Explanation:
         )
 
     def _repr_html_(self) -> str:
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png")
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        words = html.escape(self.summary())
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f'<img alt="{words}" style="max-width:100%" src="data:image/png;base64,{picture}"><ul>{notes}</ul>'
+        return as_html(self.figure(), self.summary(), self.notes)
+
+
+def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:
+    """A figure as a notebook shows it, in HTML that needs nothing else, the notes below."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    shown = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+    return f"{shown}<ul>{listed}</ul>"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Comparisons that equal their parts: maps those of `explain`, answers read as they are read alone, models let go."""
 
 import gc
+import html
 import json
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +342,15 @@ def test_the_figure_shows_what_each_would_say(both, three):
     bare = both.figure(notes=())
     assert "correlation" not in words_in(bare)
     assert bare.get_size_inches()[1] < both.figure().get_size_inches()[1]
+
+
+def test_a_notebook_shows_the_figure_and_each_models_notes(both):
+    first, second = both.explanations
+    page = replace(both, explanations=(replace(first, notes=("a < b",)), second))._repr_html_()
+    assert page.count("data:image/png;base64,") == 1
+    assert f"<li>{first.model}: a &lt; b</li>" in page
+    for result in both.explanations:
+        assert html.escape(result.summary()) in page
 
 
 def test_answers_that_are_the_same_stand_once_and_unread_ones_have_no_number(both):
