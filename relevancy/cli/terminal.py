@@ -87,23 +87,20 @@ def bars() -> Iterator[Callable[[str, float], None]]:
 
 
 def _lines() -> Callable[[str, float], None]:
-    begun: dict[str, tuple[float, float]] = {}  # when a step was first heard of, and how far it was
+    begun: dict[str, float] = {}  # a step begins as the one before it was last heard of
     ended: set[str] = set()
-    last = time.monotonic()
+    heard = told = time.monotonic()
 
     def report(what: str, share: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if what not in begun:
-            begun[what] = (last, 0.0) if not begun else (now, share)
+        nonlocal heard, told
+        since = begun.setdefault(what, heard)
+        heard = time.monotonic()
         if share >= 1 and what not in ended:
             ended.add(what)
             err.print(f"{what}: done", highlight=False)
-        elif share < 1 and now - last >= _LINE_EVERY:
-            last = now
-            since, from_ = begun[what]
-            left = span((now - since) / (share - from_) * (1 - share)) if share > from_ else "?"
-            err.print(f"{what}: {share:.0%}, {left} left", highlight=False)
+        elif 0 < share < 1 and heard - told >= _LINE_EVERY:
+            told = heard
+            err.print(f"{what}: {share:.0%}, {span((heard - since) / share * (1 - share))} left", highlight=False)
 
     return report
 
