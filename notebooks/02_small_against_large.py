@@ -173,7 +173,7 @@ for place, (_, estimate) in enumerate(estimates):
 middle.axvline(0, color="black", linewidth=0.8)
 middle.set_yticks(range(len(estimates)), [f"{name} (n = {estimate.rows})" for name, estimate in estimates])
 middle.invert_yaxis()
-middle.set_xlabel(f"image share, {small.name} less {large.name}")
+_ = middle.set_xlabel(f"image share, {small.name} less {large.name}")
 # %% [markdown]
 # ## Does it need the picture?
 #

@@ -114,7 +114,7 @@ for axis, kind in zip(axes, ("deletion", "insertion"), strict=True):
         axis.plot(one.shares, getattr(one, kind), color=color, linewidth=2, label=f"{name}: area {area:.2f}")
     axis.set(title=kind, xlabel=f"share of patches {'hidden' if kind == 'deletion' else 'shown'}")
     axis.legend(fontsize=8)
-axes[0].set_ylabel(f"probability of {first.target.token!r}")
+_ = axes[0].set_ylabel(f"probability of {first.target.token!r}")
 # %% [markdown]
 # ## Over all of them, and other methods
 #
@@ -162,7 +162,7 @@ for axis, (measure, title) in zip(axes, titles.items(), strict=True):
     axis.set_xlim(left=0)
     axis.grid(axis="x", alpha=0.3)
 axes[0].set_yticks(range(len(methods)), list(methods))
-axes[0].invert_yaxis()
+_ = axes[0].invert_yaxis()
 
 # %% [markdown]
 # ## Random weights: does the map show what was learned?
@@ -209,7 +209,7 @@ unrelated = interval(
 axis.axhspan(unrelated.low, unrelated.high, color="0.8", label="relevancy, another row's map")
 axis.set_xticks(range(len(cascade)), [f"to {name}" for name in cascade])
 axis.set(ylim=(0, 1), ylabel="similarity with the trained model's map")
-axis.legend()
+_ = axis.legend()
 # %% [markdown]
 # ## Another question about the same picture
 #

@@ -75,7 +75,7 @@ axis.set_xticks(
     places, [step.target.token.strip() or repr(step.target.token) for step in steps], rotation=60, ha="right"
 )
 axis.set(ylabel="share of relevance", ylim=(0, 1))
-axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+_ = axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 # %% [markdown]
 # ## One token of an answer
 #
@@ -119,7 +119,8 @@ for axis, result in zip(axes, (letter, word, free), strict=True):
     axis.set_axis_off()
 
 # %% [markdown]
-# Once the letter stands there, the word after it needs no picture. Which words it rests on:
+# Each of these maps has a scale of its own. Where the image share is near zero, the map is one of next to nothing,
+# however it looks: the word after the letter can be copied from the question. Which words the two rest on:
 
 # %%
 for result in (letter, word):

@@ -37,8 +37,11 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+from transformers.utils import logging
 
 import relevancy
+
+logging.disable_progress_bar()
 
 tokenizer = AutoTokenizer.from_pretrained(relevancy.MODELS["demo-small"].source)
 processor = LlavaProcessor(
@@ -71,7 +74,7 @@ untrained = relevancy.wrap(LlavaForConditionalGeneration(config).eval(), process
 from relevancy.demo.world import HELD_OUT, scene
 
 picture = scene(HELD_OUT + 31).image
-relevancy.explain(untrained, picture, "What color is the duck?", max_new_tokens=6)
+relevancy.explain(untrained, picture, "What color is the ball?", max_new_tokens=6)
 
 # %% [markdown]
 # ## A model in a folder
@@ -125,16 +128,17 @@ print(len(items), "lines, such as", items[0])
 # ## Export
 #
 # On the command line. A dry run first: it explains a sample, estimates time and size, and writes nothing.
+# (The pipe at the end is for the notebook: without a terminal, progress is told in lines.)
 
 # %%
 import sys
 
-arguments = "--model my-model --model random --input items.jsonl --out maps --processes 0"
+arguments = "--model my-model --model random --input items.jsonl --out maps --processes 0 --max-new-tokens 8"
 command = f"cd {work} && {sys.executable} -m relevancy.cli export {arguments}"
-# !{command} --dry-run
+# !{command} --dry-run 2>&1 | cat
 
 # %%
-# !{command}
+# !{command} 2>&1 | cat
 
 # %% [markdown]
 # It may be stopped at any moment, and the same command goes on from there. Said again, it has nothing left to do. In
