@@ -136,7 +136,7 @@ for number, line in enumerate(axes):
         axis.imshow(result.overlay(vmin=0, vmax=top))
         axis.set_title(f"step {step}: p = {result.target.probability:.2f}", fontsize=9)
         axis.set(xticks=[], yticks=[])
-    line[0].set_ylabel(f"{texts[number]}\n{truths[number]}", fontsize=9)
+    line[0].set_ylabel(f"{texts[number]}\n{truths[number]}", fontsize=8)
 
 # %% [markdown]
 # ## All of them
