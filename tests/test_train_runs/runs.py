@@ -88,6 +88,12 @@ def _ended(children: list[multiprocessing.process.BaseProcess]) -> list[int]:
 def _trains(preset: Preset, data: Path, out: Path, resume: bool, kill: Kill | None, ranks: dict[str, str]) -> None:
     os.environ.update(ranks)
     torch.set_num_threads(1)
+    if "ACCELERATE_USE_DEEPSPEED" in ranks:
+        import deepspeed
+
+        # Faster collectives that it compiles when first used: waiting for ever where a build was once killed, because
+        # of the lock it left. Without them it takes gloo's.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if kill is not None:
         trainer.LlavaTrainer = _killed(*kill)  # type: ignore[misc]
     try:
