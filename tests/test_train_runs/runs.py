@@ -91,9 +91,9 @@ def _trains(preset: Preset, data: Path, out: Path, resume: bool, kill: Kill | No
     if "ACCELERATE_USE_DEEPSPEED" in ranks:
         import deepspeed
 
-        # Faster collectives that it compiles when first used: waiting for ever where a build was once killed, because
-        # of the lock it left. Without them it takes gloo's.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # Nothing that it compiles when first used, gloo's collectives instead: it would wait for ever where a build
+        # was once killed, because of the lock that was left.
+        vars(deepspeed.ops)["__compatible_ops__"] = {}
     if kill is not None:
         trainer.LlavaTrainer = _killed(*kill)  # type: ignore[misc]
     try:
