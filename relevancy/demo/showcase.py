@@ -12,6 +12,8 @@ from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
 from relevancy.explanation import Explanation
 from relevancy.models import Model
 
+KINDS_SHOWN = ("color", "side", "presence", "is-color", "count")
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -26,22 +28,22 @@ class Shown:
 def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0) -> Iterator[Shown]:
     """Explain held-out scenes with every model and save the figures, one by one as they are ready.
 
-    A floating and a standing duck come first. Of each other scene the question is one about a single object, so that
+    A standing and a floating duck come first. Of each other scene the question is one about a single object, so that
     the map can be judged at a glance.
     """
     first = HELD_OUT + 1_000_000 * seed
     chosen = [(drawn, drawn.questions[0]) for drawn in (duck_scene(first, False), duck_scene(first + 1, True))]
-    for number in range(first + 2, first + 2 + scenes):
-        drawn = scene(number)
-        chosen.append((drawn, _clearest(drawn, number)))
+    for turn in range(scenes):
+        drawn = scene(first + 2 + turn)
+        chosen.append((drawn, _about_one(drawn, KINDS_SHOWN[turn % len(KINDS_SHOWN)])))
     for number, (drawn, question) in enumerate(chosen):
         yield _shown(models, drawn, question, out / f"{number:02d}-{question.type}")
 
 
-def _clearest(drawn: Scene, number: int) -> Question:
-    """A question about one object, another type from scene to scene; any question if there is none."""
+def _about_one(drawn: Scene, kind: str) -> Question:
+    """A question about one object, of this type and open where the scene has one; any question if there is none."""
     single = [question for question in drawn.questions if len(question.items) == 1] or list(drawn.questions)
-    return single[number % len(single)]
+    return min(single, key=lambda question: (question.type != kind, question.form != "open"))
 
 
 def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path) -> Shown:
