@@ -154,7 +154,7 @@ class Crew:
             member = by_line[line]  # type: ignore[index]
             try:
                 said, what = member.line.recv()
-            except (EOFError, ConnectionResetError, pickle.UnpicklingError):
+            except (EOFError, OSError, pickle.UnpicklingError):  # its death, even in the middle of a word
                 yield from self._replace(member)
                 continue
             if said == "ready":

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LIFE = 120.0  # seconds after which an export that wrote nothing new is stuck
+LIFE = 600.0  # seconds after which an export that wrote nothing new is stuck
 MOST_WORKERS = 2  # killed in one life of the export
-STARTING = 4.0  # seconds that a process takes to load, about
+STARTING = 8.0  # seconds that a process takes to load, about
 
 
 @dataclass
 class Chaos:
     """Kills the export of `arguments` until `kills` are done, then lets it end.
 
-    killed: how often, by the way it was killed. writing: files that were being written when it was.
+    killed: how often, by the way it was killed. writing: files that stood half-written when it was.
     """
 
     arguments: Mapping[str, Any]
@@ -41,36 +41,40 @@ class Chaos:
         self.out = Path(self.arguments["out"])
         self.chance = random.Random(self.seed)
         self.ways: dict[str, tuple[Callable[[subprocess.Popen[bytes]], None], int]] = {
-            "main, at any moment": (self._at_any_moment, 2),
+            "main, at any moment": (self._at_any_moment, 3),
             "main, at work": (self._at_work, 3),
-            "main, as a file is written": (self._while_writing, 3),
+            "main, as it writes": (self._as_it_writes, 4),
             "a worker": (self._worker, 3),
-            "all at once": (self._all, 1),
+            "all at once": (self._all, 2),
         }
 
     def run(self) -> None:
         """Every kill, then an end in peace. Raises AssertionError for an export that ended too early or not well."""
-        names, weights = zip(*((name, weight) for name, (_, weight) in self.ways.items()), strict=True)
         while sum(self.killed.values()) < self.kills:
-            process = begun(self.arguments)
+            way = self._chosen()
+            fate = {"dies": self.chance.randint(1, 30)} if way == "main, as it writes" else {}
+            process = begun({**self.arguments, **fate})
             workers = 0
             try:
-                # A worker's death is no reason for the export to end. But a third on the same rows would be: they
-                # would travel in other batches from there, and their sums differ in the last bits.
-                while process.poll() is None and sum(self.killed.values()) < self.kills:
-                    way = self.chance.choices(names, weights)[0]
-                    workers += way == "a worker"
-                    if workers > MOST_WORKERS:
-                        continue
+                while True:
                     self.ways[way][0](process)
-                    if process.poll() is None or process.returncode == -signal.SIGKILL:
-                        self.killed[way] += 1
-                assert process.poll() in (None, -signal.SIGKILL), f"ended by itself: {process.returncode} {self.killed}"
+                    assert process.poll() in (None, -signal.SIGKILL), f"ended by itself after {self.killed}"
+                    self.killed[way] += 1
+                    # A worker's death is no reason for the export to end. But a third on the same rows would be: they
+                    # would travel in other batches from there, and their sums differ in the last bits.
+                    workers += way == "a worker"
+                    if process.poll() is not None or sum(self.killed.values()) >= self.kills:
+                        break
+                    way = self._chosen("main, as it writes", *(["a worker"] if workers == MOST_WORKERS else []))
             finally:
-                os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-                process.wait()
+                _kill(process)
+            self.writing += len(list(self._unfinished()))
         last = begun(self.arguments)
         assert last.wait(600) == 0
+
+    def _chosen(self, *but: str) -> str:
+        names = [name for name in self.ways if name not in but]
+        return self.chance.choices(names, [self.ways[name][1] for name in names])[0]
 
     def _at_any_moment(self, process: subprocess.Popen[bytes]) -> None:
         _wait(process, self.chance.uniform(0, STARTING))
@@ -81,14 +85,8 @@ class Chaos:
         _wait(process, self.chance.uniform(0, 0.5))
         _kill(process)
 
-    def _while_writing(self, process: subprocess.Popen[bytes]) -> None:
-        self._new_part(process)
-        end = time.monotonic() + LIFE
-        while process.poll() is None and time.monotonic() < end:
-            if any(self._unfinished()):
-                _kill(process)
-                self.writing += any(self._unfinished())
-                return
+    def _as_it_writes(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait(LIFE)
 
     def _worker(self, process: subprocess.Popen[bytes]) -> None:
         self._new_part(process)
@@ -154,8 +152,23 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
+    if process.poll() is None:
+        process.kill()
     process.wait()
+
+
+def die_at(call: int) -> None:
+    """Let this process be killed at that call of fsync: with a file half-written, or in place but not settled."""
+    settle, left = os.fsync, iter(range(call - 1))
+
+    def fsync(handle: int) -> None:
+        if next(left, None) is None:
+            if os.path.isfile(f"/proc/self/fd/{handle}"):  # noqa: PTH113  what a handle stands for
+                os.truncate(handle, os.fstat(handle).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        settle(handle)
+
+    os.fsync = fsync
 
 
 def main(told: str) -> None:
@@ -164,6 +177,8 @@ def main(told: str) -> None:
 
     arguments = json.loads(told)
     arguments["out"] = Path(arguments["out"])
+    if call := arguments.pop("dies", None):
+        die_at(call)
     export(Request(wish=Wish(max_new_tokens=4), options={"device": "cpu"}, **arguments))
 
 

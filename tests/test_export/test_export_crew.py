@@ -21,9 +21,13 @@ class Worker:
 
     note: str = ""
     refuse: str = ""
+    broken: bool = False
 
     def __call__(self, number):
         if self.refuse == "stillborn":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.broken:
+            os.write(int(sys.argv[1]), b"\0\0\x10\0half")  # a message of 4096 bytes, of which 4 come
             os.kill(os.getpid(), signal.SIGKILL)
         if self.refuse:
             raise RelevancyError(self.refuse)
@@ -63,6 +67,14 @@ def test_a_task_that_kills_again_and_again_is_given_up_alone(tmp_path):
 
 def test_a_refusal_is_the_parents():
     with pytest.raises(RelevancyError, match="no such model"), Crew(1, Worker(refuse="no such model")) as crew:
+        crew.wait_until_ready()
+
+
+def test_a_process_that_dies_in_the_middle_of_a_message_is_replaced():
+    with (
+        pytest.raises(RelevancyError, match="died 3 times while it loaded"),
+        Crew(1, Worker(broken=True)) as crew,
+    ):
         crew.wait_until_ready()
 
 
