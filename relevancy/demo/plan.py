@@ -104,7 +104,7 @@ FULL = Plan(
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
         "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000), batch=32, rate=2e-3),
-        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 300), batch=32, rate=2e-3),
+        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900), batch=32, rate=2e-3),
     },
 )
 QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
