@@ -18,8 +18,8 @@ from relevancy.metrics.intervals import LEVEL, Interval, interval
 ALL = "all"
 FACTORS: Mapping[str, tuple[str, object, object]] = {  # field of a cell, and the values whose difference is taken
     "connector pretrained − not": ("aligned", True, False),
-    "large − small": ("size", *reversed(SIZES)),
-    "DINOv2 − CLIP": ("tower", *reversed(TOWERS)),
+    "large − small": ("size", SIZES[1], SIZES[0]),
+    "DINOv2 − CLIP": ("tower", TOWERS[1], TOWERS[0]),
 }
 Asked = Sequence[tuple[int, Question]]
 
@@ -68,7 +68,7 @@ def effects(measured: Sequence[Measured], asked: Asked) -> list[Effect]:
     for factor, (field, high, low) in FACTORS.items():
         pairs = np.stack(
             [
-                right - runs[replace(cell, **{field: low})]  # type: ignore[arg-type]
+                np.subtract(right, runs[replace(cell, **{field: low})])  # type: ignore[arg-type]
                 for cell, right in runs.items()
                 if getattr(cell, field) == high
             ]
