@@ -25,15 +25,6 @@ from relevancy_app.settings import Settings  # noqa: E402
 _LOOPBACK = {None, "", "localhost", "127.0.0.1", "::1", b"127.0.0.1", b"localhost"}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Load and timing run when they are asked for: `pytest -m slow -s tests/test_app`."""
-    if config.option.markexpr:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow") and Path(__file__).parent in item.path.parents]
-    items[:] = [item for item in items if item not in slow]
-    config.hook.pytest_deselected(items=slow)
-
-
 @dataclass
 class Served:
     """A running app: where it is, which models it has, where its files go."""
