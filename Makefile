@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= relevancy-demo
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses 2
 APP_ARGS ?=
 
 RUN := $(VENV)/bin/python -m
