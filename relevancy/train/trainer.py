@@ -129,9 +129,10 @@ class LlavaTrainer(Trainer):
             )
 
     def result(self) -> dict[str, Tensor]:
-        """The weights that were trained, gathered from all devices, on the CPU; whole in the first process."""
+        """A copy of the weights that were trained, from all devices, on the CPU; whole in the first process."""
         gathered = self.accelerator.get_state_dict(self.model_wrapped)
-        return {name: tensor.cpu() for name, tensor in trained_weights(self.model, gathered).items()}  # type: ignore[arg-type]
+        trained = trained_weights(self.model, gathered)  # type: ignore[arg-type]
+        return {name: tensor.to("cpu", copy=True) for name, tensor in trained.items()}
 
 
 def trained_weights(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -297,6 +298,7 @@ def _arguments(
         optim=stage.optimizer,
         bf16=stage.bf16,
         use_cpu=not on_gpu and engine() is None,
+        ddp_backend=None if on_gpu or engine() is None else "gloo",  # accelerate finds it by itself for DDP alone
         seed=seed,
         save_steps=stage.save_every,
         logging_steps=log_every,

@@ -70,7 +70,7 @@ def _child(target: Callable, *arguments: Any) -> multiprocessing.process.BasePro
     a whole suite has left there, may wait for a lock for ever.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["relevancy.train.running", "relevancy.train.trainer"])
+    server.set_forkserver_preload(["deepspeed", "relevancy.train.running", "relevancy.train.trainer"])
     child = server.Process(target=target, args=arguments)
     child.start()
     return child
@@ -88,12 +88,6 @@ def _ended(children: list[multiprocessing.process.BaseProcess]) -> list[int]:
 def _trains(preset: Preset, data: Path, out: Path, resume: bool, kill: Kill | None, ranks: dict[str, str]) -> None:
     os.environ.update(ranks)
     torch.set_num_threads(1)
-    if "ACCELERATE_USE_DEEPSPEED" in ranks:
-        import deepspeed
-
-        # Nothing that it compiles when first used, gloo's collectives instead: it would wait for ever where a build
-        # was once killed, because of the lock that was left.
-        vars(deepspeed.ops)["__compatible_ops__"] = {}
     if kill is not None:
         trainer.LlavaTrainer = _killed(*kill)  # type: ignore[misc]
     try:

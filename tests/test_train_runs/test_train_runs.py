@@ -16,6 +16,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import relevancy
 from relevancy.errors import RelevancyError
+from relevancy.train.compose import assembled
+from relevancy.train.parts import parts_of
 from relevancy.train.running import TRAINED, Order, Source, export, train
 from relevancy.train.savepoints import newest
 
@@ -104,6 +106,19 @@ def test_frozen_is_frozen(whole, bases) -> None:
     assert not any("vision_tower" in name for name in trained)
     assert any("language_model" in name for name in trained)
     assert model
+
+
+def test_what_learns_nothing_is_as_it_was(small, data, tmp_path) -> None:
+    """The factor that is taken out of the connector while it trains is put back once."""
+    still = replace(small.finetune, steps=1, learning_rate=0.0, outer_scale=True)
+    preset = replace(small, align=None, finetune=still)
+    runs.trained(preset, data, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "finetune" / TRAINED)
+    before = assembled(preset, parts_of(preset)).state_dict()
+    connector = [name for name in weights if "multi_modal_projector" in name]
+    assert len(connector) == 4
+    for name in connector:
+        torch.testing.assert_close(weights[name], before[name], rtol=1e-5, atol=1e-7)
 
 
 def test_the_model_is_explained_at_once(whole, data) -> None:
