@@ -343,7 +343,7 @@ def planned_for(request: Request, earlier: Mapping[str, Any] | None) -> dict[str
         return dict(earlier["planning"])
     large = max(_sizes(request), default=0) > engines.SMALL
     on_cpu = _device(request) == "cpu"
-    batch = request.batch or ((4 if large else 16) if on_cpu else 32)
+    batch = request.batch or (4 if large and on_cpu else 32)
     return {"batch": batch, "chunk": request.chunk or (4 * batch if large else 128)}
 
 
