@@ -17,7 +17,7 @@ OPACITY = 0.85
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _SATURATION, _BRIGHTNESS = 0.3, 0.8  # what the picture keeps where relevance is zero
-_BAND_PIXELS = 1 << 22  # large pictures are colored in bands, so that no copy of them in floats is ever whole
+_BAND_PIXELS = 1 << 14  # pictures are colored in bands that fit a cache; no copy of one in floats is ever whole
 _COLORS = 512  # entries of the color table
 _NEGLIGIBLE = 0.05  # of the largest size: what is negative by less is drawn as zero
 _SIGNED = LinearSegmentedColormap.from_list(SIGNED, ["#a8e0ff", "#3d8fd1", "#0c0d14", "#c9641a", "#ffd84d"])
@@ -46,18 +46,20 @@ def overlay(
     low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
     if low < 0:  # zero is in the middle of the colors
         low, high = -max(-low, high), max(-low, high)
-    table = colormap_for(colormap, low)(np.linspace(0, 1, _COLORS))[:, :3].astype(np.float32)
+    table = np.ascontiguousarray(colormap_for(colormap, low)(np.linspace(0, 1, _COLORS))[:, :3].T, dtype=np.float32)
     drawn = np.empty((image.height, image.width, 3), dtype=np.uint8)
     step = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, step):
         bottom = min(top + step, image.height)
-        rgb = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"), dtype=np.float32) / 255
+        band = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+        rgb = np.ascontiguousarray(band.transpose(2, 0, 1), dtype=np.float32) / 255  # long rows of one color: faster
         values = heatmap[top:bottom]
         seen = np.isfinite(values)
         colored = _heat(rgb, np.where(seen, values, low), low, high, table, opacity) if high > low else rgb
         if not seen.all():
-            colored = np.where(seen[..., None], colored, hatched(rgb, top, min(image.size)))
-        drawn[top:bottom] = np.rint(colored * 255)
+            unseen = hatched(rgb.transpose(1, 2, 0), top, min(image.size))
+            colored = np.where(seen, colored, unseen.transpose(2, 0, 1))
+        drawn[top:bottom] = np.rint(colored * 255).transpose(1, 2, 0)
     return Image.fromarray(drawn)
 
 
@@ -83,12 +85,13 @@ def colormap_for(name: str, low: float) -> Colormap:
 def _heat(
     rgb: np.ndarray, values: np.ndarray, low: float, high: float, table: np.ndarray, opacity: float
 ) -> np.ndarray:
+    """`rgb` and the result (3, height, width), `table` (3, colors)."""
     strength = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
-    color = table[np.rint(strength * (_COLORS - 1)).astype(np.intp)]
-    gray = (rgb @ _LUMA)[..., None]
+    color = table[:, np.rint(strength * (_COLORS - 1)).astype(np.intp)]
+    gray = np.tensordot(_LUMA, rgb, 1)
     dimmed = (gray + _SATURATION * (rgb - gray)) * _BRIGHTNESS
     size = np.abs(2 * strength - 1) if low < 0 else strength
-    alpha = opacity * (size * (2 - size))[..., None]
+    alpha = opacity * (size * (2 - size))
     return dimmed + alpha * (color - dimmed)
 
 
