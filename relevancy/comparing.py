@@ -18,7 +18,8 @@ from relevancy.agreement import Agreement, agreement
 from relevancy.answering import Likelihood, Prompt
 from relevancy.errors import RelevancyError
 from relevancy.explaining import Wish, explained_with_prompt
-from relevancy.explanation import Explanation, as_html, finite, written_whole
+from relevancy.explanation import Explanation, as_html, finite
+from relevancy.filing import whole_files
 from relevancy.models import Model, load
 from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.towers import TowerMemory
@@ -96,7 +97,7 @@ class Comparison:
         path = Path(folder)
         for number, result in enumerate(self.explanations):
             result.save(path / f"{number}-{Path(result.model).name}")
-        with written_whole(path) as part:
+        with whole_files(path) as part:
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / "comparison.json").write_text(stored, encoding="utf-8")
             drawn = self.figure()

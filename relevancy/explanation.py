@@ -8,10 +8,7 @@ import io
 import json
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ from PIL import Image
 
 from relevancy import figures, render
 from relevancy.errors import RelevancyError
+from relevancy.filing import whole_files
 from relevancy.geometry import Grid
 from relevancy.pictures import open_picture
 from relevancy.targets import Target
@@ -161,7 +159,7 @@ class Explanation:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
-        with written_whole(Path(folder)) as part:
+        with whole_files(Path(folder)) as part:
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / _JSON).write_text(stored, encoding="utf-8")
             self.image.save(part / _PICTURE)
@@ -217,26 +215,6 @@ def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     shown = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
     return f"{shown}<ul>{listed}</ul>"
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` together once all are written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-    except OSError as error:
-        raise RelevancyError(f"Cannot write to {folder}: {error.strerror or error}. Choose another --out.") from error
-    try:
-        yield scratch
-        for file in scratch.iterdir():
-            file.replace(folder / file.name)
-    except OSError as error:
-        raise RelevancyError(
-            f"Cannot write to {folder}: {error.strerror or error}. Free room, or another --out."
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def finite(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from relevancy.errors import RelevancyError
 from relevancy.explanation import finite
+from relevancy.filing import write_whole
 
 RANDOM = "random"
 """The method that is always there: maps of noise, at chance in every number."""
@@ -60,9 +61,7 @@ class Store:
                     "--out, or delete it."
                 )
             return
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, json.dumps(settings, indent=1))
 
     def _load(self) -> None:
         file = self.folder / _RESULTS

@@ -11,7 +11,8 @@ from typing import Any
 from relevancy.checking.verdicts import Findings, Summary
 from relevancy.errors import RelevancyError
 from relevancy.explaining import versions
-from relevancy.explanation import finite, written_whole
+from relevancy.explanation import finite
+from relevancy.filing import whole_files, write_whole
 from relevancy.metrics.intervals import Interval
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
@@ -100,7 +101,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
 
 def save(folder: Path, findings: Sequence[Findings]) -> Path:
     """Write table.md and table.json of one model or several into the folder, both or none; gives table.md."""
-    with written_whole(folder) as part:
+    with whole_files(folder) as part:
         (part / "table.md").write_text("\n".join(map(markdown, findings)), encoding="utf-8")
         stored = json.dumps([as_json(one) for one in findings], indent=1)
         (part / "table.json").write_text(stored, encoding="utf-8")
@@ -125,6 +126,4 @@ def write_into(page: Path, findings: Sequence[Findings]) -> None:
     before, after = place_in(page)
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
     tables = "\n".join(map(markdown, findings))
-    part = page.with_name(f"{page.name}.part")
-    part.write_text(f"{before}\n\nWritten by `relevancy check` ({made}).\n\n{tables}\n{after}", encoding="utf-8")
-    part.replace(page)
+    write_whole(page, f"{before}\n\nWritten by `relevancy check` ({made}).\n\n{tables}\n{after}")

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from relevancy.cli.listing import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, value
-from relevancy.cli.terminal import busy, check_writable, err, say
+from relevancy.cli.terminal import busy, check_writable, err, say, span
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _estimated(request: Request) -> None:
         f"sample: {found.sampled} rows, {found.faults} that cannot be explained"
         + (f" (first: {found.first_fault})" if found.first_fault else "")
     )
-    say(f"estimated: {_span(found.seconds)}, {found.bytes / 1e6:,.1f} MB of results, {found.overlays:,} overlays")
+    say(f"estimated: {span(found.seconds)}, {found.bytes / 1e6:,.1f} MB of results, {found.overlays:,} overlays")
     say("nothing was written")
 
 
@@ -231,11 +231,5 @@ def _lines() -> Callable[[Reached], None]:
 
 
 def _told(reached: Reached) -> str:
-    left = "" if reached.remaining is None else f", {_span(reached.remaining)} left"
+    left = "" if reached.remaining is None else f", {span(reached.remaining)} left"
     return f"{reached.done:,} of {reached.total:,}, {reached.rate:,.1f} rows/s{left}, {reached.errors:,} errors"
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

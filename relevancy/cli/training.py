@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from importlib.resources import files
@@ -249,7 +248,7 @@ def _do(
     from transformers.utils import logging
 
     from relevancy.train.running import Way, train
-    from relevancy.train.trainer import StoppedError
+    from relevancy.train.trainer import StoppedError, is_first
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -260,7 +259,7 @@ def _do(
         except StoppedError as stopped:
             sys.stderr.write(f"relevancy: {stopped}; the same command with --resume goes on\n")
             return STOPPED
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         say(f"→ {folder}   (relevancy explain --model {folder} ...)")
     return 0
 

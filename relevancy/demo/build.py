@@ -31,11 +31,12 @@ from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.filing import whole
 from relevancy.models import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.compose import compose
 from relevancy.train.features import look_once, stored_features
-from relevancy.train.stages import PARTS, Stage, freeze
+from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import run
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
     plan = QUICK if quick else FULL
     stages = Path(out) / "stages"
     tokenizer = build_tokenizer()
-    report = progress or _silent
+    report = progress or silent
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
     tower = teach_tower(tower_config(), _fast(plan.tower), pool, stages / "tower", seed, report)
@@ -72,7 +73,7 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
     return folders
 
 
-def _silent(_what: str, _share: float) -> None:
+def silent(_what: str, _share: float) -> None:
     """Nobody asked to be told."""
 
 
@@ -162,8 +163,8 @@ def finish(
     done = folder / "done.safetensors"
     if not done.exists():
         run(stage, model, data, collate, folder, seed=seed, progress=report)
-        save_model(model, str(done.with_suffix(".part")))
-        done.with_suffix(".part").rename(done)
+        with whole(done) as part:
+            save_model(model, str(part))
     load_model(model, done)
 
 
@@ -183,7 +184,4 @@ def describe_model(folder: Path, scenes: int, report: Progress) -> None:
     model = wrap(LlavaForConditionalGeneration.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder))
     own = accuracy(model, scenes=scenes, progress=partial(report, f"{folder.name} accuracy"))
     blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{folder.name} blind control"))
-    parameters = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.model.named_parameters():
-        parameters[next(part for part, starts in PARTS.items() if name.startswith(starts))] += parameter.numel()
-    (folder / "README.md").write_text(card(folder.name, parameters, own, blind))
+    (folder / "README.md").write_text(card(folder.name, parameters_of(model.model), own, blind))

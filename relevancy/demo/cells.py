@@ -12,7 +12,7 @@ import numpy as np
 
 from relevancy.demo.questions import FORMS, Question, ask
 from relevancy.demo.world import Scene
-from relevancy.train.savepoints import write_whole
+from relevancy.filing import write_whole
 
 TOWERS = ("clip", "dinov2")
 SIZES = ("small", "large")

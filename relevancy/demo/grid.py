@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
-from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, teach, teach_tower
+from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, Measured, asked, cells, read, write
 from relevancy.demo.dialogues import Dialogues, caption, look_and_answer_openly, read_and_answer
 from relevancy.demo.effects import Effect
@@ -35,11 +35,11 @@ from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
 from relevancy.errors import RelevancyError
+from relevancy.filing import whole, write_whole
 from relevancy.models import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.compose import compose
 from relevancy.train.features import look_once
-from relevancy.train.savepoints import write_whole
 
 CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))
 PLAN, POOL, SEEN = "plan.json", "pool.pickle", "seen.safetensors"
@@ -83,7 +83,7 @@ def grid(
     """
     place = Place(out, QUICK_GRID if quick else GRID)
     wanted = cells(seeds)
-    report = progress or _silent
+    report = progress or silent
     _claim(place)
     _draw(place, jobs, report)
     decoders = sorted({(cell.size, cell.seed) for cell in wanted})
@@ -97,10 +97,6 @@ def grid(
         if told:
             told(one, len(found), len(wanted), _seconds_left(wanted, found, jobs))
     return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
-
-
-def _silent(_what: str, _share: float) -> None:
-    """Nobody asked to be told."""
 
 
 def _claim(place: Place) -> None:
@@ -121,7 +117,7 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as processes:
-        waiting = [processes.submit(task, one, _silent) for one in given]
+        waiting = [processes.submit(task, one, silent) for one in given]
         try:
             for ended in as_completed(waiting):
                 yield ended.result()
@@ -148,9 +144,8 @@ def _draw(place: Place, jobs: int, report: Progress) -> None:
         return
     seeds = range(1, 1 + place.plan.scenes)
     pool = draw_pool(seeds, SIZE, SIDE, jobs, progress=lambda share: report("scenes", share))
-    part = file.with_suffix(".part")
-    part.write_bytes(pickle.dumps(pool))
-    part.rename(file)
+    with whole(file) as part:
+        part.write_bytes(pickle.dumps(pool))
 
 
 @lru_cache(1)
@@ -185,9 +180,8 @@ def _look(place: Place, kind: str, report: Progress) -> None:
     drawn = held_out(place.plan.check_scenes, seed=0)
     pixels = {"train": pool.pixels, "check": np.stack([shrink(one.pixels, SIZE) for one in drawn])}
     seen = {name: _features(tower, each) for name, each in pixels.items()}
-    part = folder / f"{SEEN}.part"
-    save_file(seen, part)
-    part.rename(folder / SEEN)
+    with whole(folder / SEEN) as part:
+        save_file(seen, part)
     shutil.rmtree(place.stages / kind)
 
 
@@ -217,9 +211,8 @@ def _read(place: Place, which: tuple[str, int], report: Progress) -> None:
     work = place.stages / folder.name
     named = replace(stage, name=f"{folder.name} language")
     finish(named, decoder, data, Collate(tokenizer.pad_token_id), work, seed, report)
-    part = folder.with_suffix(".part")
-    decoder.save_pretrained(part)
-    part.rename(folder)
+    with whole(folder) as part:
+        decoder.save_pretrained(part)
     shutil.rmtree(work)
 
 

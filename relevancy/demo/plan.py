@@ -131,8 +131,8 @@ GRID = Plan(
     check_scenes=300,
     tower=Stage("tower", ("tower",), steps=600, batch=32, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
-        "small": _in_grid(64, 2, 2, 1, steps=(60, 60, 120, 200), batch=32, rate=2e-3),
-        "large": _in_grid(96, 3, 2, 1, steps=(60, 60, 120, 200), batch=32, rate=2e-3),
+        "small": _in_grid(64, 2, 2, 1, steps=(60, 60, 200, 500), batch=32, rate=2e-3),
+        "large": _in_grid(96, 3, 2, 1, steps=(60, 60, 200, 500), batch=32, rate=2e-3),
     },
 )
 QUICK_GRID = Plan(  # to see that everything works

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relevancy import __version__
 from relevancy.errors import RelevancyError
-from relevancy.explanation import written_whole
+from relevancy.filing import whole_files
 from relevancy.report import claim
 from relevancy.report.contents import ExportFacts, Report
 from relevancy.report.findings import Pair, find
@@ -71,7 +71,7 @@ def make_report(
 def save(report: Report, folder: str | os.PathLike[str]) -> Path:
     """Write report.html and report.json, both or none; gives the page's path."""
     numbers = json.dumps(report.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-    with written_whole(Path(folder)) as part:
+    with whole_files(Path(folder)) as part:
         (part / PAGE).write_text(page(report), encoding="utf-8")
         (part / NUMBERS).write_text(numbers, encoding="utf-8")
     return Path(folder) / PAGE

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from relevancy.errors import RelevancyError
+from relevancy.filing import write_whole
 from relevancy.train.data.dialogues import Picture
 from relevancy.train.data.examples import Encoder
 from relevancy.train.data.opening import Dialogues
 from relevancy.train.presets import digest
-from relevancy.train.savepoints import write_whole
 
 FILE, INDEX = "features.bin", "features.json"
 _BATCH = 32

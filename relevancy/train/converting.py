@@ -9,7 +9,6 @@ factor in the connector's last layer. What was rounded and cannot be computed ba
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import CONFIG_MAPPING, AutoProcessor, LlavaForConditionalGener
 
 from relevancy import repairs
 from relevancy.errors import RelevancyError
+from relevancy.filing import whole
 from relevancy.train.compose import generation, joined_config, padded_rows, scale_of
 from relevancy.train.parts import Parts, config_of, pictures_of, processor_for, tokenizer_of, tower_of
 from relevancy.train.template import IMAGE
@@ -54,6 +54,7 @@ def to_hugging_face(
     weights are read from there if `source` has none. side: pixels of its input, by default as its config says; the
     original code takes DINOv2's 518 down to 224. Raises RelevancyError.
     """
+    _check_free(target)
     original = _config(source)
     kind = _TEXT.get(original["model_type"])
     if kind is None or "mm_projector_type" not in original:
@@ -93,14 +94,14 @@ def to_hugging_face(
         config.image_features_scaled = True  # see repairs.needs_image_scale
     _assign(model, weights, source)
     model.generation_config = generation(parts.tokenizer, 512)
-    part = _fresh(target)
-    model.save_pretrained(part)
     side = parts.vision.image_size if side is None else side
-    processor_for(parts, side, framing, model.config).save_pretrained(part)
-    (part / KEPT).mkdir()
-    (part / KEPT / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    save_file({name: value.contiguous() for name, value in unscaled.items()}, part / KEPT / _UNSCALED)
-    return _put(part, target)
+    with whole(target) as part:
+        model.save_pretrained(part)
+        processor_for(parts, side, framing, model.config).save_pretrained(part)
+        (part / KEPT).mkdir()
+        (part / KEPT / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        save_file({name: value.contiguous() for name, value in unscaled.items()}, part / KEPT / _UNSCALED)
+    return target
 
 
 def to_original(source: Path, target: Path) -> Path:
@@ -108,6 +109,7 @@ def to_original(source: Path, target: Path) -> Path:
 
     A model that was trained here names its tower by `training.json`. Raises RelevancyError.
     """
+    _check_free(target)
     kind = _config(source)["model_type"]
     if kind != "llava":  # transformers would build a model of LLaVA's default size out of any other config
         raise RelevancyError(f"{source} is no LLaVA in Hugging Face's layout ({kind})")
@@ -121,12 +123,12 @@ def to_original(source: Path, target: Path) -> Path:
     if repairs.is_gemma(model.config) and not repairs.needs_image_scale(model.config):
         weights |= {name: _unscaled(weights[name], unscaled.get(name), model.config) for name in _last(weights)}
     state = dict(_original(weights, record, model.config.vision_config.model_type))  # type: ignore[union-attr]
-    part = _fresh(target)
-    part.mkdir(parents=True)
-    save_torch_state_dict(state, part)
-    (part / "config.json").write_text(json.dumps(record["config"], indent=2) + "\n")
-    processor.tokenizer.save_pretrained(part)
-    return _put(part, target)
+    with whole(target) as part:
+        part.mkdir(parents=True)
+        save_torch_state_dict(state, part)
+        (part / "config.json").write_text(json.dumps(record["config"], indent=2) + "\n")
+        processor.tokenizer.save_pretrained(part)
+    return target
 
 
 def connector_file(source: Path, target: Path) -> None:
@@ -275,14 +277,6 @@ def _state(source: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fresh(target: Path) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    return part
-
-
-def _put(part: Path, target: Path) -> Path:
-    """The finished folder in the target's place."""
+def _check_free(target: Path) -> None:
     if target.exists():
         raise RelevancyError(f"{target} is there already: choose another --out")
-    return part.rename(target)

@@ -12,7 +12,7 @@ from relevancy.train.operations import Load, Sizes, operations, sizes_of
 from relevancy.train.parts import check_size, config_of, tower_tokens
 from relevancy.train.presets import Preset
 from relevancy.train.shapes import SHAPES
-from relevancy.train.stages import PARTS, Stage, freeze, part_of
+from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import shares
 
 # Sequences of LLaVA's published data, and what a mean one holds besides its picture (an estimate).
@@ -70,9 +70,7 @@ def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: in
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model.tie_weights()
-    parameters = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        parameters[part_of(name)] += parameter.numel()
+    parameters = parameters_of(model)
     sizes = sizes_of(model, config, in_tower, handed)
     counts = SAMPLES | (samples or {})
     stages = tuple(

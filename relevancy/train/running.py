@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from torch.utils.data import Sampler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
 from relevancy.errors import RelevancyError
+from relevancy.filing import whole
 from relevancy.train import records
 from relevancy.train.adapting import adapt, merge, require_peft
 from relevancy.train.caching import cached
@@ -34,9 +34,9 @@ from relevancy.train.parts import Parts, parts_of, processor_for
 from relevancy.train.planning import steps_of
 from relevancy.train.presets import Preset, from_plain
 from relevancy.train.sampling import GroupedSampler
-from relevancy.train.savepoints import newest, settle
-from relevancy.train.stages import PARTS, Stage, freeze, part_of
-from relevancy.train.trainer import Progress, processes_here, run, shares
+from relevancy.train.savepoints import newest
+from relevancy.train.stages import Stage, freeze, parameters_of
+from relevancy.train.trainer import Progress, is_first, processes_here, run, shares
 
 TRAINED = "trained.safetensors"
 MODEL = "model"
@@ -77,8 +77,7 @@ def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | N
         _check_cache(stages)
     parts = parts_of(preset)
     opened = {stage.name: _opened(stage, sources[stage.name]) for stage in stages}
-    first = int(os.environ.get("RANK", "0")) == 0
-    if first:
+    if is_first():
         given = {name: asdict(source) for name, source in sources.items()}
         records.claim(out, records.configuration(preset, given, processes_here()), resume=way.resume)
     else:
@@ -87,7 +86,7 @@ def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | N
         if not (out / stage.name / TRAINED).exists():
             _run(preset, parts, stage, opened[stage.name], out, way)
         _together()
-    if first:
+    if is_first():
         export(out, out / MODEL)
     return out / MODEL
 
@@ -171,10 +170,9 @@ def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialog
             report_to=way.report_to,
             workers=way.workers,
         )
-    if int(os.environ.get("RANK", "0")) == 0:
-        part = folder / f"{TRAINED}.part"
-        save_file(weights, part, metadata={"format": "pt"})
-        settle(part, folder / TRAINED)
+    if is_first():
+        with whole(folder / TRAINED) as part:
+            save_file(weights, part, metadata={"format": "pt"})
         if checkpoint := newest(folder):
             shutil.rmtree(checkpoint)
 
@@ -247,11 +245,8 @@ def export(out: Path, target: Path) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     model = model.to(torch.float32 if total < _FLOAT32_BELOW else torch.bfloat16).eval()  # type: ignore[arg-type]
     processor = processor_for(parts, preset.image_size, told[-1][0].framing, model.config)
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    _write(part, model, processor, configuration, told)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with whole(target) as part:
+        _write(part, model, processor, configuration, told)
 
 
 def _weights(folder: Path, stage: Stage, config: PreTrainedConfig) -> tuple[dict[str, Tensor], str] | None:
@@ -277,10 +272,8 @@ def _write(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     records.write(folder / "training.json", configuration)
-    counts = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        counts[part_of(name)] += parameter.numel()
-    (folder / "README.md").write_text(card(configuration, counts, [(stage.name, how_far) for stage, how_far in told]))
+    finished = [(stage.name, how_far) for stage, how_far in told]
+    (folder / "README.md").write_text(card(configuration, parameters_of(model), finished))
 
 
 def _together() -> None:

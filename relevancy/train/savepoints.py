@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 from relevancy.errors import RelevancyError
+from relevancy.filing import synced, write_whole
 
 SEAL = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -30,7 +30,7 @@ def seal(checkpoint: Path) -> None:
     """Say that a checkpoint is whole, once all its bytes are on the disk."""
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != SEAL]
     for path in files:
-        _synced(path)
+        synced(path)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
     write_whole(checkpoint / SEAL, json.dumps(sizes, indent=1))
 
@@ -55,19 +55,6 @@ def check_room(folder: Path, size: int) -> None:
         )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file that is there as a whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    settle(part, path)
-
-
-def settle(part: Path, path: Path) -> None:
-    """Give a finished file its name once its bytes are on the disk."""
-    _synced(part)
-    part.rename(path)
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if path.is_dir() and step_of(path) >= 0]
 
@@ -78,8 +65,3 @@ def _is_whole(checkpoint: Path) -> bool:
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
-
-
-def _synced(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

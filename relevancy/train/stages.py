@@ -79,6 +79,14 @@ def freeze(model: nn.Module, stage: Stage) -> dict[str, int]:
     return counts
 
 
+def parameters_of(model: nn.Module) -> dict[str, int]:
+    """How many parameters each part has."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts[part_of(name)] += parameter.numel()
+    return counts
+
+
 def part_of(name: str) -> str:
     """The part that a parameter belongs to, by its name; "" for one of no LLaVA."""
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), "")

@@ -274,6 +274,11 @@ def processes_here() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes what all of them share, as their launcher says."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _arguments(
     stage: Stage, folder: Path, seed: int, log_every: int, report_to: list[str], workers: int
 ) -> TrainingArguments:

@@ -1,0 +1,72 @@
+"""Files and folders that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relevancy.errors import RelevancyError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file or a folder under; it becomes `path` once all its bytes are on the disk.
+
+    Where the block raises, nothing is left of it; a folder `path` that is there is replaced.
+    """
+    part = path.with_name(f"{path.name}.part")
+    _remove(part)
+    try:
+        yield part
+    except BaseException:
+        _remove(part)
+        raise
+    for file in (part, *part.rglob("*")):
+        if file.is_file():
+            synced(file)
+    if path.is_dir():
+        _remove(path)
+    part.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file that is there as a whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move into `folder` together once all are written. Raises RelevancyError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    except OSError as error:
+        raise RelevancyError(f"Cannot write to {folder}: {error.strerror or error}. Choose another --out.") from error
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            file.replace(folder / file.name)
+    except OSError as error:
+        raise RelevancyError(
+            f"Cannot write to {folder}: {error.strerror or error}. Free room, or another --out."
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def synced(file: Path) -> None:
+    """Return when all bytes of a file are on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
