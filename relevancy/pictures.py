@@ -66,6 +66,11 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     raise RelevancyError(f"a picture is a file, bytes, a Pillow image or a numpy array, not {type(source).__name__}")
 
 
+def mask_in(source: Source) -> np.ndarray:
+    """Everything that is not black in a picture, bool (height, width). Raises as `open_picture` does."""
+    return np.asarray(np.asarray(open_picture(source).image).any(axis=2))
+
+
 def _regular_file(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import Source, open_picture
+from relevancy.pictures import Source, mask_in, open_picture
 
 if TYPE_CHECKING:
     from relevancy.export.items import Item
-    from relevancy.export.items import Source as Place
 
 _LISTS = ("metadata.jsonl", "metadata.csv")
 """What a folder of pictures may hold to say what is asked about them, as the hub's image folders do."""
@@ -60,10 +59,10 @@ def _row(item: Item, base: Path) -> Row:
     def picture() -> Source:
         if item.fault or item.picture is None:
             raise RelevancyError(f"Row {item.row}: {item.fault}.")
-        return _content(item.picture)
+        return item.picture.encoded
 
     def mask() -> np.ndarray:
-        return np.asarray(open_picture(_masked(item, base)).image).max(axis=2) > 0
+        return mask_in(_masked(item, base))
 
     def boxed() -> np.ndarray:
         return _mask_of(item.boxes or (), *open_picture(picture()).image.size)
@@ -77,15 +76,10 @@ def _row(item: Item, base: Path) -> Row:
     return Row(f"{item.row}:{item.id}", place, item.question or "", picture, item.expected, truth)
 
 
-def _content(place: Place) -> Source:
-    data = place.data
-    return place.path if data is None else data
-
-
 def _masked(item: Item, base: Path) -> Source:
     from relevancy.export.items import Source as Place
 
-    return item.mask_png or _content(Place(item.mask, str(base / (item.mask or ""))))
+    return item.mask_png or Place(item.mask, str(base / (item.mask or ""))).encoded
 
 
 def _mask_of(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:

@@ -162,7 +162,7 @@ class Crew:
             elif said == "refused":
                 raise RelevancyError(what)
             elif said == "failed":
-                raise RuntimeError(f"a process of the export failed:\n{what}")
+                raise RuntimeError(f"a working process failed:\n{what}")
             else:
                 yield member.tasks.popleft().what, what
 
@@ -174,7 +174,7 @@ class Crew:
             self._stillborn += 1
             if self._stillborn >= _ATTEMPTS:
                 raise RelevancyError(
-                    f"A process of the export died {_ATTEMPTS} times while it loaded its models (code {code}): "
+                    f"A working process died {_ATTEMPTS} times while it loaded its models (code {code}): "
                     "is there memory enough? Try --processes 1."
                 )
         self._members[self._members.index(member)] = self._start(member.number)

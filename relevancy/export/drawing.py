@@ -86,8 +86,7 @@ class Drawing:
 
     def _draw(self, record: dict[str, Any], source: Source) -> None:
         try:
-            data = source.data
-            image = open_picture(source.path if data is None else data, max_pixels=self._max_pixels).image
+            image = open_picture(source.encoded, max_pixels=self._max_pixels).image
         except RelevancyError as error:
             self._folder.log(f"row {record['row']}: no overlay: {error}")
             return

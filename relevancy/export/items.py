@@ -35,10 +35,15 @@ class Source:
         return self.path if self.content is None else hashlib.blake2b(self.content, digest_size=16).hexdigest()
 
     @property
-    def data(self) -> bytes | None:
-        """The encoded bytes, where they are no file of their own. Raises RelevancyError for a member that is gone."""
-        if self.content is not None or _MEMBER not in self.path:
+    def encoded(self) -> bytes | str:
+        """What `open_picture` takes: the bytes, or the path of a file that holds nothing else.
+
+        Raises RelevancyError for a member that is gone.
+        """
+        if self.content is not None:
             return self.content
+        if _MEMBER not in self.path:
+            return self.path
         tar, _, member = self.path.rpartition("::")
         place = _members(tar).get(member)
         if place is None:
@@ -50,16 +55,16 @@ class Source:
             stream.seek(offset)
             return stream.read(size)
 
-    def digest(self, data: bytes | None) -> str:
-        """BLAKE2b of the encoded bytes, 32 hex digits; `data` is what the property of this name gave."""
-        digest = hashlib.blake2b(digest_size=16)
-        if data is not None:
-            digest.update(data)
-            return digest.hexdigest()
-        with Path(self.path).open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+
+def picture_hash(encoded: bytes | str) -> str:
+    """BLAKE2b of a picture's encoded bytes, 32 hex digits; of `Source.encoded`."""
+    if isinstance(encoded, bytes):
+        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    with Path(encoded).open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanation import Explanation
 from relevancy.export.columns import Columns, Itemizer, Survey
 from relevancy.export.folder import manifest_of, parts_of
-from relevancy.export.items import Item, Source
+from relevancy.export.items import Item, Source, picture_hash
 from relevancy.export.readers.choosing import open_input
 from relevancy.export.readers.reading import Reader
 from relevancy.export.schema import checksum, pa
@@ -116,10 +116,10 @@ class Export:
         configuration = self.manifest["configuration"]
         grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
         source = self._source(record)
-        data = source.data
-        picture = open_picture(source.path if data is None else data, max_pixels=configuration["max_pixels"])
+        encoded = source.encoded
+        picture = open_picture(encoded, max_pixels=configuration["max_pixels"])
         notes = tuple(record["notes"])
-        if source.digest(data) != record["picture_hash"]:
+        if picture_hash(encoded) != record["picture_hash"]:
             notes += ("the picture is not the one that was explained: its file has changed",)
         if picture.image.size != (grid.width, grid.height):
             raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -26,7 +25,7 @@ from relevancy.export.folder import FORMAT, Done, Folder, configuration_hash, he
 from relevancy.export.items import Item
 from relevancy.export.planning import Chunk, chunks, windows
 from relevancy.export.readers.choosing import open_input
-from relevancy.export.readers.reading import Reader
+from relevancy.export.readers.reading import Reader, digest_of
 from relevancy.export.schema import pa, schema, table_of
 from relevancy.export.working import faulty
 from relevancy.export.writing import Writer
@@ -98,7 +97,7 @@ class Plan:
     @classmethod
     def of(cls, request: Request) -> Plan:
         """Reads the input once. Raises RelevancyError for what cannot be exported."""
-        names = tuple(model if isinstance(model, str) else model.name for model in request.models)
+        names = _names(request.models)
         _check(request, names)
         reader = open_input(request.input, request.kind)
         if reader.kind == "folder" and request.out.resolve().is_relative_to(reader.base.resolve()):
@@ -355,20 +354,8 @@ def _weights(model: str | Model, revision: str | None) -> str | None:
     """Tells weights of a folder from those that stood there before."""
     if not isinstance(model, str):
         return None
-    folder = checkpoints.folder_of(model, revision)
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(folder.glob("*")):
-        if file.suffix in (".json", ".safetensors", ".jinja"):
-            content = file.read_bytes() if file.suffix != ".safetensors" else _ends(file)
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _ends(file: Path, size: int = 1 << 20) -> bytes:
-    with file.open("rb") as stream:
-        first = stream.read(size)
-        stream.seek(max(0, file.stat().st_size - size))
-        return first + stream.read(size)
+    files = sorted(checkpoints.folder_of(model, revision).glob("*"))
+    return digest_of([file for file in files if file.suffix in (".json", ".safetensors", ".jinja")])
 
 
 def _manifest(plan: Plan, configuration: dict[str, Any], planning: Mapping[str, int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from transformers import BatchFeature
 
 from relevancy.errors import RelevancyError
-from relevancy.export.items import Source
+from relevancy.export.items import Source, picture_hash
 from relevancy.geometry import grid_for
 from relevancy.pictures import open_picture
 
@@ -57,12 +57,12 @@ class Eyes:
     def see(self, source: Source) -> Seen:
         """One picture for every model. Never raises for what is wrong with the picture."""
         try:
-            data = source.data
-            picture = open_picture(source.path if data is None else data, max_pixels=self.max_pixels)
+            encoded = source.encoded
+            picture = open_picture(encoded, max_pixels=self.max_pixels)
             for processor in self.processors:
                 grid_for(processor, *picture.image.size, 1, 1)  # refuses what would be blown up beyond reason
             pixels = tuple(_pixels(processor, picture.image) for processor in self.processors)
-            return Seen(picture.image.size, picture.notes, source.digest(data), pixels)
+            return Seen(picture.image.size, picture.notes, picture_hash(encoded), pixels)
         except RelevancyError as error:
             return Seen(fault=str(error))
         except Exception as error:  # whatever a picture does to a processor, the other pictures must not pay for it

@@ -13,6 +13,7 @@ from PIL import Image
 
 from relevancy import render
 from relevancy.errors import RelevancyError
+from relevancy.export.items import picture_hash
 from relevancy.export.reading import Export, open_export
 from relevancy.figures import resized
 from relevancy.geometry import Grid
@@ -173,10 +174,9 @@ class Drawer:
         source = self.sources[one.source]
         try:
             if line["picture"]:
-                encoded = source.found(line["picture"])
-                data = encoded.data
-                found = open_picture(encoded.path if data is None else data).image
-                changed = line["picture_hash"] not in (None, encoded.digest(data))
+                encoded = source.found(line["picture"]).encoded
+                found = open_picture(encoded).image
+                changed = line["picture_hash"] not in (None, picture_hash(encoded))
             else:
                 found, changed = self._from_input(one, line["row"]), False
         except (RelevancyError, OSError):

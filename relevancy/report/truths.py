@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import open_picture
+from relevancy.pictures import mask_in
 from relevancy.report.maps import Truth
 from relevancy.report.reading import Source
 
@@ -42,13 +42,6 @@ class Truths:
 
     def _opened(self, given: str | bytes) -> np.ndarray | None:
         try:
-            pixels = np.asarray(open_picture(self._encoded(given)).image)
+            return mask_in(given if isinstance(given, bytes) else self.source.found(given).encoded)
         except (RelevancyError, OSError):
             return None
-        return np.asarray(pixels.any(axis=2))
-
-    def _encoded(self, given: str | bytes) -> str | bytes:
-        if isinstance(given, bytes):
-            return given
-        found = self.source.found(given)
-        return found.data or found.path

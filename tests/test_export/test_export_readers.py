@@ -78,7 +78,7 @@ def test_tar_shards(tmp_path):
     items, _ = items_of(tmp_path)
     assert [item.id for item in items] == [f"in/{n}" for n in range(5)]
     assert [item.picture.name for item in items] == [f"shard-0.tar::in/{n}.png" for n in range(5)]
-    assert [item.picture.data for item in items] == [encoded(n) for n in range(5)]
+    assert [item.picture.encoded for item in items] == [encoded(n) for n in range(5)]
     assert [item.extras["in_n"] for item in items] == list(range(5))
 
 
