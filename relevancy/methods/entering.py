@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from relevancy.errors import RelevancyError
 from relevancy.models import Model
 
+_CONNECTOR = "multi_modal_projector"
 Change = Callable[[Tensor], Tensor]
 
 
@@ -29,21 +30,36 @@ def into_decoder(model: Model, change: Change) -> Iterator[None]:
 
 
 @contextmanager
+def read_by_decoder(model: Model) -> Iterator[list[Tensor]]:
+    """Inside, a list grows with what the decoder reads in each pass: embeddings (batch, tokens, width)."""
+    seen: list[Tensor] = []
+
+    def look(embeddings: Tensor) -> Tensor:
+        seen.append(embeddings)
+        return embeddings
+
+    with into_decoder(model, look):
+        yield seen
+
+
+@contextmanager
 def into_connector(model: Model, change: Change) -> Iterator[None]:
     """Inside, the connector reads what `change` makes of the tower's features, (batch, patches, channels)."""
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return change(args[0]), *args[1:]
 
-    handle = _connector(model).register_forward_pre_hook(before)
+    connector = connector_of(model)
+    if connector is None:
+        raise RelevancyError(f"{model.name} has no connector that is known here ({_CONNECTOR}): use relevancy.")
+    handle = connector.register_forward_pre_hook(before)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _connector(model: Model) -> nn.Module:
-    for name, module in model.model.named_modules():
-        if name.split(".")[-1] == "multi_modal_projector":
-            return module
-    raise RelevancyError(f"{model.name} has no connector that is known here (multi_modal_projector): use relevancy.")
+def connector_of(model: Model) -> nn.Module | None:
+    """What stands between tower and decoder, None where it has another name than LLaVA's."""
+    named = model.model.named_modules()
+    return next((module for name, module in named if name.split(".")[-1] == _CONNECTOR), None)

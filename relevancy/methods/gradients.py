@@ -81,19 +81,7 @@ class _InputGradient:
         rows, *pixels = (
             source.detach().float() * gradient.float() for source, gradient in zip(sources, found, strict=True)
         )
-        return Found(rows.sum(-1), self.over_patches(pixels[0].sum(1)) if pixels else None)
-
-    def over_patches(self, pixels: Tensor) -> Tensor:
-        """Sums (batch, rows * cols) of pixels (batch, height, width); what is beyond the last patch is left out."""
-        rows, cols = self.setting.rows, self.setting.cols
-        side = pixels.shape[1] // rows
-        return (
-            pixels[:, : rows * side, : cols * side]
-            .unflatten(2, (cols, side))
-            .unflatten(1, (rows, side))
-            .sum((2, 4))
-            .flatten(1)
-        )
+        return Found(rows.sum(-1), self.setting.blocks(pixels[0].sum(1)).sum((2, 4)).flatten(1) if pixels else None)
 
 
 class _GradCam:

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy import borrow
-from relevancy.methods.entering import into_decoder
+from relevancy.methods.entering import into_decoder, read_by_decoder
 from relevancy.methods.reading import Found, Reader, Round, Setting, on_image_tokens
 from relevancy.models import Model
 from relevancy.targets import Choice
@@ -96,9 +96,7 @@ class Subject:
 
     def by_patch(self, values: Tensor, setting: Setting, *, total: bool = False) -> Tensor:
         """Values (1, channels, height, width) as (rows, cols): of a patch's first number, or the sum of all."""
-        side = self.picture.shape[2] // setting.rows
-        own = values[0, :, : setting.rows * side, : setting.cols * side]
-        blocks = own.unflatten(2, (setting.cols, side)).unflatten(1, (setting.rows, side))
+        blocks = setting.blocks(values[0])
         return blocks.sum((0, 2, 4)) if total else blocks[0, :, 0, :, 0]
 
 
@@ -113,13 +111,8 @@ class _Perturbed:
 
     def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
         self.inputs, self.grey = dict(inputs), None
-        self.embeddings.clear()
-        with torch.no_grad(), into_decoder(self.model, self.see):
+        with torch.no_grad(), read_by_decoder(self.model) as self.embeddings:
             return self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
-
-    def see(self, embeddings: Tensor) -> Tensor:
-        self.embeddings.append(embeddings)
-        return embeddings
 
     def read(self, round_: Round) -> Found:
         ids = self.inputs["input_ids"]
@@ -154,15 +147,9 @@ class _Perturbed:
         """The same of a picture of one color; it is the same whatever the question is."""
         if self.grey is None:
             blank = torch.zeros_like(subject.picture)
-            seen: list[Tensor] = []
-
-            def see(embeddings: Tensor) -> Tensor:
-                seen.append(embeddings)
-                return embeddings
-
-            with torch.no_grad(), into_decoder(self.model, see):
+            with torch.no_grad(), read_by_decoder(self.model) as embeddings:
                 self.model.model(**subject.prompt, pixel_values=blank, logits_to_keep=1, use_cache=False)
-            self.grey = self.patches(subject, seen[0])
+            self.grey = self.patches(subject, embeddings[0])
         return self.grey
 
 

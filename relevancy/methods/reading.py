@@ -33,6 +33,12 @@ class Setting:
         """How many there are on a picture."""
         return self.rows * self.cols
 
+    def blocks(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, height, width) by patch, (n, rows, side, cols, side), without what is beyond the last patch."""
+        side = pixels.shape[1] // self.rows
+        own = pixels[:, : self.rows * side, : self.cols * side]
+        return own.unflatten(2, (self.cols, side)).unflatten(1, (self.rows, side))
+
 
 @dataclass(frozen=True)
 class Round:

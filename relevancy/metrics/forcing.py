@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from relevancy import answering, borrow, targets
 from relevancy.errors import RelevancyError
 from relevancy.explanation import Explanation
+from relevancy.methods.entering import read_by_decoder
 from relevancy.metrics.orders import seen
 from relevancy.models import Model
 
@@ -195,16 +196,10 @@ class Sight:
 
     def _embedded(self) -> Tensor:
         """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
-        caught: list[Tensor] = []
-
-        def catch(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-            caught.append(kwargs["inputs_embeds"])
-
-        decoder = self.model.model.get_decoder()
-        with self.model.lock, torch.no_grad(), borrow.evaluating(self.model.model), ExitStack() as hooks:
-            hooks.callback(decoder.register_forward_pre_hook(catch, with_kwargs=True).remove)
-            self.model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
-        return caught[0]
+        model = self.model
+        with model.lock, torch.no_grad(), borrow.evaluating(model.model), read_by_decoder(model) as embedded:
+            model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
+        return embedded[0]
 
     def _reading(self, lengths: Sequence[int], run: Callable[[slice], Tensor]) -> Reading:
         """What `run` makes of versions, as many together as fit, and never of two lengths."""

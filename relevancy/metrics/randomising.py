@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from relevancy.errors import RelevancyError
+from relevancy.methods.entering import connector_of
 from relevancy.models import Model
 
 Way = Literal["cascading", "independent"]
@@ -23,9 +24,9 @@ def blocks(model: Model) -> dict[str, list[nn.Module]]:
     whole = model.model
     decoder, tower = whole.get_decoder(), whole.get_encoder(modality="image")
     layers = {f"decoder {number}": [layer] for number, layer in reversed(list(enumerate(decoder.layers)))}
-    connector = [part for name, part in whole.named_modules() if name.split(".")[-1] == "multi_modal_projector"]
+    connector = connector_of(model)
     stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList)]
-    return layers | ({"connector": connector[:1]} if connector else {}) | ({"tower": stacks[:1]} if stacks else {})
+    return layers | ({"connector": [connector]} if connector else {}) | ({"tower": stacks[:1]} if stacks else {})
 
 
 def stages(model: Model, way: Way = "cascading", names: Sequence[str] | None = None) -> dict[str, list[nn.Module]]:
