@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from relevancy.render import COLORMAP, named_colormap
+from relevancy.render import COLORMAP, SIGNED, named_colormap
 from relevancy.report import words
 from relevancy.report.gallery import Card, Seen, Shelf
 from relevancy.report.pieces import cut, heading
@@ -15,18 +15,22 @@ _STOPS = 9  # of the color scale's drawing
 
 
 def gallery(shelves: Sequence[tuple[Shelf, tuple[Card, ...]]]) -> str:
-    """All shelves, under the color scale of their maps."""
+    """All shelves, under the color scales of their maps."""
     under = (
         "Chosen by number, not by eye, and no picture twice for one reason. All maps of a row share one color scale."
     )
-    table = named_colormap(COLORMAP)
+    signs = {card.signed for _, cards in shelves for card in cards}
+    scales = _scale(COLORMAP, "none", "the row’s most relevant place") if signs != {True} else ""
+    if True in signs:
+        scales += _scale(SIGNED, "speaks against the answer", "for it")
+    return heading("Gallery", under) + scales + "".join(_shelf(*each) for each in shelves)
+
+
+def _scale(colormap: str, low: str, high: str) -> str:
+    table = named_colormap(colormap)
     colors = [[round(255 * part) for part in table(stop / (_STOPS - 1))[:3]] for stop in range(_STOPS)]
     stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)
-    scale = (
-        f'<div class="colors">none<i style="background:linear-gradient(90deg, {stops})"></i>'
-        "the row’s most relevant place</div>"
-    )
-    return heading("Gallery", under) + scale + "".join(_shelf(*each) for each in shelves)
+    return f'<div class="colors">{low}<i style="background:linear-gradient(90deg, {stops})"></i>{high}</div>'
 
 
 def _shelf(shelf: Shelf, cards: Sequence[Card]) -> str:

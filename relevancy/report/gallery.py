@@ -69,7 +69,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Card:
-    """One row: what was asked and answered, the picture (a data address, None if gone), and why it is not there."""
+    """One row: what was asked and answered, the picture (a data address, None if gone), and why it is not there.
+
+    signed: whether its maps have places that speak against the answer, and so other colors.
+    """
 
     id: str
     question: str
@@ -78,6 +81,7 @@ class Card:
     chosen_from: str | None
     picture: str | None = field(repr=False)
     missing: str | None
+    signed: bool
     seen: tuple[Seen, ...]
 
 
@@ -166,7 +170,7 @@ class Drawer:
         )  # fmt: skip
         return Card(
             first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
-            None if picture is None else _address(under), missing, seen,
+            None if picture is None else _address(under), missing, low < 0, seen,
         )  # fmt: skip
 
     def _picture(self, one: Series, line: dict[str, Any]) -> tuple[Image.Image | None, str | None]:

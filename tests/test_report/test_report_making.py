@@ -13,6 +13,7 @@ from relevancy.export.schema import schema
 from relevancy.report.claim import by_size
 from relevancy.report.grouping import Grouping
 from relevancy.report.making import make_report, save
+from relevancy.report.page import page
 from relevancy.report.reading import NEEDED
 from relevancy.report.words import MEASURES
 
@@ -241,6 +242,19 @@ def test_the_gallery_holds_what_it_says(tmp_path):
     assert "another picture is now at" in cards["item-5"].missing
     assert cards["item-4"].picture.startswith("data:image/webp;base64,")
     assert [seen.model for seen in cards["item-4"].seen] == ["small", "large"]
+
+
+def test_maps_with_signs_have_a_color_scale_of_their_own(tmp_path):
+    plain = [exports.line(row) for row in range(4)]
+    signed = [exports.line(row, image_map=[-1.0, 1.0] * 8) for row in range(4, 8)]
+
+    def scales(name, lines):
+        told = page(make_report(exports.write_export(tmp_path / name, lines), gallery=8, resamples=100))
+        return told.count("none<i"), told.count("speaks against the answer<i")
+
+    assert scales("plain", plain) == (1, 0)
+    assert scales("signed", signed) == (0, 1)
+    assert scales("both", [*plain, *signed]) == (1, 1)
 
 
 def test_no_picture_is_shown_twice_for_one_reason(tmp_path):
