@@ -53,6 +53,15 @@ class Grid:
         x1, y1 = np.meshgrid(x[1:], y[1:])
         return np.stack([x0, y0, x1, y1], axis=-1).reshape(-1, 4)
 
+    def at_middles(self, pixels: np.ndarray) -> np.ndarray:
+        """What pixels (height, width) are at the middle of each token's rectangle on the picture, (rows, cols)."""
+        x0, y0, x1, y1 = self.boxes().reshape(self.rows, self.cols, 4).transpose(2, 0, 1)
+        x, y = (
+            np.clip(((start + end) / 2).astype(int), 0, length - 1)
+            for start, end, length in ((x0, x1, self.width), (y0, y1, self.height))
+        )
+        return pixels[y, x]
+
     def heatmap(self, image_map: np.ndarray, smooth: bool = True) -> np.ndarray:
         """One value per token (rows, cols) -> one value per pixel, float32 (height, width).
 

@@ -17,7 +17,7 @@ from relevancy.demo.pool import shrink
 from relevancy.demo.questions import FORMS, TYPES, Question, chance
 from relevancy.demo.tower import normalized
 from relevancy.demo.world import HELD_OUT, Scene, scene
-from relevancy.metrics.truth import energy, pointing
+from relevancy.metrics.truth import energy, pointing_patch
 from relevancy.models import Model
 from relevancy.tape import Scope, record
 from relevancy.train.collate import Collate
@@ -271,7 +271,7 @@ class _Judge:
         self.shares.append(float(mask.mean()))
         for name, flat in (maps | {"random": self.rng.uniform(size=shape)}).items():
             patches = np.asarray(flat, np.float32).reshape(shape)
-            hit = pointing(self.grid.heatmap(patches), mask)
+            hit = pointing_patch(patches, self.grid, mask)
             self.pointing[name].append(hit)
             self.energy[name].append(energy(self.grid.heatmap(patches, smooth=False), mask))
             if name == "relevancy":

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from relevancy.errors import RelevancyError
+from relevancy.geometry import Grid
+from relevancy.metrics.orders import seen
 
 if TYPE_CHECKING:
     from relevancy.explanation import Explanation
@@ -27,6 +29,20 @@ def pointing(heat: np.ndarray, mask: np.ndarray) -> float:
     """
     values, inside = _both(heat, mask)
     return float("nan") if values is None else peak_on(values, inside)
+
+
+def pointing_patch(image_map: np.ndarray, grid: Grid, mask: np.ndarray) -> float:
+    """Has the highest patch its middle on the mask? 1 or 0, or the share of its highest patches.
+
+    image_map: (rows, cols) of the grid. mask: bool (height, width) of its picture. Chance: the share of patches whose
+    middle is on the mask, on average the mask's share. The highest pixel of a smoothed map has another chance, since
+    smoothing takes from every peak, but least from those at the border.
+    """
+    values = np.where(seen(grid).reshape(image_map.shape), image_map, np.nan)
+    middles = grid.at_middles(mask)
+    if middles.any() or not mask.any():
+        return pointing(values, middles)
+    return float("nan") if np.isnan(pointing(values, np.ones_like(middles))) else 0.0  # smaller than a patch
 
 
 def energy(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -106,7 +122,7 @@ def otsu(values: np.ndarray) -> float:
 def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
     """All of these of one result against a mask, bool (height, width) of its picture, and `chance`: the mask's share.
 
-    pointing and iou read the smooth map that is drawn, the others each patch's own value.
+    pointing reads patches (`pointing_patch`), iou the smooth map that is drawn, the others each patch's own value.
     """
     size = result.image.size
     if mask.shape != size[::-1]:
@@ -117,12 +133,17 @@ def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
     if small.image.size != size:
         shrunk = cv2.resize(mask.astype(np.float32), small.image.size, interpolation=cv2.INTER_AREA)
         mask = shrunk >= min(0.5, float(shrunk.max()) or 1.0)
-    smooth, plain = small.heatmap(), small.heatmap(smooth=False)
+    plain = small.heatmap(smooth=False)
     inside = np.isfinite(plain)
     chance = float(mask[inside].mean()) if inside.any() else float("nan")
-    found = {name: metric(smooth, mask) for name, metric in (("pointing", pointing), ("iou", iou))}
-    found |= {name: metric(plain, mask) for name, metric in (("energy", energy), ("rank_accuracy", rank_accuracy))}
-    return found | {"nss": nss(plain, mask), "chance": chance}
+    return {
+        "pointing": pointing_patch(small.image_map, small.grid, mask),
+        "iou": iou(small.heatmap(), mask),
+        "energy": energy(plain, mask),
+        "rank_accuracy": rank_accuracy(plain, mask),
+        "nss": nss(plain, mask),
+        "chance": chance,
+    }
 
 
 def _both(heat: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from relevancy.metrics.truth import energy, iou, nss, otsu, pointing, rank_accuracy
+from relevancy.geometry import Grid
+from relevancy.metrics.truth import energy, iou, nss, otsu, pointing, pointing_patch, rank_accuracy
 
 HEAT = np.array([[4.0, 3.0], [1.0, 0.0]])
 MASK = np.array([[True, False], [True, False]])
@@ -75,3 +76,28 @@ def test_a_random_map_is_at_chance():
     )
     error = 4 * found.std(0) / np.sqrt(len(found))
     assert (np.abs(found.mean(0) - [0.2, 0.2, 0.2, 0.0]) < error).all()
+
+
+def test_the_highest_patch_points_with_its_middle():
+    grid = Grid(20, 30, np.array([0.0, 10, 20, 30]), np.array([0.0, 10, 20, 30]))  # the last column saw padding
+    mask = np.zeros((30, 20), bool)
+    mask[8:18, 2:8] = True  # most of it in the second row, and a strip of the first
+    values = np.array([[3.0, 1, 9], [2, 0, 9], [0, 0, 9]])
+    assert pointing_patch(values, grid, mask) == 0
+    assert pointing_patch(values + np.array([[0, 0, 0], [5, 0, 0], [0, 0, 0]]), grid, mask) == 1
+    assert pointing_patch(values + np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]]), grid, mask) == 0.5
+    small = np.zeros_like(mask)
+    small[0, 0] = True  # seen, and smaller than any patch
+    assert pointing_patch(values, grid, small) == 0
+    assert np.isnan(pointing_patch(np.ones((3, 3)), grid, small))
+    assert np.isnan(pointing_patch(values, grid, np.zeros_like(mask)))
+
+
+def test_a_random_map_points_as_often_as_the_mask_is_large_wherever_it_lies():
+    grid = Grid(80, 80, np.linspace(0, 80, 11), np.linspace(0, 80, 11))
+    rng = np.random.default_rng(0)
+    for place in (slice(0, 16), slice(32, 48)):  # in a corner, and in the middle
+        mask = np.zeros((80, 80), bool)
+        mask[place, place] = True
+        found = np.array([pointing_patch(values, grid, mask) for values in rng.random((20_000, 10, 10))])
+        assert abs(found.mean() - 0.04) < 4 * found.std() / np.sqrt(len(found))
