@@ -29,12 +29,11 @@ def methods(
         listed = [asdict(method) | {"quick": method.quick, "missing": method.missing} for method in METHODS.values()]
         sys.stdout.write(json.dumps([{key: one[key] for key in one if key != "home"} for one in listed]) + "\n")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("method", "passes"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("needs", "meaning"):
-        table.add_column(heading)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
     for method in METHODS.values():
         needs = [f"{package} (missing)" if package in method.missing else package for package in method.needs]
-        table.add_row(method.name, str(method.cost), ", ".join(needs), escaped(method.summary))
+        cost = f"{method.cost}{'; needs ' if needs else ''}{', '.join(needs)}"
+        table.add_row(f"[bold]{method.name}[/bold]", f"{escaped(method.summary)}\n[dim]{cost}[/dim]")
     out.print(table)
