@@ -1,9 +1,15 @@
 """Tiny random models for every test: built once per session, given back unchanged by whoever borrows them."""
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import tiny
 import torch
 from PIL import Image
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,6 +37,21 @@ def built() -> dict[str, tiny.Built]:
 def pair(request: pytest.FixtureRequest, built: dict[str, tiny.Built]) -> tiny.Built:
     """One (model, processor) after the other."""
     return built[request.param]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium or one of its family, headless, driven by Playwright; each module has its own."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser test needs playwright: make test installs it"
+    )
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)}): apt install chromium")
+    with sync_api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPVisionConfig, CLIPVisionModel, GemmaConfig, LlavaForConditionalGeneration
+from training_data import PATCH, PATCHES, SIZE, small_llava
+from transformers import LlavaForConditionalGeneration
 
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.train.collate import Collate
@@ -19,8 +20,6 @@ from relevancy.train.stages import PARTS, Stage, freeze
 from relevancy.train.template import END, IGNORED, BadDialogueError, Turn, dialogue, encode
 from relevancy.train.trainer import run
 
-SIZE, PATCH, PATCHES = 16, 8, 4
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -29,22 +28,7 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer) -> LlavaForConditionalGeneration:
-    torch.manual_seed(0)
-    tower = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=SIZE,
-            patch_size=PATCH,
-        )
-    )
-    decoder = GemmaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
-    return compose(tower, decoder, tokenizer, seed=1)
+    return small_llava(tokenizer, layers=1)
 
 
 class Examples(torch.utils.data.Dataset):

@@ -52,19 +52,7 @@ _ALIGN = Stage(
     gradient_checkpointing=True,
     save_every=250,
 )
-_FINETUNE = Stage(
-    "finetune",
-    ("connector", "decoder"),
-    steps=0,
-    batch=128,
-    learning_rate=2e-5,
-    bf16=True,
-    outer_scale=True,
-    grouped=True,
-    loss_chunk=256,
-    gradient_checkpointing=True,
-    save_every=250,
-)
+_FINETUNE = replace(_ALIGN, name="finetune", trains=("connector", "decoder"), batch=128, learning_rate=2e-5)
 # As Intel's scripts for Gaudi have it: no clipping, losses averaged over micro-batches; at first pictures cut to a
 # square, and samples in any order.
 _PAPER = {"clip": 0.0, "token_mean": False, "gradient_checkpointing": False}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,9 +13,6 @@ from relevancy_app.examples import examples
 
 import relevancy
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright: make test installs it")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ROOT = Path(__file__).parents[2]
 SCREENS = Path(os.environ.get("RELEVANCY_ARTIFACTS", ROOT / "artifacts")) / "app"
 WIDE, NARROW = (1280, 900), (390, 844)
@@ -43,17 +39,6 @@ WATCH = """() => {
     window.waited[place] ??= performance.now() - start;
   }).observe(document.querySelector('#rv-board'), {subtree: true, childList: true, attributes: true});
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)}): apt install chromium")
-    with sync_api.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The page in a real browser, as a file: nothing asked for, nothing cut, legible wide and narrow, by day and night."""
 
 import os
-import shutil
 from pathlib import Path
 
 import exports
@@ -10,9 +9,6 @@ import pytest
 
 from relevancy.report.making import make_report, save
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright: make test installs it")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCREENS = Path(os.environ.get("RELEVANCY_ARTIFACTS", Path(__file__).parents[2] / "artifacts")) / "report"
 WIDE, NARROW = (1280, 900), (390, 844)
 # Elements whose text is wider than themselves, and labels of an axis that lie over each other.
@@ -45,17 +41,6 @@ CONTRAST = """() => {
   }
   return least;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)}): apt install chromium")
-    with sync_api.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,7 +165,8 @@ def test_the_connector_stays_in_an_all_text_batch(model, tokenizer, idle_tower):
 def test_a_rank_of_text_alone_keeps_step(tokenizer, tmp_path):
     """Two processes, one with pictures and one without: the gradients of one process with both."""
     worker = Path(__file__).with_name("two_ranks.py")
-    ranks = [subprocess.Popen([sys.executable, worker, tmp_path, str(rank)]) for rank in range(2)]
+    found = os.environ | {"PYTHONPATH": str(worker.parents[1])}  # for what the tests share
+    ranks = [subprocess.Popen([sys.executable, worker, tmp_path, str(rank)], env=found) for rank in range(2)]
     try:
         assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     finally:

@@ -15,7 +15,7 @@ from relevancy.train.compose import compose
 SIZE, PATCH, PATCHES = 16, 8, 4
 
 
-def small_llava(tokenizer) -> LlavaForConditionalGeneration:
+def small_llava(tokenizer, layers: int = 2) -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
     tower = CLIPVisionModel(
         CLIPVisionConfig(
@@ -28,8 +28,8 @@ def small_llava(tokenizer) -> LlavaForConditionalGeneration:
         )
     )
     decoder = GemmaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
     return compose(tower, decoder, tokenizer, seed=1)
 
