@@ -45,7 +45,7 @@ for model in (small, large):
 # %%
 scenes = [duck_scene(HELD_OUT + 200 + number, floating=number % 2 == 0) for number in range(24)]
 pictures = [drawn.image for drawn in scenes]
-asked = [drawn.questions[0] for drawn in scenes]
+asked = [drawn.questions[1] for drawn in scenes]  # with options
 
 
 def rights(model):

@@ -88,7 +88,9 @@ def test_duck_question() -> None:
     right = []
     for seed in range(20):
         drawn = world.duck_scene(world.HELD_OUT + seed, floating=bool(seed % 2))
-        inputs = shipped.prepare([drawn.image], [drawn.questions[0].text])
-        written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
-        right.append(shipped.tokenizer.decode(written, skip_special_tokens=True).strip() == drawn.questions[0].answer)
-    assert np.mean(right) >= 0.65  # a blind model gets half
+        for question in drawn.questions[:2]:
+            inputs = shipped.prepare([drawn.image], [question.text])
+            written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+            right.append(shipped.tokenizer.decode(written, skip_special_tokens=True).strip() == question.answer)
+    assert np.mean(right[::2]) >= 0.65  # a blind model gets half
+    assert np.mean(right[1::2]) >= 0.65

@@ -83,11 +83,12 @@ def test_duck_scene(floating: bool) -> None:
     for seed in range(8):
         drawn = world.duck_scene(seed, floating)
         (duck,) = drawn.layout.of_kind("duck")
-        question = drawn.questions[0]
-        assert question.text.startswith("Is the duck floating? (a) ")
-        assert question.answer.endswith("Yes" if floating else "No")
-        assert f"{question.answer}" in question.text
-        assert question.items == (duck,)
+        openly, optional = drawn.questions[:2]
+        assert (openly.text, openly.answer) == ("Is the duck floating?", "Yes" if floating else "No")
+        assert optional.text.startswith("Is the duck floating? (a) ")
+        assert optional.answer.endswith(openly.answer)
+        assert optional.answer in optional.text
+        assert openly.items == optional.items == (duck,)
         assert drawn.mask(duck).mean() > 0.01
         assert drawn.layout.items[duck].floating == floating
 

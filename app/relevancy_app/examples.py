@@ -26,7 +26,8 @@ def examples() -> tuple[Example, ...]:
 
 
 def _example(drawn: Scene) -> Example:
+    """One question of each type, asked openly where the scene has one: then both of the pair know the answer's form."""
     kinds: dict[str, str] = {}
-    for question in drawn.questions:
+    for question in sorted(drawn.questions, key=lambda one: one.form != "open"):
         kinds.setdefault(question.type, question.text)
     return Example(drawn.image, tuple(kinds.values())[:_SHOWN])

@@ -63,11 +63,13 @@ def scene(seed: int, side: int = SIDE) -> Scene:
 
 
 def duck_scene(seed: int, floating: bool, side: int = SIDE) -> Scene:
-    """A scene with exactly one duck, well visible, and the question of the paper: is it floating?"""
+    """A scene with exactly one duck, well visible, and the question of the paper: is it floating?
+
+    Asked openly first, then with options as in the paper, then all the others.
+    """
     rng = np.random.default_rng([seed, 2])
-    text, answer = with_options(
-        "Is the duck floating?", "Yes" if floating else "No", "No" if floating else "Yes", right_first=floating
-    )
+    openly = "Is the duck floating?", "Yes" if floating else "No"
+    optional = with_options(*openly, "No" if floating else "Yes", right_first=floating)
     while True:
         others = rng.permutation(np.array([kind for kind in KINDS if kind != "duck"]))[: int(rng.integers(1, 4))]
         wanted = [("duck", str(rng.choice(COLORS)), floating)]
@@ -79,5 +81,5 @@ def duck_scene(seed: int, floating: bool, side: int = SIDE) -> Scene:
         (duck,) = layout.of_kind("duck")
         if shares[duck] >= MIN_VISIBLE:
             break
-    question = Question("floating", "ab", text, answer, (duck,))
-    return Scene(seed, layout, shares, (question, *ask(layout, shares, rng)), side)
+    first = Question("floating", "open", *openly, (duck,)), Question("floating", "ab", *optional, (duck,))
+    return Scene(seed, layout, shares, (*first, *ask(layout, shares, rng)), side)
