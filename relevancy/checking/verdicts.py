@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +117,7 @@ def _at_chance(own: Columns, less: Callable[[Mapping[str, float], Mapping[str, f
 def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> Verdict:
     judged = [
         _faithful(found, against),
+        *_true(against),
         _randomised(found),
         *(_depends(found, what) for what in ("question", "picture")),
         *_alone(found),
@@ -124,6 +125,19 @@ def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> 
     marks = [mark for mark, _ in judged]
     word = DOUBT if False in marks else (UNDECIDED if None in marks else TRUST)
     return Verdict(word, tuple(reason for _, reason in judged))
+
+
+def _true(against: Mapping[str, Interval]) -> Iterator[tuple[bool | None, str]]:
+    """Where truth is known: is the peak on it more often than a random map's?"""
+    gain = against.get("pointing")
+    if gain is None or np.isnan(gain.low):
+        return
+    if gain.low > 0:
+        yield True, f"points at the truth more often than a random map by {gain}"
+    elif gain.rows >= ENOUGH:
+        yield False, f"does not point at the truth more often than a random map ({gain})"
+    else:
+        yield None, f"not enough rows to tell whether it points at the truth ({gain} beside a random map)"
 
 
 def _faithful(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> tuple[bool | None, str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from relevancy.tape import Scope
 
 DEMO = "demo:"
+_WIDE = 25  # characters of a number with its interval, and of the space before it
 
 
 class ReplacementName(str, Enum):
@@ -172,10 +173,14 @@ def _say(findings: Findings) -> None:
     from relevancy.checking.tables import columns
 
     say(findings.heading)
-    table = Table("", *(one.method for one in findings.summaries), box=None, pad_edge=False)
-    for number, title in columns(findings.summaries).items():
-        table.add_row(title, *(escaped(str(one.numbers.get(number, "–"))) for one in findings.summaries))
-    out.print(table)
+    titles = columns(findings.summaries)
+    beside = max(1, (out.width - max(map(len, titles.values()))) // _WIDE)  # methods that fit beside each other
+    for start in range(0, len(findings.summaries), beside):
+        some = findings.summaries[start : start + beside]
+        table = Table("", *(one.method for one in some), box=None, pad_edge=False)
+        for number, title in titles.items():
+            table.add_row(title, *(escaped(str(one.numbers.get(number, "–"))) for one in some))
+        out.print(table)
     for one in findings.summaries:
         say(f"{one.method}: {one.verdict}")
     for note in findings.notes:

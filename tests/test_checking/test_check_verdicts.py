@@ -12,7 +12,7 @@ GOOD = {"gain": 0.3, LAST: 0.1, "question": 0.4, "picture": 0.3, "noise": 0.95, 
 
 
 def verdict(tmp_path, rows=40, **changes):
-    spread = changes.pop("spread", 0.05)
+    spread, points = changes.pop("spread", 0.05), changes.pop("points", None)
     numbers = GOOD | {key.replace("last", LAST): value for key, value in changes.items()}
     rng = np.random.default_rng(0)
     store = Store(tmp_path, {})
@@ -20,6 +20,8 @@ def verdict(tmp_path, rows=40, **changes):
     for row in asked:
         for name, gain in (("mine", numbers["gain"]), (RANDOM, 0.0)):
             values = {"faithfulness": gain + rng.normal(0, spread), "flips": float(gain > 0)}
+            if points is not None:
+                values |= {"pointing": float(rng.uniform() < (points if name == "mine" else 0.1)), "chance": 0.1}
             store.add([((row.key, name, SCORES), values)])
         for part in (LAST, "question", "picture", "noise", ALONE):
             near = numbers[part] + rng.normal(0, 0.02)
@@ -43,6 +45,7 @@ def test_all_is_well(tmp_path):
         ({"question": 0.95}, "does not depend on the question"),
         ({"picture": 0.97}, "does not depend on the picture"),
         ({"gain": 0.01, "spread": 0.3}, "not shown to be better than a random map on 40 rows"),
+        ({"points": 0.1}, "does not point at the truth more often than a random map"),
         ({"alone": 0.2}, "as if maps were mixed up"),
         ({"noise": 0.4}, "does not depend on the question"),
     ],
@@ -53,5 +56,12 @@ def test_one_fault_is_enough(tmp_path, change, told):
     assert told in str(found)
 
 
+def test_truth_is_heard_where_it_is_known(tmp_path):
+    found = verdict(tmp_path, points=0.8)
+    assert found.word == TRUST
+    assert "points at the truth more often than a random map by 0." in str(found)
+
+
 def test_few_rows_decide_nothing(tmp_path):
     assert verdict(tmp_path, rows=3).word == UNDECIDED
+    assert verdict(tmp_path / "true", rows=4, points=0.0).word == UNDECIDED
