@@ -69,7 +69,7 @@ def parsed(target: str | int) -> str | int:
         if not target.strip():
             raise RelevancyError("target is empty: use first, first-relevant, all, a position, a string, or 'A|B'.")
         if _POSITION.fullmatch(target.strip()):
-            return int(target)
+            return int(target.strip())
     return target
 
 
