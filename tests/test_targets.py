@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from relevancy.errors import RelevancyError
