@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
+from screens import KEPT
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-KEPT = Path(os.environ.get("RELEVANCY_ARTIFACTS", FOLDER.parent / "artifacts")) / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 LEAST = {  # pictures
     "01_first_heatmap": 5,  # picture, figure, overlay, contrast, the two scopes
@@ -56,8 +55,9 @@ def test_notebook_runs_and_shows_pictures(script, tmp_path, monkeypatch):
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     notebook = run(script, tmp_path)
-    KEPT.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, KEPT / f"{script.stem}.ipynb")  # to be looked at
+    executed = KEPT / "notebooks"
+    executed.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, executed / f"{script.stem}.ipynb")  # to be looked at
     shown = pictures(notebook)
     assert len(shown) >= LEAST[script.stem]
     for picture in shown:

@@ -32,7 +32,7 @@ class Source:
     @cached_property
     def key(self) -> str:
         """Equal for rows that ask about the same picture."""
-        return self.path if self.content is None else hashlib.blake2b(self.content, digest_size=16).hexdigest()
+        return self.path if self.content is None else picture_hash(self.content)
 
     @property
     def encoded(self) -> bytes | str:

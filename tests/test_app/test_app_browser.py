@@ -1,20 +1,18 @@
 """The app in a real browser: Debian's chromium, headless, driven by Playwright. Screens are kept as artefacts."""
 
 import json
-import os
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import pytest
 import tiny
 from relevancy_app.examples import examples
+from screens import KEPT
 
 import relevancy
 
-ROOT = Path(__file__).parents[2]
-SCREENS = Path(os.environ.get("RELEVANCY_ARTIFACTS", ROOT / "artifacts")) / "app"
+SCREENS = KEPT / "app"
 WIDE, NARROW = (1280, 900), (390, 844)
 PATIENCE = 60_000  # milliseconds; the machine may be busy
 # Nothing may be cut off or stick out: elements whose content is wider than themselves.

@@ -1,15 +1,13 @@
 """The page in a real browser, as a file: nothing asked for, nothing cut, legible wide and narrow, by day and night."""
 
-import os
-from pathlib import Path
-
 import exports
 import numpy as np
 import pytest
+from screens import KEPT
 
 from relevancy.report.making import make_report, save
 
-SCREENS = Path(os.environ.get("RELEVANCY_ARTIFACTS", Path(__file__).parents[2] / "artifacts")) / "report"
+SCREENS = KEPT / "report"
 WIDE, NARROW = (1280, 900), (390, 844)
 # Elements whose text is wider than themselves, and labels of an axis that lie over each other.
 CUT = """() => Array.from(document.querySelectorAll('main *, header *'))
