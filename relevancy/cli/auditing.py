@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relevancy.cli.options import Framing, value
-from relevancy.cli.terminal import busy, err, say
+from relevancy.cli.terminal import busy, err, say, seldom
 
 if TYPE_CHECKING:
     from relevancy.train.auditing import Audit
@@ -89,12 +88,10 @@ def _encoder(model: str, max_length: int, framing: str | None) -> Encoder:
 
 
 def _lines() -> Callable[[Audit], None]:
-    last = time.monotonic()
+    due = seldom(_LINE_EVERY)
 
     def report(found: Audit) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LINE_EVERY:
-            last = time.monotonic()
+        if due():
             err.print(f"{found.entries:,} entries, {sum(found.counts.values()):,} faults", highlight=False)
 
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from relevancy.cli.listing import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, value
-from relevancy.cli.terminal import busy, check_writable, err, say, span
+from relevancy.cli.terminal import busy, check_writable, err, say, seldom, span
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -219,12 +218,10 @@ def _shown() -> Iterator[Callable[[Reached], None]]:
 
 
 def _lines() -> Callable[[Reached], None]:
-    last = -_LINE_EVERY
+    due = seldom(_LINE_EVERY, at_once=True)
 
     def report(reached: Reached) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LINE_EVERY or reached.done == reached.total:
-            last = time.monotonic()
+        if due() or reached.done == reached.total:
             err.print(_told(reached), highlight=False, soft_wrap=True)
 
     return report

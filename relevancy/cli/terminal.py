@@ -86,20 +86,35 @@ def bars() -> Iterator[Callable[[str, float], None]]:
         yield report
 
 
+def seldom(seconds: float, *, at_once: bool = False) -> Callable[[], bool]:
+    """Is a line of progress due? So often at most; the first one now, or after as long."""
+    last = float("-inf") if at_once else time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < seconds:
+            return False
+        last = now
+        return True
+
+    return due
+
+
 def _lines() -> Callable[[str, float], None]:
     begun: dict[str, float] = {}  # a step begins as the one before it was last heard of
     ended: set[str] = set()
-    heard = told = time.monotonic()
+    heard = time.monotonic()
+    due = seldom(_LINE_EVERY)
 
     def report(what: str, share: float) -> None:
-        nonlocal heard, told
+        nonlocal heard
         since = begun.setdefault(what, heard)
         heard = time.monotonic()
         if share >= 1 and what not in ended:
             ended.add(what)
             err.print(f"{what}: done", highlight=False)
-        elif 0 < share < 1 and heard - told >= _LINE_EVERY:
-            told = heard
+        elif 0 < share < 1 and due():
             err.print(f"{what}: {share:.0%}, {span((heard - since) / share * (1 - share))} left", highlight=False)
 
     return report

@@ -89,9 +89,11 @@ def align(
     Try: relevancy train align --data blip_laion_cc_sbu_558k.json --images images/ --out runs/2b
     """
     chosen = _preset(preset, flavour, language, vision, changes)
+    given = {"align": (data, images)}
     return _do(
-        chosen, {"align": (data, images)}, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes
-    )
+        chosen, given, out_folder, dry_run=dry_run, processes=processes,
+        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+    )  # fmt: skip
 
 
 def finetune(
@@ -123,7 +125,10 @@ def finetune(
         language, vision = language or model, vision or model
     chosen = _preset(preset, flavour, language, vision, changes)
     given = {"finetune": (data, images)}
-    return _do(chosen, given, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes)
+    return _do(
+        chosen, given, out_folder, dry_run=dry_run, processes=processes,
+        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+    )  # fmt: skip
 
 
 def both(
@@ -158,7 +163,10 @@ def both(
     given = {"align": (align_data, align_images), "finetune": (finetune_data, finetune_images)}
     if chosen.align is None:
         del given["align"]
-    return _do(chosen, given, out_folder, resume, report_to, workers, log_every, cache, dry_run, processes)
+    return _do(
+        chosen, given, out_folder, dry_run=dry_run, processes=processes,
+        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+    )  # fmt: skip
 
 
 def export_hub(
@@ -232,13 +240,14 @@ def _do(
     preset: Preset,
     given: Mapping[str, tuple[str | None, str | None]],
     out_folder: Path,
+    *,
+    dry_run: bool,
+    processes: int,
     resume: bool,
     report_to: list[str] | None,
     workers: int,
     log_every: int,
     cache: bool,
-    dry_run: bool,
-    processes: int,
 ) -> int:
     if dry_run:
         _planned(preset, given, processes)
@@ -253,7 +262,7 @@ def _do(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     with bars() as report:
-        way = Way(resume, report_to or (), workers, log_every, cache, report)
+        way = Way(resume, report_to or (), workers, log_every, cache, progress=report)
         try:
             folder = train(preset, sources, out_folder, way)
         except StoppedError as stopped:

@@ -27,6 +27,7 @@ from relevancy.train.template import IGNORED, IMAGE, dialogue, encode
 Picture = Literal["own", "other", "grey"]  # what the model is shown: the scene, another scene, nothing
 Progress = Callable[[float], None]
 GREY = 127
+DRAWN = 0.6  # of the time that accuracies take: all pictures are drawn
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def accuracy(
     An answer is right when at each of its tokens, and at the end of the turn, the right token has the largest logit
     after the right tokens before it: exactly then greedy decoding writes it. So one forward pass is enough.
     """
-    drawn = list(held_out(scenes, seed))
-    pixels = _pixels(model, drawn, picture)
+    report = progress or _silent
+    drawn, pixels = _drawn(model, scenes, seed, picture, lambda share: report(DRAWN * share))
     tower = model.model.model.vision_tower
     layer = model.model.config.vision_feature_layer
     features = look_once(
@@ -92,7 +93,8 @@ def accuracy(
     )
     asked = [(index, question) for index, one in enumerate(drawn) for question in one.questions]
     right: list[list[bool]] = [[] for _ in drawn]
-    for (index, _), hit in zip(asked, answered(model, asked, features, batch, progress), strict=True):
+    hits = answered(model, asked, features, batch, lambda share: report(DRAWN + (1 - DRAWN) * share))
+    for (index, _), hit in zip(asked, hits, strict=True):
         right[index].append(hit)
     return _summary(drawn, seed, right, picture)
 
@@ -107,49 +109,67 @@ def answered(
 ) -> list[bool]:
     """Whether each question is answered right, asked alone, as `accuracy` counts it.
 
-    asked: (number of the picture, question). features: (pictures, tokens, width), the tower's.
+    asked: (number of the picture, question), a picture's questions side by side. features: (pictures, tokens, width),
+    the tower's.
     """
     hits: list[bool] = []
     with stored_features(model.model):
         for start in range(0, len(asked), batch):
-            part = asked[start : start + batch]
-            inputs = _inputs(model, [question for _, question in part], features[[index for index, _ in part]])
-            hits += _greedy_hits(model, inputs)
+            hits += _greedy_hits(model, asked[start : start + batch], features)
             if progress:
                 progress(len(hits) / len(asked))
     return hits
 
 
-def _pixels(model: Model, drawn: Sequence[Scene], picture: Picture) -> np.ndarray:
+def _silent(_share: float) -> None:
+    """Nobody asked to be told."""
+
+
+def _drawn(model: Model, scenes: int, seed: int, picture: Picture, report: Progress) -> tuple[list[Scene], np.ndarray]:
+    """The scenes, and what the model is shown of each, (scenes, height, width, 3) uint8."""
     size = model.processor.image_processor.crop_size["height"]
-    if picture == "grey":
-        return np.full((len(drawn), size, size, 3), GREY, np.uint8)
-    pixels = np.stack([shrink(one.pixels, size) for one in drawn])
-    return np.roll(pixels, 1, axis=0) if picture == "other" else pixels
+    drawn, shown = [], []
+    for one in held_out(scenes, seed):
+        drawn.append(one)
+        shown.append(shrink(one.pixels, size))
+        report(len(drawn) / scenes)
+    pixels = np.full((scenes, size, size, 3), GREY, np.uint8) if picture == "grey" else np.stack(shown)
+    return drawn, np.roll(pixels, 1, axis=0) if picture == "other" else pixels
 
 
-def _inputs(model: Model, questions: Sequence[Question], pictures: Tensor) -> dict[str, Tensor]:
-    """Question and right answer of each, right-padded; labels mark the answer."""
+def _inputs(model: Model, questions: Sequence[Question]) -> dict[str, Tensor]:
+    """Question and right answer of each, right-padded; labels mark the answer. The pictures are still to be added."""
     config = model.model.config.vision_config
     image_tokens = (config.image_size // config.patch_size) ** 2
     encoded = [
         encode(dialogue(f"{IMAGE}{question.text}", question.answer), model.tokenizer, image_tokens)
         for question in questions
     ]
-    examples = [
-        {"input_ids": one.ids, "labels": one.labels, "pixel_values": picture[None]}
-        for one, picture in zip(encoded, pictures, strict=True)
-    ]
-    collate = Collate(model.tokenizer.pad_token_id)
-    return {name: values.to(model.device) for name, values in collate(examples).items()}
+    batch = Collate(model.tokenizer.pad_token_id)([{"input_ids": one.ids, "labels": one.labels} for one in encoded])
+    return {name: values.to(model.device) for name, values in batch.items()}
 
 
-def _greedy_hits(model: Model, inputs: dict[str, Tensor]) -> list[bool]:
-    """Whether greedy decoding gives the labels, the newline after the turn's end left out; one per example."""
-    labels = inputs.pop("labels")[:, 1:].clone()
+def _greedy_hits(model: Model, asked: Sequence[tuple[int, Question]], features: Tensor) -> list[bool]:
+    """Whether greedy decoding gives the right answers, the newline after the turn's end left out.
+
+    What comes before a question is the same for all of a picture: it is read once.
+    """
+    inputs = _inputs(model, [question for _, question in asked])
+    ids = inputs["input_ids"]
+    opening = int((ids[0] == model.image_token_id).nonzero().max()) + 1
+    pictures, of_picture = np.unique([index for index, _ in asked], return_inverse=True)
+    cache = model.model(
+        input_ids=ids[: len(pictures), :opening],
+        pixel_values=features[pictures].to(model.device),
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    cache.batch_select_indices(torch.from_numpy(of_picture).to(model.device))
+    # Padding comes after a question's own tokens, so that none of them sees it.
+    best = model.model(input_ids=ids[:, opening:], past_key_values=cache).logits[:, :-1].argmax(-1)
+    labels = inputs["labels"][:, opening + 1 :].clone()
     last = labels.shape[1] - 1 - (labels != IGNORED).flip(1).int().argmax(1)
     labels[torch.arange(len(labels)), last] = IGNORED
-    best = model.model(**inputs).logits[:, :-1].argmax(-1)
     return ((best == labels) | (labels == IGNORED)).all(1).tolist()
 
 
@@ -206,7 +226,7 @@ def map_truth(
 def _judge_batch(model: Model, part: Sequence[tuple[Scene, Question]], scope: Scope, judge: _Judge) -> None:
     size = model.processor.image_processor.crop_size["height"]
     pixels = normalized(np.stack([shrink(one.pixels, size) for one, _ in part]))
-    inputs = _inputs(model, [question for _, question in part], pixels)
+    inputs = _inputs(model, [question for _, question in part]) | {"pixel_values": pixels.to(model.device)}
     labels = inputs.pop("labels")
     position = (labels != IGNORED).int().argmax(1) - 1  # the position whose logits emit the answer's first token
     image_tokens = inputs["input_ids"] == model.image_token_id
