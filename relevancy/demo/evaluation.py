@@ -84,7 +84,7 @@ def accuracy(
     An answer is right when at each of its tokens, and at the end of the turn, the right token has the largest logit
     after the right tokens before it: exactly then greedy decoding writes it. So one forward pass is enough.
     """
-    report = progress or _silent
+    report = progress or (lambda _share: None)
     drawn, pixels = _drawn(model, scenes, seed, picture, lambda share: report(DRAWN * share))
     tower = model.model.model.vision_tower
     layer = model.model.config.vision_feature_layer
@@ -121,19 +121,15 @@ def answered(
     return hits
 
 
-def _silent(_share: float) -> None:
-    """Nobody asked to be told."""
-
-
 def _drawn(model: Model, scenes: int, seed: int, picture: Picture, report: Progress) -> tuple[list[Scene], np.ndarray]:
     """The scenes, and what the model is shown of each, (scenes, height, width, 3) uint8."""
     size = model.processor.image_processor.crop_size["height"]
     drawn, shown = [], []
     for one in held_out(scenes, seed):
         drawn.append(one)
-        shown.append(shrink(one.pixels, size))
+        shown.append(np.full((size, size, 3), GREY, np.uint8) if picture == "grey" else shrink(one.pixels, size))
         report(len(drawn) / scenes)
-    pixels = np.full((scenes, size, size, 3), GREY, np.uint8) if picture == "grey" else np.stack(shown)
+    pixels = np.stack(shown)
     return drawn, np.roll(pixels, 1, axis=0) if picture == "other" else pixels
 
 
