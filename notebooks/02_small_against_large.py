@@ -107,8 +107,8 @@ with (work / "items.jsonl").open("w") as lines:
 print((work / "items.jsonl").read_text().splitlines()[0])
 
 # %%
-from relevancy.explaining import Wish
-from relevancy.export.running import Request, export
+from relevancy.explanations.explain import Wish
+from relevancy.export.run import Request, export
 
 asked_for = Request(
     models=[small, large],
@@ -124,7 +124,7 @@ print(f"{done.count:,} results, {done.errors} errors")
 # intervals are 95 % bootstrap intervals; pictures are drawn anew, not rows.
 
 # %%
-from relevancy.report.making import make_report, save
+from relevancy.report.build import make_report, save
 
 report = make_report(work / "maps", by=["type", "form"])
 print(report.reading.headline)
@@ -223,7 +223,7 @@ for name, found in report.findings.localisation.items():
 # model above, the large one below, on one scale in each column.
 
 # %%
-from relevancy.comparing import compared
+from relevancy.explanations.comparison import compared
 
 difference = shares[large.name] - shares[small.name]
 names = [row["id"] for row in table if row["model"] == small.name]

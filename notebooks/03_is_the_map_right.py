@@ -74,7 +74,7 @@ for axis in axes:
 # model still finds the answer that it gave of the whole picture.
 
 # %%
-from relevancy.metrics.orders import order, seen
+from relevancy.metrics.patch_order import order, seen
 
 steps = (0.02, 0.05, 0.1, 0.2, 0.5)
 among = seen(first.grid)
@@ -95,9 +95,9 @@ for line, (name, values) in zip(axes, maps.items(), strict=True):
 # makes the first fall early and the second rise early. The grey lines are 10 random orders of the same patches.
 
 # %%
-from relevancy.metrics.curves import curves
-from relevancy.metrics.forcing import Said, Sight
-from relevancy.metrics.orders import random_order
+from relevancy.metrics.deletion_insertion import curves
+from relevancy.metrics.patch_order import random_order
+from relevancy.metrics.teacher_forcing import Said, Sight
 
 sight = Sight(model, first.image, first.question, Said.of(first, model))
 orders = [order(values, sight.seen) for values in maps.values()] + [
@@ -124,10 +124,10 @@ _ = axes[0].set_ylabel(f"probability of {first.target.token!r}")
 # your own pictures you have the first three numbers; the last needs a mask or a box.
 
 # %%
+from relevancy.metrics.answer_flip import answer_flips
 from relevancy.metrics.explainers import explainer_of, random_maps
-from relevancy.metrics.flips import answer_flips
-from relevancy.metrics.intervals import interval
-from relevancy.metrics.truth import against_truth
+from relevancy.metrics.localization import against_truth
+from relevancy.stats.intervals import interval
 
 kept = [(pictures[number], questions[number], results[number].answer) for number in right]
 methods = {name: explainer_of(name) for name in ("relevancy", "attention-gradient", "gradcam")}
@@ -171,7 +171,7 @@ _ = axes[0].invert_yaxis()
 # tower. A map that stays as it was shows the picture, not the model (Adebayo and others, 2018).
 
 # %%
-from relevancy.metrics.randomising import randomised, stages
+from relevancy.metrics.randomization import randomised, stages
 
 explainer = explainer_of("relevancy")
 cascade = stages(model)
@@ -191,7 +191,7 @@ for axis in axes:
 # have in common, that is, each map against the next row's.
 
 # %%
-from relevancy.metrics.controls import Asked, randomisation, similarities
+from relevancy.metrics.sanity_checks import Asked, randomisation, similarities
 
 asked = Asked(*(list(part) for part in zip(*kept, strict=True)))
 before = {name: [result.image_map for result in explained[name]] for name in methods}
@@ -244,9 +244,9 @@ for axis in axes:
 import tempfile
 from pathlib import Path
 
-from relevancy.checking.running import Check
-from relevancy.checking.working import Settings
-from relevancy.demo.checkable import held_out_rows
+from relevancy.checking.check import Check
+from relevancy.checking.worker import Settings
+from relevancy.demo.held_out import held_out_rows
 
 
 def blobs(model, images, questions, answers, /):

@@ -26,7 +26,7 @@ import numpy as np
 import relevancy
 from relevancy.demo.language import DESCRIBE
 from relevancy.demo.world import HELD_OUT, scene
-from relevancy.render import value_range
+from relevancy.plotting.overlay import value_range
 
 model = relevancy.load("demo-large")
 drawn = scene(HELD_OUT + 17)
@@ -190,8 +190,8 @@ for axis, (name, result) in zip(axes, by_layers.items(), strict=True):
 
 # %%
 from relevancy.demo.evaluation import held_out
-from relevancy.metrics.intervals import interval
-from relevancy.metrics.truth import against_truth
+from relevancy.metrics.localization import against_truth
+from relevancy.stats.intervals import interval
 
 rows = [
     (one, question)

@@ -142,7 +142,7 @@ command = f"cd {work} && {sys.executable} -m relevancy.cli export {arguments}"
 
 # %% [markdown]
 # It may be stopped at any moment, and the same command goes on from there. Said again, it has nothing left to do. In
-# Python the same is `relevancy.export.running.export(Request(models=..., input=..., out=...))`, with models by name or
+# Python the same is `relevancy.export.run.export(Request(models=..., input=..., out=...))`, with models by name or
 # in memory.
 
 # %% [markdown]

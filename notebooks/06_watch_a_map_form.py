@@ -59,7 +59,7 @@ drawn.image
 
 # %%
 from relevancy.train.presets import overridden, preset
-from relevancy.train.running import Source, Way, export, train
+from relevancy.train.run import Source, Way, export, train
 
 STEPS, EVERY = 240, 20
 plan = overridden(
@@ -96,7 +96,7 @@ folders[STEPS] = train(plan, source, work / "run", Way(cache=True, log_every=5, 
 # Before the first step there is no checkpoint. The same parts, put together as the run put them:
 
 # %%
-from relevancy.train.compose import assembled
+from relevancy.train.composition import assembled
 from relevancy.train.parts import parts_of
 
 models = {step: relevancy.load(folder) for step, folder in sorted(folders.items())}
@@ -116,7 +116,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from relevancy.demo.evaluation import held_out
-from relevancy.render import value_range
+from relevancy.plotting.overlay import value_range
 
 rows = []
 for one in held_out(60, seed=6):
@@ -146,8 +146,8 @@ for number, line in enumerate(axes):
 # intervals. Dotted is chance, the object's share of the picture.
 
 # %%
-from relevancy.metrics.intervals import interval
-from relevancy.metrics.truth import against_truth
+from relevancy.metrics.localization import against_truth
+from relevancy.stats.intervals import interval
 
 curves = {"probability of the right answer": [], "image share": [], "mass of the map on the object": []}
 for results in maps.values():

@@ -14,32 +14,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relevancy.checkpoints import MODELS as MODELS
-    from relevancy.comparing import compare as compare
+    from relevancy.core.tape import record as record
     from relevancy.errors import RelevancyError as RelevancyError
-    from relevancy.explaining import explain as explain
-    from relevancy.explanation import Explanation as Explanation
-    from relevancy.export.reading import open_export as open_export
-    from relevancy.hiding import Region as Region
-    from relevancy.hiding import counterfactual as counterfactual
+    from relevancy.explanations.comparison import compare as compare
+    from relevancy.explanations.counterfactual import Region as Region
+    from relevancy.explanations.counterfactual import counterfactual as counterfactual
+    from relevancy.explanations.explain import explain as explain
+    from relevancy.explanations.explanation import Explanation as Explanation
+    from relevancy.export.results import open_export as open_export
     from relevancy.models import Model as Model
     from relevancy.models import load as load
     from relevancy.models import wrap as wrap
-    from relevancy.tape import record as record
+    from relevancy.models.checkpoints import MODELS as MODELS
 
 __version__ = "0.1.0"
 _HOMES = {
-    "MODELS": "checkpoints",
-    "Explanation": "explanation",
+    "MODELS": "models.checkpoints",
+    "Explanation": "explanations.explanation",
     "Model": "models",
-    "Region": "hiding",
+    "Region": "explanations.counterfactual",
     "RelevancyError": "errors",
-    "compare": "comparing",
-    "counterfactual": "hiding",
-    "explain": "explaining",
+    "compare": "explanations.comparison",
+    "counterfactual": "explanations.counterfactual",
+    "explain": "explanations.explain",
     "load": "models",
-    "open_export": "export.reading",
-    "record": "tape",
+    "open_export": "export.results",
+    "record": "core.tape",
     "wrap": "models",
 }
 __all__ = sorted(_HOMES)

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
-from relevancy.tape import record
 
 # Decoder shapes of google/gemma-2b-it and google/gemma-7b-it; LLaVA-Gemma pads their vocabulary to 256,064.
 SIZES: dict[str, dict[str, Any]] = {

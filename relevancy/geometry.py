@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import MAX_PIXELS
+from relevancy.images import MAX_PIXELS
 
 _STEPS = ("preprocess", "_preprocess_image_like_inputs", "process_image", "_preprocess", "resize", "center_crop", "pad",
           "pad_to_square")  # fmt: skip

@@ -8,9 +8,17 @@ import pytest
 import tiny
 from test_explanation import explanation
 
-from relevancy.agreement import MEANINGS, Agreement, _jensen_shannon, _ranks, _top_overlap, agreement, spearman
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
+from relevancy.explanations.agreement import (
+    MEANINGS,
+    Agreement,
+    _jensen_shannon,
+    _ranks,
+    _top_overlap,
+    agreement,
+    spearman,
+)
+from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
 
 

@@ -7,10 +7,10 @@ import tiny
 import torch
 from test_families import paligemma
 
-from relevancy import answering
-from relevancy.answering import Likelihood, Prompt, answers, encoded, likelihoods, read, spellings
 from relevancy.errors import RelevancyError
-from relevancy.models import Model, wrap
+from relevancy.models import generation
+from relevancy.models.generation import Likelihood, Prompt, answers, encoded, likelihoods, read, spellings
+from relevancy.models.model import Model, wrap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 
@@ -106,7 +106,7 @@ def test_an_answer_beyond_the_models_last_position_is_not_read(gemma, picture):
 
 
 def test_probabilities_of_a_case_worked_by_hand():
-    assert answering._likelihood((7, 8, 9), [log(0.5), log(0.25), log(1.0)]) == Likelihood(
+    assert generation._likelihood((7, 8, 9), [log(0.5), log(0.25), log(1.0)]) == Likelihood(
         pytest.approx(0.5), pytest.approx(0.125), pytest.approx(0.5), 3
     )
 

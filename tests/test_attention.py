@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from relevancy import attention
+from relevancy.core import attention
 from relevancy.errors import RelevancyError
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from relevancy import borrow
-from relevancy.attention import NAME, register
+from relevancy.core import patching
+from relevancy.core.attention import NAME, register
 from relevancy.errors import RelevancyError
 
 IDS = torch.tensor([[2, 5, 9, 11, 30, 7]])
@@ -27,13 +27,13 @@ def managers(model: GemmaForCausalLM) -> dict:
     register()
     stack = model.get_decoder()
     return {
-        "frozen": lambda: borrow.frozen(model),
-        "evaluating": lambda: borrow.evaluating(model),
-        "attention_named": lambda: borrow.attention_named(NAME, stack),
-        "activations_recomputed": lambda: borrow.activations_recomputed(stack),
-        "output_rows_picked": lambda: borrow.output_rows_picked(model),
-        "linears_fast_backward": lambda: borrow.linears_fast_backward(stack),
-        "unread_rows_skipped": lambda: borrow.unread_rows_skipped(model, stack),
+        "frozen": lambda: patching.frozen(model),
+        "evaluating": lambda: patching.evaluating(model),
+        "attention_named": lambda: patching.attention_named(NAME, stack),
+        "activations_recomputed": lambda: patching.activations_recomputed(stack),
+        "output_rows_picked": lambda: patching.output_rows_picked(model),
+        "linears_fast_backward": lambda: patching.linears_fast_backward(stack),
+        "unread_rows_skipped": lambda: patching.unread_rows_skipped(model, stack),
     }
 
 
@@ -91,7 +91,7 @@ def test_attention_that_cannot_be_replaced_is_refused_and_kept(model):
     stack = model.get_decoder()
     stack.set_attn_implementation = lambda name: None
     refused = pytest.raises(RelevancyError, match="GemmaModel does not let its attention be replaced")
-    with refused, borrow.attention_named(NAME, stack):
+    with refused, patching.attention_named(NAME, stack):
         pass
     assert stack.config._attn_implementation == "sdpa"
 
@@ -113,7 +113,7 @@ def test_recomputed_activations_store_less_and_change_no_bit(model):
     def measured(manager) -> tuple[Tensor, int]:
         """The gradients, and the bytes that autograd itself still holds for backward."""
         kept.clear()
-        with borrow.frozen(model), saved_tensors_hooks(pack, lambda tensor: tensor), manager:
+        with patching.frozen(model), saved_tensors_hooks(pack, lambda tensor: tensor), manager:
             found = gradients(model, lambda logits: logits[0, -1, 3])
         return found, sum(kept)
 
@@ -132,7 +132,7 @@ def test_recomputed_activations_store_less_and_change_no_bit(model):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_tensors_hooks, "__init__", counted)
-        with borrow.frozen(model), borrow.activations_recomputed(model.get_decoder()):
+        with patching.frozen(model), patching.activations_recomputed(model.get_decoder()):
             found = gradients(model, lambda logits: logits[0, -1, 3])
     config = model.config
     recomputed = config.num_hidden_layers * IDS.numel() * config.intermediate_size * 4
@@ -152,7 +152,7 @@ SCORES = {
 @pytest.mark.parametrize("name", SCORES)
 def test_picked_output_rows_give_the_same_gradients(model, name):
     expected = gradients(model, SCORES[name])
-    with borrow.output_rows_picked(model):
+    with patching.output_rows_picked(model):
         found = gradients(model, SCORES[name])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     assert expected.abs().max() > 0.01
@@ -161,7 +161,7 @@ def test_picked_output_rows_give_the_same_gradients(model, name):
 def test_picked_output_rows_leave_a_head_with_a_bias_alone(model):
     model.set_output_embeddings(nn.Linear(64, 60, bias=True))
     before = state(model)
-    with borrow.output_rows_picked(model):
+    with patching.output_rows_picked(model):
         assert state(model) == before
 
 
@@ -173,7 +173,7 @@ def test_fast_linears_equal_the_plain_product_within_rounding(bias):
     grad = torch.randn(2, 5, 80, generator=generator).to(torch.bfloat16)
     plain = layer(source)
     expected = torch.autograd.grad(plain, source, grad)[0]
-    with borrow.linears_fast_backward(layer):
+    with patching.linears_fast_backward(layer):
         output = layer(source)
     (found,) = torch.autograd.grad(output, source, grad)
     assert type(output.grad_fn).__name__.startswith("_FrozenLinear")
@@ -187,10 +187,10 @@ def test_fast_linears_equal_the_plain_product_within_rounding(bias):
 def test_fast_linears_are_for_half_precision_and_frozen_weights():
     source = torch.randn(3, 8, requires_grad=True)
     single = nn.Linear(8, 4).requires_grad_(False)
-    with borrow.linears_fast_backward(single):
+    with patching.linears_fast_backward(single):
         assert "FrozenLinear" not in type(single(source).grad_fn).__name__
     learning = nn.Linear(8, 4).to(torch.bfloat16)
-    with borrow.linears_fast_backward(learning):
+    with patching.linears_fast_backward(learning):
         output = learning(source.to(torch.bfloat16))
     output.sum().backward()
     assert learning.weight.grad is not None
@@ -202,7 +202,7 @@ def test_unread_rows_are_skipped_and_the_logits_stay(model, keep):
     seen: list[int] = []
     hook = stack.layers[-1].mlp.down_proj.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
     expected = model(input_ids=IDS, logits_to_keep=keep).logits
-    with borrow.unread_rows_skipped(model, stack):
+    with patching.unread_rows_skipped(model, stack):
         found = model(input_ids=IDS, logits_to_keep=keep).logits
         whole = model(input_ids=IDS).logits
         hidden = model(input_ids=IDS, logits_to_keep=keep, output_hidden_states=True).hidden_states[-1]

@@ -16,7 +16,7 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from relevancy import cli
 from relevancy.cli import options
-from relevancy.explanation import Explanation
+from relevancy.explanations.explanation import Explanation
 
 FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
 
@@ -325,7 +325,7 @@ def test_out_of_memory(run, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr("relevancy.models.Model.prepare", fail)
+    monkeypatch.setattr("relevancy.models.model.Model.prepare", fail)
     code, _, err = run(*arguments(tmp_path / "out"))
     assert code == 2
     assert err.startswith("relevancy: Out of memory: ")
@@ -346,7 +346,7 @@ def test_stopped_by_the_user(run, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("relevancy.explaining.explain", stop)
+    monkeypatch.setattr("relevancy.explanations.explain.explain", stop)
     code, _, err = run(*arguments(tmp_path / "out"))
     assert code == 130
     assert err == "relevancy: stopped\n"

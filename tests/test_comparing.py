@@ -15,10 +15,12 @@ import torch
 from test_towers import Runs
 
 import relevancy
-from relevancy import answering, figures, holding, render
-from relevancy.agreement import agreement
-from relevancy.comparing import compare, compared, growing
 from relevancy.errors import RelevancyError
+from relevancy.explanations.agreement import agreement
+from relevancy.explanations.comparison import compare, compared, growing
+from relevancy.models import generation, memory
+from relevancy.plotting import figures
+from relevancy.plotting import overlay as plotting_overlay
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 NAMES = ("gemma-clip", "llama-clip", "gemma-dinov2")
@@ -76,10 +78,10 @@ def test_one_tower_runs_once_and_changes_no_bit(scope, target):
 def test_each_answer_is_read_by_each_model(models, both):
     """Own answers in the tokens that were generated, others' in words, as they are read without a comparison."""
     for number, model in enumerate(models):
-        prompt = answering.read(model, [tiny.picture()], [QUESTION])
-        (own,) = answering.answers(model, prompt.branch(), 4)
+        prompt = generation.read(model, [tiny.picture()], [QUESTION])
+        (own,) = generation.answers(model, prompt.branch(), 4)
         said = [result.answer for result in both.explanations]
-        ((expected),) = answering.likelihoods(
+        ((expected),) = generation.likelihoods(
             model, prompt, [own if i == number else words for i, words in enumerate(said)]
         )
         for found, other in zip(both.likelihoods[number], expected, strict=True):
@@ -91,8 +93,8 @@ def test_each_answer_is_read_by_each_model(models, both):
 def test_a_given_answer_is_read_by_all(models):
     found = compare(models, tiny.picture(), QUESTION, answer="No boats")
     for model, row in zip(models, found.likelihoods, strict=True):
-        prompt = answering.read(model, [tiny.picture()], [QUESTION])
-        ((expected,),) = answering.likelihoods(model, prompt, [answering.encoded(model, "No boats")])
+        prompt = generation.read(model, [tiny.picture()], [QUESTION])
+        ((expected,),) = generation.likelihoods(model, prompt, [generation.encoded(model, "No boats")])
         own = row[models.index(model)]
         assert own.tokens == expected.tokens
         assert own.whole == pytest.approx(expected.whole, rel=1e-4, abs=0)
@@ -139,7 +141,7 @@ def near(one, other) -> None:
     ],
 )
 def test_names_are_loaded_one_at_a_time_unless_memory_is_ample(three, monkeypatch, keep, ample, order, most):
-    monkeypatch.setattr(holding, "may_stay", lambda _: ample)
+    monkeypatch.setattr(memory, "may_stay", lambda _: ample)
     loader = Loader()
     found = compare(NAMES, tiny.picture(), QUESTION, keep=keep, loader=loader, max_new_tokens=2)
     assert loader.loaded == order
@@ -300,7 +302,7 @@ def test_overlays_share_one_scale_and_need_no_model(both):
         assert overlay.tobytes() == expected.tobytes()
     own = both.overlays(shared_scale=False, smooth=False)
     for overlay, result in zip(own, both.explanations, strict=True):
-        assert overlay.tobytes() == render.overlay(result.image, result.heatmap(smooth=False)).tobytes()
+        assert overlay.tobytes() == plotting_overlay.overlay(result.image, result.heatmap(smooth=False)).tobytes()
     assert any(one.tobytes() != other.tobytes() for one, other in zip(both.overlays(smooth=False), own, strict=True))
     low, high = both.word_scale()
     plain = [value for result in both.explanations for word, value in result.words() if not word.startswith("<")]

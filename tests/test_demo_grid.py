@@ -14,7 +14,7 @@ from relevancy.cli import app
 from relevancy.demo.cells import Cell, Measured, cells, read, write
 from relevancy.demo.effects import FACTORS, effects, means, over_runs, student
 from relevancy.demo.grid import grid
-from relevancy.demo.gridpage import save
+from relevancy.demo.grid_page import save
 from relevancy.demo.plan import QUICK_GRID
 from relevancy.demo.questions import Question
 from relevancy.errors import RelevancyError

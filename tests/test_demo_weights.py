@@ -12,7 +12,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from relevancy.demo import evaluation, world
 from relevancy.demo.weights import NAMES, folder
-from relevancy.models import wrap
+from relevancy.models.model import wrap
 
 MEGABYTE = 1_000_000
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from relevancy.demo import world
 from relevancy.demo.dialogues import look_and_answer
-from relevancy.demo.drawing import PAINT, render, visible_shares
 from relevancy.demo.layout import COLORS, KINDS, mirrored, random_layout
 from relevancy.demo.pool import LABELS, draw_pool, patch_labels, shrink
 from relevancy.demo.questions import TYPES, ask, describe
+from relevancy.demo.renderer import PAINT, render, visible_shares
 from relevancy.train.template import IMAGE
 
 seeds = st.integers(0, 2**31)

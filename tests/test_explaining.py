@@ -12,10 +12,10 @@ from reference import reference
 from test_tape import State
 
 import relevancy
+from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
-from relevancy.explaining import explain, shares
-from relevancy.models import Model, wrap
-from relevancy.tape import record
+from relevancy.explanations.explain import explain, shares
+from relevancy.models.model import Model, wrap
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
 NEW = 6

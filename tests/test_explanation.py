@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
+from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
-from relevancy.targets import Target
 
 FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
 

@@ -10,8 +10,8 @@ from reference import reference
 from test_tape import passed_on, relative
 from torch import Tensor
 
+from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
-from relevancy.tape import record
 
 VOCABULARY, IMAGE = 99, 98
 TEXT = {

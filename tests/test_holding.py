@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from relevancy import holding
-from relevancy.models import wrap
+from relevancy.models import memory
+from relevancy.models.model import wrap
 
 
 @pytest.fixture(scope="module")
@@ -19,29 +19,29 @@ def size(model) -> int:
 
 def test_a_model_stays_where_one_four_times_its_size_would_fit(model, monkeypatch):
     for free, stays in ((4 * size(model), True), (4 * size(model) - 1, False)):
-        monkeypatch.setattr(holding, "free_bytes", lambda _, free=free: free)
-        assert holding.may_stay(model) is stays
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        assert memory.may_stay(model) is stays
 
 
 def test_a_model_on_two_devices_does_not_stay(monkeypatch):
     spread, processor = tiny.gemma_clip()
     spread.lm_head.to("meta")
-    monkeypatch.setattr(holding, "free_bytes", lambda _: 1 << 60)
-    assert not holding.may_stay(wrap(spread, processor))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1 << 60)
+    assert not memory.may_stay(wrap(spread, processor))
 
 
 def test_free_memory_is_within_what_the_machine_has():
-    assert 0 < holding.free_bytes(torch.device("cpu")) < 1 << 50
-    assert holding.free_bytes(torch.device("meta")) == 0
+    assert 0 < memory.free_bytes(torch.device("cpu")) < 1 << 50
+    assert memory.free_bytes(torch.device("meta")) == 0
 
 
 @pytest.mark.parametrize(("limit", "used", "free"), [("max", "5", 1000), ("700", "300", 400), ("9000", "1", 1000)])
 def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, used, free):
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(holding, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 100, "SC_PAGE_SIZE": 10}.__getitem__)
-    assert holding.free_bytes(torch.device("cpu")) == free
+    assert memory.free_bytes(torch.device("cpu")) == free
 
 
 def test_where_free_memory_cannot_be_told_nothing_stays(monkeypatch):
@@ -49,4 +49,4 @@ def test_where_free_memory_cannot_be_told_nothing_stays(monkeypatch):
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr("os.sysconf", unknown)
-    assert holding.free_bytes(torch.device("cpu")) == 0
+    assert memory.free_bytes(torch.device("cpu")) == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

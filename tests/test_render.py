@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.figures import Panel, figure
-from relevancy.render import SIGNED, named_colormap, overlay, value_range
+from relevancy.plotting.figures import Panel, figure
+from relevancy.plotting.overlay import SIGNED, named_colormap, overlay, value_range
 
 WORDS = [
     ("<bos>", 9.0),
@@ -120,7 +120,7 @@ def test_large_pictures_are_drawn_in_bands_without_seams(monkeypatch):
     heatmap[:, 60:] = np.nan
     image = photograph(90, 70)
     whole = np.asarray(overlay(image, heatmap))
-    monkeypatch.setattr("relevancy.render._BAND_PIXELS", 500)
+    monkeypatch.setattr("relevancy.plotting.overlay._BAND_PIXELS", 500)
     np.testing.assert_array_equal(overlay(image, heatmap), whole)
 
 

@@ -6,8 +6,8 @@ import torch
 from reference import reference
 from torch import Tensor
 
+from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
-from relevancy.tape import record
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
 
@@ -99,7 +99,7 @@ def test_tiles_do_not_change_the_row(pair, monkeypatch):
     model, processor = pair
     inputs = inputs_for(processor, QUESTIONS)
     whole, _ = rows_of(model, inputs)
-    monkeypatch.setattr("relevancy.attention._CPU_TILE_BYTES", 4000)
+    monkeypatch.setattr("relevancy.core.attention._CPU_TILE_BYTES", 4000)
     tiled, _ = rows_of(model, inputs)
     assert relative(passed_on(tiled.language), passed_on(whole.language)) < 1e-5
     assert relative(tiled.vision, whole.vision) < 1e-5

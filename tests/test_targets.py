@@ -6,8 +6,8 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from relevancy.core.targets import Choice, choose, needs_answer, parsed, shown
 from relevancy.errors import RelevancyError
-from relevancy.targets import Choice, choose, needs_answer, parsed, shown
 
 TOKENIZER = tiny.gemma_tokenizer()
 

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from relevancy.models import Model, wrap
-from relevancy.towers import TowerMemory, identity
+from relevancy.models.model import Model, wrap
+from relevancy.models.vision_cache import TowerMemory, identity
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_weights_are_read_once(pair_with_one_tower, monkeypatch):
     def fail(_):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("relevancy.towers._digest", fail)
+    monkeypatch.setattr("relevancy.models.vision_cache._digest", fail)
     assert identity(first) == found
 
 

@@ -12,10 +12,10 @@ from training_data import PATCH, PATCHES, SIZE, small_llava
 from transformers import LlavaForConditionalGeneration
 
 from relevancy.demo.language import build_processor, build_tokenizer
+from relevancy.train.attention_penalty import Looks, eager_attention, looking_share, looks
 from relevancy.train.collate import Collate
-from relevancy.train.compose import compose
+from relevancy.train.composition import compose
 from relevancy.train.features import look_once, stored_features
-from relevancy.train.looking import Looks, eager_attention, looking_share, looks
 from relevancy.train.stages import PARTS, Stage, freeze
 from relevancy.train.template import END, IGNORED, BadDialogueError, Turn, dialogue, encode
 from relevancy.train.trainer import run

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, GemmaConfig, LlavaForConditionalGeneration
 
-from relevancy.train.compose import compose
+from relevancy.train.composition import compose
 
 SIZE, PATCH, PATCHES = 16, 8, 4
 

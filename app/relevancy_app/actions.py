@@ -10,10 +10,10 @@ from PIL import Image
 
 import relevancy
 from relevancy import Explanation, RelevancyError
-from relevancy.agreement import Agreement, agreement
-from relevancy.comparing import growing
-from relevancy.hiding import Replacement
-from relevancy.pictures import open_picture
+from relevancy.explanations.agreement import Agreement, agreement
+from relevancy.explanations.comparison import growing
+from relevancy.explanations.counterfactual import Replacement
+from relevancy.images import open_picture
 from relevancy_app.asking import Ask
 from relevancy_app.library import Library
 from relevancy_app.session import Session

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from relevancy import Explanation
-from relevancy.figures import word_range
-from relevancy.lettering import SPECIAL
-from relevancy.render import colormap_for, value_range
+from relevancy.plotting.figures import word_range
+from relevancy.plotting.overlay import colormap_for, value_range
+from relevancy.plotting.text_layout import SPECIAL
 from relevancy_app.asking import Display
 
 _JPEG = 90

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from relevancy import RelevancyError
-from relevancy.comparing import Comparison
-from relevancy.pictures import open_picture
+from relevancy.explanations.comparison import Comparison
+from relevancy.images import open_picture
 from relevancy_app.asking import Ask, Display, ask, display
 from relevancy_app.library import Library
 from relevancy_app.session import Session

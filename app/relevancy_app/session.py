@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from relevancy import Explanation
-from relevancy.comparing import Comparison, compared
+from relevancy.explanations.comparison import Comparison, compared
 from relevancy_app.asking import Ask, Display
 from relevancy_app.safety import StoppedError
 from relevancy_app.settings import SCREEN_SIDE

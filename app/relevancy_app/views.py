@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from relevancy.agreement import MEANINGS
-from relevancy.comparing import Comparison
+from relevancy.explanations.agreement import MEANINGS
+from relevancy.explanations.comparison import Comparison
 from relevancy_app.actions import DRAWN, LEAST, MOST, Hidden
 from relevancy_app.board import percent, picture_uri
 from relevancy_app.session import Session

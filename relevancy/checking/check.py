@@ -10,11 +10,11 @@ from pathlib import Path
 from relevancy.checking.rows import Row
 from relevancy.checking.store import ANSWER, RANDOM, SCORES, Store, fingerprint
 from relevancy.checking.verdicts import Findings, summarise
-from relevancy.checking.working import Done, Job, Settings, Worker
+from relevancy.checking.worker import Done, Job, Settings, Worker
 from relevancy.errors import RelevancyError
-from relevancy.export.crew import Crew, Died, Work
 from relevancy.metrics.explainers import BATCH, Explainer
-from relevancy.models import Model
+from relevancy.models.model import Model
+from relevancy.parallel.worker_pool import Crew, Died, Work
 
 Progress = Callable[[str, float], None]
 Make = Callable[[int], Work]

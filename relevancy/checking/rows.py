@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import Source, mask_in, open_picture
+from relevancy.images import Source, mask_in, open_picture
 
 if TYPE_CHECKING:
-    from relevancy.export.items import Item
+    from relevancy.data.items import Item
 
 _LISTS = ("metadata.jsonl", "metadata.csv")
 """What a folder of pictures may hold to say what is asked about them, as the hub's image folders do."""
@@ -43,8 +43,8 @@ def read_rows(data: Path, question: str | None = None) -> list[Row]:
     asked-about thing is not) or boxes. question: for data without a column of questions. A row that cannot be read
     raises RelevancyError once its picture is asked for, as does the whole when nothing can be.
     """
-    from relevancy.export.columns import USUAL, Columns, Itemizer, Survey
-    from relevancy.export.readers.choosing import open_input
+    from relevancy.data.columns import USUAL, Columns, Itemizer, Survey
+    from relevancy.data.inputs import open_input
 
     listed = next((data / name for name in _LISTS if (data / name).is_file()), data)
     reader = open_input(str(listed))
@@ -77,7 +77,7 @@ def _row(item: Item, base: Path) -> Row:
 
 
 def _masked(item: Item, base: Path) -> Source:
-    from relevancy.export.items import Source as Place
+    from relevancy.data.items import Source as Place
 
     return item.mask_png or Place(item.mask, str(base / (item.mask or ""))).encoded
 

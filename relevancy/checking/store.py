@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from relevancy.atomic_io import write_whole
 from relevancy.errors import RelevancyError
-from relevancy.explanation import finite
-from relevancy.filing import write_whole
+from relevancy.explanations.explanation import finite
 
 RANDOM = "random"
 """The method that is always there: maps of noise, at chance in every number."""

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from relevancy.atomic_io import whole_files, write_whole
 from relevancy.checking.verdicts import Findings, Summary
 from relevancy.errors import RelevancyError
-from relevancy.explaining import versions
-from relevancy.explanation import finite
-from relevancy.filing import whole_files, write_whole
-from relevancy.metrics.intervals import Interval
+from relevancy.explanations.explain import versions
+from relevancy.explanations.explanation import finite
+from relevancy.stats.intervals import Interval
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "Against the model: what hiding and removing does to the answer": {

@@ -9,7 +9,7 @@ import numpy as np
 
 from relevancy.checking.rows import Row
 from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
-from relevancy.metrics.intervals import Interval, interval
+from relevancy.stats.intervals import Interval, interval
 
 ALIKE = 0.5  # rank correlation with the map of a random model from which on a map does not show what was learned
 ENOUGH = 30  # rows on which a map that is worth anything is better than noise

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from relevancy import answering
 from relevancy.checking.rows import Row
 from relevancy.checking.store import ALONE, ANSWER, RANDOM, RANDOMISED, SCORES, Key
+from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
-from relevancy.export.grading import correct
-from relevancy.metrics.controls import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
-from relevancy.metrics.curves import curves
+from relevancy.explanations.explanation import Explanation
+from relevancy.images import open_picture
+from relevancy.metrics.answer_flip import SHARE, answer_flips
+from relevancy.metrics.answer_match import correct
+from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.explainers import Explainer, random_maps
-from relevancy.metrics.flips import SHARE, answer_flips
-from relevancy.metrics.forcing import Replacement, Said, Sight
-from relevancy.metrics.orders import order
-from relevancy.metrics.randomising import Way, blocks, randomised, stages, usual_stages
-from relevancy.metrics.tokens import perturbation
-from relevancy.metrics.truth import against_truth
-from relevancy.models import Model
-from relevancy.pictures import open_picture
-from relevancy.targets import shown
+from relevancy.metrics.localization import against_truth
+from relevancy.metrics.patch_order import order
+from relevancy.metrics.randomization import Way, blocks, randomised, stages, usual_stages
+from relevancy.metrics.sanity_checks import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
+from relevancy.metrics.teacher_forcing import Replacement, Said, Sight
+from relevancy.metrics.token_perturbation import perturbation
+from relevancy.models import generation
+from relevancy.models.model import Model
 
 _REMOVED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -104,9 +104,9 @@ class Worker:
         """What the model says, and whether it is right (1, 0 or NaN); of a row that it cannot read, why."""
         try:
             pictures = [open_picture(row.picture()).image for row in rows]
-            with self.model.lock, answering.memory_named():
-                prompt = answering.read(self.model, pictures, [row.question for row in rows])
-                answers = answering.answers(self.model, prompt)
+            with self.model.lock, generation.memory_named():
+                prompt = generation.read(self.model, pictures, [row.question for row in rows])
+                answers = generation.answers(self.model, prompt)
         except RelevancyError as error:
             if len(rows) > 1:
                 return [values for row in rows for values in self._said([row])]

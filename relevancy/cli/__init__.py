@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from relevancy.cli import asking, auditing, checking, demonstration, exporting, listing, measuring, reporting, training
+from relevancy.cli import bench, check, demo, explain, export, methods, report, train, train_check
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError
 
@@ -29,24 +29,24 @@ train_app = typer.Typer(
     "own: [bold]demo[/bold] and [bold]grid[/bold] draw theirs.",
 )
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
-app.command(epilog=EXIT_CODES)(asking.explain)
-app.command(epilog=EXIT_CODES)(asking.compare)
-app.command()(listing.methods)
-app.command()(exporting.export)
-app.command(epilog=EXIT_CODES)(checking.check)
-app.command()(demonstration.demo)
-app.command()(measuring.bench)
-app.command(epilog=EXIT_CODES)(reporting.report)
-train_app.command("check", epilog=auditing.EXIT_CODES)(auditing.check)
-train_app.command("align", epilog=training.EXIT_CODES)(training.align)
-train_app.command("finetune", epilog=training.EXIT_CODES)(training.finetune)
-train_app.command("both", epilog=training.EXIT_CODES)(training.both)
-train_app.command("export-hub")(training.export_hub)
-train_app.command("convert")(training.convert)
-train_app.command("configs")(training.configs)
-train_app.command("demo")(demonstration.train_demo)
-train_app.command("grid", epilog=training.EXIT_CODES)(demonstration.train_grid)
-evaluate_app.command("demo")(demonstration.evaluate_demo)
+app.command(epilog=EXIT_CODES)(explain.explain)
+app.command(epilog=EXIT_CODES)(explain.compare)
+app.command()(methods.methods)
+app.command()(export.export)
+app.command(epilog=EXIT_CODES)(check.check)
+app.command()(demo.demo)
+app.command()(bench.bench)
+app.command(epilog=EXIT_CODES)(report.report)
+train_app.command("check", epilog=train_check.EXIT_CODES)(train_check.check)
+train_app.command("align", epilog=train.EXIT_CODES)(train.align)
+train_app.command("finetune", epilog=train.EXIT_CODES)(train.finetune)
+train_app.command("both", epilog=train.EXIT_CODES)(train.both)
+train_app.command("export-hub")(train.export_hub)
+train_app.command("convert")(train.convert)
+train_app.command("configs")(train.configs)
+train_app.command("demo")(demo.train_demo)
+train_app.command("grid", epilog=train.EXIT_CODES)(demo.train_grid)
+evaluate_app.command("demo")(demo.evaluate_demo)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

@@ -29,7 +29,7 @@ def bench(
     """What a map costs beside a bare forward pass and eager attention. Each variant has a process of its own."""
     from dataclasses import asdict
 
-    from relevancy.bench import settings_for, sweep
+    from relevancy.benchmark import settings_for, sweep
 
     try:
         lengths = tuple(int(length) for length in tokens.split(","))

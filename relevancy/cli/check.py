@@ -22,10 +22,10 @@ from relevancy.errors import RelevancyError
 if TYPE_CHECKING:
     from relevancy.checking.rows import Row
     from relevancy.checking.verdicts import Findings
-    from relevancy.checking.working import Settings
-    from relevancy.export.crew import Work
+    from relevancy.checking.worker import Settings
+    from relevancy.core.tape import Scope
     from relevancy.metrics.explainers import Explainer
-    from relevancy.tape import Scope
+    from relevancy.parallel.worker_pool import Work
 
 DEMO = "demo:"
 _WIDE = 25  # characters of a number with its interval, and of the space before it
@@ -94,8 +94,8 @@ def check(
     """
     check_writable(out_folder)
     from relevancy.checking import tables
-    from relevancy.checking.running import Check
-    from relevancy.checking.working import Settings
+    from relevancy.checking.check import Check
+    from relevancy.checking.worker import Settings
 
     if target.strip() == "all":
         raise RelevancyError("--target all: a check follows one token of each answer; choose another target.")
@@ -157,7 +157,7 @@ class _Asked:
 
 def _begin(model: str, asked: _Asked, _number: int) -> Work:
     """A process's own worker."""
-    from relevancy.checking.working import Worker
+    from relevancy.checking.worker import Worker
 
     worker = Worker(load_quietly(model, **asked.options), asked.listed(), asked.explainers(), asked.settings)
     return partial(map, worker.do)
@@ -189,7 +189,7 @@ def _say(findings: Findings) -> None:
 
 def _rows(data: str, question: str | None) -> list[Row]:
     if data.startswith(DEMO):
-        from relevancy.demo.checkable import held_out_rows
+        from relevancy.demo.held_out import held_out_rows
 
         count = data.removeprefix(DEMO)
         if not count.isdigit() or int(count) < 1:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
-from relevancy.cli.training import STOPPED
+from relevancy.cli.train import STOPPED
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import Measured

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from relevancy.cli.listing import METHOD_HELP
+from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
-    from relevancy.comparing import Comparison
-    from relevancy.explanation import Explanation
+    from relevancy.explanations.comparison import Comparison
+    from relevancy.explanations.explanation import Explanation
 
 
 def explain(
@@ -58,8 +58,8 @@ def explain(
     one numbered folder per token).
     """
     check_writable(out_folder)
-    from relevancy.explaining import explain as run
-    from relevancy.pictures import MAX_PIXELS, open_picture
+    from relevancy.explanations.explain import explain as run
+    from relevancy.images import MAX_PIXELS, open_picture
 
     chosen = layer_numbers(layers)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -125,8 +125,8 @@ def compare(
     results.
     """
     check_writable(out_folder)
-    from relevancy.comparing import compare as run
-    from relevancy.pictures import MAX_PIXELS
+    from relevancy.explanations.comparison import compare as run
+    from relevancy.images import MAX_PIXELS
 
     options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
     with stages() as report:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from relevancy.cli.listing import METHOD_HELP
+from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, value
 from relevancy.cli.terminal import busy, check_writable, err, say, seldom, span
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
-    from relevancy.export.running import Progress as Reached
-    from relevancy.export.running import Request
+    from relevancy.export.run import Progress as Reached
+    from relevancy.export.run import Request
 
 _LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
@@ -137,10 +137,10 @@ def export(
     """
     if not dry_run:
         check_writable(out_folder)
-    from relevancy.explaining import Wish
-    from relevancy.export.columns import Columns
-    from relevancy.export.running import Request
-    from relevancy.pictures import MAX_PIXELS
+    from relevancy.data.columns import Columns
+    from relevancy.explanations.explain import Wish
+    from relevancy.export.run import Request
+    from relevancy.images import MAX_PIXELS
 
     options = {
         "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
@@ -175,7 +175,7 @@ def export(
 
 
 def _exported(request: Request) -> None:
-    from relevancy.export.running import export as run
+    from relevancy.export.run import export as run
 
     with _shown() as report:
         done = run(request, report)
@@ -189,7 +189,7 @@ def _exported(request: Request) -> None:
 def _estimated(request: Request) -> None:
     from dataclasses import asdict
 
-    from relevancy.export.dry import estimate
+    from relevancy.export.estimate import estimate
 
     with busy("explaining a sample"):
         found = estimate(request)

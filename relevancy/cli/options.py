@@ -11,7 +11,7 @@ from relevancy.cli.terminal import busy
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
-    from relevancy.models import Model
+    from relevancy.models.model import Model
 
 _LAYERS = re.compile(r"(?P<one>-?\d{1,4})|(?P<first>\d{1,4})-(?P<last>\d{1,4})")
 
@@ -67,7 +67,7 @@ def load_quietly(name: str, **options: Any) -> Model:
     """`relevancy.load` without what transformers prints beside it."""
     from transformers.utils import logging
 
-    from relevancy.models import load
+    from relevancy.models.model import load
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

@@ -44,7 +44,7 @@ def report(
     """
     target = folder / "report" if out_folder is None else out_folder
     check_writable(target)
-    from relevancy.report.making import make_report, save
+    from relevancy.report.build import make_report, save
 
     with stages() as progress:
         made = make_report(

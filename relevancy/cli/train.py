@@ -15,9 +15,9 @@ from relevancy.cli.terminal import bars, busy, check_writable, out, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
-    from relevancy.train.planning import Plan, StagePlan
+    from relevancy.train.plan import Plan, StagePlan
     from relevancy.train.presets import Preset
-    from relevancy.train.running import Source
+    from relevancy.train.run import Source
 
 STOPPED = 143  # what a process ended by SIGTERM returns
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 143 stopped by SIGTERM and saved."
@@ -181,7 +181,7 @@ def export_hub(
     """
     check_writable(out_folder)
     with busy("writing the model"):
-        from relevancy.train.running import export
+        from relevancy.train.run import export
 
         export(run, out_folder)
     say(f"→ {out_folder}   (relevancy explain --model {out_folder} ...)")
@@ -205,7 +205,7 @@ def convert(
     """
     check_writable(out_folder)
     with busy("converting"):
-        from relevancy.train.converting import to_hugging_face, to_original
+        from relevancy.train.conversion import to_hugging_face, to_original
 
         if back:
             to_original(source, out_folder)
@@ -256,7 +256,7 @@ def _do(
     sources = _sources(given)
     from transformers.utils import logging
 
-    from relevancy.train.running import Way, train
+    from relevancy.train.run import Way, train
     from relevancy.train.trainer import StoppedError, is_first
 
     if not sys.stderr.isatty():
@@ -274,7 +274,7 @@ def _do(
 
 
 def _sources(given: Mapping[str, tuple[str | None, str | None]]) -> dict[str, Source]:
-    from relevancy.train.running import Source
+    from relevancy.train.run import Source
 
     missing = [name for name, (data, _) in given.items() if data is None]
     if missing:
@@ -286,8 +286,8 @@ def _sources(given: Mapping[str, tuple[str | None, str | None]]) -> dict[str, So
 def _planned(preset: Preset, given: Mapping[str, tuple[str | None, str | None]], processes: int) -> None:
     from dataclasses import replace
 
-    from relevancy.train.data.opening import open_data
-    from relevancy.train.planning import plan
+    from relevancy.train.data.sources import open_data
+    from relevancy.train.plan import plan
 
     if "align" not in given:
         preset = replace(preset, align=None)

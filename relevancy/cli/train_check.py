@@ -15,8 +15,8 @@ from relevancy.cli.options import Framing, value
 from relevancy.cli.terminal import busy, err, say, seldom
 
 if TYPE_CHECKING:
-    from relevancy.train.auditing import Audit
     from relevancy.train.data.examples import Encoder
+    from relevancy.train.validation import Audit
 
 FAULTS = 1
 EXIT_CODES = "Exit codes: 0 nothing wrong, 1 faults found, 2 wrong input (one line says what to do)."
@@ -57,7 +57,7 @@ def check(
 
     Try: relevancy train check --data llava_v1_5_mix665k.json --images data/ --model 2b --out faults.jsonl
     """
-    from relevancy.train.auditing import audit
+    from relevancy.train.validation import audit
 
     encoder = None if model is None else _encoder(model, max_length, value(framing))
     found = audit(
@@ -77,13 +77,13 @@ def check(
 
 
 def _encoder(model: str, max_length: int, framing: str | None) -> Encoder:
-    from relevancy import checkpoints, repairs
+    from relevancy.models import checkpoints, compat
     from relevancy.train.data.examples import Encoder
 
     with busy(f"loading {model}'s processor"):
         folder = checkpoints.folder_of(model, None)
         processor = checkpoints.processor_of(folder, model)
-        processor = repairs.complete_processor(processor, checkpoints.config_of(folder, model))
+        processor = compat.complete_processor(processor, checkpoints.config_of(folder, model))
     return Encoder(processor, framing=framing, max_length=max_length)
 
 
@@ -98,7 +98,7 @@ def _lines() -> Callable[[Audit], None]:
 
 
 def _print(found: Audit, out_file: Path | None) -> None:
-    from relevancy.train.auditing import KINDS
+    from relevancy.train.validation import KINDS
 
     say(
         f"{found.entries:,} entries, {found.pictured:,} of them with pictures ({found.pictures:,}), "

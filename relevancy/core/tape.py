@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from relevancy import attention, borrow
+from relevancy.core import attention, patching
 from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
@@ -117,7 +117,7 @@ def record(
     Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
-    borrow.require_gradients()
+    patching.require_gradients()
     decoder = model.get_decoder()
     tower = _tower(model) if scope == "full" else None
     tape = Tape(decoder, tower, chosen_layers(layers, decoder), carried=carried)
@@ -128,15 +128,15 @@ def record(
 
     attention.register()
     with ExitStack() as stack:
-        stack.enter_context(borrow.frozen(model))
-        stack.enter_context(borrow.evaluating(model))
+        stack.enter_context(patching.frozen(model))
+        stack.enter_context(patching.evaluating(model))
         for part in (decoder, tower):
             if part is not None:
-                stack.enter_context(borrow.attention_named(attention.NAME, part))
-        stack.enter_context(borrow.activations_recomputed(decoder))
-        stack.enter_context(borrow.unread_rows_skipped(model, decoder))
-        stack.enter_context(borrow.output_rows_picked(model))
-        stack.enter_context(borrow.linears_fast_backward(decoder))
+                stack.enter_context(patching.attention_named(attention.NAME, part))
+        stack.enter_context(patching.activations_recomputed(decoder))
+        stack.enter_context(patching.unread_rows_skipped(model, decoder))
+        stack.enter_context(patching.output_rows_picked(model))
+        stack.enter_context(patching.linears_fast_backward(decoder))
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
         token = attention.recorder.set(tape)

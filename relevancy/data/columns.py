@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from relevancy.data.items import Item, Source
+from relevancy.data.reader import Broken, Reader
 from relevancy.errors import RelevancyError
-from relevancy.export.items import Item, Source
-from relevancy.export.readers.reading import Broken, Reader
 from relevancy.export.schema import pa
 
 ROLES = ("id", "picture", "question", "expected", "boxes", "mask")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from relevancy.data.reader import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.reading import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _TOO_LONG = "\0"  # no csv file holds it, and a cell that is nothing else says what a line was

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relevancy.data.reader import Reader, Row
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.reading import Reader, Row
 from relevancy.export.schema import pa
 
 PREFIX = "hf:"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from relevancy.data import csv, datasets, jsonl, parquet, picture_folder, tar
+from relevancy.data.reader import Reader
 from relevancy.errors import RelevancyError
-from relevancy.export.readers import csv, datasets, folder, jsonl, parquet, tar
-from relevancy.export.readers.reading import Reader
 
 READERS: dict[str, Callable[[str], Reader]] = {
     "jsonl": jsonl.JsonLines,
     "csv": csv.Csv,
     "parquet": parquet.Parquet,
-    "folder": folder.Folder,
+    "folder": picture_folder.Folder,
     "tar": tar.Tar,
     "datasets": datasets.HuggingFace,
 }

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from relevancy.data.reader import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.reading import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
 _MARK = b"\xef\xbb\xbf"

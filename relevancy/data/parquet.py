@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from relevancy.data.reader import Reader, Row, digest_of, files_of
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.reading import Reader, Row, digest_of, files_of
 from relevancy.export.schema import pa
 
 SUFFIXES = (".parquet",)

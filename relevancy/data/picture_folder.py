@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from relevancy.data.reader import Reader, Row
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.reading import Reader, Row
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".qoi", ".heic")
 

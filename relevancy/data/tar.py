@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from relevancy.data.picture_folder import SUFFIXES as PICTURES
+from relevancy.data.reader import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of
 from relevancy.errors import RelevancyError
-from relevancy.export.readers.folder import SUFFIXES as PICTURES
-from relevancy.export.readers.reading import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of
 
 SUFFIXES = (".tar",)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import AutoProcessor, GemmaTokenizer, LlavaForConditionalGeneration, PreTrainedConfig, PreTrainedModel
 
+from relevancy.atomic_io import whole
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import (
     SAMPLE,
@@ -31,10 +32,9 @@ from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
-from relevancy.filing import whole
-from relevancy.models import wrap
+from relevancy.models.model import wrap
 from relevancy.train.collate import Collate
-from relevancy.train.compose import compose
+from relevancy.train.composition import compose
 from relevancy.train.features import look_once, stored_features
 from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import run

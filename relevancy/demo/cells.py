@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from relevancy.atomic_io import write_whole
 from relevancy.demo.questions import FORMS, Question, ask
 from relevancy.demo.world import Scene
-from relevancy.filing import write_whole
 
 TOWERS = ("clip", "dinov2")
 SIZES = ("small", "large")

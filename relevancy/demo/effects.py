@@ -13,7 +13,7 @@ import numpy as np
 
 from relevancy.demo.cells import SIZES, TOWERS, Cell, Measured
 from relevancy.demo.questions import TYPES, Question, chance
-from relevancy.metrics.intervals import LEVEL, Interval, interval
+from relevancy.stats.intervals import LEVEL, Interval, interval
 
 ALL = "all"
 FACTORS: Mapping[str, tuple[str, object, object]] = {  # field of a cell, and the values whose difference is taken

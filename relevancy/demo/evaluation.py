@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relevancy import borrow
-from relevancy.demo.drawing import SIDE
+from relevancy.core import patching
+from relevancy.core.tape import Scope, record
 from relevancy.demo.pool import shrink
 from relevancy.demo.questions import FORMS, TYPES, Question, chance
+from relevancy.demo.renderer import SIDE
 from relevancy.demo.tower import normalized
 from relevancy.demo.world import HELD_OUT, Scene, scene
-from relevancy.metrics.truth import energy, pointing_patch
-from relevancy.models import Model
-from relevancy.tape import Scope, record
+from relevancy.metrics.localization import energy, pointing_patch
+from relevancy.models.model import Model
 from relevancy.train.collate import Collate
 from relevancy.train.features import look_once, stored_features
 from relevancy.train.template import IGNORED, IMAGE, dialogue, encode
@@ -264,7 +264,7 @@ def _relevancy(
 @torch.no_grad()
 def _last_attention(model: Model, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """What the explained position attends to in the decoder's last layer, mean over heads: (batch, tokens)."""
-    with borrow.attention_named("eager", model.model.get_decoder()):
+    with patching.attention_named("eager", model.model.get_decoder()):
         probabilities = model.model(**inputs, output_attentions=True).attentions[-1]
     return probabilities[torch.arange(len(position)), :, position].float().mean(1)
 

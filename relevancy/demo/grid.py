@@ -23,22 +23,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
+from relevancy.atomic_io import whole, write_whole
 from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, Measured, asked, cells, read, write
 from relevancy.demo.dialogues import Dialogues, caption, look_and_answer_openly, read_and_answer
 from relevancy.demo.effects import Effect
 from relevancy.demo.evaluation import answered, held_out
-from relevancy.demo.gridpage import save
+from relevancy.demo.grid_page import save
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import GRID, QUICK_GRID, Decoder, Plan
 from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
 from relevancy.errors import RelevancyError
-from relevancy.filing import whole, write_whole
-from relevancy.models import wrap
+from relevancy.models.model import wrap
 from relevancy.train.collate import Collate
-from relevancy.train.compose import compose
+from relevancy.train.composition import compose
 from relevancy.train.features import look_once
 
 CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))

@@ -13,11 +13,11 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from relevancy.atomic_io import write_whole
 from relevancy.demo.cells import Measured
 from relevancy.demo.effects import ALL, FACTORS, Asked, Effect, Mean, effects, means
 from relevancy.demo.plan import Plan
-from relevancy.filing import write_whole
-from relevancy.metrics.intervals import Interval
+from relevancy.stats.intervals import Interval
 
 _COLORS = ("#5b4b9a", "#d9822b", "#3a7d5c")
 _PAGE = """# Learnability on drawn scenes: the paper's ablation in miniature

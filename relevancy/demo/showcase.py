@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relevancy.comparing import compare
 from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
-from relevancy.explanation import Explanation
-from relevancy.models import Model
+from relevancy.explanations.comparison import compare
+from relevancy.explanations.explanation import Explanation
+from relevancy.models.model import Model
 
 KINDS_SHOWN = ("color", "side", "presence", "is-color", "count")
 

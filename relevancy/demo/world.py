@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from relevancy.demo.drawing import SIDE, render, visible_shares
 from relevancy.demo.layout import COLORS, KINDS, Layout, place, random_layout
 from relevancy.demo.questions import MIN_VISIBLE, Question, ask, with_options
+from relevancy.demo.renderer import SIDE, render, visible_shares
 
 HELD_OUT = 1_000_000_000  # training uses seeds below, evaluation and showcases use seeds from here on
 

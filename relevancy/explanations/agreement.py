@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
+from relevancy.explanations.explanation import Explanation
 
 TOP = 0.1  # of the pixels both models saw: what top_overlap compares
 MEANINGS: Mapping[str, str] = MappingProxyType(

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from relevancy import answering, figures, holding, render
-from relevancy.agreement import Agreement, agreement
-from relevancy.answering import Likelihood, Prompt
+from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish, explained_with_prompt
-from relevancy.explanation import Explanation, as_html, finite
-from relevancy.filing import whole_files
-from relevancy.models import Model, load
-from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
-from relevancy.towers import TowerMemory
+from relevancy.explanations.agreement import Agreement, agreement
+from relevancy.explanations.explain import Wish, explained_with_prompt
+from relevancy.explanations.explanation import Explanation, as_html, finite
+from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.models import generation, memory
+from relevancy.models.generation import Likelihood, Prompt
+from relevancy.models.model import Model, load
+from relevancy.models.vision_cache import TowerMemory
+from relevancy.plotting import figures, overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,20 +46,20 @@ class Comparison:
 
     def scale(self, *, smooth: bool = True) -> tuple[float, float]:
         """Ends of the one color scale for all maps, raw relevance; (0, 0) if all are empty."""
-        return render.value_range([result.heatmap(smooth=smooth) for result in self.explanations])
+        return overlay.value_range([result.heatmap(smooth=smooth) for result in self.explanations])
 
     def word_scale(self) -> tuple[float, float]:
         """Ends of the one color scale for all words, control tokens left out."""
         return figures.word_range([result.words() for result in self.explanations])
 
     def overlays(self, *, smooth: bool = True, shared_scale: bool = True, **options: Any) -> list[Image.Image]:
-        """Each map over the picture, all on one scale; `options` as in `relevancy.render.overlay`."""
+        """Each map over the picture, all on one scale; `options` as in `relevancy.plotting.overlay.overlay`."""
         heatmaps = [result.heatmap(smooth=smooth) for result in self.explanations]
         if shared_scale:
-            low, high = render.value_range(heatmaps)
+            low, high = overlay.value_range(heatmaps)
             options = {"vmin": low, "vmax": high} | options
         return [
-            render.overlay(result.image, heatmap, **options)
+            overlay.overlay(result.image, heatmap, **options)
             for result, heatmap in zip(self.explanations, heatmaps, strict=True)
         ]
 
@@ -67,7 +68,7 @@ class Comparison:
         return replace(self, explanations=tuple(result.reduced(max_side) for result in self.explanations))
 
     def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
-        """All maps side by side on one scale; `options` as in `relevancy.figures.figure`."""
+        """All maps side by side on one scale; `options` as in `relevancy.plotting.figures.figure`."""
         panels = [
             replace(result.panel(smooth=smooth), answers=self._answers_of(number))
             for number, result in enumerate(self.explanations)
@@ -145,7 +146,7 @@ def compare(
     """Explain one question about one picture by each model, and read each model's answer with all the others.
 
     models: held by the caller, or names for `loader`. They are taken one after the other; of names, one stays in memory
-        beside the next only where memory is ample (`relevancy.holding`), or as `keep` says. One that did not stay is
+        beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay is
         loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
         the next is asked for, and reads only the answers known by then.
     answer, max_pixels, options: as in `explain`; every map equals that of a call of `explain` on its own, bit for bit.
@@ -251,7 +252,7 @@ class _Turns:
             self.read_answers(number, model, prompt)
             return
         last = number == len(self.listed) - 1  # and so the first to read
-        if last or isinstance(given, Model) or (holding.may_stay(model) if self.keep is None else self.keep):
+        if last or isinstance(given, Model) or (memory.may_stay(model) if self.keep is None else self.keep):
             self.held[number] = model, prompt
 
     def explained(self, model: Model) -> tuple[Explanation, Prompt | None]:
@@ -284,11 +285,11 @@ class _Turns:
         own = self.explanations[number].answer_tokens
         said: list[str | Sequence[int]] = [result.answer for result in self.explanations]
         said[number] = tokenizer.convert_tokens_to_ids(list(own))
-        with model.lock, answering.memory_named():
+        with model.lock, generation.memory_named():
             if prompt is None:
                 with self.towers.shared(model):
-                    prompt = answering.read(model, [self.picture.image], [self.question])
-            (row,) = answering.likelihoods(model, prompt, said)
+                    prompt = generation.read(model, [self.picture.image], [self.question])
+            (row,) = generation.likelihoods(model, prompt, said)
         self.read[number] = list(row)
 
     def likelihoods(self) -> list[list[Likelihood | None]]:

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image, ImageFilter, ImageStat
 
-from relevancy import answering
-from relevancy.answering import MAX_NEW_TOKENS, Likelihood
+from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
-from relevancy.models import Model, load
-from relevancy.pictures import MAX_PIXELS, Source, open_picture
-from relevancy.targets import shown
+from relevancy.images import MAX_PIXELS, Source, open_picture
+from relevancy.models import generation
+from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood
+from relevancy.models.model import Model, load
 
 Replacement = Literal["grey", "mean", "blur"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
@@ -72,16 +72,16 @@ def counterfactual(
     picture = open_picture(image, max_pixels=max_pixels).image
     grid = model.grid(*picture.size)
     changed = [hidden(picture, grid, region, replacement) for region in listed]
-    with model.lock, answering.memory_named():
+    with model.lock, generation.memory_named():
         said: str | Sequence[int]
         if answer is None:
-            (said,) = answering.answers(model, answering.read(model, [picture], [question]), max_new_tokens)
+            (said,) = generation.answers(model, generation.read(model, [picture], [question]), max_new_tokens)
             words = shown(model.tokenizer, *said).strip()
         else:
-            answering.encoded(model, answer)
+            generation.encoded(model, answer)
             said = words = answer.strip()
-        prompt = answering.read(model, [picture, *changed], [question] * (1 + len(changed)))
-        (before,), *after = answering.likelihoods(model, prompt, [said])
+        prompt = generation.read(model, [picture, *changed], [question] * (1 + len(changed)))
+        (before,), *after = generation.likelihoods(model, prompt, [said])
     found = []
     for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):
         if before is None or likelihood is None:

@@ -14,17 +14,18 @@ import numpy as np
 from torch import Tensor
 from transformers import BatchFeature
 
-from relevancy import answering, targets
-from relevancy.answering import MAX_NEW_TOKENS, Prompt
+from relevancy.core import targets
+from relevancy.core.tape import SCOPES, Scope
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
+from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
+from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
-from relevancy.methods.reading import Reader, Round, Setting, opened
+from relevancy.methods.base import Reader, Round, Setting, opened
 from relevancy.methods.registry import Method
-from relevancy.models import Model, load
-from relevancy.pictures import MAX_PIXELS, Picture, Source, open_picture
-from relevancy.tape import SCOPES, Scope
+from relevancy.models import generation
+from relevancy.models.generation import MAX_NEW_TOKENS, Prompt
+from relevancy.models.model import Model, load
 
 
 def explain(
@@ -59,7 +60,7 @@ def explain(
         model = load(model)
     pictures = (open_picture(source, max_pixels=max_pixels) for source in images)
     items = [_item(model, *parts) for parts in zip(pictures, questions, answers, strict=True)]
-    with model.lock, answering.memory_named():
+    with model.lock, generation.memory_named():
         results = _Run(model, items, wish).results()
     by_item: list[Any] = results if wish.target == "all" else [only for (only,) in results]
     return by_item if many else by_item[0]
@@ -90,7 +91,7 @@ def explained_with_prompt(
 
     The prompt is None where it was read together with a given answer only.
     """
-    with model.lock, answering.memory_named():
+    with model.lock, generation.memory_named():
         run = _Run(model, [_item(model, picture, question, answer)], wish, keep_prompt=True)
         ((result,),) = run.results()
     return result, run.prompt
@@ -98,7 +99,7 @@ def explained_with_prompt(
 
 def explained(model: Model, pictures: Sequence[Picture], questions: Sequence[str], wish: Wish) -> list[Explanation]:
     """What `explain` gives for one target of each answer, read as one batch; pictures are open already."""
-    with model.lock, answering.memory_named():
+    with model.lock, generation.memory_named():
         items = [_item(model, *asked, None) for asked in zip(pictures, questions, strict=True)]
         return [only for (only,) in _Run(model, items, wish).results()]
 
@@ -146,7 +147,7 @@ class _Run:
         if given:
             answers = [list(ids) for ids in given]
         else:
-            answers = self._answers(answering.read(self.model, self.pictures, self.questions))
+            answers = self._answers(generation.read(self.model, self.pictures, self.questions))
         choices = [targets.choose(self.target, answer, self.model.tokenizer) for answer in answers]
         return self._teacher_forced(answers, choices)
 
@@ -209,7 +210,7 @@ class _Run:
         """The model's own answers, ids; they go on from the prompt's cache."""
         if self.keep_prompt:
             self.prompt = prompt.branch()
-        return answering.answers(self.model, prompt, self.max_new_tokens)
+        return generation.answers(self.model, prompt, self.max_new_tokens)
 
     def _explained(
         self, inputs: BatchFeature, answers: list[list[int]], readings: list[list[_Reading]]
@@ -295,7 +296,7 @@ def versions() -> dict[str, str]:
 def _item(model: Model, picture: Picture, question: str, answer: str | None) -> _Item:
     grid = model.grid(picture.image.width, picture.image.height)
     notes = picture.notes + model.question_notes(question)
-    return _Item(picture, question, None if answer is None else answering.encoded(model, answer), grid, notes)
+    return _Item(picture, question, None if answer is None else generation.encoded(model, answer), grid, notes)
 
 
 def _paired(

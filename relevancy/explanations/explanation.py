@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from relevancy import figures, render
+from relevancy.atomic_io import whole_files
+from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
-from relevancy.filing import whole_files
 from relevancy.geometry import Grid
-from relevancy.pictures import open_picture
-from relevancy.targets import Target
+from relevancy.images import open_picture
+from relevancy.plotting import figures
+from relevancy.plotting import overlay as plotting_overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +77,8 @@ class Explanation:
         return self.grid.heatmap(self.image_map, smooth=smooth)
 
     def overlay(self, *, smooth: bool = True, **options: Any) -> Image.Image:
-        """The heatmap over the original picture; `options` as in `relevancy.render.overlay`."""
-        return render.overlay(self.image, self.heatmap(smooth=smooth), **options)
+        """The heatmap over the original picture; `options` as in `relevancy.plotting.overlay.overlay`."""
+        return plotting_overlay.overlay(self.image, self.heatmap(smooth=smooth), **options)
 
     def reduced(self, max_side: int) -> Explanation:
         """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""
@@ -126,7 +127,7 @@ class Explanation:
         )
 
     def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
-        """Picture, heat and words side by side; `options` as in `relevancy.figures.figure`."""
+        """Picture, heat and words side by side; `options` as in `relevancy.plotting.figures.figure`."""
         return figures.figure([self.panel(smooth=smooth)], question=self.question, **options)
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from relevancy.export.items import Item, Source
+from relevancy.data.items import Item, Source
 
 WINDOW_ROWS, WINDOW_BYTES = 4096, 64 << 20
 

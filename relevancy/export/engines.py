@@ -9,16 +9,16 @@ from typing import Any, Protocol
 
 import torch
 
-from relevancy import checkpoints
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish
-from relevancy.export import ahead
-from relevancy.export.crew import Crew, Died, Work
-from relevancy.export.planning import Chunk
+from relevancy.explanations.explain import Wish
+from relevancy.export import prefetch
+from relevancy.export.chunks import Chunk
+from relevancy.export.processed import Eyes
+from relevancy.export.records import Explainer, Way
 from relevancy.export.schema import pa, table_of
-from relevancy.export.seeing import Eyes
-from relevancy.export.working import Explainer, Way
-from relevancy.models import Model, load
+from relevancy.models import checkpoints
+from relevancy.models.model import Model, load
+from relevancy.parallel.worker_pool import Crew, Died, Work
 
 SMALL = 300_000_000
 """Parameters below which every core gets a process of its own; a larger model fills several cores by itself."""
@@ -76,7 +76,7 @@ class Post:
         return partial(self._tables, explainer, eyes)
 
     def _tables(self, explainer: Explainer, eyes: Eyes, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
-        for chunk, seen in ahead.seen(chunks, eyes, self.decoders):
+        for chunk, seen in prefetch.seen(chunks, eyes, self.decoders):
             yield table_of(explainer.records(chunk.items, seen), self.columns)
 
 

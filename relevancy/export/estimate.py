@@ -8,12 +8,12 @@ from itertools import islice
 
 import pyarrow.parquet as pq
 
-from relevancy.export.columns import Columns
-from relevancy.export.crew import Died
-from relevancy.export.drawing import Wanted
-from relevancy.export.planning import Chunk
-from relevancy.export.running import Plan, Request, employed, planned_for, turns
+from relevancy.data.columns import Columns
+from relevancy.export.chunks import Chunk
+from relevancy.export.overlays import Wanted
+from relevancy.export.run import Plan, Request, employed, planned_for, turns
 from relevancy.export.schema import pa
+from relevancy.parallel.worker_pool import Died
 
 SAMPLE = 20
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from relevancy import render
+from relevancy.data.items import Source
 from relevancy.errors import RelevancyError
 from relevancy.export.folder import OVERLAYS, Folder
-from relevancy.export.items import Source
 from relevancy.geometry import Grid
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
+from relevancy.plotting import overlay
 
 _QUALITY = 85
 _WEBP_SIDE = 16383
@@ -95,7 +95,7 @@ class Drawing:
             self._folder.log(f"row {record['row']}: no overlay: the picture has changed")
             return
         image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
-        drawn = render.overlay(image, grid.heatmap(image_map))
+        drawn = overlay.overlay(image, grid.heatmap(image_map))
         drawn.thumbnail((_WEBP_SIDE, _WEBP_SIDE))
         sink = io.BytesIO()
         drawn.save(sink, "WEBP", quality=_QUALITY)

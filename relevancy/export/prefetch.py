@@ -10,10 +10,10 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
-from relevancy.export.crew import Crew, Died, Work
-from relevancy.export.items import Source
-from relevancy.export.planning import Chunk
-from relevancy.export.seeing import Eyes, Seen
+from relevancy.data.items import Source
+from relevancy.export.chunks import Chunk
+from relevancy.export.processed import Eyes, Seen
+from relevancy.parallel.worker_pool import Crew, Died, Work
 
 Look = Callable[[Sequence[Source]], list[Seen]]
 _CHUNKS_AHEAD = 2

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
+from relevancy.data.items import Source, picture_hash
 from relevancy.errors import RelevancyError
-from relevancy.export.items import Source, picture_hash
 from relevancy.geometry import grid_for
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
 
 
 @dataclass(frozen=True)

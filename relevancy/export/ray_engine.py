@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relevancy.errors import RelevancyError
-from relevancy.export.crew import Crew
+from relevancy.export.chunks import Chunk
 from relevancy.export.engines import Post, Results, processes
-from relevancy.export.planning import Chunk
 from relevancy.export.schema import pa
+from relevancy.parallel.worker_pool import Crew
 
 
 class _Actor:

@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from relevancy import borrow
+from relevancy.core import patching
+from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish, explained
-from relevancy.explanation import Explanation
-from relevancy.export.grading import correct
-from relevancy.export.items import Item
-from relevancy.export.seeing import Ready, Seen
+from relevancy.explanations.explain import Wish, explained
+from relevancy.explanations.explanation import Explanation
+from relevancy.export.processed import Ready, Seen
+from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
-from relevancy.models import Model
-from relevancy.pictures import Picture
-from relevancy.towers import TowerMemory
+from relevancy.metrics.answer_match import correct
+from relevancy.models.model import Model
+from relevancy.models.vision_cache import TowerMemory
 
 _TOWER_PICTURES = 8  # run through the tower together: its activations still fit a CPU's cache
 _FOREIGN = "mm_encoder_outputs"
@@ -143,7 +143,7 @@ class Explainer:
                     continue
                 batch = torch.stack([pixels[key][which] for key in some]).to(reader.device, reader.dtype)
                 model: Any = reader.model
-                with reader.lock, torch.no_grad(), borrow.evaluating(model), memory.shared(reader):
+                with reader.lock, torch.no_grad(), patching.evaluating(model), memory.shared(reader):
                     output = model.get_image_features(batch, return_dict=True)
                 pooled = output.pooler_output
                 own.update(zip(some, (one[None] if one.ndim == 2 else one for one in pooled), strict=True))

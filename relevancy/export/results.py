@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from relevancy.core.targets import Target
+from relevancy.data.columns import Columns, Itemizer, Survey
+from relevancy.data.inputs import open_input
+from relevancy.data.items import Item, Source, picture_hash
+from relevancy.data.reader import Reader
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
-from relevancy.export.columns import Columns, Itemizer, Survey
+from relevancy.explanations.explanation import Explanation
 from relevancy.export.folder import manifest_of, parts_of
-from relevancy.export.items import Item, Source, picture_hash
-from relevancy.export.readers.choosing import open_input
-from relevancy.export.readers.reading import Reader
 from relevancy.export.schema import checksum, pa
 from relevancy.geometry import Grid
-from relevancy.pictures import open_picture
-from relevancy.targets import Target
+from relevancy.images import open_picture
 
 _PARTS_HELD = 4
 _INDEX = ["row", "id", "model", "error"]

@@ -13,24 +13,25 @@ from typing import Any
 
 import torch
 
-from relevancy import checkpoints, placing
+from relevancy.data.columns import Columns, Itemizer, Survey
+from relevancy.data.inputs import open_input
+from relevancy.data.items import Item
+from relevancy.data.reader import Reader, digest_of
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish, versions
+from relevancy.explanations.explain import Wish, versions
 from relevancy.export import engines
-from relevancy.export.columns import Columns, Itemizer, Survey
-from relevancy.export.crew import Died
-from relevancy.export.drawing import Drawing, Wanted
+from relevancy.export.chunks import Chunk, chunks, windows
 from relevancy.export.engines import Engine, Here, Post
 from relevancy.export.folder import FORMAT, Done, Folder, configuration_hash, held, manifest_of, now
-from relevancy.export.items import Item
-from relevancy.export.planning import Chunk, chunks, windows
-from relevancy.export.readers.choosing import open_input
-from relevancy.export.readers.reading import Reader, digest_of
+from relevancy.export.overlays import Drawing, Wanted
+from relevancy.export.records import faulty
 from relevancy.export.schema import pa, schema, table_of
-from relevancy.export.working import faulty
-from relevancy.export.writing import Writer
-from relevancy.models import Model
-from relevancy.pictures import MAX_PIXELS
+from relevancy.export.writer import Writer
+from relevancy.images import MAX_PIXELS
+from relevancy.models import checkpoints
+from relevancy.models import device as models_device
+from relevancy.models.model import Model
+from relevancy.parallel.worker_pool import Died
 
 ENGINES = ("processes", "ray")
 MAP_DTYPES = ("float32", "float16")
@@ -258,9 +259,9 @@ def employed(request: Request, plan: Plan, planning: Mapping[str, Any]) -> Itera
         yield Here(replace(post, decoders=0).with_models(present))
         return
     if request.engine == "ray":
-        from relevancy.export import raying
+        from relevancy.export import ray_engine
 
-        with raying.cluster(post, request.processes, request.address) as engine:
+        with ray_engine.cluster(post, request.processes, request.address) as engine:
             yield engine
         return
     size, threads, devices = _shape(request, device)
@@ -347,7 +348,7 @@ def planned_for(request: Request, earlier: Mapping[str, Any] | None) -> dict[str
 
 
 def _device(request: Request) -> str:
-    return str(request.options.get("device") or placing.device_for(None))
+    return str(request.options.get("device") or models_device.device_for(None))
 
 
 def _weights(model: str | Model, revision: str | None) -> str | None:

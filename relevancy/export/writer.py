@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from relevancy.export.drawing import Drawing, Wanted
+from relevancy.export.chunks import Chunk
 from relevancy.export.folder import Folder
-from relevancy.export.planning import Chunk
+from relevancy.export.overlays import Drawing, Wanted
 from relevancy.export.schema import pa
 
 

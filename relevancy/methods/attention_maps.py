@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from relevancy import attention, borrow
-from relevancy.methods.reading import Found, Reader, Round, Setting
-from relevancy.models import Model
-from relevancy.tape import chosen_layers, require_every_layer
+from relevancy.core import attention, patching
+from relevancy.core.tape import chosen_layers, require_every_layer
+from relevancy.methods.base import Found, Reader, Round, Setting
+from relevancy.models.model import Model
 
 # What is known before a layer, its query, key and call -> the state after it.
 Step = Callable[["_Watched", Tensor, Tensor, attention.Call], Tensor]
@@ -58,7 +58,7 @@ def _watching(model: Model, setting: Setting, step: Step) -> Iterator[Reader]:
     decoder = model.model.get_decoder()
     layers = chosen_layers(setting.layers, decoder)
     attention.register()
-    with borrow.evaluating(model.model), borrow.attention_named(attention.NAME, decoder):
+    with patching.evaluating(model.model), patching.attention_named(attention.NAME, decoder):
         yield _Watched(model, layers, step)
 
 

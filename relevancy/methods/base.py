@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
+from relevancy.core.tape import Scope
+from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import Method
-from relevancy.models import Model
-from relevancy.tape import Scope
-from relevancy.targets import Choice
+from relevancy.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from relevancy import borrow
-from relevancy.methods.entering import into_connector, into_decoder
-from relevancy.methods.reading import Found, Reader, Round, Setting, on_image_tokens
-from relevancy.models import Model
+from relevancy.core import patching
+from relevancy.methods.base import Found, Reader, Round, Setting, on_image_tokens
+from relevancy.models.hooks import into_connector, into_decoder
+from relevancy.models.model import Model
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def gradcam(model: Model, setting: Setting) -> Iterator[Reader]:
 
 @contextmanager
 def _borrowed(model: Model) -> Iterator[None]:
-    borrow.require_gradients()
-    with borrow.frozen(model.model), borrow.evaluating(model.model):
+    patching.require_gradients()
+    with patching.frozen(model.model), patching.evaluating(model.model):
         yield
 
 

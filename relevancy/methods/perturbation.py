@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from relevancy import borrow
-from relevancy.methods.entering import into_decoder, read_by_decoder
-from relevancy.methods.reading import Found, Reader, Round, Setting, on_image_tokens
-from relevancy.models import Model
-from relevancy.targets import Choice
+from relevancy.core import patching
+from relevancy.core.targets import Choice
+from relevancy.methods.base import Found, Reader, Round, Setting, on_image_tokens
+from relevancy.models.hooks import into_decoder, read_by_decoder
+from relevancy.models.model import Model
 
 GROUPS = 8  # at most, per side of a picture: what hides together
 WINDOWS = 12  # at most, per side: places of the window that slides
@@ -155,9 +155,9 @@ class _Perturbed:
 
 @contextmanager
 def _perturbing(explainer: Explainer, model: Model, setting: Setting) -> Iterator[Reader]:
-    borrow.require_gradients()
+    patching.require_gradients()
     devices = [model.device] if model.device.type == "cuda" else []
-    with borrow.frozen(model.model), borrow.evaluating(model.model), torch.random.fork_rng(devices=devices):
+    with patching.frozen(model.model), patching.evaluating(model.model), torch.random.fork_rng(devices=devices):
         yield _Perturbed(model, setting, explainer)
 
 

@@ -95,7 +95,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(1, 1),
                 "Never negative, so nothing can speak against the token; first tokens gather attention that has "
                 "nothing to do.",
-                "relevancy.methods.recorded:carried",
+                "relevancy.methods.relevancy:carried",
                 scopes=_BOTH,
                 layered=True,
             ),
@@ -107,7 +107,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(1),
                 "The same for every token that could be said here, a contrast's two words included; much of it rests "
                 "on first tokens.",
-                "relevancy.methods.watched:mean",
+                "relevancy.methods.attention_maps:mean",
                 layered=True,
             ),
             Method(
@@ -117,7 +117,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "as attention",
                 Cost(1),
                 "As attention; by the last layer, what was in a patch may have moved to another token.",
-                "relevancy.methods.watched:last",
+                "relevancy.methods.attention_maps:last",
                 layered=True,
             ),
             Method(
@@ -127,7 +127,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Abnar and Zuidema, ACL 2020",
                 Cost(1),
                 "As attention; in a causal decoder it gathers on the earliest tokens, the deeper the more.",
-                "relevancy.methods.watched:rollout",
+                "relevancy.methods.attention_maps:rollout",
                 layered=True,
             ),
             Method(
@@ -138,7 +138,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(1, 1),
                 "Sees only what this position reads itself: what a patch told to another token is credited to that "
                 "token.",
-                "relevancy.methods.recorded:standing",
+                "relevancy.methods.relevancy:standing",
                 layered=True,
             ),
             Method(
@@ -172,7 +172,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 _HIDDEN
                 + "Pictures on the way are ones that no model has seen. Few steps miss the sum: the convergence "
                 "delta says by how much.",
-                "relevancy.methods.perturbed:integrated_gradients",
+                "relevancy.methods.perturbation:integrated_gradients",
                 scopes=_BOTH,
                 needs=("captum",),
                 signed=True,
@@ -186,7 +186,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(124),
                 _HIDDEN + "What stands twice in a picture can be hidden once without loss; a hidden window is a sight "
                 "of its own.",
-                "relevancy.methods.perturbed:occlusion",
+                "relevancy.methods.perturbation:occlusion",
                 scopes=_BOTH,
                 needs=("captum",),
                 signed=True,
@@ -199,7 +199,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Zeiler and Fergus, ECCV 2014; captum's FeatureAblation",
                 Cost(67),
                 _HIDDEN + "As occlusion; an object on a border of two groups is never hidden whole.",
-                "relevancy.methods.perturbed:ablation",
+                "relevancy.methods.perturbation:ablation",
                 scopes=_BOTH,
                 needs=("captum",),
                 signed=True,
@@ -213,7 +213,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Castro, Gomez and Tejada, 2009; Strumbelj and Kononenko, 2010",
                 Cost(515),
                 _HIDDEN + "Few orders: the noise of a group's value is of the size of small values. Slow.",
-                "relevancy.methods.perturbed:shapley",
+                "relevancy.methods.perturbation:shapley",
                 scopes=_BOTH,
                 needs=("captum",),
                 signed=True,
@@ -226,7 +226,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Lundberg and Lee, NeurIPS 2017",
                 Cost(514),
                 _HIDDEN + "As shapley; where sets are fewer than groups ask for, the fit is not unique. Slow.",
-                "relevancy.methods.perturbed:kernel_shap",
+                "relevancy.methods.perturbation:kernel_shap",
                 scopes=_BOTH,
                 needs=("captum", "scikit-learn"),
                 signed=True,
@@ -241,7 +241,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(514),
                 _HIDDEN
                 + "What the penalty leaves out depends on the logit's scale; how near counts is arbitrary. Slow.",
-                "relevancy.methods.perturbed:lime",
+                "relevancy.methods.perturbation:lime",
                 scopes=_BOTH,
                 needs=("captum", "scikit-learn"),
                 signed=True,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from relevancy.methods.reading import Found, Reader, Round, Setting
-from relevancy.models import Model
-from relevancy.tape import Tape, chosen_layers, record
+from relevancy.core.tape import Tape, chosen_layers, record
+from relevancy.methods.base import Found, Reader, Round, Setting
+from relevancy.models.model import Model
 
 
 @contextmanager

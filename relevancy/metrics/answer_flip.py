@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relevancy.metrics.forcing import Replacement, Sight
-from relevancy.metrics.orders import first_of
+from relevancy.metrics.patch_order import first_of
+from relevancy.metrics.teacher_forcing import Replacement, Sight
 
 SHARE = 0.125  # of the patches: 8 of 64 cells in the published protocol
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.metrics.forcing import Replacement, Sight
-from relevancy.metrics.orders import area, first_of
+from relevancy.metrics.patch_order import area, first_of
+from relevancy.metrics.teacher_forcing import Replacement, Sight
 
 STEPS = 64
 

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from relevancy.core.tape import Scope, chosen_layers
+from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
-from relevancy.explaining import explain
-from relevancy.explanation import Explanation
+from relevancy.explanations.explain import explain
+from relevancy.explanations.explanation import Explanation
+from relevancy.images import Source, open_picture
 from relevancy.methods.registry import METHODS, chosen
-from relevancy.models import Model
-from relevancy.pictures import Source, open_picture
-from relevancy.tape import Scope, chosen_layers
-from relevancy.targets import Target
+from relevancy.models.model import Model
 
 BATCH = 16  # rows explained together
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from relevancy.errors import RelevancyError
+from relevancy.images import Source, open_picture
 from relevancy.metrics.explainers import Explainer
-from relevancy.metrics.forcing import Replacement, Sight
-from relevancy.models import Model
-from relevancy.pictures import Source, open_picture
+from relevancy.metrics.teacher_forcing import Replacement, Sight
+from relevancy.models.model import Model
 
 RADIUS = 0.02  # of the range of colors, captum's own default
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
-from relevancy.metrics.orders import seen
+from relevancy.metrics.patch_order import seen
 
 if TYPE_CHECKING:
-    from relevancy.explanation import Explanation
+    from relevancy.explanations.explanation import Explanation
 
 _BINS = 256
 _MAX_SIDE = 256  # pixels of the longer side at which a map and a mask are compared

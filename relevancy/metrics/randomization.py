@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from relevancy.errors import RelevancyError
-from relevancy.methods.entering import connector_of
-from relevancy.models import Model
+from relevancy.models.hooks import connector_of
+from relevancy.models.model import Model
 
 Way = Literal["cascading", "independent"]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from relevancy.agreement import spearman
 from relevancy.errors import RelevancyError
+from relevancy.explanations.agreement import spearman
+from relevancy.images import Source, open_picture
 from relevancy.metrics.explainers import Explainer
-from relevancy.metrics.randomising import Way, randomised, stages
-from relevancy.models import Model
-from relevancy.pictures import Source, open_picture
+from relevancy.metrics.randomization import Way, randomised, stages
+from relevancy.models.model import Model
 
 NOISE = 4 / 255  # standard deviation of the noise on a picture, of its range: hardly visible
 

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from relevancy import answering, borrow, targets
+from relevancy.core import patching, targets
 from relevancy.errors import RelevancyError
-from relevancy.explanation import Explanation
-from relevancy.methods.entering import read_by_decoder
-from relevancy.metrics.orders import seen
-from relevancy.models import Model
+from relevancy.explanations.explanation import Explanation
+from relevancy.metrics.patch_order import seen
+from relevancy.models import generation
+from relevancy.models.hooks import read_by_decoder
+from relevancy.models.model import Model
 
 Replacement = Literal["grey", "mean", "blur"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
@@ -51,7 +52,7 @@ class Said:
     @classmethod
     def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> Said:
         """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for target "all"."""
-        ids = answering.encoded(model, answer)
+        ids = generation.encoded(model, answer)
         choice = targets.choose(target, ids, model.tokenizer)[0]
         return cls(ids, choice.position, choice.id)
 
@@ -197,7 +198,7 @@ class Sight:
     def _embedded(self) -> Tensor:
         """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
         model = self.model
-        with model.lock, torch.no_grad(), borrow.evaluating(model.model), read_by_decoder(model) as embedded:
+        with model.lock, torch.no_grad(), patching.evaluating(model.model), read_by_decoder(model) as embedded:
             model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
         return embedded[0]
 
@@ -207,9 +208,9 @@ class Sight:
         model = self.model.model
         answer = torch.tensor(self.said.ids, device=self.pixels.device)
         stops = torch.tensor(self.model.stop_token_ids, device=self.pixels.device)
-        with self.model.lock, answering.memory_named(), torch.no_grad(), ExitStack() as stack:
-            stack.enter_context(borrow.evaluating(model))
-            stack.enter_context(borrow.unread_rows_skipped(model, model.get_decoder()))
+        with self.model.lock, generation.memory_named(), torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(patching.evaluating(model))
+            stack.enter_context(patching.unread_rows_skipped(model, model.get_decoder()))
             for part in _parts(lengths, self.batch):
                 logits = run(part)
                 best = logits.argmax(-1)

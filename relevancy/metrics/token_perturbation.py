@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.metrics.forcing import Sight
-from relevancy.metrics.orders import area, first_of
+from relevancy.metrics.patch_order import area, first_of
+from relevancy.metrics.teacher_forcing import Sight
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 

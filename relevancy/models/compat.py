@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from relevancy.errors import RelevancyError
-from relevancy.prompts import END_OF_TURN
+from relevancy.models.prompts import END_OF_TURN
 
 FRAMINGS = ("pad", "crop")
 _SCALED_DECODERS = frozenset({"gemma", "gemma2"})

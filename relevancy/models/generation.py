@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, GenerationConfig
 
-from relevancy import borrow
+from relevancy.core import patching
 from relevancy.errors import RelevancyError
-from relevancy.models import Model
+from relevancy.models.model import Model
 
 MAX_NEW_TOKENS = 64
 _OUT_OF_MEMORY = (
@@ -75,7 +75,7 @@ class Prompt:
 def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
     """One forward pass over pictures (RGB) with a question each."""
     inputs = model.prepare(pictures, questions)
-    with torch.no_grad(), borrow.evaluating(model.model):
+    with torch.no_grad(), patching.evaluating(model.model):
         return Prompt.of(inputs, model.model(**inputs, logits_to_keep=1, use_cache=True))
 
 
@@ -97,7 +97,7 @@ def answers(model: Model, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS) 
         pad_token_id=model.tokenizer.pad_token_id,
     )
     generate: Any = model.model.generate
-    with torch.no_grad(), borrow.evaluating(model.model):
+    with torch.no_grad(), patching.evaluating(model.model):
         sequences: Tensor = generate(
             input_ids=ids,
             attention_mask=torch.cat([prompt.mask, prompt.mask.new_ones(len(ids), 1)], 1),
@@ -161,7 +161,7 @@ def _log_probabilities(
     cache = prompt.branch().cache
     cache.batch_repeat_interleave(len(every))
     before = pad_sequence([torch.tensor(ids[:-1], dtype=torch.long) for ids in every], batch_first=True)
-    with torch.no_grad(), borrow.evaluating(model.model):
+    with torch.no_grad(), patching.evaluating(model.model):
         # Padding comes after an answer's own tokens, so that none of them sees it.
         logits = model.model(
             input_ids=before.repeat(batch, 1).to(prompt.ids.device), past_key_values=cache, use_cache=True

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from relevancy.errors import RelevancyError
-from relevancy.models import Model
+from relevancy.models.model import Model
 
 _CONNECTOR = "multi_modal_projector"
 Change = Callable[[Tensor], Tensor]

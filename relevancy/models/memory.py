@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from relevancy.models import Model
+from relevancy.models.model import Model
 
 ROOM = 4  # A model stays if what is free would hold one this many times its size; LLaVA-Gemma 7B is 3 times 2B.
 _CGROUP = Path("/sys/fs/cgroup")

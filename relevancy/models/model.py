@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from relevancy import checkpoints, geometry, placing, prompts, repairs
+from relevancy import geometry
 from relevancy.errors import RelevancyError
-from relevancy.placing import Quantization
+from relevancy.models import checkpoints, compat, prompts
+from relevancy.models import device as models_device
+from relevancy.models.device import Quantization
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
@@ -64,12 +66,12 @@ class Model:
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, ascending."""
-        return repairs.stop_tokens(self.model, self.tokenizer)
+        return compat.stop_tokens(self.model, self.tokenizer)
 
     @property
     def extra_image_tokens(self) -> int:
         """How many of each picture's image tokens come before its first patch (class token, registers)."""
-        return repairs.extra_image_tokens(self.processor)
+        return compat.extra_image_tokens(self.processor)
 
     @cached_property
     def _controls(self) -> re.Pattern[str]:
@@ -77,7 +79,7 @@ class Model:
 
     @cached_property
     def _wording(self) -> prompts.Wording:
-        return prompts.wording_for(self.processor, gemma=repairs.is_gemma(self.model.config))
+        return prompts.wording_for(self.processor, gemma=compat.is_gemma(self.model.config))
 
     def question_notes(self, question: str) -> tuple[str, ...]:
         """What was changed in the question before the model read it, one sentence each."""
@@ -89,7 +91,7 @@ class Model:
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
         config, pictures = self.model.config, self.processor.image_processor
-        size = repairs.output_size(pictures)
+        size = compat.output_size(pictures)
         if config.model_type not in _ONE_GRID or size is None or self.extra_image_tokens < 0:
             raise RelevancyError(
                 f"how {config.model_type} with {type(pictures).__name__} lays its image tokens over a picture is not "
@@ -112,7 +114,7 @@ class Model:
         question and on one that is too long for the model.
         """
         texts = [prompts.neutralize(prompts.checked(question), self._controls)[0] for question in questions]
-        gemma = repairs.is_gemma(self.model.config)
+        gemma = compat.is_gemma(self.model.config)
         worded = [prompts.one_bos(self._wording(text), self.tokenizer, gemma=gemma) for text in texts]
         inputs = self.processor(
             images=[[image] for image in images],
@@ -164,18 +166,18 @@ def load(
     label = fspath(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
-    target = placing.device_for(device)
+    target = models_device.device_for(device)
     folder = checkpoints.folder_of(label, revision)
     config = checkpoints.config_of(folder, label)
     parameters = checkpoints.parameters_in(folder, label)
-    precision = placing.dtype_for(dtype, parameters, target)
-    options = placing.options_for(target, device_map, quantization, precision)
+    precision = models_device.dtype_for(dtype, parameters, target)
+    options = models_device.options_for(target, device_map, quantization, precision)
     processor = checkpoints.processor_of(folder, label)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
-    repairs.scale_image_features(loaded)
+    compat.scale_image_features(loaded)
     return _assemble(loaded, processor, label, framing)
 
 
@@ -184,11 +186,11 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
 
     Warns where the weights need the repair that `load` makes; `repairs.scale_image_features(hf_model)` makes it.
     """
-    if repairs.needs_image_scale(hf_model.config):
+    if compat.needs_image_scale(hf_model.config):
         warnings.warn(
             f"this checkpoint was saved by transformers {hf_model.config.transformers_version}: since 5.4 its image "
             "features arrive sqrt(hidden) times too small; use relevancy.load, or "
-            "relevancy.repairs.scale_image_features(model) once",
+            "relevancy.models.compat.scale_image_features(model) once",
             stacklevel=2,
         )
     return _assemble(hf_model, hf_processor, name or hf_model.config.name_or_path or type(hf_model).__name__, None)
@@ -199,9 +201,9 @@ def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, fram
         raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
     if getattr(model.config, "vision_config", None) is None:
         raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give a vision-language model")
-    processor = repairs.complete_processor(processor, model.config)
+    processor = compat.complete_processor(processor, model.config)
     if framing is not None:
-        processor = repairs.frame(processor, framing)
+        processor = compat.frame(processor, framing)
     if processor.tokenizer.pad_token is None:
         processor = copy.copy(processor)
         processor.tokenizer = copy.deepcopy(processor.tokenizer)

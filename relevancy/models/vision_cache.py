@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from relevancy.models import Model
+from relevancy.models.model import Model
 
 _KNOWN_CODE = ("torch", "transformers")
 # Entries of a config that say where it came from, not what is computed.

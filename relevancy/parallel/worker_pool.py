@@ -118,7 +118,7 @@ class Crew:
     def _start(self, number: int) -> _Member:
         here, there = socket.socketpair()
         with there:
-            command = [sys.executable, "-m", "relevancy.export.crew", str(there.fileno())]
+            command = [sys.executable, "-m", "relevancy.parallel.worker_pool", str(there.fileno())]
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], env=self._environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.lettering import (
+from relevancy.plotting.overlay import COLORMAP, OPACITY, colormap_for, hatched, named_colormap, overlay, value_range
+from relevancy.plotting.text_layout import (
     FONTS,
     LARGE,
     NORMAL,
@@ -34,7 +35,6 @@ from relevancy.lettering import (
     line_height,
     pieces_of,
 )
-from relevancy.render import COLORMAP, OPACITY, colormap_for, hatched, named_colormap, overlay, value_range
 
 _INK, _MUTED, _LINE, _EMPTY = "#1c1b22", "#6b6a75", "#d9d8df", "#efeef3"
 _SHARES = {"image": ("image", "#d9822b"), "text": ("text", "#5b4b9a"), "first_token": ("first token", "#b3b1bd")}

@@ -10,15 +10,15 @@ from itertools import combinations
 from pathlib import Path
 
 from relevancy import __version__
+from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
-from relevancy.filing import whole_files
 from relevancy.report import claim
 from relevancy.report.contents import ExportFacts, Report
 from relevancy.report.findings import Pair, find
 from relevancy.report.gallery import Drawer, shelves
-from relevancy.report.measuring import Measured, measure
+from relevancy.report.measures import Measured, measure
 from relevancy.report.page import page
-from relevancy.report.reading import open_source
+from relevancy.report.source import open_source
 
 PAGE, NUMBERS = "report.html", "report.json"
 Progress = Callable[[str, float], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from relevancy.render import COLORMAP, SIGNED, named_colormap
+from relevancy.plotting.overlay import COLORMAP, SIGNED, named_colormap
 from relevancy.report import words
 from relevancy.report.gallery import Card, Seen, Shelf
 from relevancy.report.pieces import cut, heading

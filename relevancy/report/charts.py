@@ -8,7 +8,7 @@ from html import escape
 from math import ceil, floor, log10
 
 from relevancy.report.findings import Histogram
-from relevancy.report.statistics import Estimate
+from relevancy.stats.clustered import Estimate
 
 _STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten: how far apart ticks may stand
 _TICKS = 4

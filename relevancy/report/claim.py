@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relevancy.report.findings import NEARLY_NOTHING, Difference, Findings, ModelFindings, PairFindings
-from relevancy.report.statistics import FEWEST, Estimate
 from relevancy.report.words import effect, effect_interval, level, level_interval, step, step_interval
+from relevancy.stats.clustered import FEWEST, Estimate
 
 Verdict = Literal["supports", "against", "undecided", "not asked"]
 ALPHA = 0.05

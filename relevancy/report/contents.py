@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from relevancy.explanation import finite
-from relevancy.metrics.intervals import LEVEL
+from relevancy.explanations.explanation import finite
 from relevancy.report.claim import CLAIM, SOURCE, Reading
 from relevancy.report.findings import Findings
 from relevancy.report.gallery import Card, Shelf
-from relevancy.report.reading import Source
-from relevancy.report.statistics import FEWEST
+from relevancy.report.source import Source
 from relevancy.report.words import MEASURES
+from relevancy.stats.clustered import FEWEST
+from relevancy.stats.intervals import LEVEL
 
 FORMAT = 1
 _DRAWN = ("picture", "drawn")  # pictures stand on the page alone

@@ -9,20 +9,11 @@ from math import ceil
 
 import numpy as np
 
-from relevancy.metrics.intervals import Resamples
 from relevancy.report import maps
-from relevancy.report.grouping import Grouping
-from relevancy.report.measuring import Measured, Series
-from relevancy.report.statistics import (
-    Estimate,
-    Sample,
-    areas,
-    effects,
-    gaps,
-    holm,
-    means,
-    sign_flips,
-)
+from relevancy.report.groups import Grouping
+from relevancy.report.measures import Measured, Series
+from relevancy.stats.clustered import Estimate, Sample, areas, effects, gaps, holm, means, sign_flips
+from relevancy.stats.intervals import Resamples
 
 BINS = 40
 SHOWN = ("image_share", "text_share", "first_token_share", "entropy", "top_mass", "probability", "correct")

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from relevancy import render
+from relevancy.data.items import picture_hash
 from relevancy.errors import RelevancyError
-from relevancy.export.items import picture_hash
-from relevancy.export.reading import Export, open_export
-from relevancy.figures import resized
+from relevancy.export.results import Export, open_export
 from relevancy.geometry import Grid
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
+from relevancy.plotting import overlay
+from relevancy.plotting.figures import resized
 from relevancy.report.findings import Pair
-from relevancy.report.measuring import Series
-from relevancy.report.reading import Place, Source
+from relevancy.report.measures import Series
+from relevancy.report.source import Place, Source
 
 _LONGEST = 320  # pixels of a picture's longer side on the page
 _QUALITY = 82
@@ -159,12 +159,12 @@ class Drawer:
         size = _small(first["width"], first["height"])
         under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
         heats = [_heat(line, size) for _, line in there]
-        low, high = render.value_range([heat for heat in heats if heat is not None])
+        low, high = overlay.value_range([heat for heat in heats if heat is not None])
         seen = tuple(
             Seen(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
                 line["share_image"],
-                _address(under if heat is None else render.overlay(under, heat, vmin=low, vmax=high)),
+                _address(under if heat is None else overlay.overlay(under, heat, vmin=low, vmax=high)),
             )
             for (one, line), heat in zip(there, heats, strict=True)
         )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.metrics.truth import mass_on, peak_on
+from relevancy.metrics.localization import mass_on, peak_on
 
 TOP = 0.1  # of the patches: whose mass is taken
 SIDE = 12  # of the raster on which maps of different grids are compared

@@ -14,8 +14,8 @@ from relevancy.errors import RelevancyError
 from relevancy.export.schema import EXTRA
 from relevancy.report import maps
 from relevancy.report.maps import NOTHING
-from relevancy.report.reading import Place, Source
-from relevancy.report.truths import Truths
+from relevancy.report.source import Place, Source
+from relevancy.report.truth import Truths
 
 if TYPE_CHECKING:
     import pyarrow as pa

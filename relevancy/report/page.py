@@ -16,7 +16,7 @@ from relevancy.report.contents import ExportFacts, Report
 from relevancy.report.findings import Findings, PairFindings
 from relevancy.report.maps import SIDE
 from relevancy.report.pieces import cut, heading, step
-from relevancy.report.statistics import FEWEST
+from relevancy.stats.clustered import FEWEST
 
 _TAGS = {"supports": "Supports the claim", "against": "Against the claim", "undecided": "Does not decide",
          "not asked": "Not asked"}  # fmt: skip

@@ -7,7 +7,7 @@ from html import escape
 
 from relevancy.report import charts, words
 from relevancy.report.charts import Axis
-from relevancy.report.statistics import FEWEST, Estimate
+from relevancy.stats.clustered import FEWEST, Estimate
 
 
 def value(estimate: Estimate, *, share: bool) -> str:

@@ -9,8 +9,8 @@ from relevancy.report import charts, words
 from relevancy.report.charts import Axis
 from relevancy.report.findings import Findings, Localisation, ModelFindings, PairFindings, Rightness, SplitFindings
 from relevancy.report.pieces import axis_of, card, forest, heading, line, named, step, steps_forest, table, value
-from relevancy.report.statistics import FEWEST
 from relevancy.report.words import MEASURES
+from relevancy.stats.clustered import FEWEST
 
 _UNIT = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1))
 Colors = Mapping[str, int]

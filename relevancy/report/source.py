@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relevancy.data.items import Source as Encoded
 from relevancy.errors import RelevancyError
 from relevancy.export.folder import FORMAT, MANIFEST, parts_of
-from relevancy.export.items import Source as Encoded
 from relevancy.export.schema import EXTRA
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import mask_in
+from relevancy.images import mask_in
 from relevancy.report.maps import Truth
-from relevancy.report.reading import Source
+from relevancy.report.source import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa

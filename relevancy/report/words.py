@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from relevancy.report.statistics import Estimate
+from relevancy.stats.clustered import Estimate
 
 _VISIBLE = 0.0005  # a share below it is 0.0%
 

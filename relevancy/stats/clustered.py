@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.metrics.intervals import CHUNK, Resamples, bounds
+from relevancy.stats.intervals import CHUNK, Resamples, bounds
 
 FEWEST = 10  # rows, and pictures, below which no interval and no test is given
 

@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+from relevancy.atomic_io import synced, write_whole
 from relevancy.errors import RelevancyError
-from relevancy.filing import synced, write_whole
 
 SEAL = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")

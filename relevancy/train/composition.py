@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from relevancy import repairs
+from relevancy.models import compat
 from relevancy.train.parts import Parts, connector_of, decoder_of, strategy_for, tower_of
 from relevancy.train.presets import Preset
 from relevancy.train.stages import PARTS, Stage
@@ -119,7 +119,7 @@ def fresh_connector(config: LlavaConfig) -> LlavaMultiModalProjector:
 
 def scale_of(config: PretrainedConfig) -> float:
     """What a Gemma multiplies its words by, and up to transformers 5.3 multiplied pictures by too; 1 for others."""
-    return config.get_text_config().hidden_size ** 0.5 if repairs.is_gemma(config) else 1.0
+    return config.get_text_config().hidden_size ** 0.5 if compat.is_gemma(config) else 1.0
 
 
 def put(model: LlavaForConditionalGeneration, weights: Mapping[str, Tensor]) -> None:

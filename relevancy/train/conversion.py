@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoProcessor, LlavaForConditionalGeneration, PreTrainedConfig
 
-from relevancy import repairs
+from relevancy.atomic_io import whole
 from relevancy.errors import RelevancyError
-from relevancy.filing import whole
-from relevancy.train.compose import generation, joined_config, padded_rows, scale_of
+from relevancy.models import compat
+from relevancy.train.composition import generation, joined_config, padded_rows, scale_of
 from relevancy.train.parts import Parts, config_of, pictures_of, processor_for, tokenizer_of, tower_of
 from relevancy.train.template import IMAGE
 
@@ -88,7 +88,7 @@ def to_hugging_face(
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
         if name in weights:
             weights[name] = _extended(weights[name], text.vocab_size)
-    if repairs.is_gemma(config):
+    if compat.is_gemma(config):
         unscaled = {name: value for name, value in weights.items() if name.startswith(_LAST)}
         weights |= {name: _scaled(value, config) for name, value in unscaled.items()}
         config.image_features_scaled = True  # see repairs.needs_image_scale
@@ -120,7 +120,7 @@ def to_original(source: Path, target: Path) -> Path:
         raise RelevancyError(f"{source} cannot be read: {str(error).splitlines()[0]}") from error
     record, unscaled = _record(source, model.config)
     weights = dict(model.state_dict())
-    if repairs.is_gemma(model.config) and not repairs.needs_image_scale(model.config):
+    if compat.is_gemma(model.config) and not compat.needs_image_scale(model.config):
         weights |= {name: _unscaled(weights[name], unscaled.get(name), model.config) for name in _last(weights)}
     state = dict(_original(weights, record, model.config.vision_config.model_type))  # type: ignore[union-attr]
     with whole(target) as part:

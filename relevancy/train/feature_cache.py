@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from relevancy.atomic_io import write_whole
 from relevancy.errors import RelevancyError
-from relevancy.filing import write_whole
 from relevancy.train.data.dialogues import Picture
 from relevancy.train.data.examples import Encoder
-from relevancy.train.data.opening import Dialogues
+from relevancy.train.data.sources import Dialogues
 from relevancy.train.presets import digest
 
 FILE, INDEX = "features.bin", "features.json"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from relevancy.train.compose import scale_of
+from relevancy.train.composition import scale_of
 from relevancy.train.losses import lean_loss
 from relevancy.train.stages import Stage
 

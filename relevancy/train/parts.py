@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from relevancy import checkpoints, repairs
 from relevancy.errors import RelevancyError
-from relevancy.models import load
+from relevancy.models import checkpoints, compat
+from relevancy.models.model import load
 from relevancy.train.presets import Preset
 from relevancy.train.shapes import SHAPES
 from relevancy.train.template import END, IMAGE, START
@@ -57,7 +57,7 @@ class Parts:
 
 def strategy_for(vision: PreTrainedConfig) -> str:
     """The tower's tokens that become image tokens, in LLaVA's words. Raises for a tower that is not known."""
-    found = repairs.class_tokens(vision)
+    found = compat.class_tokens(vision)
     if found is None:
         raise RelevancyError(f"towers of type {vision.model_type} are not known here: add it to repairs.py")
     return "default" if found else "full"
@@ -113,7 +113,7 @@ def check_size(vision: PreTrainedConfig, preset: Preset) -> None:
 def tower_tokens(vision: PreTrainedConfig, side: int) -> tuple[int, int]:
     """Tokens of one picture of `side` pixels: in the tower, and handed to the decoder."""
     patches = (side // vision.patch_size) ** 2
-    others = (repairs.class_tokens(vision) or 0) + getattr(vision, "num_register_tokens", 0)
+    others = (compat.class_tokens(vision) or 0) + getattr(vision, "num_register_tokens", 0)
     return patches + others, patches + others - (strategy_for(vision) == "default")
 
 
@@ -132,7 +132,7 @@ def processor_for(parts: Parts, side: int, framing: str, config: PreTrainedConfi
         image_std=parts.pictures.image_std,
     )
     plain = LlavaProcessor(image_processor=pictures, tokenizer=parts.tokenizer, chat_template=CHAT_TEMPLATE)
-    return repairs.complete_processor(plain, config)  # type: ignore[return-value]
+    return compat.complete_processor(plain, config)  # type: ignore[return-value]
 
 
 def decoder_of(name: str, dtype: torch.dtype) -> PreTrainedModel:

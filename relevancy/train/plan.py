@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
-from relevancy.train.compose import joined_config, padded_rows
-from relevancy.train.operations import Load, Sizes, operations, sizes_of
+from relevancy.train.composition import joined_config, padded_rows
+from relevancy.train.flops import Load, Sizes, operations, sizes_of
 from relevancy.train.parts import check_size, config_of, tower_tokens
 from relevancy.train.presets import Preset
 from relevancy.train.shapes import SHAPES

@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from relevancy.atomic_io import write_whole
 from relevancy.errors import RelevancyError
-from relevancy.filing import write_whole
+from relevancy.train.checkpoints import newest, step_of
 from relevancy.train.presets import Preset, digest, resolved
-from relevancy.train.savepoints import newest, step_of
 
 FILE = "configuration.json"
 _PATIENCE, _PAUSE = 600.0, 0.1  # seconds

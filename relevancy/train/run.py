@@ -17,24 +17,24 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
+from relevancy.atomic_io import whole
 from relevancy.errors import RelevancyError
-from relevancy.filing import whole
 from relevancy.train import records
-from relevancy.train.adapting import adapt, merge, require_peft
-from relevancy.train.caching import cached
 from relevancy.train.card import card
+from relevancy.train.checkpoints import newest
 from relevancy.train.collate import Collate
-from relevancy.train.compose import assembled, put
+from relevancy.train.composition import assembled, put
 from relevancy.train.data.examples import Encoder, Examples, Skipped
-from relevancy.train.data.opening import Dialogues, open_data
+from relevancy.train.data.sources import Dialogues, open_data
+from relevancy.train.feature_cache import cached
 from relevancy.train.features import stored_features
+from relevancy.train.flops import sizes_of
 from relevancy.train.forwards import folded
-from relevancy.train.operations import sizes_of
+from relevancy.train.lora import adapt, merge, require_peft
 from relevancy.train.parts import Parts, parts_of, processor_for
-from relevancy.train.planning import steps_of
+from relevancy.train.plan import steps_of
 from relevancy.train.presets import Preset, from_plain
-from relevancy.train.sampling import GroupedSampler
-from relevancy.train.savepoints import newest
+from relevancy.train.samplers import GroupedSampler
 from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import Progress, is_first, processes_here, run, shares
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relevancy.train.operations import Load, Sizes, operations, peak_of
+from relevancy.train.flops import Load, Sizes, operations, peak_of
 from relevancy.train.stages import Stage
 from relevancy.train.template import IGNORED
 

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_callback import PrinterCallback
 
 from relevancy.errors import RelevancyError
+from relevancy.train.attention_penalty import eager_attention, looking_share, looks
+from relevancy.train.checkpoints import check_room, keep_only, newest, seal, step_of
+from relevancy.train.flops import Sizes
 from relevancy.train.forwards import engine, folded, prepared
-from relevancy.train.looking import eager_attention, looking_share, looks
-from relevancy.train.operations import Sizes
-from relevancy.train.savepoints import check_room, keep_only, newest, seal, step_of
 from relevancy.train.stages import Stage
 from relevancy.train.telemetry import Meter
 

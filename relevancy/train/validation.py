@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from relevancy.errors import RelevancyError
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
 from relevancy.train.data.dialogues import Dialogue, Picture, dialogue_of, on_disk
 from relevancy.train.data.entries import entries
 from relevancy.train.data.examples import Encoder
-from relevancy.train.data.opening import HUB, open_data
+from relevancy.train.data.sources import HUB, open_data
 from relevancy.train.template import BadDialogueError, Turn, answered
 
 NAMED = 20

@@ -16,7 +16,7 @@ from relevancy_app.wiring import Handlers
 
 import relevancy
 from relevancy import RelevancyError
-from relevancy.agreement import agreement
+from relevancy.explanations.agreement import agreement
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 LIMITS = Settings()

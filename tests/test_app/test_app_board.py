@@ -16,8 +16,8 @@ from relevancy_app.asking import Display
 from relevancy_app.board import Scale, board, ink, map_scale, percent, spoken, word_scale
 from relevancy_app.settings import COLORMAPS, Settings
 
-from relevancy.agreement import MEANINGS
-from relevancy.render import named_colormap
+from relevancy.explanations.agreement import MEANINGS
+from relevancy.plotting.overlay import named_colormap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.checking import tables
-from relevancy.checking.running import Check
+from relevancy.checking.check import Check
 from relevancy.checking.store import RANDOM
 from relevancy.checking.verdicts import DOUBT
-from relevancy.checking.working import Settings
+from relevancy.checking.worker import Settings
 from relevancy.cli import app
-from relevancy.demo.checkable import held_out_rows
+from relevancy.demo.held_out import held_out_rows
 from relevancy.errors import RelevancyError
 from relevancy.metrics.explainers import explainer_of, random_maps
 

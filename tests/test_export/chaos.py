@@ -125,7 +125,7 @@ def workers_of(pid: int) -> list[int]:
     """The processes that hold models below a process, wherever they are."""
     found = []
     for child in _children(pid):
-        found += [child] if b"relevancy.export.crew" in _command(child) else workers_of(child)
+        found += [child] if b"relevancy.parallel.worker_pool" in _command(child) else workers_of(child)
     return found
 
 
@@ -172,8 +172,8 @@ def die_at(call: int) -> None:
 
 
 def main(told: str) -> None:
-    from relevancy.explaining import Wish
-    from relevancy.export.running import Request, export
+    from relevancy.explanations.explain import Wish
+    from relevancy.export.run import Request, export
 
     arguments = json.loads(told)
     arguments["out"] = Path(arguments["out"])

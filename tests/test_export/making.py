@@ -13,9 +13,9 @@ from typing import Any
 
 import tiny
 
-from relevancy.export.running import Plan, Request
+from relevancy.export.records import faulty
+from relevancy.export.run import Plan, Request
 from relevancy.export.schema import table_of
-from relevancy.export.working import faulty
 
 QUESTIONS = ("Is the duck floating? (a) Yes (b) No", "What color is the ball?", "Where is the dog?")
 

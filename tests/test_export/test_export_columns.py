@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import encoded, write_lines
 
+from relevancy.data.columns import Columns, Itemizer, Survey
+from relevancy.data.inputs import open_input
 from relevancy.errors import RelevancyError
-from relevancy.export.columns import Columns, Itemizer, Survey
-from relevancy.export.grading import correct
-from relevancy.export.readers.choosing import open_input
+from relevancy.export.records import faulty
 from relevancy.export.schema import schema, table_of
-from relevancy.export.working import faulty
+from relevancy.metrics.answer_match import correct
 
 GOOD = {"id": "a", "image": "a.png", "question": "Is it?"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relevancy.errors import RelevancyError
-from relevancy.export.crew import Crew, Died
+from relevancy.parallel.worker_pool import Crew, Died
 
 
 @dataclass(frozen=True)

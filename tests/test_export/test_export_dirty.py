@@ -17,11 +17,11 @@ from dirt import GOOD, KINDS, LONG_LINE, encoded, picture, write_pictures
 from making import run
 
 import relevancy
+from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish
-from relevancy.export.columns import Columns
-from relevancy.export.running import Request, export
-from relevancy.report.making import make_report, save
+from relevancy.explanations.explain import Wish
+from relevancy.export.run import Request, export
+from relevancy.report.build import make_report, save
 
 ROWS = 1000
 GIGANTIC = 2  # lines of 16 MiB are few among the thousand

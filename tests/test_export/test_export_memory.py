@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from making import Stub, stub_request
 
-from relevancy.export.running import Plan, export
+from relevancy.export.records import faulty
+from relevancy.export.run import Plan, export
 from relevancy.export.schema import table_of
-from relevancy.export.working import faulty
 
 SIDE, TOKENS = 24, 640  # of a LLaVA's map, and of its prompt
 ROWS, GROWTH = 100_000, 32 << 20

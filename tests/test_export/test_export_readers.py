@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import encoded, rows_over, write_lines
 
+from relevancy.data import reader as data_reader
+from relevancy.data.columns import Columns, Itemizer, Survey
+from relevancy.data.inputs import open_input
+from relevancy.data.reader import Broken
 from relevancy.errors import RelevancyError
-from relevancy.export.columns import Columns, Itemizer, Survey
-from relevancy.export.readers import reading
-from relevancy.export.readers.choosing import open_input
-from relevancy.export.readers.reading import Broken
 
 ROWS = rows_over(2, 5)
 
@@ -112,12 +112,12 @@ def test_hugging_face_datasets(tmp_path):
 )
 def test_lines_are_whole_or_left_out(lines, limit):
     given_lines = [line + b"\n" for line in lines]
-    found = list(reading.lines(io.BytesIO(b"".join(given_lines)), limit))
+    found = list(data_reader.lines(io.BytesIO(b"".join(given_lines)), limit))
     assert found == [line if len(line) <= limit else None for line in given_lines]
 
 
 def test_a_long_line_is_one_broken_row_and_is_never_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading.lines, "__defaults__", (300,))
+    monkeypatch.setattr(data_reader.lines, "__defaults__", (300,))
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n" + b"x" * 5000 + b"\n" + json.dumps(ROWS[1]).encode())
     first, long, last = open_input(str(path)).rows()

@@ -14,12 +14,12 @@ import pytest
 from making import QUESTIONS, encoded, run, stub_for, stub_request
 
 import relevancy
+from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
-from relevancy.explaining import Wish, explain
-from relevancy.export import dry
-from relevancy.export.columns import Columns
-from relevancy.export.running import Request, export
-from relevancy.pictures import open_picture
+from relevancy.explanations.explain import Wish, explain
+from relevancy.export import estimate
+from relevancy.export.run import Request, export
+from relevancy.images import open_picture
 
 LIMITS = {"wish": Wish(max_new_tokens=4)}
 
@@ -91,7 +91,7 @@ def test_the_command_in_processes_and_again(saved, items, tmp_path):
 
 
 def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
-    found = dry.estimate(asked(saved, items, tmp_path / "out", overlays="all"))
+    found = estimate.estimate(asked(saved, items, tmp_path / "out", overlays="all"))
     assert (found.rows, found.sampled, found.faults, found.overlays) == (12, 12, 0, 12)
     assert found.seconds > 0
     assert found.bytes > 12 * 4 * 16

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from reference import reference
 
 import relevancy
-from relevancy import answering
-from relevancy.explaining import explain
-from relevancy.export.running import Request, export
-from relevancy.models import Model
-from relevancy.pictures import open_picture
+from relevancy.explanations.explain import explain
+from relevancy.export.run import Request, export
+from relevancy.images import open_picture
+from relevancy.models import generation
+from relevancy.models.model import Model
 
 PAIR = ("demo-small", "demo-large")
 QUESTIONS = (
@@ -52,7 +52,7 @@ def eager(model: Model, path: Path, question: str) -> None:
     picture = open_picture(path).image
     inputs = model.prepare([picture], [question])
     reference(model.model, dict(inputs))
-    answering.answers(model, answering.read(model, [picture], [question]))
+    generation.answers(model, generation.read(model, [picture], [question]))
 
 
 def seconds_a_row(

@@ -7,12 +7,12 @@ import pytest
 from making import QUESTIONS, encoded
 
 import relevancy
-from relevancy import towers
-from relevancy.explaining import Wish, explain
-from relevancy.export.items import Item, Source
-from relevancy.export.seeing import Eyes
-from relevancy.export.working import Explainer, Way
-from relevancy.pictures import MAX_PIXELS
+from relevancy.data.items import Item, Source
+from relevancy.explanations.explain import Wish, explain
+from relevancy.export.processed import Eyes
+from relevancy.export.records import Explainer, Way
+from relevancy.images import MAX_PIXELS
+from relevancy.models import vision_cache
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -73,7 +73,7 @@ def test_the_tower_runs_once_per_picture(built, monkeypatch):
     _, records = records_of(models, items)
     assert sum(seen) == 3
     assert len(records) == 24
-    assert towers.identity(models[0]) is not None
+    assert vision_cache.identity(models[0]) is not None
 
 
 def test_a_row_that_fails_costs_the_others_nothing(built):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from relevancy.models import Model
+from relevancy.models.model import Model
 
 
 class ByHand:

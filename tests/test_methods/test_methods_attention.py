@@ -7,8 +7,8 @@ import torch
 from by_hand import ByHand
 
 from relevancy.errors import RelevancyError
-from relevancy.explaining import explain
-from relevancy.models import wrap
+from relevancy.explanations.explain import explain
+from relevancy.models.model import wrap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 
@@ -47,7 +47,7 @@ def test_attention_is_the_mean_of_the_positions_rows(model, case, picture):
 @pytest.mark.parametrize("budget", [None, 4000])
 def test_rollout_is_the_product_of_whole_matrices(model, case, picture, layers, budget, monkeypatch):
     if budget is not None:
-        monkeypatch.setattr("relevancy.attention._CPU_TILE_BYTES", budget)
+        monkeypatch.setattr("relevancy.core.attention._CPU_TILE_BYTES", budget)
     maps, _ = case.attentions()
     state = torch.eye(maps[0].shape[-1], dtype=torch.float64)
     for number, layer in enumerate(maps):

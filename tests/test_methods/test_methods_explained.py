@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import relevancy
 from relevancy.cli import app
 from relevancy.errors import RelevancyError
-from relevancy.explaining import explain
-from relevancy.methods import perturbed, registry
+from relevancy.explanations.explain import explain
+from relevancy.methods import perturbation, registry
 from relevancy.methods.registry import METHODS
-from relevancy.models import wrap
+from relevancy.models.model import wrap
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "red"]
 ALL = [pytest.param(name, scope, id=f"{name}-{scope}") for name, one in METHODS.items() for scope in one.scopes]
@@ -27,7 +27,7 @@ DEMO_SIDE = 10
 def _short(monkeypatch):
     """As few passes as each algorithm can do with; what it finds is tested elsewhere."""
     for name, number in (("ORDERS", 1), ("SETS", 40), ("STEPS", 4), ("GROUPS", 2), ("WINDOWS", 2)):
-        monkeypatch.setattr(perturbed, name, number)
+        monkeypatch.setattr(perturbation, name, number)
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def test_the_model_is_given_back_unchanged(gemma, picture, method, scope, fails,
     try:
         if fails:
             monkeypatch.setattr(
-                "relevancy.methods.reading.Round.here", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
+                "relevancy.methods.base.Round.here", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
             )
             monkeypatch.setattr(
-                "relevancy.methods.perturbed.Subject.score", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
+                "relevancy.methods.perturbation.Subject.score", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
             )
             with pytest.raises(KeyError, match="planted"):
                 explain(gemma, picture, QUESTIONS[1], **options)

@@ -6,8 +6,8 @@ import tiny
 import torch
 from by_hand import ByHand
 
-from relevancy.explaining import explain
-from relevancy.models import wrap
+from relevancy.explanations.explain import explain
+from relevancy.models.model import wrap
 
 QUESTION = "What color is the ball?"
 STEP = 3e-3  # Gemma takes its norms in float32 whatever the type: a smaller one would drown in rounding

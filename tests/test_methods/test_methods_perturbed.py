@@ -8,13 +8,13 @@ import test_families as families
 import torch
 from by_hand import ByHand
 
-from relevancy.explaining import explain
-from relevancy.methods import perturbed
-from relevancy.methods.perturbed import Subject
-from relevancy.methods.reading import Setting, opened
+from relevancy.core.targets import Choice
+from relevancy.explanations.explain import explain
+from relevancy.methods import perturbation
+from relevancy.methods.base import Setting, opened
+from relevancy.methods.perturbation import Subject
 from relevancy.methods.registry import METHODS
-from relevancy.models import Model, wrap
-from relevancy.targets import Choice
+from relevancy.models.model import Model, wrap
 
 pytest.importorskip("captum")
 QUESTION = "Is the duck floating? (a) Yes (b) No"
@@ -92,13 +92,13 @@ def test_what_every_patch_adds_by_itself_is_found_exactly(name):
     if name == "_kernel_shap":
         pytest.importorskip("sklearn")
     subject, setting = game(3, 4)
-    found, _ = getattr(perturbed, name)(subject, setting)
+    found, _ = getattr(perturbation, name)(subject, setting)
     torch.testing.assert_close(found, 2 * subject.weights[0, 0], rtol=1e-3, atol=1e-2)
 
 
 def test_occlusion_of_patches_that_add_up():
     subject, setting = game(3, 3)
-    found, _ = perturbed._occlusion(subject, setting)
+    found, _ = perturbation._occlusion(subject, setting)
     lost = 2 * torch.nn.functional.avg_pool2d(subject.weights, 2, 1)[0, 0]
     expected = [lost[0, 0], lost[0].mean(), lost[0, 1], lost[:, 0].mean(), lost.mean(), lost[:, 1].mean()]
     torch.testing.assert_close(found.flatten()[:6], torch.stack(expected))
@@ -108,15 +108,15 @@ def test_lime_finds_the_patches_that_count():
     pytest.importorskip("sklearn")
     subject, setting = game(2, 4)
     torch.manual_seed(0)
-    found, _ = perturbed._lime(subject, setting)
+    found, _ = perturbation._lime(subject, setting)
     assert torch.equal(found.flatten().argsort(), torch.arange(8))
     np.testing.assert_allclose(found, 2 * subject.weights[0, 0], atol=0.3)
 
 
 def test_patches_of_a_group_share_what_it_adds(monkeypatch):
-    monkeypatch.setattr(perturbed, "GROUPS", 2)
+    monkeypatch.setattr(perturbation, "GROUPS", 2)
     subject, setting = game(3, 4)
-    found, _ = perturbed._ablation(subject, setting)
+    found, _ = perturbation._ablation(subject, setting)
     added = 2 * subject.weights[0, 0]
     blocks = ((slice(0, 2), slice(0, 2)), (slice(0, 2), slice(2, 4)), (slice(2, 3), slice(0, 2)))
     for rows, cols in blocks:
@@ -139,7 +139,7 @@ def test_what_is_run_again_is_the_same_model(family):
 
 
 def test_random_methods_give_the_same_map_twice_and_leave_the_generator_alone(gemma, picture, monkeypatch):
-    monkeypatch.setattr(perturbed, "ORDERS", 1)
+    monkeypatch.setattr(perturbation, "ORDERS", 1)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -175,6 +175,6 @@ def test_the_cost_in_the_list_is_what_a_picture_of_many_patches_costs(method):
     small, setting = game(24, 24)
     subject = Counted(**{name: value for name, value in vars(small).items() if name != "places"})
     subject.asked.clear()
-    getattr(perturbed, "_" + method.name.replace("-", "_"))(subject, setting)
+    getattr(perturbation, "_" + method.name.replace("-", "_"))(subject, setting)
     beside = 2  # the unchanged prompt, and the picture of one color
     assert sum(subject.asked) + beside == method.cost.forward

@@ -7,7 +7,7 @@ tifffile, and PYTHONPATH=DIR. Compared with Quantus 0.6.0.
 import numpy as np
 import pytest
 
-from relevancy.metrics.truth import energy, pointing, rank_accuracy
+from relevancy.metrics.localization import energy, pointing, rank_accuracy
 
 quantus = pytest.importorskip("quantus", reason="Quantus is not installed: its localisation metrics are not compared")
 

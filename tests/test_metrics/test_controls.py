@@ -6,7 +6,9 @@ import tiny
 import torch
 
 from relevancy.errors import RelevancyError
-from relevancy.metrics.controls import (
+from relevancy.metrics.explainers import explainer_of, random_maps
+from relevancy.metrics.randomization import blocks, randomised, stages, usual_stages
+from relevancy.metrics.sanity_checks import (
     Asked,
     answer_swap,
     noisy,
@@ -16,9 +18,7 @@ from relevancy.metrics.controls import (
     similarities,
     similarity,
 )
-from relevancy.metrics.explainers import explainer_of, random_maps
-from relevancy.metrics.randomising import blocks, randomised, stages, usual_stages
-from relevancy.models import Model, wrap
+from relevancy.models.model import Model, wrap
 
 
 @pytest.fixture(scope="module")

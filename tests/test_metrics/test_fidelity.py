@@ -5,11 +5,11 @@ import pytest
 import tiny
 import torch
 
-from relevancy.metrics.controls import Asked
 from relevancy.metrics.explainers import explainer_of, random_maps
 from relevancy.metrics.fidelity import infidelity, max_sensitivity
-from relevancy.metrics.forcing import Said, Sight
-from relevancy.models import wrap
+from relevancy.metrics.sanity_checks import Asked
+from relevancy.metrics.teacher_forcing import Said, Sight
+from relevancy.models.model import wrap
 
 pytest.importorskip("captum", reason="captum is not installed: its metrics are not tested")
 

@@ -7,12 +7,12 @@ import torch
 
 from relevancy import explain
 from relevancy.errors import RelevancyError
-from relevancy.metrics.curves import curves
-from relevancy.metrics.flips import answer_flips
-from relevancy.metrics.forcing import REPLACEMENTS, Said, Sight, unused_tower_layers_skipped
-from relevancy.metrics.orders import order
-from relevancy.metrics.tokens import perturbation
-from relevancy.models import Model, wrap
+from relevancy.metrics.answer_flip import answer_flips
+from relevancy.metrics.deletion_insertion import curves
+from relevancy.metrics.patch_order import order
+from relevancy.metrics.teacher_forcing import REPLACEMENTS, Said, Sight, unused_tower_layers_skipped
+from relevancy.metrics.token_perturbation import perturbation
+from relevancy.models.model import Model, wrap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 ANSWER = "Yes duck"
@@ -149,7 +149,7 @@ def test_removed_tokens_may_as_well_be_masked(sight, picture, monkeypatch):
     removed = np.random.default_rng(6).random((9, 16)) < np.linspace(0, 1, 9)[:, None]
     removed[8] = True
     found = sight.without(removed).probability
-    monkeypatch.setattr("relevancy.metrics.forcing._has_windows", lambda _: True)
+    monkeypatch.setattr("relevancy.metrics.teacher_forcing._has_windows", lambda _: True)
     masked = Sight(sight.model, picture, QUESTION, sight.said).without(removed).probability
     np.testing.assert_allclose(found, masked, rtol=1e-4)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relevancy.metrics.intervals import interval
+from relevancy.stats.intervals import interval
 
 
 def test_means_leave_out_what_is_missing():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.geometry import Grid
-from relevancy.metrics.orders import area, first_of, order, random_order, seen
+from relevancy.metrics.patch_order import area, first_of, order, random_order, seen
 
 
 def test_the_most_relevant_goes_first():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.geometry import Grid
-from relevancy.metrics.truth import energy, iou, nss, otsu, pointing, pointing_patch, rank_accuracy
+from relevancy.metrics.localization import energy, iou, nss, otsu, pointing, pointing_patch, rank_accuracy
 
 HEAT = np.array([[4.0, 3.0], [1.0, 0.0]])
 MASK = np.array([[True, False], [True, False]])

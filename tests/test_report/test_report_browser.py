@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from screens import KEPT
 
-from relevancy.report.making import make_report, save
+from relevancy.report.build import make_report, save
 
 SCREENS = KEPT / "report"
 WIDE, NARROW = (1280, 900), (390, 844)

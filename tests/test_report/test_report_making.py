@@ -10,11 +10,11 @@ import pytest
 
 from relevancy.errors import RelevancyError
 from relevancy.export.schema import schema
+from relevancy.report.build import make_report, save
 from relevancy.report.claim import by_size
-from relevancy.report.grouping import Grouping
-from relevancy.report.making import make_report, save
+from relevancy.report.groups import Grouping
 from relevancy.report.page import page
-from relevancy.report.reading import NEEDED
+from relevancy.report.source import NEEDED
 from relevancy.report.words import MEASURES
 
 QUICK = {"resamples": 200, "gallery": 2}
@@ -317,7 +317,7 @@ def test_an_unfinished_export_says_so(tmp_path):
 def test_parts_and_batches_of_any_size_give_the_same_numbers(tmp_path, part, monkeypatch):
     lines = [exports.line(row, model, in_type=str(row % 3)) for row in range(20) for model in ("small", "large")]
     whole = make_report(exports.write_export(tmp_path / "whole", lines), by=["type"], **QUICK).to_json()
-    monkeypatch.setattr("relevancy.report.reading.BATCH", 5)
+    monkeypatch.setattr("relevancy.report.source.BATCH", 5)
     pieces = make_report(exports.write_export(tmp_path / "pieces", lines, part=part), by=["type"], **QUICK).to_json()
     assert whole["models"] == pieces["models"]
     assert whole["pairs"] == pieces["pairs"]

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevancy.metrics.intervals import Resamples
-from relevancy.report.statistics import (
-    FEWEST,
-    Estimate,
-    Sample,
-    areas,
-    effects,
-    gaps,
-    holm,
-    means,
-    sign_flips,
-)
+from relevancy.stats.clustered import FEWEST, Estimate, Sample, areas, effects, gaps, holm, means, sign_flips
+from relevancy.stats.intervals import Resamples
 
 
 def clustered(seed=0, pictures=20, per_picture=3, mean=0.1):
@@ -57,7 +47,7 @@ def test_resamples_draw_as_many_pictures_as_there_are_and_each_as_often_as_any()
 
 def test_resamples_do_not_depend_on_how_many_fit_into_memory(monkeypatch):
     whole = Resamples(5, 50).totals([np.arange(5.0)])
-    monkeypatch.setattr("relevancy.metrics.intervals.CHUNK", 15)
+    monkeypatch.setattr("relevancy.stats.intervals.CHUNK", 15)
     np.testing.assert_array_equal(whole, Resamples(5, 50).totals([np.arange(5.0)]))
 
 

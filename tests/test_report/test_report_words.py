@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from relevancy.report import words
 from relevancy.report.charts import Axis
-from relevancy.report.statistics import Estimate
+from relevancy.stats.clustered import Estimate
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from planted import plant
 from training_data import entry, write
 
 from relevancy.errors import RelevancyError
-from relevancy.train.auditing import KINDS, NAMED, WHOLE, audit
 from relevancy.train.data.examples import Encoder
 from relevancy.train.template import IMAGE
+from relevancy.train.validation import KINDS, NAMED, WHOLE, audit
 
 
 def listed(path):

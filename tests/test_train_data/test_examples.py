@@ -15,7 +15,7 @@ from training_data import PATCHES, SIZE, entry, write
 from relevancy.errors import RelevancyError
 from relevancy.train.collate import Collate
 from relevancy.train.data.examples import Encoder, Examples, Skipped, StreamedExamples
-from relevancy.train.data.opening import open_data
+from relevancy.train.data.sources import open_data
 from relevancy.train.template import IGNORED, IMAGE
 
 

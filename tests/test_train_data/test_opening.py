@@ -12,7 +12,7 @@ from training_data import entry, write
 
 from relevancy.errors import RelevancyError
 from relevancy.train.data.dialogues import dialogue_of, on_disk
-from relevancy.train.data.opening import open_data
+from relevancy.train.data.sources import open_data
 from relevancy.train.template import IMAGE, Turn
 
 LISTED = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from relevancy.errors import RelevancyError
-from relevancy.train.sampling import GroupedSampler
+from relevancy.train.samplers import GroupedSampler
 
 
 @settings(max_examples=100, deadline=None)

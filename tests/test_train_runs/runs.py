@@ -16,11 +16,11 @@ from torch.distributed.fsdp import fully_shard
 
 from relevancy.errors import RelevancyError
 from relevancy.train import trainer
-from relevancy.train.compose import assembled
+from relevancy.train.composition import assembled
 from relevancy.train.losses import lean_loss
 from relevancy.train.parts import parts_of
 from relevancy.train.presets import Preset
-from relevancy.train.running import Source, Way, train
+from relevancy.train.run import Source, Way, train
 from relevancy.train.stages import freeze
 from relevancy.train.trainer import LlavaTrainer, StoppedError
 
@@ -70,7 +70,7 @@ def _child(target: Callable, *arguments: Any) -> multiprocessing.process.BasePro
     a whole suite has left there, may wait for a lock for ever.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["deepspeed", "relevancy.train.running", "relevancy.train.trainer"])
+    server.set_forkserver_preload(["deepspeed", "relevancy.train.run", "relevancy.train.trainer"])
     child = server.Process(target=target, args=arguments)
     child.start()
     return child

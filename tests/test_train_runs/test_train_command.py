@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.cli import app
-from relevancy.train.running import Source, Way, train
+from relevancy.train.run import Source, Way, train
 
 
 def asked(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GemmaConfig
 
 import relevancy
 from relevancy.errors import RelevancyError
-from relevancy.train.converting import to_hugging_face, to_original
+from relevancy.train.conversion import to_hugging_face, to_original
 
 ROWS = 412  # of a tokenizer that does not know <image>
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from relevancy.cli import app
-from relevancy.train.running import TRAINED
-from relevancy.train.savepoints import newest
+from relevancy.train.checkpoints import newest
+from relevancy.train.run import TRAINED
 
 LAUNCH = files("relevancy.train.launch")
 FSDP2 = {

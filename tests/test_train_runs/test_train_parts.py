@@ -12,15 +12,15 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from relevancy.errors import RelevancyError
-from relevancy.train import savepoints
-from relevancy.train.adapting import adapt, merge
-from relevancy.train.compose import assembled, padded_rows
+from relevancy.train import checkpoints
+from relevancy.train.checkpoints import check_room, keep_only, newest, seal
+from relevancy.train.composition import assembled, padded_rows
+from relevancy.train.flops import Load, Sizes, operations
 from relevancy.train.forwards import folded, scaled_connector
-from relevancy.train.operations import Load, Sizes, operations
+from relevancy.train.lora import adapt, merge
 from relevancy.train.parts import check_size, config_of, parts_of, tower_tokens
-from relevancy.train.planning import plan, steps_of
+from relevancy.train.plan import plan, steps_of
 from relevancy.train.presets import CELLS, DEMOS, FLAVOURS, digest, from_plain, overridden, preset, resolved
-from relevancy.train.savepoints import check_room, keep_only, newest, seal
 from relevancy.train.stages import Stage, freeze
 from relevancy.train.telemetry import load_of
 from relevancy.train.trainer import shares
@@ -122,7 +122,7 @@ def test_only_whole_checkpoints_count(tmp_path) -> None:
     assert newest(tmp_path) == new
     (new / "inner" / "weights").write_bytes(bytes(99))
     assert newest(tmp_path) == old
-    (old / savepoints.SEAL).write_text("{")
+    (old / checkpoints.SEAL).write_text("{")
     assert newest(tmp_path) is None
     seal(half)
     keep_only(half)

@@ -16,10 +16,10 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import relevancy
 from relevancy.errors import RelevancyError
-from relevancy.train.compose import assembled
+from relevancy.train.checkpoints import newest
+from relevancy.train.composition import assembled
 from relevancy.train.parts import parts_of
-from relevancy.train.running import TRAINED, Order, Source, export, train
-from relevancy.train.savepoints import newest
+from relevancy.train.run import TRAINED, Order, Source, export, train
 
 STAGES = ("align", "finetune")
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from transformers import ProcessorMixin
 
-from relevancy import repairs
 from relevancy.errors import RelevancyError
-from relevancy.pictures import open_picture
+from relevancy.images import open_picture
+from relevancy.models import compat
 from relevancy.train.data.dialogues import Dialogue, Picture, on_disk
-from relevancy.train.data.opening import Dialogues, StreamedDialogues
+from relevancy.train.data.sources import Dialogues, StreamedDialogues
 from relevancy.train.template import IGNORED, IMAGE, OVERLONG, STYLES, BadDialogueError, Encoded, encode
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ class Encoder:
                 f"style {style!r} with over-long dialogues {overlong!r}: choose one of {', '.join(STYLES)} and one of "
                 f"{', '.join(OVERLONG)}"
             )
-        framed: Any = processor if framing is None else repairs.frame(processor, framing)
+        framed: Any = processor if framing is None else compat.frame(processor, framing)
         self.tokenizer, self._images = framed.tokenizer, framed.image_processor
-        size = repairs.output_size(self._images)
+        size = compat.output_size(self._images)
         if size is None or not hasattr(framed, "num_additional_image_tokens"):
             raise RelevancyError(
                 f"{type(self._images).__name__} gives pictures of no fixed size: use a LLaVA processor"
@@ -59,7 +59,7 @@ class Encoder:
         ]:
             raise RelevancyError(f"the tokenizer must be a fast one to which {IMAGE} is one token")
         patches = (size[0] // framed.patch_size) * (size[1] // framed.patch_size)
-        self.image_tokens = patches + repairs.extra_image_tokens(framed)
+        self.image_tokens = patches + compat.extra_image_tokens(framed)
         """Tokens that stand for one picture."""
         self.picture_shape = (3, *size)
         self.max_length = max_length

@@ -1,0 +1,1 @@
+"""The engine: attention whose backward advances the relevance row, and the tape that reads it."""

@@ -1,0 +1,1 @@
+"""Numbers -> pictures: overlays, figures, words on paper. Knows nothing about models."""

@@ -1,0 +1,1 @@
+"""Means and differences with intervals; the unit that is drawn is the picture."""
