@@ -27,9 +27,9 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
+from relevancy import models
 from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints, compat, device, prompts
-from relevancy.models import model as models_model
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PUBLISHED = FIXTURES / "published"
@@ -44,12 +44,12 @@ def recorded():
 
 @pytest.fixture(scope="session")
 def published():
-    return models_model.load(PUBLISHED, device="cpu")
+    return models.load(PUBLISHED, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def wrapped(built):
-    return {name: models_model.wrap(*pair, name=name) for name, pair in built.items()}
+    return {name: models.wrap(*pair, name=name) for name, pair in built.items()}
 
 
 def logits_of(hf_model, inputs):
@@ -103,7 +103,7 @@ def test_published_prompt_and_pixels_are_those_recorded(published, recorded):
 def test_saving_does_not_lead_to_a_second_repair(published, recorded, tmp_path):
     published.model.save_pretrained(tmp_path)
     published.processor.save_pretrained(tmp_path)
-    again = models_model.load(tmp_path, device="cpu")
+    again = models.load(tmp_path, device="cpu")
     plain = LlavaForConditionalGeneration.from_pretrained(tmp_path)
     assert recorded_error(again.model, recorded) <= 1e-5
     assert recorded_error(plain, recorded) <= 1e-5
@@ -114,7 +114,7 @@ def test_a_saved_repair_is_remembered_whatever_the_version_says(published, recor
     published.model.save_pretrained(tmp_path)
     published.processor.save_pretrained(tmp_path)
     edited(tmp_path, "config.json", transformers_version="4.57.1")
-    assert recorded_error(models_model.load(tmp_path, device="cpu").model, recorded) <= 1e-5
+    assert recorded_error(models.load(tmp_path, device="cpu").model, recorded) <= 1e-5
 
 
 def test_output_matrix_stored_beside_the_embeddings_it_is_tied_to(recorded, tmp_path):
@@ -122,13 +122,13 @@ def test_output_matrix_stored_beside_the_embeddings_it_is_tied_to(recorded, tmp_
     tensors = load_file(folder / "model.safetensors")
     tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"].clone()
     rewritten(folder / "model.safetensors", tensors)
-    assert recorded_error(models_model.load(folder, device="cpu").model, recorded) <= 1e-5
+    assert recorded_error(models.load(folder, device="cpu").model, recorded) <= 1e-5
 
 
 def test_wrap_warns_of_a_checkpoint_that_needs_the_repair(published):
     unrepaired = AutoModelForImageTextToText.from_pretrained(PUBLISHED)
     with pytest.warns(UserWarning, match="sqrt"):
-        models_model.wrap(unrepaired, published.processor)
+        models.wrap(unrepaired, published.processor)
     assert compat.scale_image_features(unrepaired)
     assert not compat.scale_image_features(unrepaired)
 
@@ -222,7 +222,7 @@ def test_processor_fields_come_from_the_model(tower, strategy, image_tokens, ext
     text_config = tiny.text(GemmaConfig, len(tokenizer))
     hf_model = tiny.build(text_config, tower(), tokenizer=tokenizer, seed=0, vision_feature_select_strategy=strategy)
     bare = LlavaProcessor(image_processor=tiny.processor_for(tokenizer).image_processor, tokenizer=tokenizer)
-    model = models_model.wrap(hf_model, bare)
+    model = models.wrap(hf_model, bare)
     inputs = model.prepare([tiny.picture()], [QUESTION])
     assert int((inputs["input_ids"] == model.image_token_id).sum()) == image_tokens
     assert model.extra_image_tokens == extra
@@ -240,7 +240,7 @@ def test_a_processor_of_another_model_is_refused(built):
     hf_model.config.image_token_index, kept = 300, hf_model.config.image_token_index
     try:
         with pytest.raises(RelevancyError, match="belongs to another model"):
-            models_model.wrap(hf_model, stranger)
+            models.wrap(hf_model, stranger)
     finally:
         hf_model.config.image_token_index = kept
 
@@ -259,7 +259,7 @@ def expanded_to_square(image, color):
 
 @pytest.mark.parametrize("size", [(80, 60), (60, 80), (57, 56), (31, 90)])
 def test_framing_pad_shows_the_whole_picture_on_the_mean_color(size):
-    model = models_model.load(PUBLISHED, device="cpu", framing="pad")
+    model = models.load(PUBLISHED, device="cpu", framing="pad")
     image = tiny.picture(*size)
     processor = CLIPImageProcessorPil.from_pretrained(PUBLISHED)
     square = expanded_to_square(image, tuple(int(255 * channel) for channel in processor.image_mean))
@@ -270,7 +270,7 @@ def test_framing_pad_shows_the_whole_picture_on_the_mean_color(size):
 
 
 def test_framing_crop_is_what_the_published_processor_does(published):
-    cropped = models_model.load(PUBLISHED, device="cpu", framing="crop")
+    cropped = models.load(PUBLISHED, device="cpu", framing="crop")
     image = tiny.picture(90, 50)
     ours, theirs = (m.prepare([image], [QUESTION])["pixel_values"] for m in (cropped, published))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -278,7 +278,7 @@ def test_framing_crop_is_what_the_published_processor_does(published):
 
 def test_unknown_framing_is_refused():
     with pytest.raises(RelevancyError, match="pad, crop"):
-        models_model.load(PUBLISHED, device="cpu", framing="stretch")
+        models.load(PUBLISHED, device="cpu", framing="stretch")
 
 
 # Prompts
@@ -290,12 +290,12 @@ def bos_count(model, inputs):
 
 def test_every_way_to_word_a_gemma_question_gives_the_same_ids(built, published):
     hf_model, processor = built["gemma-clip"]
-    expected = models_model.wrap(hf_model, processor).prepare([tiny.picture()], [QUESTION])["input_ids"].tolist()
+    expected = models.wrap(hf_model, processor).prepare([tiny.picture()], [QUESTION])["input_ids"].tolist()
     gemma_own = published.tokenizer.chat_template
     for own, tokenizers in [(None, None), (None, gemma_own), (None, tiny.CHAT_TEMPLATE), (tiny.CHAT_TEMPLATE, None)]:
         variant = tiny.processor_for(tiny.gemma_tokenizer(chat_template=tokenizers))
         variant.chat_template = own
-        model = models_model.wrap(hf_model, variant)
+        model = models.wrap(hf_model, variant)
         inputs = model.prepare([tiny.picture()], [QUESTION])
         assert inputs["input_ids"].tolist() == expected
         assert bos_count(model, inputs) == [1]
@@ -306,7 +306,7 @@ def test_a_template_without_bos_still_gives_one(built):
     for adds in (True, False):
         tokenizer = tiny.gemma_tokenizer(chat_template=tiny.CHAT_TEMPLATE.removeprefix("{{ bos_token }}"))
         tokenizer.add_bos_token = adds
-        model = models_model.wrap(hf_model, tiny.processor_for(tokenizer))
+        model = models.wrap(hf_model, tiny.processor_for(tokenizer))
         inputs = model.prepare([tiny.picture()], [QUESTION])
         assert bos_count(model, inputs) == [1]
         assert inputs["input_ids"][0, 0] == tokenizer.bos_token_id
@@ -318,10 +318,10 @@ def test_other_families_use_their_own_template(built):
         "{% for message in messages %}USER: {% for part in message['content'] %}"
         "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %} ASSISTANT:{% endfor %}"
     )
-    model = models_model.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=template)))
+    model = models.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=template)))
     inputs = model.prepare([tiny.picture()], ["Where?"])
     assert model.tokenizer.decode(inputs["input_ids"][0]) == f"<bos>USER: {'<image>' * 16}\nWhere? ASSISTANT:"
-    bare = models_model.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=None)))
+    bare = models.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=None)))
     inputs = bare.prepare([tiny.picture()], ["Where?"])
     assert bare.tokenizer.decode(inputs["input_ids"][0]) == f"<bos>{'<image>' * 16}\nWhere?\n"
 
@@ -382,7 +382,7 @@ def test_a_question_longer_than_the_model_reads_is_refused(wrapped):
 
 @pytest.mark.parametrize("answers", [None, [[300, 301, 302], []], [[], [300, 301]]])
 def test_a_batch_gives_what_its_members_give(pair, answers):
-    model = models_model.wrap(*pair)
+    model = models.wrap(*pair)
     images = [tiny.picture(80, 60, seed=1), tiny.picture(50, 70, seed=2)]
     questions = ["Where?", QUESTION]
     batch = model.prepare(images, questions, answers)
@@ -409,7 +409,7 @@ def test_a_continuation_follows_the_models_turn(wrapped):
 def test_wrap_leaves_the_users_objects_alone(built):
     hf_model, processor = built["gemma-clip"]
     before = dict(vars(processor))
-    model = models_model.wrap(hf_model, processor)
+    model = models.wrap(hf_model, processor)
     model.prepare([tiny.picture()] * 2, [QUESTION, "Where?"])
     assert vars(processor) == before
     assert model.model is hf_model
@@ -419,7 +419,7 @@ def test_a_tokenizer_without_padding_gets_one_of_its_own(built):
     hf_model, _ = built["llama-clip"]
     tokenizer = tiny.gemma_tokenizer()
     tokenizer.pad_token = None
-    model = models_model.wrap(hf_model, tiny.processor_for(tokenizer))
+    model = models.wrap(hf_model, tiny.processor_for(tokenizer))
     inputs = model.prepare([tiny.picture()] * 2, [QUESTION, "Where?"])
     assert inputs["attention_mask"].sum(-1).tolist()[0] > inputs["attention_mask"].sum(-1).tolist()[1]
     assert tokenizer.pad_token is None
@@ -429,22 +429,22 @@ def test_a_tokenizer_without_padding_gets_one_of_its_own(built):
 
 
 def test_precision_follows_the_size_of_the_model(monkeypatch):
-    assert models_model.load(PUBLISHED, device="cpu").dtype == torch.float32
+    assert models.load(PUBLISHED, device="cpu").dtype == torch.float32
     monkeypatch.setattr(device, "_FLOAT32_BELOW", 1000)
-    model = models_model.load(PUBLISHED, device="cpu")
+    model = models.load(PUBLISHED, device="cpu")
     assert model.dtype == torch.bfloat16
     assert model.prepare([tiny.picture()], [QUESTION])["pixel_values"].dtype == torch.bfloat16
-    assert models_model.load(PUBLISHED, device="cpu", dtype="fp32").dtype == torch.float32
+    assert models.load(PUBLISHED, device="cpu", dtype="fp32").dtype == torch.float32
 
 
 def test_device_map_places_the_model(recorded):
     pytest.importorskip("accelerate")
-    assert recorded_error(models_model.load(PUBLISHED, device_map={"": "cpu"}).model, recorded) <= 1e-5
+    assert recorded_error(models.load(PUBLISHED, device_map={"": "cpu"}).model, recorded) <= 1e-5
 
 
 def refusal(*arguments, **options) -> str:
     with pytest.raises(RelevancyError) as caught:
-        models_model.load(*arguments, **options)
+        models.load(*arguments, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -488,7 +488,7 @@ def test_models_without_pictures_are_refused(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert "takes no pictures" in refusal(tmp_path)
     with pytest.raises(RelevancyError, match="takes no pictures"):
-        models_model.wrap(text_model, tiny.processor_for(tokenizer))
+        models.wrap(text_model, tiny.processor_for(tokenizer))
 
 
 def test_a_model_without_a_picture_processor_is_refused(tmp_path):
@@ -557,7 +557,7 @@ def test_only_safe_files_are_fetched(monkeypatch):
         return PUBLISHED
 
     monkeypatch.setattr(checkpoints, "snapshot_download", fetched)
-    assert models_model.load("2b", revision="main", device="cpu").name == "2b"
+    assert models.load("2b", revision="main", device="cpu").name == "2b"
     assert (asked["source"], asked["revision"]) == ("Intel/llava-gemma-2b", "main")
     assert not {"*.bin", "*.py", "*.pt", "*"} & set(asked["allow_patterns"])
 
@@ -565,7 +565,7 @@ def test_only_safe_files_are_fetched(monkeypatch):
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_quantized_models_keep_connector_and_head(quantization):
     pytest.importorskip("bitsandbytes")
-    model = models_model.load(PUBLISHED, device="cpu", quantization=quantization).model
+    model = models.load(PUBLISHED, device="cpu", quantization=quantization).model
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     assert kinds["model.multi_modal_projector.linear_2"] == kinds["lm_head"] == "Linear"
     assert kinds["model.language_model.layers.0.mlp.up_proj"].startswith("Linear")

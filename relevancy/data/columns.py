@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from relevancy.data.arrow import pa
 from relevancy.data.items import Item, Source
 from relevancy.data.reader import Broken, Reader
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import pa
 
 ROLES = ("id", "picture", "question", "expected", "boxes", "mask")
 USUAL = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relevancy.data.arrow import pa
 from relevancy.data.reader import Reader, Row
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import pa
 
 PREFIX = "hf:"
 

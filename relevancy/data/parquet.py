@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from relevancy.data.arrow import pa
 from relevancy.data.reader import Reader, Row, digest_of, files_of
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import pa
 
 SUFFIXES = (".parquet",)
 _AT_ONCE = 64  # rows, which may hold their pictures

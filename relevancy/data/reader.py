@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import pa
 
 LONGEST_LINE = 16 << 20
 """Bytes of a line, or of a member that describes a picture; what is longer becomes an error row."""

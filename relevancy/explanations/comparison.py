@@ -146,8 +146,8 @@ def compare(
     """Explain one question about one picture by each model, and read each model's answer with all the others.
 
     models: held by the caller, or names for `loader`. They are taken one after the other; of names, one stays in memory
-        beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay is
-        loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
+        beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay
+        is loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
         the next is asked for, and reads only the answers known by then.
     answer, max_pixels, options: as in `explain`; every map equals that of a call of `explain` on its own, bit for bit.
         Towers with the same weights run once for all models, with scope "language" only: "full" takes gradients

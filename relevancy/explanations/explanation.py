@@ -22,7 +22,7 @@ from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import figures
-from relevancy.plotting import overlay as plotting_overlay
+from relevancy.plotting import overlay as drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ class Explanation:
 
     def overlay(self, *, smooth: bool = True, **options: Any) -> Image.Image:
         """The heatmap over the original picture; `options` as in `relevancy.plotting.overlay.overlay`."""
-        return plotting_overlay.overlay(self.image, self.heatmap(smooth=smooth), **options)
+        return drawing.overlay(self.image, self.heatmap(smooth=smooth), **options)
 
     def reduced(self, max_side: int) -> Explanation:
         """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import torch
 
+from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import Wish
 from relevancy.export import prefetch
 from relevancy.export.chunks import Chunk
 from relevancy.export.processed import Eyes
 from relevancy.export.records import Explainer, Way
-from relevancy.export.schema import pa, table_of
+from relevancy.export.schema import table_of
 from relevancy.models import checkpoints
 from relevancy.models.model import Model, load
 from relevancy.parallel.worker_pool import Crew, Died, Work

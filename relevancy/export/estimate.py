@@ -8,11 +8,11 @@ from itertools import islice
 
 import pyarrow.parquet as pq
 
+from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns
 from relevancy.export.chunks import Chunk
 from relevancy.export.overlays import Wanted
 from relevancy.export.run import Plan, Request, employed, planned_for, turns
-from relevancy.export.schema import pa
 from relevancy.parallel.worker_pool import Died
 
 SAMPLE = 20

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
+from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import pa
 
 FORMAT = 1
 MANIFEST, RESULTS, OVERLAYS, LOG, LOCK = "manifest.json", "results", "overlays", "log.txt", "lock"

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
 from relevancy.export.chunks import Chunk
 from relevancy.export.engines import Post, Results, processes
-from relevancy.export.schema import pa
 from relevancy.parallel.worker_pool import Crew
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from relevancy.core.targets import Target
+from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item, Source, picture_hash
@@ -21,7 +22,7 @@ from relevancy.data.reader import Reader
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.folder import manifest_of, parts_of
-from relevancy.export.schema import checksum, pa
+from relevancy.export.schema import checksum
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 

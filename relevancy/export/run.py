@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
@@ -25,11 +26,11 @@ from relevancy.export.engines import Engine, Here, Post
 from relevancy.export.folder import FORMAT, Done, Folder, configuration_hash, held, manifest_of, now
 from relevancy.export.overlays import Drawing, Wanted
 from relevancy.export.records import faulty
-from relevancy.export.schema import pa, schema, table_of
+from relevancy.export.schema import schema, table_of
 from relevancy.export.writer import Writer
 from relevancy.images import MAX_PIXELS
 from relevancy.models import checkpoints
-from relevancy.models import device as models_device
+from relevancy.models.device import device_for
 from relevancy.models.model import Model
 from relevancy.parallel.worker_pool import Died
 
@@ -348,7 +349,7 @@ def planned_for(request: Request, earlier: Mapping[str, Any] | None) -> dict[str
 
 
 def _device(request: Request) -> str:
-    return str(request.options.get("device") or models_device.device_for(None))
+    return str(request.options.get("device") or device_for(None))
 
 
 def _weights(model: str | Model, revision: str | None) -> str | None:

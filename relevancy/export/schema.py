@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from relevancy.errors import RelevancyError
-
-try:
-    import pyarrow as pa
-except ImportError as error:
-    raise RelevancyError("An export needs pyarrow: pip install 'relevancy[export]'.") from error
+from relevancy.data.arrow import pa
 
 EXTRA = "in_"
 """What stands before the name of an input column that is carried along."""

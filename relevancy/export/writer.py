@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from relevancy.data.arrow import pa
 from relevancy.export.chunks import Chunk
 from relevancy.export.folder import Folder
 from relevancy.export.overlays import Drawing, Wanted
-from relevancy.export.schema import pa
 
 
 class Writer:

@@ -19,8 +19,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints, compat, prompts
-from relevancy.models import device as models_device
-from relevancy.models.device import Quantization
+from relevancy.models.device import Quantization, device_for, dtype_for, options_for
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
@@ -166,12 +165,12 @@ def load(
     label = fspath(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
-    target = models_device.device_for(device)
+    target = device_for(device)
     folder = checkpoints.folder_of(label, revision)
     config = checkpoints.config_of(folder, label)
     parameters = checkpoints.parameters_in(folder, label)
-    precision = models_device.dtype_for(dtype, parameters, target)
-    options = models_device.options_for(target, device_map, quantization, precision)
+    precision = dtype_for(dtype, parameters, target)
+    options = options_for(target, device_map, quantization, precision)
     processor = checkpoints.processor_of(folder, label)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     if report["missing_keys"]:
