@@ -39,6 +39,6 @@ def test_windows_keep_the_order_and_their_size(sizes, rows):
 
 
 def test_a_window_is_full_at_its_number_of_rows(monkeypatch):
-    monkeypatch.setattr(export_chunks, "WINDOW_ROWS", 5)
+    monkeypatch.setattr(planning, "WINDOW_ROWS", 5)
     windows = list(planning.windows(item(row, row) for row in range(12)))
     assert [len(window) for window in windows] == [5, 5, 2]
