@@ -12,20 +12,39 @@ class Reference:
     language: Tensor  # (batch, tokens)
     vision: Tensor | None  # (images, tower tokens)
     logits: Tensor  # (batch, vocabulary) of the last position
+    cut: Tensor  # (batch,), the share of the decoder row's flow that is negative
 
 
-def abar(probabilities: Tensor) -> Tensor:
-    """Eq. 5 for one layer, (batch, tokens, tokens)."""
-    return (probabilities * probabilities.grad).clamp(min=0).mean(dim=1)
+def abar(probabilities: Tensor, rule: str = "clamp") -> Tensor:
+    """Eq. 5 for one layer, (batch, tokens, tokens), or with sizes in place of its clamp and rows summing to 1."""
+    flow = probabilities * probabilities.grad
+    if rule == "clamp":
+        return flow.clamp(min=0).mean(dim=1)
+    sizes = flow.abs().mean(dim=1)
+    sums = sizes.sum(-1, keepdim=True)
+    return torch.where(sums > 0, sizes / sums, 0)
 
 
-def propagate(layers: list[Tensor]) -> Tensor:
+def propagate(layers: list[Tensor], rule: str = "clamp") -> Tensor:
     """Eq. 6 over all layers, (batch, tokens, tokens)."""
     batch, _, tokens, _ = layers[0].shape
     relevance = torch.eye(tokens, dtype=layers[0].dtype).expand(batch, tokens, tokens)
     for probabilities in layers:
-        relevance = relevance + abar(probabilities) @ relevance
+        relevance = relevance + abar(probabilities, rule) @ relevance
     return relevance
+
+
+def cut(layers: list[Tensor], position: int) -> Tensor:
+    """What of the flow is negative, over all layers, each weighted with the row that comes down to it, (batch,)."""
+    batch, _, tokens, _ = layers[0].shape
+    row = torch.eye(tokens, dtype=layers[0].dtype)[position].expand(batch, tokens)
+    negative = whole = torch.zeros(batch, dtype=row.dtype)
+    for probabilities in reversed(layers):
+        flow = probabilities * probabilities.grad
+        negative = negative + torch.einsum("bi,bhij->b", row, flow.clamp(max=0).abs())
+        whole = whole + torch.einsum("bi,bhij->b", row, flow.abs())
+        row = row + torch.einsum("bi,bij->bj", row, abar(probabilities))
+    return negative / whole
 
 
 def reference(
@@ -35,6 +54,7 @@ def reference(
     position: int = -1,
     full: bool = False,
     patches_of: Tensor | None = None,
+    rule: str = "clamp",
 ) -> Reference:
     """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
 
@@ -74,7 +94,7 @@ def reference(
     logits.gather(1, targets[:, None]).sum().backward()
     model.zero_grad()
 
-    row = propagate(kept["language"])[:, position]
+    row = propagate(kept["language"], rule)[:, position]
     vision = None
     if full:
         used = [layer for layer in kept["vision"] if layer.grad is not None]
@@ -84,5 +104,5 @@ def reference(
         values = row.detach()[image_tokens].view(pictures, -1)
         patches = values if patches_of is None else values @ patches_of
         placed[:, -patches.shape[1] :] = patches
-        vision = torch.einsum("it,itk->ik", placed, propagate(used))
-    return Reference(row.detach(), vision, logits.detach())
+        vision = torch.einsum("it,itk->ik", placed, propagate(used, rule))
+    return Reference(row.detach(), vision, logits.detach(), cut(kept["language"], position).detach())

@@ -25,11 +25,16 @@ class Layer(nn.Module):
 class Row:
     """A relevance row that starts as given, and notes each update."""
 
-    def __init__(self, start: Tensor, *, fresh: bool = True) -> None:
-        self.value, self.fresh, self.updates = start, fresh, []
+    def __init__(self, start: Tensor, *, fresh: bool = True, rule=attention.clamped) -> None:
+        self.value, self.fresh, self.rule, self.updates = start, fresh, rule, []
+        self.totals: list[Tensor] = []
 
     def read(self, like: Tensor) -> Tensor:
         return self.value
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        self.totals.append((row[:, None] * total).sum((1, 2)))
+        return self.rule(row, flow)
 
     def add(self, update: Tensor) -> None:
         self.updates.append(update)
@@ -99,7 +104,14 @@ def test_two_layers_worked_by_hand():
 
 def test_advance_clamps_before_the_mean_over_heads():
     flow = torch.tensor([[[[2.0, -1.0]], [[-3.0, 5.0]]]])
-    assert attention.advance(torch.tensor([[2.0]]), flow).tolist() == [[2 * (2 + 0) / 2, 2 * (0 + 5) / 2]]
+    assert attention.clamped(torch.tensor([[2.0]]), flow).tolist() == [[2 * (2 + 0) / 2, 2 * (0 + 5) / 2]]
+
+
+def test_magnitudes_take_sizes_before_the_mean_and_rows_that_sum_to_one():
+    flow = torch.tensor([[[[2.0, -1.0], [0.0, 0.0]], [[-3.0, 5.0], [0.0, 0.0]]]])  # the second query row has none
+    # Sizes, mean over heads: (5/2, 3); over its sum 11/2: (5/11, 6/11).
+    found = attention.magnitudes(torch.tensor([[2.0, 7.0]]), flow)
+    torch.testing.assert_close(found, torch.tensor([[2 * 5 / 11, 2 * 6 / 11]]))
 
 
 @st.composite
@@ -130,6 +142,7 @@ def calls(draw):
         "weight": noise(batch, kv_heads * groups, tokens, dim) * read,
         "row": noise(batch, tokens),
         "fresh": draw(st.booleans()),
+        "rule": draw(st.sampled_from([attention.clamped, attention.magnitudes])),
         "tile_bytes": draw(st.sampled_from([1, 100, 1 << 20])),
     }
 
@@ -156,13 +169,20 @@ def test_output_gradients_and_row_equal_autograd_through_plain_attention(call):
     leaves = [call[name].clone().requires_grad_() for name in ("query", "key", "value")]
     expected, probabilities = plain(call, *leaves)
     *expected_grads, slopes = torch.autograd.grad((expected * call["weight"]).sum(), [*leaves, probabilities])
-    expected_update = torch.einsum("bi,bhij->bj", call["row"], (probabilities * slopes).clamp(min=0))
-    expected_update /= probabilities.shape[1]
+    flow = probabilities * slopes
+    if call["rule"] is attention.clamped:
+        abar = flow.clamp(min=0).mean(1)
+    else:
+        sizes = flow.abs().mean(1)
+        sums = sizes.sum(-1, keepdim=True)
+        abar = torch.where(sums > 0, sizes / sums.clamp(min=torch.finfo(sums.dtype).tiny), 0)
+    expected_update = torch.einsum("bi,bij->bj", call["row"], abar)
+    expected_total = torch.einsum("bi,bhij->b", call["row"], flow)
     if call["fresh"]:  # above the last layer the row is a unit at a position that carries the gradient
         call["row"] = call["row"] * call["weight"].any(-1).any(1)
 
     layer = Layer(is_causal=not call["causal"], groups=call["query"].shape[1] // call["key"].shape[1])
-    row = Row(call["row"], fresh=call["fresh"])
+    row = Row(call["row"], fresh=call["fresh"], rule=call["rule"])
     options = {name: call[name] for name in ("softcap", "scaling")}
     with mock.patch.object(attention, "_CPU_TILE_BYTES", call["tile_bytes"]), recording(row):
         output, nothing = attention.attend(layer, *leaves, call["mask"], is_causal=call["causal"], **options)
@@ -175,6 +195,7 @@ def test_output_gradients_and_row_equal_autograd_through_plain_attention(call):
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad, **exact)
     torch.testing.assert_close(row.updates[0], expected_update, **exact)
+    torch.testing.assert_close(sum(row.totals, torch.zeros_like(expected_total)), expected_total, **exact)
 
 
 def test_without_a_flag_the_module_says_whether_it_is_causal():

@@ -44,16 +44,22 @@ def passed_on(row: Tensor, position: int = -1) -> Tensor:
     return row - unit
 
 
-def test_row_equals_the_equations(pair):
+@pytest.mark.parametrize("rule", ["clamp", "magnitude"])
+def test_row_equals_the_equations(pair, rule):
     model, processor = pair
     inputs = inputs_for(processor, QUESTIONS[:1])
-    expected = reference(model, inputs, full=True)
-    rows, logits = rows_of(model, inputs)
+    expected = reference(model, inputs, full=True, rule=rule)
+    rows, logits = rows_of(model, inputs, rule=rule)
     assert relative(logits, expected.logits) < 1e-5
     assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
     assert relative(rows.vision, expected.vision) < 1e-5
     assert rows.language.dtype == rows.vision.dtype == torch.float32
     assert (rows.vision[:, 0] > 0).all()  # the class token starts at zero: the tower's layers really took part
+    if rule == "clamp":
+        torch.testing.assert_close(rows.cut, expected.cut, rtol=1e-5, atol=1e-6)
+        assert 0.1 < float(rows.cut) < 0.9
+    else:
+        assert rows.cut is None
 
 
 def test_row_equals_the_equations_in_float64():
@@ -76,10 +82,11 @@ def test_language_scope_is_the_same_row_without_the_tower(pair):
     torch.testing.assert_close(language.language, full.language, rtol=1e-5, atol=1e-7)
 
 
-def test_batch_of_unequal_lengths_equals_one_by_one(pair):
+@pytest.mark.parametrize("rule", ["clamp", "magnitude"])
+def test_batch_of_unequal_lengths_equals_one_by_one(pair, rule):
     model, processor = pair
     together = inputs_for(processor, QUESTIONS)
-    rows, _ = rows_of(model, together)
+    rows, _ = rows_of(model, together, rule=rule)
     for index in range(len(QUESTIONS)):
         length = int(together["attention_mask"][index].sum())
         alone = {
@@ -87,11 +94,13 @@ def test_batch_of_unequal_lengths_equals_one_by_one(pair):
             "attention_mask": together["attention_mask"][index : index + 1, -length:],
             "pixel_values": together["pixel_values"][index : index + 1],
         }
-        single, _ = rows_of(model, alone)
+        single, _ = rows_of(model, alone, rule=rule)
         padding = rows.language.shape[1] - length
         assert (rows.language[index, :padding] == 0).all()
         assert relative(passed_on(rows.language[index, padding:]), passed_on(single.language[0])) < 1e-5
         assert relative(rows.vision[index], single.vision[0]) < 1e-5
+        if rule == "clamp":
+            torch.testing.assert_close(rows.cut[index], single.cut[0], rtol=1e-4, atol=1e-6)
     assert not rows.language.isnan().any()
 
 

@@ -6,8 +6,10 @@ Chefer, Gur and Wolf (ICCV 2021) propagate relevance through a layer with head p
     eq. 6   R <- R + Abar R
 
 Only row t of R is read, and that row obeys r <- r + r Abar from the last layer to the first: the order in which
-backward visits the layers. Since dy/dA_h = G_h V_h^T with G = dy/d(A V), a tile of Abar follows from the same tile of
-probabilities that gives the gradients of query, key and value. Nothing of size tokens x tokens is stored.
+backward visits the layers. Since dy/dA_h = G_h V_h^T with G = dy/d(A V), a tile of the flow, A_h * dy/dA_h, follows
+from the same tile of probabilities that gives the gradients of query, key and value. Nothing of size tokens x tokens is
+stored. What a row makes of the flow is its own affair: eq. 5 (`clamped`), or sizes in place of the clamp
+(`magnitudes`).
 """
 
 from __future__ import annotations
@@ -44,6 +46,13 @@ class Row(Protocol):
 
     def read(self, like: Tensor) -> Tensor:
         """The row before this layer, (batch, tokens); `like` has the layer's (batch, heads, tokens, dim)."""
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        """r Abar for one tile of query rows, (batch, keys), from r (batch, rows).
+
+        flow is A * dy/dA, (batch, heads, rows, keys), and may be overwritten; total its sum over keys, (batch, heads,
+        rows).
+        """
 
     def add(self, update: Tensor) -> None:
         """Add this layer's r Abar, (batch, tokens)."""
@@ -173,10 +182,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         sweep = _Sweep(query, key, value, grad, ctx.call, wanted=any(ctx.needs_input_grad[:3]))
-        if ctx.row is None:
-            sweep.run(None, skip_silent=False)
-        else:
-            ctx.row.add(sweep.run(ctx.row.read(grad), skip_silent=ctx.row.fresh))
+        update = sweep.run(ctx.row)
+        if ctx.row is not None:
+            ctx.row.add(update)
         root = torch.zeros((), device=grad.device) if ctx.needs_input_grad[3] else None
         return (*sweep.gradients(), root, None, None)
 
@@ -193,38 +201,41 @@ class _Sweep:
             self.grad_key = torch.zeros_like(self.exact_key)
             self.grad_value = torch.zeros_like(self.exact_value)
 
-    def run(self, row: Tensor | None, *, skip_silent: bool) -> Tensor | None:
-        """r Abar, (batch, tokens), when given the row r; gradients accumulate on the way.
+    def run(self, row: Row | None) -> Tensor | None:
+        """r Abar, (batch, tokens), when given a row; gradients accumulate on the way.
 
-        With skip_silent, query rows that carry no gradient are passed over: above the last layer that is every
-        position but the one whose logits are explained.
+        Before a row's first layer, query rows that carry no gradient are passed over: there that is every position but
+        the one whose logits are explained.
         """
-        update = None if row is None else torch.zeros_like(row)
+        skip_silent = row is not None and row.fresh
+        values = None if row is None else row.read(self.grad)
+        update = None if values is None else torch.zeros_like(values)
         for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
             if skip_silent and not self.grad[:, :, tile.rows].any():
                 continue
-            flow = self._visit(tile)
-            if row is not None and update is not None:
-                update[:, tile.keys] += advance(row[:, tile.rows], flow)
+            flow, total = self._visit(tile)
+            if row is not None and values is not None and update is not None:
+                update[:, tile.keys] += row.advance(values[:, tile.rows], flow, total)
         return update
 
-    def _visit(self, tile: Tile) -> Tensor:
-        """A * dy/dA of one tile, (batch, heads, rows, keys)."""
+    def _visit(self, tile: Tile) -> tuple[Tensor, Tensor]:
+        """A * dy/dA of one tile, (batch, heads, rows, keys), and its sum over keys, (batch, heads, rows)."""
         grad_rows = self.grad[:, :, tile.rows]
         batch, heads, rows, dim = grad_rows.shape
         folded = (batch, self.key.shape[1], self.call.groups * rows, dim)
         query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
         probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
         flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
+        total = flow.sum(-1, keepdim=True)
         if self.wanted:
-            d_scores = torch.addcmul(flow, probs, flow.sum(-1, keepdim=True), value=-1)
+            d_scores = torch.addcmul(flow, probs, total, value=-1)
             if slope is not None:
                 d_scores *= slope
             d_scores = d_scores.to(query.dtype)
             self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view_as(grad_rows)
             self.grad_key[:, :, tile.keys] += d_scores.mT @ query
             self.grad_value[:, :, tile.keys] += probs.to(query.dtype).mT @ grad
-        return flow.view(batch, heads, rows, -1)
+        return flow.view(batch, heads, rows, -1), total.view(batch, heads, rows)
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dy/d(query, key, value), or three times None where nothing below needs them."""
@@ -234,14 +245,31 @@ class _Sweep:
         return self.grad_query.mul_(scale), self.grad_key.mul_(scale).to(dtype), self.grad_value.to(dtype)
 
 
-def advance(row: Tensor, flow: Tensor) -> Tensor:
-    """r Abar for one tile of query rows, (batch, keys): eq. 5 clamps A * dy/dA, then averages the heads.
+def clamped(row: Tensor, flow: Tensor) -> Tensor:
+    """r Abar for one tile of query rows, (batch, keys), by eq. 5: flow is clamped at zero, then heads are averaged.
 
     Row is (batch, rows), flow = A * dy/dA is (batch, heads, rows, keys) and is overwritten.
     """
+    return _mixed(row, flow.clamp_(min=0))
+
+
+def magnitudes(row: Tensor, flow: Tensor) -> Tensor:
+    """r Abar for one tile of query rows, (batch, keys), with Abar = mean_h |A_h * dy/dA_h|, its rows summing to 1.
+
+    The sign of A * dy/dA depends on where the origin of the values lies, which attention's output does not: adding one
+    vector to all values of a head moves that output by a constant. Its size asks what the decision is about, whatever
+    speaks for the token or against it. A query row without any flow passes nothing on. Arguments as in `clamped`.
+    """
+    sizes = flow.abs_()
+    sums = sizes.sum((1, 3)) / flow.shape[1]
+    return _mixed(torch.where(sums > 0, row / sums, 0), sizes)
+
+
+def _mixed(row: Tensor, flow: Tensor) -> Tensor:
+    """The row times the mean over heads of a tile, as one product."""
     batch, heads, rows, keys = flow.shape
     weights = row[:, None].expand(batch, heads, rows).reshape(batch, 1, heads * rows)
-    return (weights @ flow.clamp_(min=0).view(batch, heads * rows, keys)).squeeze(1) / heads
+    return (weights @ flow.view(batch, heads * rows, keys)).squeeze(1) / heads
 
 
 def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
 SCOPES: tuple[Scope, ...] = ("language", "full")
+Rule = Literal["clamp", "magnitude"]
 
 # Families whose connector merges square blocks of patches into one image token, block rows first.
 _MERGING_BLOCKS = frozenset({"gemma3", "idefics3", "smolvlm", "internvl"})
@@ -28,22 +29,31 @@ class Rows:
 
     language: (batch, tokens), the explained position's own unit e_t included.
     vision: (images, tower tokens) with scope "full", else None.
+    cut: (batch,), the share of the decoder row's flow that the clamp of eq. 5 removed, see `record`; None with rule
+    "magnitude", which removes nothing.
     """
 
     language: Tensor
     vision: Tensor | None
+    cut: Tensor | None = None
 
 
 class Tape:
     """Records the attention calls of forward passes and turns target logits into relevance rows."""
 
     def __init__(
-        self, decoder: PreTrainedModel, tower: PreTrainedModel | None, layers: frozenset[int], *, carried: bool = True
+        self,
+        decoder: PreTrainedModel,
+        tower: PreTrainedModel | None,
+        layers: frozenset[int],
+        *,
+        carried: bool = True,
+        rule: Rule = "clamp",
     ) -> None:
         self._decoder, self._layers = decoder, layers
         self._position: int | Tensor = -1
-        self._language = _Row(self._one_hot) if carried else _StandingRow(self._one_hot)
-        self._vision = _Row(self._on_tower) if tower is not None else None
+        self._language = (_Row if carried else _StandingRow)(self._one_hot, rule)
+        self._vision = _Row(self._on_tower, rule) if tower is not None else None
         self._decoder_modules = {id(module) for module in decoder.modules()}
         self._heard: set[int] = set()
         self._roots: list[Tensor] = []
@@ -91,7 +101,7 @@ class Tape:
         if self._language.value is None:
             raise RelevancyError("The target does not depend on any chosen layer of this model's last forward pass.")
         vision = self._vision.value if self._vision is not None else None
-        return Rows(self._language.value.float(), None if vision is None else vision.float())
+        return Rows(self._language.value.float(), None if vision is None else vision.float(), self._language.cut())
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -107,20 +117,26 @@ class Tape:
 
 @contextmanager
 def record(
-    model: PreTrainedModel, scope: Scope = "language", *, layers: Iterable[int] | None = None, carried: bool = True
+    model: PreTrainedModel,
+    scope: Scope = "language",
+    *,
+    layers: Iterable[int] | None = None,
+    carried: bool = True,
+    rule: Rule = "clamp",
 ) -> Iterator[Tape]:
     """Borrow a Hugging Face model: inside, forward passes run with gradients and can be asked for relevance.
 
     scope: "language" stops at the decoder's input; "full" goes on through connector and vision tower.
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
     carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
+    rule: "clamp" is eq. 5; "magnitude" takes sizes in its place, Abar = mean_h |A_h * dy/dA_h| with rows summing to 1.
     Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
     patching.require_gradients()
     decoder = model.get_decoder()
     tower = _tower(model) if scope == "full" else None
-    tape = Tape(decoder, tower, chosen_layers(layers, decoder), carried=carried)
+    tape = Tape(decoder, tower, chosen_layers(layers, decoder), carried=carried, rule=rule)
 
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
@@ -147,22 +163,40 @@ def record(
 class _Row:
     """A relevance row that starts from `seed` at the first layer which backward visits."""
 
-    def __init__(self, seed: Callable[[Tensor], Tensor]) -> None:
-        self._seed = seed
+    def __init__(self, seed: Callable[[Tensor], Tensor], rule: Rule) -> None:
+        self._seed, self._rule = seed, rule
         self.reset()
 
     def reset(self) -> None:
         self.value: Tensor | None = None
         self.fresh = True
+        self._kept: Tensor | float = 0.0  # (batch,), over all layers: the row's flow that eq. 5 lets through
+        self._removed: Tensor | float = 0.0
 
     def read(self, like: Tensor) -> Tensor:
         self.value = self._seed(like) if self.value is None else self.value.to(like.device)
         return self.value
 
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        if self._rule == "magnitude":
+            return attention.magnitudes(row, flow)
+        update = attention.clamped(row, flow)
+        kept = update.sum(-1)
+        self._kept = self._kept + kept
+        self._removed = self._removed + kept - (row[:, None] * total).sum((1, 2)) / flow.shape[1]
+        return update
+
     def add(self, update: Tensor) -> None:
         assert self.value is not None
         self.value = self.value + update
         self.fresh = False
+
+    def cut(self) -> Tensor | None:
+        """The share of the row's flow that the clamp removed, (batch,), 0 where nothing flowed; None without clamp."""
+        if not isinstance(self._kept, Tensor) or not isinstance(self._removed, Tensor):
+            return None
+        whole = self._kept + self._removed
+        return torch.where(whole > 0, self._removed / whole, 0).clamp(0, 1)
 
 
 class _StandingRow(_Row):

@@ -124,6 +124,7 @@ class _Reading:
     row: Tensor  # (tokens,)
     vision: Tensor | None  # (tower tokens,)
     notes: tuple[str, ...]
+    cut: float | None
 
 
 class _Run:
@@ -203,7 +204,8 @@ class _Run:
                 own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
                 vision = None if found.vision is None else found.vision[index].cpu()
                 notes = found.notes[index] if found.notes else ()
-                readings[index].append(_Reading(now[index], here[index], own, vision, notes))
+                cut = None if found.cut is None else float(found.cut[index])
+                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut))
         return readings
 
     def _answers(self, prompt: Prompt) -> list[list[int]]:
@@ -250,6 +252,7 @@ class _Run:
             relevance=row,
             image_map=image_map,
             shares=shares(np.abs(row) if self.method.signed else row, is_image),
+            cut=reading.cut,
             layers=self.layers,
             notes=tuple(notes),
             versions=versions() | {package: metadata.version(package) for package in self.method.needs},

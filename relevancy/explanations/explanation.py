@@ -42,6 +42,8 @@ class Explanation:
     image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
     shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1; of signed numbers,
         that of their sizes.
+    cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
+        eq. 5 removed because it was negative; None for methods without that clamp.
     answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """
@@ -59,6 +61,7 @@ class Explanation:
     relevance: np.ndarray = field(repr=False)
     image_map: np.ndarray = field(repr=False)
     shares: Mapping[str, float]
+    cut: float | None = None
     layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     answer_tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -150,6 +153,7 @@ class Explanation:
                 "y_edges": self.grid.y_edges.tolist(),
             },
             "shares": dict(self.shares),
+            "cut": finite(self.cut),
             "tokens": list(self.tokens),
             "is_image": self.is_image.astype(int).tolist(),
             "relevance": finite(self.relevance.tolist()),
@@ -185,6 +189,7 @@ class Explanation:
                 is_image=np.array(stored["is_image"], dtype=bool),
                 relevance=np.array(stored["relevance"], dtype=np.float32),
                 image_map=np.array(stored["image_map"], dtype=np.float32),
+                cut=stored.get("cut"),
                 layers=None if stored["layers"] is None else tuple(stored["layers"]),
                 notes=tuple(stored["notes"]),
                 answer_tokens=tuple(stored.get("answer_tokens", ())),

@@ -71,12 +71,13 @@ class Found:
 
     rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
     vision: (batch, tower tokens), the patches last; None where the map is the rows' image tokens. notes: of each
-    example, what to be careful about.
+    example, what to be careful about. cut: (batch,), see `Explanation.cut`.
     """
 
     rows: Tensor
     vision: Tensor | None = None
     notes: Sequence[tuple[str, ...]] | None = None
+    cut: Tensor | None = None
 
 
 class Reader(Protocol):

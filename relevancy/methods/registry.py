@@ -100,6 +100,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 layered=True,
             ),
             Method(
+                "relevancy-magnitude",
+                "Relevancy with sizes in place of the clamp: what the decision is about, for the token or against it.",
+                "Abar = mean_h |A_h * dy/dA_h|, its rows divided by their sums; R <- R + Abar R; row t of R, without "
+                "its own unit",
+                "this project; after Chefer, Gur and Wolf, ICCV 2021, whose clamp cuts by a sign that depends on where "
+                "the values' origin lies",
+                Cost(1, 1),
+                "Does not tell what speaks for a token from what speaks against it, so maps of two answers are more "
+                "alike than with relevancy.",
+                "relevancy.methods.relevancy:magnitude",
+                scopes=_BOTH,
+                layered=True,
+            ),
+            Method(
                 "attention",
                 "Where the explained position looks, mean over layers and heads.",
                 "mean_l mean_h A_lh[t]",

@@ -27,6 +27,16 @@ def carried(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
+def magnitude(model: Model, setting: Setting) -> Iterator[Reader]:
+    """Relevancy with sizes in place of eq. 5's clamp: row t of R, without the position's own unit e_t.
+
+    Abar = mean_h |A_h * dy/dA_h| with rows summing to 1, R <- R + Abar R. Costs what relevancy costs.
+    """
+    with record(model.model, setting.scope, layers=setting.layers, rule="magnitude") as tape:
+        yield _Recorded(model, tape, 1)
+
+
+@contextmanager
 def standing(model: Model, setting: Setting) -> Iterator[Reader]:
     """Attention x gradient: mean_l mean_h max(0, A_lh * dy/dA_lh), the explained position's row.
 
@@ -57,4 +67,4 @@ class _Recorded:
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
         language = rows.language.clone()
         language[torch.arange(len(language)), list(round_.places)] -= 1  # e_t, the position's own unit
-        return Found(language / self.parts, rows.vision)
+        return Found(language / self.parts, rows.vision, cut=rows.cut)
