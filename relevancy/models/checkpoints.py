@@ -44,7 +44,7 @@ class Spec:
     about: str
 
 
-_WEIGHTS = Path(__file__).parent / "demo" / "weights"
+_WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 MODELS = {
     "demo-small": Spec(_WEIGHTS / "demo-small", "the smaller of the embedded pair, no download"),
     "demo-large": Spec(_WEIGHTS / "demo-large", "the larger of the embedded pair, no download"),
