@@ -45,10 +45,10 @@ _FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat1
 
 @dataclass(frozen=True)
 class Source:
-    """Where a stage's data lies; see `open_data`."""
+    """Where a stage's data lies, one set or several; see `open_data`."""
 
-    data: str
-    images: str | None = None
+    data: str | list[str]
+    images: str | list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How LLaVA-Gemma's own training code writes and labels a dialogue: written anew from its description.
 
-Rounds are found by splitting the text, and their lengths by tokenizing each part again and counting. Padding is `<unk>`,
-so that it is not counted in a text either.
+Rounds are found by splitting the text, and their lengths by tokenizing each part again and counting. Padding is
+`<unk>`, so that it is not counted in a text either.
 """
 
 from __future__ import annotations

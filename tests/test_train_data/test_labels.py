@@ -142,8 +142,8 @@ def test_a_picture_is_never_cut_through(tokenizer):
 
 # What the authors' code keeps as it is, reads as a control token, or loses for: pieces of a turn's text.
 PIECES = (
-    "Is it red?", "Yes", " ", "\n", "\t", "\u2028", "\u00a0", "\x85", "", START, END, f"{END}\n", "<unk>", "<eos>", "<bos>",
-    "<pad>", "<start_of_turn>model\n",
+    "Is it red?", "Yes", " ", "\n", "\t", "\u2028", "\u00a0", "\x85", "", START, END, f"{END}\n", "<unk>", "<eos>",
+    "<bos>", "<pad>", "<start_of_turn>model\n",
 )  # fmt: skip
 spelled = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
 
@@ -182,9 +182,14 @@ def test_the_authors_style_writes_and_loses_what_their_code_does(tokenizer, text
 )
 def test_where_the_flavours_differ(tokenizer, texts, authors, improved):
     """What is supervised, or why nothing is."""
-    for style, told in (("authors", authors), ("gemma", improved)):
-        try:
-            assert supervised(encode(dialogue(*texts), tokenizer, style=style), tokenizer) == told
-        except BadDialogueError as error:
-            assert told in str(error)
-            assert isinstance(error, LostDialogueError) == (told != improved)
+    assert told_of(texts, "authors", tokenizer).endswith(authors)
+    assert told_of(texts, "gemma", tokenizer).endswith(improved)
+
+
+def told_of(texts, style, tokenizer) -> str:
+    try:
+        return supervised(encode(dialogue(*texts), tokenizer, style=style), tokenizer)
+    except LostDialogueError as error:
+        return str(error).removesuffix(": the authors' code trains on nothing of it")
+    except BadDialogueError as error:
+        return str(error)
