@@ -117,6 +117,10 @@ def finetune(
     model: Annotated[
         str | None, typer.Option(help="Go on from a whole LLaVA-style model: its decoder, tower and connector.")
     ] = None,
+    projector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Begin with the mm_projector.bin that stage 1 of the original code left."),
+    ] = None,
     changes: Changes = None,
     resume: Resume = False,
     report_to: ReportTo = None,
@@ -126,13 +130,20 @@ def finetune(
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
-    """Stage 2: connector and decoder learn to answer. After align with the same --out, or from --model.
+    """Stage 2: connector and decoder learn to answer. After align with the same --out, from --model or --projector.
 
     Try: relevancy train finetune --data llava_v1_5_mix665k.json --images data/ --out runs/2b --resume
     """
     if model is not None:
         changes = [f"connector={model}", *(changes or [])]
         language, vision = language or model, vision or model
+    if projector is not None:
+        changes = [*(changes or []), f"connector={projector}"]
+    if (model or projector) and (out_folder / "align" / "trained.safetensors").exists():
+        raise RelevancyError(
+            f"{out_folder} holds a connector that was aligned there: choose another --out, or give neither --model nor "
+            "--projector"
+        )
     chosen = chosen_preset(preset, flavour, language, vision, changes)
     given = {"finetune": (data, images)}
     return _do(

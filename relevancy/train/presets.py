@@ -27,7 +27,7 @@ class Preset:
     align: Stage | None
     finetune: Stage
     flavour: str = "improved"
-    connector: str = ""  # a LLaVA-style model whose connector is taken; without one it starts fresh
+    connector: str = ""  # a LLaVA-style model's, or an mm_projector.bin; without one it starts fresh
     feature_layer: int = -2  # of the tower, whose hidden states the connector reads
     vocabulary_multiple: int = 64  # rows of the embedding
     lora_rank: int = 0  # 0: the decoder itself trains, else adapters of this rank beside its matrices
