@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import relevancy
@@ -22,6 +22,7 @@ from relevancy.train.parts import parts_of
 from relevancy.train.run import Source, train
 
 PREFIX = "model.mm_projector."
+NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 @pytest.fixture
@@ -70,8 +71,6 @@ def test_stage_two_begins_with_it_and_it_goes_back_as_it_came(file, weights, sma
     out = tmp_path / "run"
     train(replace(small, connector=str(file), finetune=still), {"finetune": Source(str(data))}, out)
     back = to_original(out / "model", tmp_path / "back")
-    from safetensors.torch import load_file
-
     state = load_file(back / "model.safetensors")
     for name, value in weights.items():
         torch.testing.assert_close(state[name], value.float(), rtol=1e-6, atol=1e-7)
@@ -151,6 +150,7 @@ def test_the_command_takes_the_file_and_several_data_sets(file, small, data, tmp
     told = json.loads((out / "configuration.json").read_text())
     assert told["data"]["finetune"]["data"] == [str(data), str(second)]
     assert told["preset"]["connector"] == str(file)
+    assert "data.json, second.json" in (out / "model" / "README.md").read_text()
     (out / "align").mkdir()
     (out / "align" / "trained.safetensors").touch()
     done = CliRunner().invoke(app, [*arguments, "--resume"])
