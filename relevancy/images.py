@@ -24,6 +24,11 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "HEIF")
 """Still picture formats that are tried. Others that Pillow knows start outside programs or hold no photographs."""
 
+COLUMNS = (
+    "picture", "image", "image_path", "image_file", "img", "img_path", "file_name", "jpg", "jpeg", "png", "webp"
+)  # fmt: skip
+"""Names under which rows of data usually hold their picture; the first that is there counts."""
+
 _HEADER_BYTES = 16
 _DEEP_GRAY = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # A damaged file can fail at any step of its decoder; these are what Pillow's decoders raise then.

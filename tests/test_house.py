@@ -44,7 +44,7 @@ ONLY = {
     "train": {"errors", "atomic_io", "models", "images"},
     "plotting": {"errors"},
     "core": {"errors"},
-    "data": {"errors"},
+    "data": {"images", "errors"},
     "parallel": {"errors"},
     "stats": set(),
     "geometry": {"images", "errors"},

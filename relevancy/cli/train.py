@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.table import Table
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relevancy.train.presets import Preset
     from relevancy.train.run import Source
 
+DEFAULT_PRESET = "llava-gemma-2b-clip"
 STOPPED = 143  # what a process ended by SIGTERM returns
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 143 stopped by SIGTERM and saved."
 
@@ -57,19 +58,28 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that read data, for
 LogEvery = Annotated[int, typer.Option(min=1, help="Steps between two lines of DIR/STAGE/metrics.jsonl.")]
 Processes = Annotated[int, typer.Option(min=1, help="Devices that a dry run counts with.")]
 Data = Annotated[
-    str | None,
-    typer.Option(metavar="DATA", help="LLaVA's JSON, JSON Lines, a folder of datasets, or hf:owner/name@split."),
+    list[str] | None,
+    typer.Option(
+        metavar="DATA",
+        help="LLaVA's JSON, JSON Lines, a folder of datasets, or hf:owner/name@split; again for each: all are mixed.",
+    ),
 ]
 Images = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where relative picture paths begin; by default beside the file.")
+    list[str] | None,
+    typer.Option(
+        metavar="DIR", help="Where relative picture paths begin; by default beside the file. Once, or for each DATA."
+    ),
 ]
+
+
+Given: TypeAlias = tuple[list[str] | None, list[str] | None]  # a stage's data, and where its pictures are
 
 
 def align(
     out_folder: OutFolder,
     data: Data = None,
     images: Images = None,
-    preset: PresetName = "llava-gemma-2b-clip",
+    preset: PresetName = DEFAULT_PRESET,
     flavour: Flavour = "improved",
     language: Language = None,
     vision: Vision = None,
@@ -88,7 +98,7 @@ def align(
 
     Try: relevancy train align --data blip_laion_cc_sbu_558k.json --images images/ --out runs/2b
     """
-    chosen = _preset(preset, flavour, language, vision, changes)
+    chosen = chosen_preset(preset, flavour, language, vision, changes)
     given = {"align": (data, images)}
     return _do(
         chosen, given, out_folder, dry_run=dry_run, processes=processes,
@@ -100,12 +110,16 @@ def finetune(
     out_folder: OutFolder,
     data: Data = None,
     images: Images = None,
-    preset: PresetName = "llava-gemma-2b-clip",
+    preset: PresetName = DEFAULT_PRESET,
     flavour: Flavour = "improved",
     language: Language = None,
     vision: Vision = None,
     model: Annotated[
         str | None, typer.Option(help="Go on from a whole LLaVA-style model: its decoder, tower and connector.")
+    ] = None,
+    projector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Begin with the mm_projector.bin that stage 1 of the original code left."),
     ] = None,
     changes: Changes = None,
     resume: Resume = False,
@@ -116,14 +130,21 @@ def finetune(
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
-    """Stage 2: connector and decoder learn to answer. After align with the same --out, or from --model.
+    """Stage 2: connector and decoder learn to answer. After align with the same --out, from --model or --projector.
 
     Try: relevancy train finetune --data llava_v1_5_mix665k.json --images data/ --out runs/2b --resume
     """
     if model is not None:
         changes = [f"connector={model}", *(changes or [])]
         language, vision = language or model, vision or model
-    chosen = _preset(preset, flavour, language, vision, changes)
+    if projector is not None:
+        changes = [*(changes or []), f"connector={projector}"]
+    if (model or projector) and (out_folder / "align" / "trained.safetensors").exists():
+        raise RelevancyError(
+            f"{out_folder} holds a connector that was aligned there: choose another --out, or give neither --model nor "
+            "--projector"
+        )
+    chosen = chosen_preset(preset, flavour, language, vision, changes)
     given = {"finetune": (data, images)}
     return _do(
         chosen, given, out_folder, dry_run=dry_run, processes=processes,
@@ -137,7 +158,7 @@ def both(
     align_images: Images = None,
     finetune_data: Data = None,
     finetune_images: Images = None,
-    preset: PresetName = "llava-gemma-2b-clip",
+    preset: PresetName = DEFAULT_PRESET,
     flavour: Flavour = "improved",
     language: Language = None,
     vision: Vision = None,
@@ -159,7 +180,7 @@ def both(
     Try: relevancy train both --align-data blip_laion_cc_sbu_558k.json --align-images pretrain/ --finetune-data
     llava_v1_5_mix665k.json --finetune-images data/ --out runs/2b --processes 8 --dry-run
     """
-    chosen = _preset(preset, flavour, language, vision, changes)
+    chosen = chosen_preset(preset, flavour, language, vision, changes)
     given = {"align": (align_data, align_images), "finetune": (finetune_data, finetune_images)}
     if chosen.align is None:
         del given["align"]
@@ -229,7 +250,10 @@ def configs(
             say(f"→ {out_folder / file.name}")
 
 
-def _preset(name: str, flavour: str, language: str | None, vision: str | None, changes: list[str] | None) -> Preset:
+def chosen_preset(
+    name: str, flavour: str, language: str | None, vision: str | None, changes: list[str] | None
+) -> Preset:
+    """A preset by its name, with what was asked to be otherwise. Raises RelevancyError."""
     from relevancy.train.presets import overridden, preset
 
     named = [f"{key}={value}" for key, value in (("language", language), ("vision", vision)) if value]
@@ -238,7 +262,7 @@ def _preset(name: str, flavour: str, language: str | None, vision: str | None, c
 
 def _do(
     preset: Preset,
-    given: Mapping[str, tuple[str | None, str | None]],
+    given: Mapping[str, Given],
     out_folder: Path,
     *,
     dry_run: bool,
@@ -273,17 +297,22 @@ def _do(
     return 0
 
 
-def _sources(given: Mapping[str, tuple[str | None, str | None]]) -> dict[str, Source]:
+def _sources(given: Mapping[str, Given]) -> dict[str, Source]:
     from relevancy.train.run import Source
 
-    missing = [name for name, (data, _) in given.items() if data is None]
+    missing = [name for name, (data, _) in given.items() if not data]
     if missing:
         option = "--data" if len(given) == 1 else f"--{missing[0]}-data"
         raise RelevancyError(f"stage {missing[0]} needs {option}")
-    return {name: Source(str(data), images) for name, (data, images) in given.items()}
+    return {name: Source(_plain(data), _plain(images)) for name, (data, images) in given.items()}
 
 
-def _planned(preset: Preset, given: Mapping[str, tuple[str | None, str | None]], processes: int) -> None:
+def _plain(given: list[str] | None) -> Any:
+    """One value as itself, so that a run is recorded as it always was."""
+    return given[0] if given and len(given) == 1 else given or None
+
+
+def _planned(preset: Preset, given: Mapping[str, Given], processes: int) -> None:
     from dataclasses import replace
 
     from relevancy.train.data.sources import open_data

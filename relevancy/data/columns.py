@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from relevancy import images
 from relevancy.data.arrow import pa
 from relevancy.data.items import Item, Source
 from relevancy.data.reader import Broken, Reader
@@ -24,7 +25,7 @@ from relevancy.errors import RelevancyError
 ROLES = ("id", "picture", "question", "expected", "boxes", "mask")
 USUAL = {
     "id": ("id", "question_id", "uid", "__key__"),
-    "picture": ("picture", "image", "image_path", "img", "file_name", "jpg", "jpeg", "png", "webp"),
+    "picture": images.COLUMNS,
     "question": ("question", "prompt", "query", "text", "txt"),
     "expected": ("expected", "answer", "label", "truth", "ground_truth", "gt"),
     "boxes": ("boxes", "bboxes", "bbox", "box"),

@@ -45,6 +45,7 @@ Versions: {versions}.
 
 
 def _row(stage: Mapping[str, Any], name: str, how_far: str, configuration: Mapping[str, Any]) -> str:
-    source = configuration["data"].get(name, {}).get("data", "")
-    cells = (name, " and ".join(stage["trains"]), source.rsplit("/", 1)[-1], stage["batch"], stage["learning_rate"])
+    given = configuration["data"].get(name, {}).get("data", "")
+    read = ", ".join(source.rsplit("/", 1)[-1] for source in ([given] if isinstance(given, str) else given))
+    cells = (name, " and ".join(stage["trains"]), read, stage["batch"], stage["learning_rate"])
     return " | ".join(str(cell) for cell in (*cells, how_far))

@@ -85,7 +85,7 @@ def assembled(preset: Preset, parts: Parts, stage: Stage | None = None) -> Llava
     model.model.vision_tower = tower
     model.tie_weights()
     if preset.connector:
-        model.model.multi_modal_projector.load_state_dict(connector_of(preset.connector))
+        model.model.multi_modal_projector.load_state_dict(connector_of(preset.connector, config))
     model.generation_config = generation(parts.tokenizer, 512)
     return model.train()
 

@@ -24,11 +24,11 @@ from relevancy.errors import RelevancyError
 from relevancy.models import compat
 from relevancy.train.composition import generation, joined_config, padded_rows, scale_of
 from relevancy.train.parts import Parts, config_of, pictures_of, processor_for, tokenizer_of, tower_of
+from relevancy.train.projector import KIND, LAYERS, tensors
 from relevancy.train.template import IMAGE
 
 KEPT = "original"  # folder beside the converted weights
 _RECORD, _UNSCALED = "record.json", "connector.safetensors"
-_CONNECTOR = {"0": "linear_1", "2": "linear_2"}
 _LAST = "model.multi_modal_projector.linear_2."
 _TOWER = "model.vision_tower.vision_tower."
 _FOREIGN = ("model_type", "architectures", "transformers_version", "dtype", "vocab_size")
@@ -46,23 +46,21 @@ def to_hugging_face(
     language: str | None = None,
     vision: str | None = None,
     side: int | None = None,
-    framing: str = "pad",
+    framing: str | None = None,
 ) -> Path:
     """Convert an original checkpoint's folder; what `target` then holds, `relevancy.load` and transformers open.
 
     language: where the tokenizer is, by default `source`. vision: the tower, by default the one `source` names; its
     weights are read from there if `source` has none. side: pixels of its input, by default as its config says; the
-    original code takes DINOv2's 518 down to 224. Raises RelevancyError.
+    original code takes DINOv2's 518 down to 224. framing: "pad" or "crop", by default as `image_aspect_ratio` says.
+    Raises RelevancyError, also for what the original does to pictures or prompts and this layout cannot.
     """
     _check_free(target)
     original = _config(source)
     kind = _TEXT.get(original["model_type"])
     if kind is None or "mm_projector_type" not in original:
         raise RelevancyError(f"{source} is no checkpoint of the original LLaVA code ({original['model_type']})")
-    if original["mm_projector_type"] != "mlp2x_gelu":
-        raise RelevancyError(
-            f"{source}: a connector of type {original['mm_projector_type']} has no place in this layout"
-        )
+    _check_settings(original, source)
     tower = vision or original.get("mm_vision_tower")
     if not tower:
         raise RelevancyError(f"{source} does not name its tower: give --vision")
@@ -73,6 +71,8 @@ def to_hugging_face(
     text.vocab_size = padded_rows(present, len(parts.tokenizer), _MULTIPLE)
     token = parts.tokenizer.convert_tokens_to_ids(IMAGE)
     config = joined_config(text, parts.vision, token, original.get("mm_vision_select_layer", -2))  # type: ignore[arg-type]
+    if original.get("mm_vision_select_feature") == "cls_patch":
+        config.vision_feature_select_strategy = "full"
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     weights, unscaled = _renamed(state, model), {}
@@ -97,6 +97,7 @@ def to_hugging_face(
     side = parts.vision.image_size if side is None else side
     with whole(target) as part:
         model.save_pretrained(part)
+        framing = framing or ("pad" if original.get("image_aspect_ratio") == "pad" else "crop")
         processor_for(parts, side, framing, model.config).save_pretrained(part)
         (part / KEPT).mkdir()
         (part / KEPT / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
@@ -118,7 +119,7 @@ def to_original(source: Path, target: Path) -> Path:
         processor: Any = AutoProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise RelevancyError(f"{source} cannot be read: {str(error).splitlines()[0]}") from error
-    record, unscaled = _record(source, model.config)
+    record, unscaled = _record(source, model.config, padded=processor.image_processor.do_pad)
     weights = dict(model.state_dict())
     if compat.is_gemma(model.config) and not compat.needs_image_scale(model.config):
         weights |= {name: _unscaled(weights[name], unscaled.get(name), model.config) for name in _last(weights)}
@@ -129,16 +130,6 @@ def to_original(source: Path, target: Path) -> Path:
         (part / "config.json").write_text(json.dumps(record["config"], indent=2) + "\n")
         processor.tokenizer.save_pretrained(part)
     return target
-
-
-def connector_file(source: Path, target: Path) -> None:
-    """A run's or model's connector as the original code's stage 1 leaves it: mm_projector.bin."""
-    weights = load_file(source)
-    found = {name: value for name, value in weights.items() if name.startswith("model.multi_modal_projector.")}
-    if not found:
-        raise RelevancyError(f"{source} holds no connector")
-    numbers = {own: number for number, own in _CONNECTOR.items()}
-    torch.save({_projector_name(name, numbers): value for name, value in found.items()}, target)
 
 
 def _projector_name(name: str, numbers: Mapping[str, str]) -> str:
@@ -155,7 +146,7 @@ def _renamed(state: Mapping[str, Tensor], model: LlavaForConditionalGeneration) 
             continue
         if name.startswith("model.mm_projector."):
             _, _, number, kind = name.split(".")
-            new = f"model.multi_modal_projector.{_CONNECTOR.get(number, number)}.{kind}"
+            new = f"model.multi_modal_projector.{LAYERS.get(number, number)}.{kind}"
         elif name.startswith(_TOWER):
             tail = name.removeprefix(_TOWER)
             plain = f"model.vision_tower.{tail}"
@@ -170,7 +161,7 @@ def _renamed(state: Mapping[str, Tensor], model: LlavaForConditionalGeneration) 
 
 def _original(weights: Mapping[str, Tensor], record: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Tensor]]:
     """The weights under the original's names, without rows that were added."""
-    numbers = {own: number for number, own in _CONNECTOR.items()}
+    numbers = {own: number for number, own in LAYERS.items()}
     prefix = "" if kind.startswith("dinov2") else "vision_model."
     for name, value in weights.items():
         if name.startswith("model.multi_modal_projector."):
@@ -187,7 +178,7 @@ def _original(weights: Mapping[str, Tensor], record: Mapping[str, Any], kind: st
             yield own, value[: record["rows"]].clone() if own == "model.embed_tokens.weight" else value
 
 
-def _record(source: Path, config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _record(source: Path, config: PreTrainedConfig, *, padded: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What was kept when this model was converted, or what follows from its config."""
     if (source / KEPT / _RECORD).is_file():
         return json.loads((source / KEPT / _RECORD).read_text()), load_file(source / KEPT / _UNSCALED)
@@ -207,11 +198,29 @@ def _record(source: Path, config: PreTrainedConfig) -> tuple[dict[str, Any], dic
         "mm_vision_select_feature": "patch" if config.vision_feature_select_strategy == "default" else "cls_patch",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
+        "mm_patch_merge_type": "flat",
+        "image_aspect_ratio": "pad" if padded else "square",
+        "use_mm_proj": True,
+        "tokenizer_padding_side": "right",
+        "rope_theta": (getattr(text, "rope_parameters", None) or {}).get("rope_theta", 10_000.0),
+        "torch_dtype": str(config.dtype).removeprefix("torch."),
     }
     rows = config.image_token_id if last else text.vocab_size
     original["vocab_size"] = rows
     head = not text.tie_word_embeddings
     return {"config": original, "rows": rows, "tower": True, "head": head}, {}
+
+
+def _check_settings(original: Mapping[str, Any], source: Path) -> None:
+    if original["mm_projector_type"] != KIND:
+        raise RelevancyError(
+            f"{source}: a connector of type {original['mm_projector_type']} has no place in this layout"
+        )
+    ratio = original.get("image_aspect_ratio")
+    if ratio not in (None, "square", "pad"):
+        raise RelevancyError(f"{source} cuts a picture into several ({ratio}), for which this layout has no place")
+    if original.get("mm_use_im_start_end"):
+        raise RelevancyError(f"{source} puts pictures between <im_start> and <im_end>, which this layout does not")
 
 
 def _text_config(kind: str, original: Mapping[str, Any]) -> PreTrainedConfig:
@@ -271,9 +280,11 @@ def _state(source: Path) -> dict[str, Tensor]:
     safe, pickled = sorted(source.glob("*.safetensors")), sorted(source.glob("pytorch_model*.bin"))
     state: dict[str, Tensor] = {}
     for file in safe or pickled:
-        state |= load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        state |= tensors(file)
     if "model.embed_tokens.weight" not in state:
-        raise RelevancyError(f"{source} holds no decoder's weights (a connector alone is put in by --set connector)")
+        raise RelevancyError(
+            f"{source} holds no decoder's weights (a connector alone is for train finetune --projector)"
+        )
     return state
 
 

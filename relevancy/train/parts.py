@@ -25,6 +25,7 @@ from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints, compat
 from relevancy.models.model import load
 from relevancy.train.presets import Preset
+from relevancy.train.projector import FILE, check_settings, projector, projector_file
 from relevancy.train.shapes import SHAPES
 from relevancy.train.template import END, IMAGE, START
 
@@ -67,6 +68,9 @@ def parts_of(preset: Preset) -> Parts:
     """The parts a preset names. Raises RelevancyError where one is missing or does not fit."""
     language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
     check_size(vision, preset)
+    if preset.connector and (file := projector_file(preset.connector)):
+        check_settings(file, preset.feature_layer, strategy_for(vision))
+        projector(file, language, vision)
     return Parts(language, vision, tokenizer_of(preset.language), pictures_of(preset.vision))
 
 
@@ -150,10 +154,21 @@ def tower_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
     return _asked(MODEL_MAPPING[type(config)], name, config=config, dtype=dtype)
 
 
-def connector_of(name: str) -> dict[str, torch.Tensor]:
-    """The weights of a LLaVA-style model's connector, float32, repaired where its files need it."""
+def connector_of(name: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """The weights of a connector for a model of this config, float32.
+
+    That of a LLaVA-style model, repaired where its files need it; or the `mm_projector.bin` of the original code's
+    stage 1, in which a Gemma multiplied by sqrt(hidden) what the connector gave: the last layer then takes the factor.
+    """
+    if file := projector_file(name):
+        text = config.get_text_config()
+        weights = projector(file, text, config.vision_config)
+        factor = text.hidden_size**0.5 if compat.is_gemma(config) else 1.0
+        return {key: value * factor if key.startswith("linear_2.") else value for key, value in weights.items()}
     if not _is_whole(name):
-        raise RelevancyError(f"{name} has no connector: give a LLaVA-style model, or leave connector empty")
+        raise RelevancyError(
+            f"{name} has no connector: give a LLaVA-style model or an {FILE}, or leave connector empty"
+        )
     return load(name, dtype=torch.float32, device="cpu").model.model.multi_modal_projector.state_dict()
 
 

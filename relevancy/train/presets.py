@@ -27,7 +27,7 @@ class Preset:
     align: Stage | None
     finetune: Stage
     flavour: str = "improved"
-    connector: str = ""  # a LLaVA-style model whose connector is taken; without one it starts fresh
+    connector: str = ""  # a LLaVA-style model's, or an mm_projector.bin; without one it starts fresh
     feature_layer: int = -2  # of the tower, whose hidden states the connector reads
     vocabulary_multiple: int = 64  # rows of the embedding
     lora_rank: int = 0  # 0: the decoder itself trains, else adapters of this rank beside its matrices
@@ -53,9 +53,11 @@ _ALIGN = Stage(
     save_every=250,
 )
 _FINETUNE = replace(_ALIGN, name="finetune", trains=("connector", "decoder"), batch=128, learning_rate=2e-5)
-# As Intel's scripts for Gaudi have it: no clipping, losses averaged over micro-batches; at first pictures cut to a
-# square, and samples in any order.
-_PAPER = {"clip": 0.0, "token_mean": False, "gradient_checkpointing": False}
+# As Intel's scripts for Gaudi have it: no clipping, losses averaged over micro-batches, texts and order as that code
+# writes and draws them; at first pictures cut to a square, and samples in any order.
+_PAPER = {
+    "clip": 0.0, "token_mean": False, "gradient_checkpointing": False, "style": "authors", "grouping": "authors"
+}  # fmt: skip
 _PAPER_ALIGN = {"framing": "crop", "grouped": False, "gradient_checkpointing": True}
 # A mean over tokens, clipped gradients, frozen parts in half the memory, whole answers only.
 _IMPROVED = {"half_frozen": True, "overlong": "drop"}

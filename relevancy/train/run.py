@@ -34,7 +34,7 @@ from relevancy.train.lora import adapt, merge, require_peft
 from relevancy.train.parts import Parts, parts_of, processor_for
 from relevancy.train.plan import steps_of
 from relevancy.train.presets import Preset, from_plain
-from relevancy.train.samplers import GroupedSampler
+from relevancy.train.samplers import GroupedSampler, LlavaSampler
 from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import Progress, is_first, processes_here, run, shares
 
@@ -45,10 +45,10 @@ _FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat1
 
 @dataclass(frozen=True)
 class Source:
-    """Where a stage's data lies; see `open_data`."""
+    """Where a stage's data lies, one set or several; see `open_data`."""
 
-    data: str
-    images: str | None = None
+    data: str | list[str]
+    images: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialog
         adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)
     freeze(model, stage)
     processor = processor_for(parts, preset.image_size, stage.framing, model.config)
-    encoder = Encoder(processor, max_length=stage.max_tokens, overlong=stage.overlong)
+    encoder = Encoder.of_stage(processor, stage)
     in_tower = check_tokens(model, encoder)
     sizes = sizes_of(model, model.config, in_tower, encoder.image_tokens)
     with ExitStack() as changes:
@@ -216,7 +216,8 @@ class Order(Sampler):
             return np.random.default_rng([self.seed, turn]).permutation(len(self.dialogues))
         micro, accumulate = shares(self.stage, processes_here())
         groups = processes_here() * accumulate
-        return GroupedSampler(self.dialogues.lengths, self.dialogues.pictured, micro, groups, self.seed).order(turn)
+        sampler = LlavaSampler if self.stage.grouping == "authors" else GroupedSampler
+        return sampler(self.dialogues.lengths, self.dialogues.pictured, micro, groups, self.seed).order(turn)
 
 
 def export(out: Path, target: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from relevancy.train.template import OVERLONG, STYLES
+
 logger = logging.getLogger(__name__)
 
 PARTS: Mapping[str, tuple[str, ...]] = {  # parameter name prefixes of a LlavaForConditionalGeneration
@@ -16,6 +18,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # parameter name prefixes of a LlavaFo
     "decoder": ("model.language_model.", "lm_head."),
 }
 FRAMINGS = ("pad", "crop")
+GROUPINGS = ("lengths", "authors")
 ADAPTER = ".lora_"  # part of the name of every parameter that an adapter added
 
 
@@ -40,6 +43,7 @@ class Stage:
     epochs: float = 1.0
     framing: str = "pad"  # of the pictures to a square: "pad", or "crop" out of the center
     max_tokens: int = 2048  # of one sequence, image tokens included
+    style: str = "gemma"  # how dialogues are written, see `template.encode`; "authors": as LLaVA-Gemma's own code does
     overlong: str = "cut"  # a longer sequence is cut; or its last turns are left out: "drop"
     token_mean: bool = True  # the loss is the mean over a batch's tokens; else over micro-batches, of their means
     loss_chunk: int = 0  # supervised positions whose logits are computed at a time; 0: those of all positions at once
@@ -47,6 +51,7 @@ class Stage:
     gradient_checkpointing: bool = False
     optimizer: str = "adamw_torch"  # a name transformers knows; "adamw_bnb_8bit" needs bitsandbytes
     grouped: bool = False  # sequences of a like length, with a picture or without, share a batch
+    grouping: str = "lengths"  # where grouped; "authors": of any length, see `sampling.LlavaSampler`
     packed: bool = False  # a device's sequences stand in one row, without padding
     half_frozen: bool = False  # what does not train is held in bfloat16
 
@@ -56,6 +61,11 @@ class Stage:
             raise ValueError(f"stage {self.name!r} trains unknown parts {sorted(unknown)}; known: {sorted(PARTS)}")
         if self.framing not in FRAMINGS:
             raise ValueError(f"stage {self.name!r} has unknown framing {self.framing!r}; known: {', '.join(FRAMINGS)}")
+        for kind, known in {"style": tuple(STYLES), "overlong": OVERLONG, "grouping": GROUPINGS}.items():
+            if getattr(self, kind) not in known:
+                raise ValueError(
+                    f"stage {self.name!r} has unknown {kind} {getattr(self, kind)!r}; known: {', '.join(known)}"
+                )
 
 
 def freeze(model: nn.Module, stage: Stage) -> dict[str, int]:

@@ -16,12 +16,17 @@ from transformers import PreTrainedTokenizerBase
 IGNORED = -100  # label of a token that is not supervised, as torch's cross entropy expects
 IMAGE = "<image>"
 START, END = "<start_of_turn>", "<end_of_turn>"
+AUTHORS = "authors"  # the style that writes, and loses, what LLaVA-Gemma's own code does
 ROLES = ("user", "model")
 OVERLONG = ("cut", "drop")  # what becomes of a dialogue that is too long: see `encode`
 
 
 class BadDialogueError(ValueError):
     """A dialogue that cannot be trained on; the message says why."""
+
+
+class LostDialogueError(BadDialogueError):
+    """A dialogue of which the authors' code trains on nothing, since it counts tokens and finds another number."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,18 @@ def encode(
     `image_tokens` tokens.
 
     style       "gemma": the recipe's turns; "plain": pictures and answers alone, as LLaVA-1.5 aligns its connector;
-                "chat": the tokenizer's own chat template
-    strip       spaces around a turn go, as in Gemma's chat template; LLaVA's recipe keeps them
+                "chat": the tokenizer's own chat template; "authors": as LLaVA-Gemma's own code has it, which keeps
+                spaces, reads control tokens in a text as such, and loses what `check_counted` names
+    strip       spaces around a turn go, as in Gemma's chat template; the style "authors" keeps them in any case
     max_length  in tokens, pictures included. Beyond it "cut" cuts, never through a picture; "drop" drops whole rounds
                 of question and answer
 
     Raises BadDialogueError for what cannot be trained on, also where no answer is left within max_length.
     """
-    texts = [Turn(turn.role, _placed(turn, strip)) for turn in answered(turns)]
+    as_authors = style == AUTHORS
+    if as_authors:
+        check_counted(turns, tokenizer.unk_token)
+    texts = [Turn(turn.role, _placed(turn, strip and not as_authors)) for turn in answered(turns, style)]
     pictured = [Turn(turn.role, turn.text.replace(IMAGE, IMAGE * image_tokens)) for turn in texts]
     text, spans = STYLES[style](pictured, tokenizer)
     tokenized = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -100,8 +109,9 @@ def encode(
     return Encoded(ids[:kept], labels, pictures, len(ids) - kept)
 
 
-def answered(turns: Sequence[Turn]) -> Sequence[Turn]:
+def answered(turns: Sequence[Turn], style: str = "gemma") -> Sequence[Turn]:
     """The turns that are trained on: questions, each with its answer. Raises BadDialogueError."""
+    control = () if style == AUTHORS else (START, END)
     if turns and turns[0].role == "model":
         turns = turns[1:]
     if len(turns) % 2:
@@ -111,9 +121,25 @@ def answered(turns: Sequence[Turn]) -> Sequence[Turn]:
     for index, turn in enumerate(turns):
         if turn.role != ROLES[index % 2]:
             raise BadDialogueError(f"turn {index} is by {turn.role!r}, expected {ROLES[index % 2]!r}")
-        if START in turn.text or END in turn.text or (turn.role == "model" and IMAGE in turn.text):
+        if any(token in turn.text for token in control) or (turn.role == "model" and IMAGE in turn.text):
             raise BadDialogueError(f"turn {index} contains a control token")
     return turns
+
+
+def check_counted(turns: Sequence[Turn], unknown: str | None) -> None:
+    """Refuse what the authors' code loses: it finds rounds by splitting the text, and counts their tokens again.
+
+    unknown: the tokenizer's `<unk>`, with which that code pads, so that it is not counted. Raises LostDialogueError.
+    """
+    asked = turns[1:] if turns and turns[0].role == "model" else turns
+    reasons = (
+        (len(asked) % 2, "a last question without an answer"),
+        (any(not turn.text for turn in asked), "an empty turn"),
+        (any(f"{END}\n" in turn.text for turn in asked), f"{END} and a line's end within a turn"),
+        (any(unknown and unknown in turn.text for turn in asked), f"{unknown} in a turn"),
+    )
+    if why := next((why for holds, why in reasons if holds), None):
+        raise LostDialogueError(f"{why}: the authors' code trains on nothing of it")
 
 
 def _placed(turn: Turn, strip: bool) -> str:
@@ -173,4 +199,4 @@ def _chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Spelled:
     return whole, spans
 
 
-STYLES: Mapping[str, Style] = {"gemma": _gemma, "plain": _plain, "chat": _chat}
+STYLES: Mapping[str, Style] = {"gemma": _gemma, "plain": _plain, "chat": _chat, AUTHORS: _gemma}

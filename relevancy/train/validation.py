@@ -1,5 +1,7 @@
 """Reading a data set once before it is trained on: what is wrong with which entries, counted and named.
 
+What is counted as trained on is what `data.examples` then gives: the same encoder decides here and there.
+
 Memory does not grow with the data: entries are read one at a time, a part of the names is kept, all go to a file.
 """
 
@@ -8,10 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +21,21 @@ from typing import Any, TextIO, TypeAlias
 
 from relevancy.errors import RelevancyError
 from relevancy.images import open_picture
-from relevancy.train.data.dialogues import Dialogue, Picture, dialogue_of, on_disk
+from relevancy.train.data.dialogues import PLACED, Dialogue, Picture, dialogue_of, is_there, on_disk
 from relevancy.train.data.entries import entries
 from relevancy.train.data.examples import Encoder
-from relevancy.train.data.sources import HUB, open_data
-from relevancy.train.template import BadDialogueError, Turn, answered
+from relevancy.train.data.sources import HUB, Name, open_data, paired
+from relevancy.train.template import (
+    AUTHORS,
+    IGNORED,
+    IMAGE,
+    BadDialogueError,
+    Encoded,
+    LostDialogueError,
+    Turn,
+    answered,
+    check_counted,
+)
 
 NAMED = 20
 """Entries of each kind of fault that are named in the result; the file names all."""
@@ -40,14 +52,21 @@ KINDS: Mapping[str, str] = {
     "missing picture": "the picture's file is not there",
     "unreadable picture": "the picture will not open",
     "no answer left": "no answer fits into the longest sequence",
-    "over-long": "the end does not fit into the longest sequence",
+    "lost by the authors": "LLaVA-Gemma's own code trains on nothing of it, and so does the flavour paper",
+    "over-long": "the end does not fit into the longest sequence: it is cut, or the last rounds are left out",
     "empty question": "a question without a word",
     "empty answer": "an answer without a word: the model learns to say nothing",
     "unanswered": "a last question without an answer, which is left out",
     "answer first": "an answer before the first question, which is left out",
+    "unread picture": "what looks like a picture lies under a name that is not read: it is trained on without",
 }
-WHOLE = frozenset(tuple(KINDS)[:6])
+WHOLE = frozenset(tuple(KINDS)[:7])
 """The kinds that keep an entry from being trained on."""
+NOTES: Mapping[str, str] = {
+    **PLACED,
+    "control token": "a text spells a token such as <eos>, which is trained on as that token",
+}
+"""What is counted, but no fault: how an entry is read where there would be more than one way."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +80,17 @@ class Fault:
 
 
 _What: TypeAlias = tuple[str, str]  # kind of fault, why
+_Seen: TypeAlias = tuple[int, _What]  # of which of a dialogue's pictures, and what is wrong with it
 _Entry: TypeAlias = tuple[int, Dialogue | Fault]  # position, and what stands there
 
 
 @dataclass
 class Audit:
-    """What was found. counts: entries by kind of fault; named: the first of each kind; lost: not to be trained on."""
+    """What was found. counts: entries by kind of fault; named: the first of each kind; lost: not to be trained on.
+
+    tokens, longest: of whole dialogues. trained_...: of what training reads of the entries that are not lost; all four
+    are None without an encoder. noted: entries by kind of NOTES.
+    """
 
     entries: int = 0
     pictured: int = 0
@@ -74,7 +98,11 @@ class Audit:
     turns: int = 0
     tokens: int | None = None
     longest: int | None = None
+    trained_tokens: int | None = None
+    trained_labels: int | None = None
+    trained_pictures: int | None = None
     lost: int = 0
+    noted: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[Fault]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -95,43 +123,77 @@ class _Found:
 
     turns: int
     pictures: int
-    tokens: int | None
     faults: list[Fault]
+    encoded: Encoded | None = None
+    notes: tuple[str, ...] = ()
 
 
 class _Inspector:
     """Looks at dialogues, at their texts and at their pictures; the latter from any thread."""
 
-    def __init__(self, encoder: Encoder | None, open_pictures: bool) -> None:
+    def __init__(self, encoder: Encoder | None, style: str, open_pictures: bool) -> None:
         self._encoder, self._open = encoder, open_pictures
+        self._style = style if encoder is None else encoder.style
         self._file = lru_cache(_REMEMBERED)(self._look)
+        tokenizer: Any = None if encoder is None else encoder.tokenizer
+        self._unknown = None if tokenizer is None else tokenizer.unk_token
+        self._control = () if tokenizer is None else tuple({*tokenizer.all_special_tokens} - {IMAGE})
 
-    def inspected(self, position: int, dialogue: Dialogue, seen: list[_What]) -> _Found:
+    def inspected(self, position: int, dialogue: Dialogue, seen: list[_Seen]) -> _Found:
         """All faults of the dialogue at this position, whose pictures' faults are there already."""
-        found = list(_turn_faults(dialogue.turns)) if dialogue.fault is None else [("no dialogue", dialogue.fault)]
-        tokens = None
-        if self._encoder is not None and not any(kind in ("no dialogue", "bad turns") for kind, _ in found):
+        found = [("no dialogue", dialogue.fault)] if dialogue.fault is not None else list(self._texts(dialogue.turns))
+        encoded = None
+        if self._encoder is not None and not any(kind in WHOLE for kind, _ in found):
             try:
                 encoded = self._encoder.text(dialogue)
-                tokens = len(encoded.ids) + encoded.dropped
-                if encoded.dropped:
-                    found.append(("over-long", f"{tokens} tokens, {self._encoder.max_length} fit"))
             except BadDialogueError as error:
                 found.append(("no answer left", str(error)))
-        faults = [Fault(position, dialogue.id, kind, why) for kind, why in found + seen]
-        return _Found(len(dialogue.turns), len(dialogue.images), tokens, faults)
+            else:
+                found += self._over(encoded)
+        used = self._used(dialogue, encoded)
+        found += [what for number, what in seen if number < used]
+        found += [("unread picture", f"under {name!r}: call it image") for name in dialogue.unread]
+        notes = [dialogue.placed] if dialogue.placed else []
+        if any(token in turn.text for turn in dialogue.turns for token in self._control):
+            notes.append("control token")
+        faults = [Fault(position, dialogue.id, kind, why) for kind, why in found]
+        return _Found(len(dialogue.turns), len(dialogue.images), faults, encoded, tuple(notes))
 
-    def pictures(self, dialogue: Dialogue) -> list[_What]:
-        """What is wrong with the dialogue's pictures."""
+    def pictures(self, dialogue: Dialogue) -> list[_Seen]:
+        """What is wrong with which of the dialogue's pictures."""
         return [
-            fault
+            (number, fault)
             for number, picture in enumerate(dialogue.images)
             for fault in (self._file(picture) if isinstance(picture, Path) else _opened(picture, f"picture {number}: "))
         ]
 
+    def _texts(self, turns: tuple[Turn, ...]) -> Iterator[_What]:
+        if self._style == AUTHORS:
+            try:
+                check_counted(turns, self._unknown)
+            except LostDialogueError as error:
+                yield "lost by the authors", str(error)
+                return
+        yield from _turn_faults(turns, self._style)
+
+    def _over(self, encoded: Encoded) -> Iterator[_What]:
+        if encoded.dropped:
+            done = "cut" if self._encoder.overlong == "cut" else "left out"  # type: ignore[union-attr]
+            whole, most = len(encoded.ids) + encoded.dropped, self._encoder.max_length  # type: ignore[union-attr]
+            yield "over-long", f"{whole} tokens, {most} fit: the last {encoded.dropped} are {done}"
+
+    def _used(self, dialogue: Dialogue, encoded: Encoded | None) -> int:
+        """How many of the dialogue's pictures training opens; all, where it is lost anyway."""
+        if encoded is not None:
+            return encoded.pictures
+        try:
+            return sum(turn.text.count(IMAGE) for turn in answered(dialogue.turns, self._style))
+        except BadDialogueError:
+            return len(dialogue.images)
+
     def _look(self, path: Path) -> list[_What]:
         there = on_disk(path)
-        if isinstance(there, Path) and not there.exists():
+        if isinstance(there, Path) and not is_there(there):
             return [("missing picture", f"{path}: no such file")]
         return _opened(there) if self._open else []
 
@@ -145,10 +207,11 @@ def _opened(picture: Picture, name: str = "") -> list[_What]:
 
 
 def audit(
-    source: str,
-    images: Path | None = None,
+    source: Name | Sequence[Name],
+    images: Name | Sequence[Name] | None = None,
     *,
     encoder: Encoder | None = None,
+    style: str = "gemma",
     open_pictures: bool = True,
     threads: int = 0,
     out: Path | None = None,
@@ -156,18 +219,19 @@ def audit(
 ) -> Audit:
     """Read every entry of a data set once, and every picture; see `data.opening.open_data` for the arguments.
 
-    encoder   the model's, to find over-long dialogues; without it lengths are not looked at
+    encoder   with which will be trained, as `Encoder.of_stage` makes it; without one lengths are not looked at
+    style     how dialogues are written, where there is no encoder to say so
     threads   that open pictures beside this one
     out       file for every fault, a line of JSON each: position, id, kind, why
     progress  is told what was found so far, every few hundred entries
 
     Raises RelevancyError where the source is not there at all, or holds nothing.
     """
-    inspector, result, began = _Inspector(encoder, open_pictures), Audit(), time.monotonic()
+    inspector, result, began = _Inspector(encoder, style, open_pictures), Audit(), time.monotonic()
     with ExitStack() as stack:
         listed = stack.enter_context(_written(out)) if out is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads else None
-        for block in _inspected(_dialogues(source, images), inspector, pool, threads * _AHEAD):
+        for block in _inspected(_all(paired(source, images)), inspector, pool, threads * _AHEAD):
             for found in block:
                 _count(result, found, listed)
             result.seconds = time.monotonic() - began
@@ -184,6 +248,16 @@ def _written(path: Path) -> TextIO:
         return path.open("w", encoding="utf-8")
     except OSError as error:
         raise RelevancyError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _all(pairs: Sequence[tuple[str, Path | None]]) -> Iterator[_Entry]:
+    """Every entry of every source, with its position among all of them."""
+    before = 0
+    for source, images in pairs:
+        number = -1
+        for number, given in _dialogues(source, images):
+            yield before + number, replace(given, position=before + number) if isinstance(given, Fault) else given
+        before += number + 1
 
 
 def _dialogues(source: str, images: Path | None) -> Iterator[_Entry]:
@@ -211,7 +285,7 @@ def _inspected(
 
     Few blocks wait at any time.
     """
-    waiting: deque[tuple[list[_Entry], Callable[[], list[list[_What]]]]] = deque()
+    waiting: deque[tuple[list[_Entry], Callable[[], list[list[_Seen]]]]] = deque()
     while block := list(islice(dialogues, _BLOCK)):
         look = partial(_pictures, block, inspector)
         waiting.append((block, look if pool is None else pool.submit(look).result))
@@ -221,13 +295,13 @@ def _inspected(
         yield _texts(*waiting.popleft(), inspector)
 
 
-def _pictures(block: list[_Entry], inspector: _Inspector) -> list[list[_What]]:
+def _pictures(block: list[_Entry], inspector: _Inspector) -> list[list[_Seen]]:
     return [[] if isinstance(given, Fault) else inspector.pictures(given) for _, given in block]
 
 
-def _texts(block: list[_Entry], pictures: Callable[[], list[list[_What]]], inspector: _Inspector) -> list[_Found]:
+def _texts(block: list[_Entry], pictures: Callable[[], list[list[_Seen]]], inspector: _Inspector) -> list[_Found]:
     return [
-        _Found(0, 0, None, [given]) if isinstance(given, Fault) else inspector.inspected(position, given, seen)
+        _Found(0, 0, [given]) if isinstance(given, Fault) else inspector.inspected(position, given, seen)
         for (position, given), seen in zip(block, pictures(), strict=True)
     ]
 
@@ -238,10 +312,12 @@ def _count(result: Audit, found: _Found, listed: TextIO | None) -> None:
     result.turns += found.turns
     result.pictures += found.pictures
     result.pictured += bool(found.pictures)
-    if found.tokens is not None:
-        result.tokens = (result.tokens or 0) + found.tokens
-        result.longest = max(result.longest or 0, found.tokens)
-    result.lost += bool(kinds & WHOLE) and kinds != {"unreadable rest"}
+    lost = bool(kinds & WHOLE) and kinds != {"unreadable rest"}
+    result.lost += lost
+    if found.encoded is not None:
+        _measure(result, found.encoded, lost)
+    for note in found.notes:
+        result.noted[note] = result.noted.get(note, 0) + 1
     for kind in kinds:
         result.counts[kind] = result.counts.get(kind, 0) + 1
     for fault in found.faults:
@@ -249,12 +325,23 @@ def _count(result: Audit, found: _Found, listed: TextIO | None) -> None:
         if len(named) < NAMED:
             named.append(fault)
         if listed is not None:
-            listed.write(json.dumps(asdict(fault), ensure_ascii=False) + "\n")
+            listed.write(json.dumps(asdict(fault)) + "\n")  # in ASCII: a line ends nowhere else, whatever a name holds
 
 
-def _turn_faults(turns: tuple[Turn, ...]) -> Iterator[tuple[str, str]]:
+def _measure(result: Audit, encoded: Encoded, lost: bool) -> None:
+    whole = len(encoded.ids) + encoded.dropped
+    result.tokens = (result.tokens or 0) + whole
+    result.longest = max(result.longest or 0, whole)
+    if not lost:
+        labels = len(encoded.labels) - encoded.labels.count(IGNORED)
+        result.trained_tokens = (result.trained_tokens or 0) + len(encoded.ids)
+        result.trained_labels = (result.trained_labels or 0) + labels
+        result.trained_pictures = (result.trained_pictures or 0) + encoded.pictures
+
+
+def _turn_faults(turns: tuple[Turn, ...], style: str) -> Iterator[_What]:
     try:
-        trained = answered(turns)
+        trained = answered(turns, style)
     except BadDialogueError as error:
         yield "bad turns", str(error)
         return

@@ -30,13 +30,14 @@ def _fault(kind: str, name: str) -> Any:
         "unanswered": lambda: entry(name, "What color?", "Red.", "And then?"),
         "answer first": lambda: {"id": name, "conversations": [{"from": "gpt", "value": "Hello"},
                                                                 *entry("", "a", "b")["conversations"]]},
+        "unread picture": lambda: entry(name, "What color is it?", "Red.", photo="0.jpg"),
     }  # fmt: skip
     return faults[kind]()
 
 
 KINDS = (
     "no dialogue", "bad turns", "missing picture", "unreadable picture", "no answer left", "over-long",
-    "empty question", "empty answer", "unanswered", "answer first",
+    "empty question", "empty answer", "unanswered", "answer first", "unread picture",
 )  # fmt: skip
 
 

@@ -7,14 +7,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 from planted import plant
 from training_data import entry, write
+from typer.testing import CliRunner
 
+from relevancy.cli import app
 from relevancy.errors import RelevancyError
-from relevancy.train.data.examples import Encoder
-from relevancy.train.template import IMAGE
+from relevancy.images import COLUMNS
+from relevancy.train.data.dialogues import dialogue_of
+from relevancy.train.data.examples import Encoder, Examples
+from relevancy.train.data.sources import open_data
+from relevancy.train.presets import CELLS, FLAVOURS, preset
+from relevancy.train.template import END, IGNORED, IMAGE
 from relevancy.train.validation import KINDS, NAMED, WHOLE, audit
 
 
@@ -32,7 +40,7 @@ def test_every_planted_fault_is_found(tmp_path, processor, threads):
     assert found.entries == 5000
     assert {(one["position"], one["kind"]) for one in listed(tmp_path / "faults.jsonl")} == set(planted.items())
     assert found.counts == dict(Counter(planted.values()))
-    assert found.counts.keys() == KINDS.keys() - {"unreadable rest"}
+    assert found.counts.keys() == KINDS.keys() - {"unreadable rest", "lost by the authors"}
     assert found.lost == sum(kind in WHOLE for kind in planted.values())
     assert found.longest > 120
     for kind, named in found.named.items():
@@ -142,3 +150,155 @@ def test_the_command_says_when_nothing_is_wrong(tmp_path):
     done = check("--data", write(tmp_path / "data.json", [entry("a", "b", "c")]))
     assert done.returncode == 0, done.stderr
     assert "nothing is wrong" in done.stdout
+
+
+LONG = "word " * 60
+QUESTION = f"{IMAGE}What?"
+
+
+def odd_entries() -> list:
+    """Every kind of entry that a flavour cuts, leaves out, loses or reads in its own way."""
+    return [
+        entry("good", QUESTION, "Red.", image="wide.png"),
+        entry("cut", "What?", "Red.", "And?", LONG, "So?", "Blue."),
+        entry("cut before a picture", "What?", "Red.", f"{LONG}{IMAGE}", "Blue.", image="wide.png"),
+        entry("broken, but left out", "What?", "Red.", "And?", LONG, QUESTION, "Blue.", image="broken.jpg"),
+        entry("broken, but unanswered", "What?", "Red.", QUESTION, image="none.png"),
+        entry("broken", QUESTION, "Red.", image="broken.jpg"),
+        entry("missing", QUESTION, "Red.", image="none.png"),
+        entry("a name no file has", QUESTION, "Red.", image="n" * 300 + ".jpg"),
+        entry("too long", LONG, "Red."),
+        entry("long answer", "What?", LONG),
+        entry("spaces", "  What? ", " Red.\n"),
+        entry("unicode", "What\u2028is\u00a0it?\x85", "Red\u2029."),
+        entry("empty answer", "What?", ""),
+        entry("empty question", "", "Red."),
+        entry("odd", "What?", "Red.", "And?"),
+        {
+            "id": "answer first",
+            "conversations": [{"from": "gpt", "value": "Hi"}, *entry("", "a", "b")["conversations"]],
+        },
+        entry("control", "What?", f"Red.{END}"),
+        entry("control and line", "What?", f"Red.{END}\nBlue."),
+        entry("unknown", "What <unk>?", "Red."),
+        entry("mark in an answer", "What?", f"{IMAGE}Red.", image="wide.png"),
+        entry("mark without a picture", QUESTION, "Red."),
+        entry("picture without a mark", "What?", "Red.", image="wide.png"),
+        entry("marked twice", f"{IMAGE} What {IMAGE} is it?", "Red.", image="wide.png"),
+        entry("two", f"{IMAGE}{IMAGE}Same?", "No.", images=["wide.png", "square.png"]),
+        entry("two, one broken", f"{IMAGE}{IMAGE}Same?", "No.", images=["wide.png", "broken.jpg"]),
+        entry("photo", "What?", "Red.", photo="wide.png"),
+        {"id": "no turns", "conversations": []},
+        {"id": "wrong turns", "conversations": [{"from": "human", "value": "a"}] * 2},
+    ]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_audit_counts_what_training_then_reads(tmp_path, pictures, processor, flavour):
+    """For both flavours: the same entries are lost, and of the others the same tokens, labels and pictures are read."""
+    stage = replace(preset(CELLS[0], flavour).finetune, max_tokens=50)
+    encoder, path = Encoder.of_stage(processor, stage), write(tmp_path / "data.json", odd_entries())
+    examples = Examples(open_data(path, pictures), encoder)
+    read = [examples[place] for place in range(len(examples))]
+    trained = [one for one in read if set(one["labels"]) != {IGNORED}]
+    found = audit(path, pictures, encoder=encoder, out=tmp_path / "faults.jsonl")
+    assert found.entries == len(read)
+    assert found.lost == len(examples.skipped) == len(read) - len(trained)
+    assert {one["id"] for one in listed(tmp_path / "faults.jsonl") if one["kind"] in WHOLE} == {
+        one["id"] for one in examples.skipped.all()
+    }
+    assert found.trained_tokens == sum(len(one["input_ids"]) for one in trained)
+    assert found.trained_labels == sum(label != IGNORED for one in trained for label in one["labels"])
+    assert found.trained_pictures == sum(len(one.get("pixel_values", ())) for one in trained)
+    lost = {"empty answer", "empty question", "odd", "control and line", "unknown"}
+    assert found.counts.get("lost by the authors", 0) == (len(lost) + 1 if flavour == "paper" else 0)
+    assert found.noted == {"unmarked": 2, "marked again": 1, "several": 2, "control token": 3}
+    whys = [one["why"] for one in listed(tmp_path / "faults.jsonl") if one["kind"] == "over-long"]
+    assert whys
+    assert all(("are cut" if flavour == "paper" else "are left out") in why for why in whys)
+
+
+def test_without_a_tokenizer_only_pictures_that_are_asked_about_are_missed(tmp_path, pictures):
+    entries = [entry("a", "What?", "Red.", QUESTION, image="none.png"), entry("b", QUESTION, "Red.", image="none.png")]
+    path = write(tmp_path / "data.json", entries)
+    assert audit(path, pictures).counts == {"unanswered": 1, "missing picture": 1}
+    assert audit(path, pictures, style="authors").counts == {
+        "lost by the authors": 1, "missing picture": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["image", "images", *COLUMNS])
+def test_a_picture_is_found_under_every_usual_name(name, pictures):
+    found = dialogue_of({"question": "What?", "answer": "Red.", name: "wide.png"}, 0, pictures)
+    assert found.images == (pictures / "wide.png",)
+    assert found.turns[0].text == f"{IMAGE}\nWhat?"
+
+
+@pytest.mark.parametrize(
+    "given", ["wide.png", ["WIDE.JPG"], {"bytes": b"x", "path": None}, b"x", Image.new("L", (1, 1))]
+)
+def test_a_picture_under_another_name_is_counted_and_said(given, tmp_path, pictures, caplog):
+    found = dialogue_of({"question": "What?", "answer": "Red.", "photo": given}, 0, pictures)
+    assert (found.unread, found.images, found.fault) == (("photo",), (), None)
+    if isinstance(given, str):
+        path = write(tmp_path / "data.json", [entry("a", "What?", "Red.", photo=given), entry("b", "What?", "Red.")])
+        assert audit(path, pictures).counts == {"unread picture": 1}
+        open_data(path, pictures)
+        assert "1 entries have what looks like a picture under 'photo'" in caplog.text
+
+
+def test_several_data_sets_are_read_one_after_the_other(tmp_path, pictures, processor):
+    first = write(
+        tmp_path / "first.json", [entry("a", QUESTION, "Red.", image="wide.png"), entry("b", "What?", "Red.")]
+    )
+    second = write(tmp_path / "second.json", [entry("c", "What?", ""), entry("d", QUESTION, "No.", image="0.png")])
+    other = tmp_path / "other"
+    other.mkdir()
+    data = open_data([first, second], [pictures, other])
+    assert [one.id for one in data] == ["a", "b", "c", "d"]
+    assert data[3].images == (other / "0.png",)
+    assert data[-4].images == (pictures / "wide.png",)
+    assert data.lengths.tolist() == [2, 2, 1, 2]
+    assert data.pictured.tolist() == [True, False, False, True]
+    found = audit([first, second], [pictures, other], out=tmp_path / "faults.jsonl")
+    assert [(one["position"], one["kind"]) for one in listed(tmp_path / "faults.jsonl")] == [
+        (2, "empty answer"), (3, "missing picture")
+    ]  # fmt: skip
+    assert found.entries == 4
+    with pytest.raises(RelevancyError, match="2 folders of pictures for 3 data sets"):
+        open_data([first] * 3, [pictures, other])
+
+
+def test_a_name_of_any_letters_keeps_the_faults_one_a_line(tmp_path):
+    path = write(tmp_path / "data.json", [entry("a\u2028b", "What?", "")])
+    path.write_text(path.read_text().replace("a\u2028b", "a\u2028\\ud800b"))
+    audit(path, out=tmp_path / "faults.jsonl")
+    assert [one["id"] for one in listed(tmp_path / "faults.jsonl")] == ["a\u2028\ud800b"]
+
+
+def test_the_command_reads_as_the_preset_and_flavour_train(tmp_path, pictures):
+    path = str(write(tmp_path / "data.json", odd_entries()))
+    given = [
+        "train",
+        "check",
+        "--data",
+        path,
+        "--data",
+        path,
+        "--images",
+        str(pictures),
+        "--max-length",
+        "150",
+        "--json",
+    ]
+    told = {}
+    for flavour in FLAVOURS:
+        done = CliRunner().invoke(app, [*given, "--model", "demo-small", "--flavour", flavour])
+        told[flavour] = json.loads(done.stdout)
+        assert told[flavour]["entries"] == 2 * len(odd_entries())
+    assert told["paper"]["lost"] > told["improved"]["lost"]
+    demo = CliRunner().invoke(app, [*given, "--preset", "demo-small"])  # whose stages cut
+    assert json.loads(demo.stdout)["longest"] == told["improved"]["longest"]
+    assert json.loads(demo.stdout)["lost"] < told["improved"]["lost"]
+    refused = CliRunner().invoke(app, [*given, "--preset", "llava-gemma-2b-clip-unaligned", "--stage", "align"])
+    assert "has no stage 'align'" in str(refused.exception)

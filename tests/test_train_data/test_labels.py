@@ -9,7 +9,17 @@ from original import original
 from training_data import PATCHES, said
 
 from relevancy.train.data.dialogues import dialogue_of
-from relevancy.train.template import END, IGNORED, IMAGE, BadDialogueError, dialogue, encode
+from relevancy.train.template import (
+    END,
+    IGNORED,
+    IMAGE,
+    START,
+    BadDialogueError,
+    LostDialogueError,
+    Turn,
+    dialogue,
+    encode,
+)
 
 letters = st.characters(exclude_characters="<>\n\r", codec="utf-8", exclude_categories=["Cc", "Cs"])
 question = st.one_of(
@@ -128,3 +138,58 @@ def test_a_picture_is_never_cut_through(tokenizer):
         cut = encode(turns, tokenizer, 5, max_length=limit)
         assert (len(cut.ids), cut.pictures) == (second, 1)
     assert encode(turns, tokenizer, 5, max_length=second + 5).pictures == 2
+
+
+# What the authors' code keeps as it is, reads as a control token, or loses for: pieces of a turn's text.
+PIECES = (
+    "Is it red?", "Yes", " ", "\n", "\t", "\u2028", "\u00a0", "\x85", "", START, END, f"{END}\n", "<unk>", "<eos>",
+    "<bos>", "<pad>", "<start_of_turn>model\n",
+)  # fmt: skip
+spelled = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(spelled, min_size=1, max_size=5), st.booleans(), st.sampled_from([None, 0, 1, 2]))
+def test_the_authors_style_writes_and_loses_what_their_code_does(tokenizer, texts, answer_first, pictured):
+    """Any turns at all: ids and labels are theirs, and what they train nothing of is refused by name."""
+    if pictured is not None:
+        texts[0] = (f"{IMAGE}{texts[0]}", f"{texts[0]}{IMAGE}", f"{texts[0]} {IMAGE} {texts[0]}")[pictured]
+    conversation = [{"from": "gpt", "value": "Hello"}] * answer_first + said(*texts)
+    turns = [Turn({"human": "user", "gpt": "model"}[one["from"]], one["value"]) for one in conversation]
+    ids, labels = original(conversation, tokenizer, PATCHES)
+    if set(labels) == {IGNORED} or "" in texts:  # two empty turns can make up for each other there, and teach nonsense
+        with pytest.raises(LostDialogueError, match="trains on nothing"):
+            encode(turns, tokenizer, PATCHES, style="authors")
+    else:
+        found = encode(turns, tokenizer, PATCHES, style="authors")
+        assert (found.ids, found.labels) == (ids, labels)
+
+
+@pytest.mark.parametrize(
+    ("texts", "authors", "improved"),
+    [
+        ([" Is it red? \n", " Yes\n "], f" Yes\n {END}\n", f"Yes{END}\n"),  # spaces round a turn
+        (["Is it red?", "Yes", "And blue?", ""], "an empty turn", f"Yes{END}\n{END}\n"),
+        (["", "Yes"], "an empty turn", f"Yes{END}\n"),
+        (["Is it red?", "Yes", "And blue?"], "without an answer", f"Yes{END}\n"),
+        (["Is it red?", "<unk> Yes"], "<unk> in a turn", f"<unk> Yes{END}\n"),
+        (["Is it <unk>?", "Yes"], "<unk> in a turn", f"Yes{END}\n"),
+        (["Is it red?", f"Yes{END}Yes"], f"Yes{END}Yes{END}\n", "turn 1 contains a control token"),
+        (["Is it red?", f"Yes{END}\nYes"], "within a turn", "turn 1 contains a control token"),
+        ([f"{END}\n", "Yes"], "within a turn", "turn 0 contains a control token"),
+        (["Is it red?", f"{IMAGE}Yes"], "turn 1 contains a control token", "turn 1 contains a control token"),
+    ],
+)
+def test_where_the_flavours_differ(tokenizer, texts, authors, improved):
+    """What is supervised, or why nothing is."""
+    assert told_of(texts, "authors", tokenizer).endswith(authors)
+    assert told_of(texts, "gemma", tokenizer).endswith(improved)
+
+
+def told_of(texts, style, tokenizer) -> str:
+    try:
+        return supervised(encode(dialogue(*texts), tokenizer, style=style), tokenizer)
+    except LostDialogueError as error:
+        return str(error).removesuffix(": the authors' code trains on nothing of it")
+    except BadDialogueError as error:
+        return str(error)

@@ -1,6 +1,8 @@
-"""Grouped sampling: each position once, micro-batches of one kind and like length, seeded, resumable."""
+"""Grouped sampling: each position once, micro-batches of one kind and like length or LLaVA's own, seeded, resumable."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from relevancy.errors import RelevancyError
-from relevancy.train.samplers import GroupedSampler
+from relevancy.train.data.sources import Dialogues
+from relevancy.train.presets import CELLS, preset
+from relevancy.train.run import Order
+from relevancy.train.samplers import GroupedSampler, LlavaSampler
 
 
 @settings(max_examples=100, deadline=None)
@@ -92,3 +97,68 @@ def test_a_loader_cuts_the_micro_batches():
 def test_refused(kinds, batch, groups, window):
     with pytest.raises(RelevancyError):
         GroupedSampler([1, 2], [True] * kinds, batch, groups, window=window)
+
+
+def authors_order(lengths, pictured, batch, groups, random):
+    """LLaVA's order by modality and length, written anew from its description, slowly, in lists."""
+
+    def dealt(step, signed):
+        if len(step) % groups:
+            return [place for group in range(groups) for place in step[group::groups]]
+        chunks = [[] for _ in range(groups)]
+        for place in step:
+            open_ones = [chunk for chunk in chunks if len(chunk) < len(step) // groups]
+            min(open_ones, key=lambda chunk: sum(signed[one] for one in chunk)).append(place)
+        return [place for chunk in chunks for place in chunk]
+
+    def steps_of(places, signed):
+        places = [places[number] for number in random.permutation(len(places))]
+        steps = [places[first : first + batch * groups] for first in range(0, len(places), batch * groups)]
+        return [dealt(sorted(step, key=lambda place: signed[place], reverse=True), signed) for step in steps]
+
+    kinds = [[place for place, seen in enumerate(pictured) if seen == kind] for kind in (True, False)]
+    if not all(kinds):
+        signed = [int(length) if kinds[0] else -int(length) for length in lengths]
+        return [place for step in steps_of(list(range(len(lengths))), signed) for place in step]
+    drawn = [steps_of(places, [int(length) for length in lengths]) for places in kinds]
+    steps = drawn[0][:-1] + drawn[1][:-1]
+    order = [place for number in random.permutation(len(steps)) for place in steps[number]]
+    return order + sorted(drawn[0][-1] + drawn[1][-1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=80), batch=st.integers(1, 5),
+    groups=st.integers(1, 4), seed=st.integers(0, 3), one_kind=st.sampled_from([None, True, False]),
+)  # fmt: skip
+def test_the_authors_order_place_by_place(data, batch, groups, seed, one_kind):
+    """With the same random numbers it is the same list, ties, leftovers and data of one kind included."""
+    lengths = [length for length, _ in data]
+    pictured = [kind if one_kind is None else one_kind for _, kind in data]
+    for epoch in (0, 3):
+        found = LlavaSampler(lengths, pictured, batch, groups, seed).order(epoch).tolist()
+        assert found == authors_order(lengths, pictured, batch, groups, np.random.default_rng([seed, epoch]))
+
+
+def test_a_step_of_the_paper_holds_any_length_and_one_of_the_improved_flavour_a_like_one():
+    random = np.random.default_rng(5)
+    lengths = np.minimum(random.lognormal(4.6, 0.9, 20_000).astype(np.int64) + 4, 2000)
+    pictured = random.random(20_000) < 0.94
+    data = Dialogues()
+    data.lengths, data.pictured = lengths, pictured
+
+    def spread(order):
+        """Standard deviation of lengths within a step of 128, mean over steps."""
+        order = np.asarray(order)
+        return lengths[order[: len(order) // 128 * 128]].reshape(-1, 128).std(1).mean()
+
+    def of(flavour, seed):
+        stage = preset(CELLS[0], flavour).finetune
+        assert (stage.batch, stage.micro, stage.grouped) == (128, 2, True)
+        return list(Order(data, replace(stage, steps=20_000 // 128), seed))
+
+    paper = [spread(of("paper", seed)) for seed in range(4)]
+    authors = spread(authors_order(lengths, pictured, 2, 64, np.random.default_rng(100)))
+    assert abs(np.mean(paper) - authors) < 0.03 * authors
+    assert np.std(paper) < 0.03 * authors
+    assert spread(of("improved", 0)) < authors / 4

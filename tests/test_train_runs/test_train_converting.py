@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, GemmaConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, GemmaConfig
 
 import relevancy
 from relevancy.errors import RelevancyError
@@ -46,6 +47,11 @@ def original(request, bases, tmp_path) -> Path:
         "mm_vision_tower": str(bases / tower),
         "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "patch",
+        "mm_patch_merge_type": "flat",
+        "mm_projector_lr": None,
+        "image_aspect_ratio": "pad",
+        "tokenizer_model_max_length": 2048,
+        "rope_theta": 10_000.0,
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -59,6 +65,7 @@ def test_there_and_back_no_bit_is_lost(original, bases, tmp_path) -> None:
     for name, value in before.items():
         assert after[name].dtype == value.dtype, name
         assert torch.equal(after[name], value), name
+    assert relevancy.load(there, dtype="float32").processor.image_processor.do_pad
     assert json.loads((back / "config.json").read_text()) == json.loads((original / "config.json").read_text())
     again = to_hugging_face(back, tmp_path / "again", language=str(bases / "decoder"))
     first, second = load_file(there / "model.safetensors"), load_file(again / "model.safetensors")
@@ -93,6 +100,8 @@ def test_a_tower_that_was_not_saved_comes_from_where_it_is_named(original, bases
         ({"model_type": "gemma"}, "no checkpoint of the original"),
         ({"mm_projector_type": "linear"}, "type linear"),
         ({"mm_vision_tower": ""}, "--vision"),
+        ({"image_aspect_ratio": "anyres"}, "several"),
+        ({"mm_use_im_start_end": True}, "im_start"),
     ],
 )
 def test_what_cannot_be_converted(change, message, original, bases, tmp_path) -> None:
@@ -109,3 +118,39 @@ def test_the_other_layout_is_refused_by_name(original, bases, tmp_path) -> None:
         to_hugging_face(tmp_path / "nothing", tmp_path / "there")
     with pytest.raises(RelevancyError, match="already"):
         to_hugging_face(original, original, language=str(bases / "decoder"))
+
+
+@pytest.mark.parametrize(("ratio", "padded"), [("pad", True), ("square", False), (None, False)])
+def test_how_pictures_become_square_is_kept_both_ways(ratio, padded, original, bases, tmp_path) -> None:
+    config = json.loads((original / "config.json").read_text()) | {"image_aspect_ratio": ratio}
+    (original / "config.json").write_text(json.dumps(config))
+    there = to_hugging_face(original, tmp_path / "there", language=str(bases / "decoder"))
+    assert AutoProcessor.from_pretrained(there, backend="pil").image_processor.do_pad is padded
+    shutil.rmtree(there / "original")  # as of a model that was trained here
+    told = json.loads((to_original(there, tmp_path / "back") / "config.json").read_text())
+    assert told["image_aspect_ratio"] == ("pad" if padded else "square")
+    kept = (
+        "mm_vision_select_layer",
+        "mm_vision_select_feature",
+        "mm_patch_merge_type",
+        "mm_projector_type",
+        "rope_theta",
+    )
+    assert {name: told[name] for name in kept} == {name: config[name] for name in kept}
+    again = to_hugging_face(
+        tmp_path / "back", tmp_path / "again", language=str(bases / "decoder"), vision=config["mm_vision_tower"]
+    )
+    assert AutoProcessor.from_pretrained(again, backend="pil").image_processor.do_pad is padded
+
+
+def test_all_of_the_towers_tokens_if_the_original_took_all(original, bases, tmp_path) -> None:
+    config = json.loads((original / "config.json").read_text()) | {"mm_vision_select_feature": "cls_patch"}
+    (original / "config.json").write_text(json.dumps(config))
+    there = to_hugging_face(original, tmp_path / "there", language=str(bases / "decoder"))
+    model = relevancy.load(there, dtype="float32")
+    assert model.model.config.vision_feature_select_strategy == "full"
+    inputs = model.processor(images=tiny.picture(), text="<image>", return_tensors="pt")
+    assert (inputs["input_ids"] == model.model.config.image_token_id).sum() == 17
+    assert model.model(**inputs).logits.isfinite().all()
+    back = json.loads((to_original(there, tmp_path / "back") / "config.json").read_text())
+    assert back["mm_vision_select_feature"] == "cls_patch"

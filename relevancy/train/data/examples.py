@@ -19,6 +19,7 @@ from relevancy.images import open_picture
 from relevancy.models import compat
 from relevancy.train.data.dialogues import Dialogue, Picture, on_disk
 from relevancy.train.data.sources import Dialogues, StreamedDialogues
+from relevancy.train.stages import Stage
 from relevancy.train.template import IGNORED, IMAGE, OVERLONG, STYLES, BadDialogueError, Encoded, encode
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,14 @@ class Encoder:
         """Tokens that stand for one picture."""
         self.picture_shape = (3, *size)
         self.max_length = max_length
-        self._style, self._strip, self._overlong = style, strip, overlong
+        self.style, self.overlong, self._strip = style, overlong, strip
         if self.image_tokens >= max_length:
             raise RelevancyError(f"a picture takes {self.image_tokens} tokens: max_length {max_length} is too small")
+
+    @classmethod
+    def of_stage(cls, processor: ProcessorMixin, stage: Stage) -> Encoder:
+        """As a stage of training writes dialogues, and as they are checked for it."""
+        return cls(processor, style=stage.style, max_length=stage.max_tokens, overlong=stage.overlong)
 
     def text(self, dialogue: Dialogue) -> Encoded:
         """Token ids and labels. Raises BadDialogueError."""
@@ -75,10 +81,10 @@ class Encoder:
             dialogue.turns,
             self.tokenizer,
             self.image_tokens,
-            style=self._style,
+            style=self.style,
             strip=self._strip,
             max_length=self.max_length,
-            overlong=self._overlong,
+            overlong=self.overlong,
         )
 
     def pixels(self, images: tuple[Picture, ...]) -> Tensor:

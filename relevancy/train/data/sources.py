@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
@@ -17,6 +19,7 @@ from relevancy.train.data.dialogues import Dialogue, dialogue_of
 from relevancy.train.data.entries import entries, parsed
 
 HUB = "hf:"
+logger = logging.getLogger(__name__)
 
 
 class Dialogues(Dataset):
@@ -45,6 +48,7 @@ class FileDialogues(Dialogues):
         self.path, self.images = path, images
         starts, ends, lengths, pictured = array("q"), array("q"), array("i"), array("b")
         broken = None
+        unread: Counter[str] = Counter()
         for number, entry in enumerate(entries(path)):
             found = dialogue_of(entry.value, number)
             broken = broken or entry.broken
@@ -52,11 +56,13 @@ class FileDialogues(Dialogues):
             ends.append(entry.end)
             lengths.append(found.words)
             pictured.append(bool(found.images))
+            unread.update(found.unread)
         if not any(lengths):
             why = broken or "it takes a JSON list, or a JSON object a line"
             raise RelevancyError(f"{path}: holds no dialogue: {why}")
         self._starts, self._ends = np.array(starts), np.array(ends)
         self.lengths, self.pictured = np.array(lengths), np.array(pictured, dtype=bool)
+        _warn(str(path), unread)
         self._state = _state(path)
         self._file: tuple[int, int] | None = None
 
@@ -101,10 +107,14 @@ class TableDialogues(Dialogues):
 
     @cached_property
     def _measures(self) -> tuple[np.ndarray, np.ndarray]:
-        found = [(one.words, bool(one.images)) for one in (self[place] for place in range(len(self)))]
-        return np.array([words for words, _ in found], dtype=np.int32), np.array(
-            [seen for _, seen in found], dtype=bool
-        )
+        words, seen, unread = array("i"), array("b"), Counter[str]()
+        for place in range(len(self)):
+            found = self[place]
+            words.append(found.words)
+            seen.append(bool(found.images))
+            unread.update(found.unread)
+        _warn("the data set", unread)
+        return np.array(words), np.array(seen, dtype=bool)
 
     @property
     def lengths(self) -> np.ndarray:  # type: ignore[override]
@@ -115,6 +125,33 @@ class TableDialogues(Dialogues):
     def pictured(self) -> np.ndarray:  # type: ignore[override]
         """Which dialogues have a picture."""
         return self._measures[1]
+
+
+class JoinedDialogues(Dialogues):
+    """Several data sets one after the other, as if they were one."""
+
+    def __init__(self, parts: Sequence[Dialogues]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, place: int) -> Dialogue:
+        """The dialogue at a place."""
+        place = range(len(self))[place]
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        return self.parts[part][place - int(self._ends[part])]  # from that part's end
+
+    @cached_property
+    def lengths(self) -> np.ndarray:  # type: ignore[override]
+        """Words of each dialogue."""
+        return np.concatenate([part.lengths for part in self.parts])
+
+    @cached_property
+    def pictured(self) -> np.ndarray:  # type: ignore[override]
+        """Which dialogues have a picture."""
+        return np.concatenate([part.pictured for part in self.parts])
 
 
 class StreamedDialogues(IterableDataset):
@@ -148,19 +185,50 @@ class StreamedDialogues(IterableDataset):
         self.stream.load_state_dict(state)
 
 
+Name: TypeAlias = str | os.PathLike[str]
+
+
 def open_data(
-    source: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, streaming: bool = False
+    source: Name | Sequence[Name], images: Name | Sequence[Name] | None = None, *, streaming: bool = False
 ) -> Dialogues | StreamedDialogues:
     """The dialogues of a data set; see `data.dialogues.dialogue_of` for the shapes of its entries.
 
-    source     a file with a JSON list or JSON Lines; a folder that `datasets` saved; "hf:owner/name@split" of the hub
-    images     folder where relative picture paths begin; by default that of the file
+    source     a file with a JSON list or JSON Lines; a folder that `datasets` saved; "hf:owner/name@split" of the hub;
+               or several of them, which are read one after the other
+    images     folder where relative picture paths begin, or one for each source; by default that of the file
     streaming  a hub's data set is read while it arrives, not stored first
 
     Raises RelevancyError for a source that is not there, or cannot be read to its end.
     """
-    name = os.fspath(source)
-    root = None if images is None else Path(images)
+    pairs = paired(source, images)
+    opened = [_opened(name, root, streaming=streaming) for name, root in pairs]
+    if len(opened) == 1:
+        return opened[0]
+    parts = [one for one in opened if isinstance(one, Dialogues)]
+    if len(parts) < len(opened):
+        raise RelevancyError("only one data set is streamed at a time: give one, or store them first")
+    return JoinedDialogues(parts)
+
+
+def paired(source: Name | Sequence[Name], images: Name | Sequence[Name] | None) -> list[tuple[str, Path | None]]:
+    """Each source with its folder of pictures, None for that of the file. Raises RelevancyError for other numbers."""
+    sources, folders = [os.fspath(one) for one in _several(source)], [Path(one) for one in _several(images)]
+    if not sources:
+        raise RelevancyError("no data set is given")
+    if len(folders) > 1 and len(folders) != len(sources):
+        raise RelevancyError(
+            f"{len(folders)} folders of pictures for {len(sources)} data sets: give one for all, or one for each"
+        )
+    if not folders:
+        return [(name, None) for name in sources]
+    return list(zip(sources, folders * len(sources) if len(folders) == 1 else folders, strict=True))
+
+
+def _several(given: Name | Sequence[Name] | None) -> Iterable[Name]:
+    return [] if given is None else [given] if isinstance(given, str | os.PathLike) else given
+
+
+def _opened(name: str, root: Path | None, *, streaming: bool) -> Dialogues | StreamedDialogues:
     if root is not None and not root.is_dir():
         raise RelevancyError(f"{root}: no such folder of pictures")
     path = Path(name)
@@ -172,6 +240,15 @@ def open_data(
     if streaming:
         raise RelevancyError(f"{name}: only a data set of Hugging Face is streamed; a file is read from where it lies")
     return FileDialogues(path, path.parent if root is None else root)
+
+
+def _warn(name: str, unread: Counter[str]) -> None:
+    """Say what would otherwise be trained on without its picture, unseen."""
+    for column, count in unread.items():
+        logger.warning(
+            "%s: %s entries have what looks like a picture under %r, which is not read: call it image",
+            name, f"{count:,}", column,
+        )  # fmt: skip
 
 
 def _hugging_face(name: str, *, streaming: bool) -> Any:
