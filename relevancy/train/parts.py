@@ -113,7 +113,7 @@ def check_size(vision: PreTrainedConfig, preset: Preset) -> None:
     layers = vision.num_hidden_layers
     if not -layers - 1 <= preset.feature_layer <= layers:
         raise RelevancyError(
-            f"feature_layer {preset.feature_layer}: {preset.vision} has {layers} layers, so from {-layers - 1} to {layers}"
+            f"feature_layer {preset.feature_layer}: {preset.vision} has {layers} layers, so {-layers - 1} to {layers}"
         )
 
 

@@ -80,7 +80,7 @@ def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: in
 def hollow(config: PreTrainedConfig) -> LlavaForConditionalGeneration:
     """A model of a config without weights, on the meta device."""
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model = LlavaForConditionalGeneration(config)  # type: ignore[arg-type]
     model.tie_weights()
     return model
 
