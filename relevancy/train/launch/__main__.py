@@ -1,4 +1,4 @@
-"""`python -m relevancy.train.launch ...`: `accelerate launch`, which ends with 1 and a traceback, ending as its runs do.
+"""`python -m relevancy.train.launch ...`: `accelerate launch` that ends as its runs do, not with 1 and a traceback.
 
 143 stopped by SIGTERM and saved, 130 by Ctrl-C, 2 wrong input: a scheduler can tell what to start again.
 """
