@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from relevancy.errors import RelevancyError
+
+LOCK = "lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -57,6 +62,55 @@ def whole_files(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within the block no other process works on the folder, made where it is not there. Raises RelevancyError.
+
+    The operating system lets go of the lock when a process ends, however it ends.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        stream = (path / LOCK).open("a+")
+    try:
+        _lock(stream, path)
+        yield
+    finally:
+        stream.close()
+
+
+def _lock(stream: IO[str], path: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        holder = stream.read(100).strip()
+        raise RelevancyError(
+            f"Another process{f' ({holder})' if holder else ''} works on {path}: wait for it, or give another --out."
+        ) from error
+    with writing(path):
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        stream.flush()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block what keeps `path` from being written is one line that says what to do. Raises RelevancyError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise RelevancyError(
+                f"The disk of {path} is full: make room and run the same command again; nothing finished is lost."
+            ) from error
+        raise RelevancyError(
+            f"Cannot write to {path}: {error.strerror or error}. Mend it and run the same command again, or give "
+            "another --out."
+        ) from error
 
 
 def synced(file: Path) -> None:

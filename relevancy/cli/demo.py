@@ -12,7 +12,6 @@ from rich.table import Table
 
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
-from relevancy.cli.train import STOPPED
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import Measured
@@ -92,7 +91,7 @@ def train_grid(
             changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
         except StoppedError as stopped:
             sys.stderr.write(f"relevancy: {stopped}; the same command goes on\n")
-            return STOPPED
+            raise SystemExit(stopped.code) from stopped
     table = Table("mean difference in right answers", *FACTORS, box=None, pad_edge=False)
     for kind in dict.fromkeys(one.type for one in changes):
         table.add_row(kind, *(escaped(str(one.over_runs)) for one in changes if one.type == kind))

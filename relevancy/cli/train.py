@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from relevancy.train.run import Source
 
 DEFAULT_PRESET = "llava-gemma-2b-clip"
-STOPPED = 143  # what a process ended by SIGTERM returns
-EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 143 stopped by SIGTERM and saved."
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 wrong input (one line says what to do), 143 stopped by SIGTERM and saved, 130 by Ctrl-C."
+)
 
 PresetName = Annotated[
     str,
@@ -56,6 +57,9 @@ DryRun = Annotated[
 ReportTo = Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; again for each.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read data, for each device.")]
 LogEvery = Annotated[int, typer.Option(min=1, help="Steps between two lines of DIR/STAGE/metrics.jsonl.")]
+MaxSkipped = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of samples that cannot be trained on above which the run stops.")
+]
 Processes = Annotated[int, typer.Option(min=1, help="Devices that a dry run counts with.")]
 Data = Annotated[
     list[str] | None,
@@ -89,6 +93,7 @@ def align(
     workers: Workers = 4,
     log_every: LogEvery = 10,
     cache: Cache = False,
+    max_skipped: MaxSkipped = 0.05,
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
@@ -103,6 +108,7 @@ def align(
     return _do(
         chosen, given, out_folder, dry_run=dry_run, processes=processes,
         resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+        max_skipped=max_skipped,
     )  # fmt: skip
 
 
@@ -127,6 +133,7 @@ def finetune(
     workers: Workers = 4,
     log_every: LogEvery = 10,
     cache: Cache = False,
+    max_skipped: MaxSkipped = 0.05,
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
@@ -149,6 +156,7 @@ def finetune(
     return _do(
         chosen, given, out_folder, dry_run=dry_run, processes=processes,
         resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+        max_skipped=max_skipped,
     )  # fmt: skip
 
 
@@ -168,6 +176,7 @@ def both(
     workers: Workers = 4,
     log_every: LogEvery = 10,
     cache: Cache = False,
+    max_skipped: MaxSkipped = 0.05,
     dry_run: DryRun = False,
     processes: Processes = 1,
 ) -> int:
@@ -187,6 +196,7 @@ def both(
     return _do(
         chosen, given, out_folder, dry_run=dry_run, processes=processes,
         resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
+        max_skipped=max_skipped,
     )  # fmt: skip
 
 
@@ -272,6 +282,7 @@ def _do(
     workers: int,
     log_every: int,
     cache: bool,
+    max_skipped: float,
 ) -> int:
     if dry_run:
         _planned(preset, given, processes)
@@ -280,19 +291,23 @@ def _do(
     sources = _sources(given)
     from transformers.utils import logging
 
+    from relevancy.train.records import SKIPPED, skipped_in
     from relevancy.train.run import Way, train
     from relevancy.train.trainer import StoppedError, is_first
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     with bars() as report:
-        way = Way(resume, report_to or (), workers, log_every, cache, progress=report)
+        way = Way(resume, report_to or (), workers, log_every, cache, progress=report, max_skipped=max_skipped)
         try:
             folder = train(preset, sources, out_folder, way)
         except StoppedError as stopped:
             sys.stderr.write(f"relevancy: {stopped}; the same command with --resume goes on\n")
-            return STOPPED
+            raise SystemExit(stopped.code) from stopped
     if is_first():
+        for stage in sources:
+            if number := skipped_in(out_folder, stage):
+                say(f"{stage}: {number:,} samples were skipped, see {out_folder / stage / SKIPPED}")
         say(f"→ {folder}   (relevancy explain --model {folder} ...)")
     return 0
 
@@ -317,9 +332,11 @@ def _planned(preset: Preset, given: Mapping[str, Given], processes: int) -> None
 
     from relevancy.train.data.sources import open_data
     from relevancy.train.plan import plan
+    from relevancy.train.preflight import check_settings
 
     if "align" not in given:
         preset = replace(preset, align=None)
+    check_settings(preset, [stage for stage in preset.stages() if stage.name in given], processes)
     samples = {name: len(open_data(data, images)) for name, (data, images) in given.items() if data}  # type: ignore[arg-type]
     found = plan(preset, samples=samples, processes=processes)
     stages = [stage for stage in found.stages if stage.stage in given]

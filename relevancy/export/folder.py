@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -11,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from relevancy.atomic_io import locked, writing
 from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
 
 FORMAT = 1
-MANIFEST, RESULTS, OVERLAYS, LOG, LOCK = "manifest.json", "results", "overlays", "log.txt", "lock"
+MANIFEST, RESULTS, OVERLAYS, LOG = "manifest.json", "results", "overlays", "log.txt"
 _UNFINISHED = ".unfinished-"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Done:
@@ -90,7 +88,7 @@ class Folder:
         """A file that appears under its name only when all of it is on the disk. Raises RelevancyError."""
         target = self.path / name
         unfinished = target.with_name(f"{_UNFINISHED}{target.name}")
-        with _named(self.path):
+        with writing(self.path):
             target.parent.mkdir(exist_ok=True)
             try:
                 with unfinished.open("wb") as stream:
@@ -114,33 +112,9 @@ class Folder:
 
 @contextmanager
 def held(path: Path) -> Iterator[Folder]:
-    """The folder, made where it is not there. Raises RelevancyError where another process works on it.
-
-    The operating system lets go of the lock when a process ends, however it ends.
-    """
-    with _named(path):
-        path.mkdir(parents=True, exist_ok=True)
-        stream = (path / LOCK).open("a+")
-    try:
-        _lock(stream, path)
+    """The folder, made where it is not there. Raises RelevancyError where another process works on it."""
+    with locked(path):
         yield Folder(path)
-    finally:
-        stream.close()
-
-
-def _lock(stream: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.seek(0)
-        holder = stream.read(100).strip()
-        raise RelevancyError(
-            f"Another process{f' ({holder})' if holder else ''} works on {path}: wait for it, or give another --out."
-        ) from error
-    with _named(path):
-        stream.truncate(0)
-        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        stream.flush()
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
@@ -192,21 +166,6 @@ def _short(value: Any) -> str:
 def now() -> str:
     """The time, to the second, with its zone."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise RelevancyError(
-                f"The disk of {path} is full: make room and run the same command again; nothing finished is lost."
-            ) from error
-        raise RelevancyError(
-            f"Cannot write to {path}: {error.strerror or error}. Mend it and run the same command again, or give "
-            "another --out."
-        ) from error
 
 
 def _settle(folder: Path) -> None:

@@ -1,16 +1,32 @@
-"""Checkpoints that are whole or do not count: sealed when every file is on the disk, and one kept until the next is."""
+"""Checkpoints that are whole or do not count: sealed when every file is on the disk, and one kept until the next is.
+
+The seal holds each file's size and digest. Sizes are looked at whenever a checkpoint is asked for, digests before one
+is gone on from: they take as long as reading it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from relevancy.atomic_io import synced, write_whole
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from relevancy.atomic_io import synced, whole, write_whole
 from relevancy.errors import RelevancyError
 
-SEAL = "complete.json"
+logger = logging.getLogger(__name__)
+SEAL, TRAINED = "complete.json", "trained.safetensors"
+_BLOCK, _READERS = 16 << 20, 8  # bytes that a thread reads at a time, threads
 _NAME = re.compile(r"checkpoint-(\d+)")
 _SPARE = 64 << 20  # bytes that stay free beside a checkpoint
 
@@ -18,6 +34,16 @@ _SPARE = 64 << 20  # bytes that stay free beside a checkpoint
 def newest(folder: Path) -> Path | None:
     """The sealed checkpoint of the latest step, or None."""
     return max(filter(_is_whole, _checkpoints(folder)), key=step_of, default=None)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a stage's folder holds what it trained."""
+    return (folder / TRAINED).exists()
+
+
+def begun(folder: Path) -> Path | None:
+    """The checkpoint of the latest step that was ever sealed, whole or damaged since; None where none was."""
+    return max(filter(_is_sealed, _checkpoints(folder)), key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -31,8 +57,56 @@ def seal(checkpoint: Path) -> None:
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != SEAL]
     for path in files:
         synced(path)
-    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
-    write_whole(checkpoint / SEAL, json.dumps(sizes, indent=1))
+    told = {
+        str(path.relative_to(checkpoint)): {"size": path.stat().st_size, "digest": digest_of(path)} for path in files
+    }
+    write_whole(checkpoint / SEAL, json.dumps(told, indent=1))
+
+
+def intact(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was sealed, to go on from; None where there is none yet.
+
+    A damaged one is left for the one before it, which is said. Raises RelevancyError where none is left.
+    """
+    damaged: dict[Path, str] = {}
+    for checkpoint in sorted(filter(_is_sealed, _checkpoints(folder)), key=step_of, reverse=True):
+        changed = _changed(checkpoint)
+        if changed is None:
+            for other, what in damaged.items():
+                logger.warning("%s: %s is not as it was written; going on from %s", other, what, checkpoint.name)
+                (other / SEAL).unlink()
+            return checkpoint
+        damaged[checkpoint] = changed
+    for checkpoint, changed in damaged.items():
+        raise RelevancyError(
+            f"{checkpoint}: {changed} is not as it was written, and no older checkpoint is there: bring the file back "
+            "from a copy, or start again with another --out"
+        )
+    return None
+
+
+def store(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Weights as a file that is there as a whole, with their digest in it. Raises RelevancyError."""
+    try:
+        with whole(file) as part:
+            save_file(dict(weights), part, metadata={"format": "pt", "digest": _digest_of_weights(weights)})
+    except (OSError, SafetensorError) as error:
+        raise RelevancyError(f"{file} could not be written ({error}): make room, then go on with --resume") from error
+
+
+def stored(file: Path) -> dict[str, Tensor]:
+    """What `store` wrote. Raises RelevancyError where it is not as it was written."""
+    try:
+        weights = load_file(file)
+        with safe_open(file, "pt") as opened:
+            told = (opened.metadata() or {}).get("digest")  # version 0.1.0 wrote none
+    except (OSError, SafetensorError) as error:
+        raise RelevancyError(f"{file} cannot be read ({error}): bring it back from a copy") from error
+    if told not in (None, _digest_of_weights(weights)):
+        raise RelevancyError(
+            f"{file} is not as it was written: bring it back from a copy, or remove it to train its stage again"
+        )
+    return weights
 
 
 def keep_only(checkpoint: Path) -> None:
@@ -59,9 +133,55 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if path.is_dir() and step_of(path) >= 0]
 
 
+def _is_sealed(checkpoint: Path) -> bool:
+    return (checkpoint / SEAL).exists()
+
+
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        sizes = json.loads((checkpoint / SEAL).read_text())
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        return all((checkpoint / name).stat().st_size == size for name, size, _ in _sealed(checkpoint))
+    except (OSError, ValueError, KeyError):
         return False
+
+
+def _sealed(checkpoint: Path) -> Iterator[tuple[str, int, str | None]]:
+    """Name, size and digest of each file; version 0.1.0 wrote the size alone. Raises ValueError."""
+    told = json.loads((checkpoint / SEAL).read_text())
+    if not isinstance(told, dict):
+        raise ValueError("no seal")
+    for name, one in told.items():
+        yield (name, one["size"], one["digest"]) if isinstance(one, dict) else (name, one, None)
+
+
+def _changed(checkpoint: Path) -> str | None:
+    """The first file that is not as it was sealed."""
+    try:
+        for name, size, digest in _sealed(checkpoint):
+            file = checkpoint / name
+            if not file.is_file() or file.stat().st_size != size or digest not in (None, digest_of(file)):
+                return name
+    except (ValueError, KeyError):
+        return SEAL
+    return None
+
+
+def digest_of(file: Path) -> str:
+    """A file's digest: that of its blocks' digests, which threads read beside one another."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        blocks = pool.map(partial(_block, file), range(0, file.stat().st_size, _BLOCK))
+        return hashlib.blake2b(b"".join(blocks), digest_size=16).hexdigest()
+
+
+def _block(file: Path, start: int) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return hashlib.blake2b(stream.read(_BLOCK), digest_size=16).digest()
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

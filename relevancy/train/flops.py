@@ -6,7 +6,8 @@ twice that backward. So, for each sequence and picture:
 
   tower      2 n_tower per patch and 4 t w per layer, forward alone while it is frozen
   connector  (2 + 2) n per image token, or 2 n while it is frozen
-  decoder    (2 + 2) n per token, + 2 n while it trains; its head at supervised positions only if the loss is in chunks
+  decoder    (2 + 2) n per token, + 2 n while it trains; its head at supervised positions only if the loss is in chunks;
+             where adapters train in its place, 6 n of theirs
 
 What gradient checkpointing computes anew does not count: MFU is the share of the peak that went into what must be done.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from relevancy.train.stages import PARTS, Stage, part_of
+from relevancy.train.stages import ADAPTER, PARTS, Stage, part_of
 
 # Dense bfloat16, operations per second, from the vendors' data sheets; a device's name contains the key.
 PEAKS = {
@@ -68,15 +69,20 @@ class Sizes:
     tower_width: int
     tower_tokens: int  # class token included
     image_tokens: int
+    adapters: int = 0  # weights of the matrices that train in place of the decoder's
 
 
 def sizes_of(model: nn.Module, config: PreTrainedConfig, tower_tokens: int, image_tokens: int) -> Sizes:
     """The sizes of a LLaVA; its weights may be on the meta device."""
     text, vision = config.get_text_config(), config.vision_config
-    matrices = dict.fromkeys(PARTS, 0)
+    matrices, adapters = dict.fromkeys(PARTS, 0), 0
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is not None and weight.ndim > 1 and not isinstance(module, nn.Embedding):
+        weight = module._parameters.get("weight")  # an adapted matrix shows its inner one's too
+        if weight is None or weight.ndim < 2 or isinstance(module, nn.Embedding):
+            continue
+        if ADAPTER in name:
+            adapters += weight.numel()
+        else:
             matrices[part_of(f"{name}.")] += weight.numel()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Sizes(
@@ -88,6 +94,7 @@ def sizes_of(model: nn.Module, config: PreTrainedConfig, tower_tokens: int, imag
         tower_width=vision.hidden_size,
         tower_tokens=tower_tokens,
         image_tokens=image_tokens,
+        adapters=adapters,
     )
 
 
@@ -108,9 +115,12 @@ def _connector(load: Load, sizes: Sizes, stage: Stage) -> float:
 
 
 def _decoder(load: Load, sizes: Sizes, stage: Stage) -> float:
-    each = 2 * (2 + ("decoder" in stage.trains))
+    each = 2 * (2 + ("decoder" in stage.trains and not sizes.adapters))
     judged = load.supervised if stage.loss_chunk else load.tokens
-    weights = each * ((sizes.matrices["decoder"] - sizes.head) * load.tokens + sizes.head * judged)
+    weights = (
+        each * ((sizes.matrices["decoder"] - sizes.head) * load.tokens + sizes.head * judged)
+        + 6 * sizes.adapters * load.tokens
+    )
     return weights + 3 * 2 * sizes.layers * sizes.width * load.squares
 
 

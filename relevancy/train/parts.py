@@ -82,6 +82,8 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     if tokenizer.bos_token is None or not tokenizer.is_fast:
         raise RelevancyError(f"{name}: its tokenizer has no <bos>, or no fast version that tells offsets")
+    if tokenizer.eos_token is None:
+        raise RelevancyError(f"{name}: its tokenizer has no <eos>, so nothing ends an answer or fills a batch: set one")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -104,13 +106,18 @@ def config_of(name: str, role: str) -> PreTrainedConfig:
 
 
 def check_size(vision: PreTrainedConfig, preset: Preset) -> None:
-    """Refuse an input that the tower cannot take, before its token count disagrees with the processor's."""
+    """Refuse an input that the tower cannot take, or a layer that it lacks, before anything is built."""
     side, patch = preset.image_size, vision.patch_size
     if side % patch:
         raise RelevancyError(f"image_size {side} is no multiple of {preset.vision}'s patches of {patch} pixels")
     if vision.model_type == "clip_vision_model" and side != vision.image_size:
         raise RelevancyError(
             f"{preset.vision} takes pictures of {vision.image_size} pixels, not {side}: set image_size"
+        )
+    layers = vision.num_hidden_layers
+    if not -layers - 1 <= preset.feature_layer <= layers:
+        raise RelevancyError(
+            f"feature_layer {preset.feature_layer}: {preset.vision} has {layers} layers, so {-layers - 1} to {layers}"
         )
 
 

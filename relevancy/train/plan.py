@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
+from relevancy.errors import RelevancyError
 from relevancy.train.composition import joined_config, padded_rows
 from relevancy.train.flops import Load, Sizes, operations, sizes_of
+from relevancy.train.lora import adapt
 from relevancy.train.parts import check_size, config_of, tower_tokens
 from relevancy.train.presets import Preset
 from relevancy.train.shapes import SHAPES
-from relevancy.train.stages import Stage, freeze, parameters_of
+from relevancy.train.stages import Stage, freeze, parameters_of, states_of
 from relevancy.train.trainer import shares
 
 # Sequences of LLaVA's published data, and what a mean one holds besides its picture (an estimate).
@@ -67,38 +69,55 @@ def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: in
     needed = language.vocab_size + (preset.language in SHAPES)  # <image>, which Gemma's own vocabulary lacks
     language.vocab_size = padded_rows(language.vocab_size, needed, preset.vocabulary_multiple)
     config = joined_config(language, vision, language.vocab_size - 1, preset.feature_layer)
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    model.tie_weights()
-    parameters = parameters_of(model)
-    sizes = sizes_of(model, config, in_tower, handed)
+    parameters = parameters_of(hollow(config))
     counts = SAMPLES | (samples or {})
     stages = tuple(
-        _stage(stage, model, config, parameters, sizes, counts[stage.name], processes) for stage in preset.stages()
+        _stage(stage, preset, config, (in_tower, handed), counts[stage.name], processes) for stage in preset.stages()
     )
     return Plan(preset, parameters, language.vocab_size, handed, stages)
 
 
+def hollow(config: PreTrainedConfig) -> LlavaForConditionalGeneration:
+    """A model of a config without weights, on the meta device."""
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)  # type: ignore[arg-type]
+    model.tie_weights()
+    return model
+
+
 def steps_of(stage: Stage, samples: int) -> int:
-    """Optimizer steps of a stage over so many sequences; of each pass, what does not fill a last batch is left out."""
-    return stage.steps or int(stage.epochs * (samples // stage.batch))
+    """Optimizer steps of a stage over so many sequences; of each pass, what does not fill a last batch is left out.
+
+    Raises RelevancyError where they fill none.
+    """
+    steps = stage.steps or int(stage.epochs * (samples // stage.batch))
+    if samples < stage.batch or not steps:
+        raise RelevancyError(
+            f"stage {stage.name}: {samples:,} samples in {stage.epochs:g} passes are too few for a batch of "
+            f"{stage.batch}: --set {stage.name}.batch=... or epochs"
+        )
+    return steps
 
 
 def _stage(
     stage: Stage,
-    model: LlavaForConditionalGeneration,
+    preset: Preset,
     config: PreTrainedConfig,
-    parameters: dict[str, int],
-    sizes: Sizes,
+    tokens: tuple[int, int],
     samples: int,
     processes: int,
 ) -> StagePlan:
     micro, accumulate = shares(stage, processes)
+    model = hollow(config)
+    if preset.lora_rank and "decoder" in stage.trains:
+        adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)
+    sizes = sizes_of(model, config, *tokens)
     trainable = sum(freeze(model, stage).values())
-    frozen = sum(parameters.values()) - trainable
+    frozen = sum(parameters_of(model).values()) - trainable
     length = min(sizes.image_tokens + WORDS[stage.name], stage.max_tokens)
     steps = steps_of(stage, samples)
     whole = _load(stage.batch, length, WORDS[stage.name] // 2)
+    states = states_of(model, stage.optimizer)
     return StagePlan(
         stage=stage.name,
         trainable=trainable,
@@ -108,9 +127,10 @@ def _stage(
         accumulate=accumulate,
         weights=4 * trainable + (2 if stage.half_frozen else 4) * frozen,
         gradients=4 * trainable,
-        optimizer=(2 if "8bit" in stage.optimizer else 8) * trainable,
-        activations=_activations(stage, config, sizes, _load(micro, stage.max_tokens, WORDS[stage.name] // 2)),
-        checkpoint=12 * trainable,
+        optimizer=states,
+        activations=_activations(stage, config, sizes, _load(micro, stage.max_tokens, WORDS[stage.name] // 2))
+        + (2 * trainable if stage.bf16 else 0),
+        checkpoint=4 * trainable + states,
         operations=operations(whole, sizes, stage) * steps,
     )
 
@@ -121,6 +141,8 @@ def _load(sequences: int, length: int, supervised: int) -> Load:
 
 def _activations(stage: Stage, config: PreTrainedConfig, sizes: Sizes, load: Load) -> int:
     """Bytes kept for the backward pass at the longest sequences: an estimate to within a factor of two.
+
+    Autocast's bfloat16 copy of the weights that train comes on top.
 
     Per token and layer of a Gemma, in bfloat16: about eight vectors of the hidden width, four of the heads', three of
     the inner width; with checkpointing one vector per layer, and one layer's whole. Logits: bfloat16, and float32 with

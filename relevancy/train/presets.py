@@ -11,9 +11,17 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from relevancy.errors import RelevancyError
-from relevancy.train.stages import Stage
+from relevancy.train.stages import SettingError, Stage, check_ranges, check_types
 
 FLAVOURS = ("improved", "paper")
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "image_size": (1, 1 << 14),
+    "feature_layer": (-1000, 1000),  # the tower's own range: `parts.check_size`
+    "vocabulary_multiple": (1, 1 << 20),
+    "lora_rank": (0, 1 << 16),
+    "lora_alpha": (1, 1 << 20),
+    "seed": (0, (1 << 32) - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,16 @@ class Preset:
     lora_rank: int = 0  # 0: the decoder itself trains, else adapters of this rank beside its matrices
     lora_alpha: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "preset")
+        check_ranges(self, _RANGES, "preset")
+        if self.flavour not in FLAVOURS:
+            raise SettingError(f"unknown flavour {self.flavour!r}: {' or '.join(FLAVOURS)}")
+        for name in ("align", "finetune"):
+            stage = getattr(self, name)
+            if not (isinstance(stage, Stage) and stage.name == name) and not (stage is None and name == "align"):
+                raise SettingError(f"{name} is a Stage of that name, not {getattr(stage, 'name', stage)!r}")
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages in their order."""
@@ -185,9 +203,13 @@ def resolved(value: Preset) -> dict[str, Any]:
 
 
 def from_plain(values: Mapping[str, Any]) -> Preset:
-    """The preset that `resolved` wrote."""
-    stages = {name: _stage(values[name]) for name in ("align", "finetune")}
-    return Preset(**{**values, **stages})
+    """The preset that `resolved` wrote. Raises RelevancyError for what it did not."""
+    try:
+        return Preset(**{**values, **{name: _stage(values[name]) for name in ("align", "finetune")}})
+    except (KeyError, TypeError) as error:
+        raise RelevancyError(
+            f"the run's configuration is none of this version ({error}): choose another --out"
+        ) from error
 
 
 def _stage(values: Mapping[str, Any] | None) -> Any:

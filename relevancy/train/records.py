@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from relevancy.atomic_io import write_whole
+from relevancy.atomic_io import LOCK, locked, write_whole, writing
 from relevancy.errors import RelevancyError
-from relevancy.train.checkpoints import newest, step_of
+from relevancy.train.checkpoints import begun, finished, step_of
 from relevancy.train.presets import Preset, digest, resolved
 
-FILE = "configuration.json"
+FILE, SKIPPED = "configuration.json", "skipped.jsonl"
 _PATIENCE, _PAUSE = 600.0, 0.1  # seconds
 _PACKAGES = (
     "relevancy", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pillow", "peft",
@@ -40,8 +41,17 @@ def _hashed(found: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "hash": digest({key: found[key] for key in ("preset", "data")})}
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Within the block no other process works on `out`. Raises RelevancyError for a folder that is no run's."""
+    if out.is_dir() and not (out / FILE).exists() and any(path.name != LOCK for path in out.iterdir()):
+        raise RelevancyError(f"{out} is not empty and holds no run: choose another --out")
+    with locked(out):
+        yield
+
+
 def claim(out: Path, wanted: Mapping[str, Any], *, resume: bool) -> None:
-    """Make `out` this run's folder, or refuse: another configuration, or one that stopped and `resume` was not said.
+    """Make `out`, which is held, this run's, or refuse: another configuration, or a stop and `resume` was not said.
 
     A stage that is new to the folder may be added: `align` first, `finetune` in a later command.
     """
@@ -57,10 +67,18 @@ def claim(out: Path, wanted: Mapping[str, Any], *, resume: bool) -> None:
             raise RelevancyError(f"{out} holds a run that is {reached}: add --resume to go on, or choose another --out")
         if reached:
             wanted = _hashed({**wanted, "data": present["data"] | wanted["data"]})
-    elif out.exists() and any(out.iterdir()):
-        raise RelevancyError(f"{out} is not empty and holds no run: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write(file, wanted)
+    with writing(out):
+        for stage in wanted["data"]:
+            if not finished(out / stage) and begun(out / stage) is None:  # what an earlier try skipped
+                (out / stage / SKIPPED).unlink(missing_ok=True)
+        write(file, wanted)
+
+
+def skipped_in(out: Path, stage: str) -> int:
+    """How many samples a stage could not train on."""
+    file = out / stage / SKIPPED
+    lines = file.read_text().splitlines() if file.exists() else []
+    return len({json.loads(line)["position"] for line in lines if line.endswith("}")})
 
 
 def write(file: Path, configuration: Mapping[str, Any]) -> None:
@@ -80,9 +98,9 @@ def await_claim(out: Path) -> None:
 def progress_of(out: Path) -> str:
     """How far a run is, in words; empty before its first checkpoint."""
     for name in ("finetune", "align"):
-        if (out / name / "trained.safetensors").exists():
+        if finished(out / name):
             return f"past its stage {name}"
-        if checkpoint := newest(out / name):
+        if checkpoint := begun(out / name):
             return f"at step {step_of(checkpoint)} of its stage {name}"
     return ""
 
@@ -105,12 +123,32 @@ def _read(file: Path) -> dict[str, Any]:
 def _differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first setting in which two configurations differ, in words; data of stages that both have."""
     for key, old, new in _pairs(present["preset"], wanted["preset"], ""):
-        if old != new:
+        if old != new and not _free(key, present["preset"]):
             return f"{key} was {old!r}, now {new!r}"
     for stage in set(present["data"]) & set(wanted["data"]):
-        if present["data"][stage] != wanted["data"][stage]:
-            return f"the data of {stage}"
+        if told := _other_data(present["data"][stage], wanted["data"][stage]):
+            return f"the data of {stage}{told}"
     return ""
+
+
+def _free(key: str, preset: Mapping[str, Any]) -> bool:
+    """Whether a setting changes no result, and so may change between a stop and going on."""
+    stage, _, name = key.partition(".")
+    values = preset[stage] if name else {}
+    return name == "save_every" or (name == "micro" and values["token_mean"] and not values["looking_cost"])
+
+
+def _other_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What is other about a stage's data, in words. It may have moved, but must be the same."""
+    was, now = old.get("fingerprint"), new.get("fingerprint")
+    if was is None or now is None:  # version 0.1.0 wrote where it was alone
+        places = ("data", "images")
+        return "" if all(old.get(name) == new.get(name) for name in places) else " lies elsewhere"
+    if was["samples"] != now["samples"]:
+        return f": {was['samples']} samples then, {now['samples']} now"
+    if was["entries"] != now["entries"]:
+        return ": its entries were changed, or their order"
+    return "" if was["pictures"] == now["pictures"] else ": its pictures were changed, or some are missing"
 
 
 def _pairs(old: Any, new: Any, key: str) -> Any:

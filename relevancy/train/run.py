@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,34 +12,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
-from relevancy.atomic_io import whole
+from relevancy.atomic_io import whole, writing
 from relevancy.errors import RelevancyError
-from relevancy.train import records
+from relevancy.train import preflight, records
 from relevancy.train.card import card
-from relevancy.train.checkpoints import newest
+from relevancy.train.checkpoints import TRAINED, finished, intact, store, stored
 from relevancy.train.collate import Collate
-from relevancy.train.composition import assembled, put
+from relevancy.train.composition import assembled, joined_config, put
 from relevancy.train.data.examples import Encoder, Examples, Skipped
 from relevancy.train.data.sources import Dialogues, open_data
 from relevancy.train.feature_cache import cached
 from relevancy.train.features import stored_features
+from relevancy.train.fingerprints import fingerprint
 from relevancy.train.flops import sizes_of
 from relevancy.train.forwards import folded
-from relevancy.train.lora import adapt, merge, require_peft
+from relevancy.train.lora import adapt, merge
 from relevancy.train.parts import Parts, parts_of, processor_for
 from relevancy.train.plan import steps_of
 from relevancy.train.presets import Preset, from_plain
 from relevancy.train.samplers import GroupedSampler, LlavaSampler
 from relevancy.train.stages import Stage, freeze, parameters_of
+from relevancy.train.template import IMAGE
 from relevancy.train.trainer import Progress, is_first, processes_here, run, shares
 
-TRAINED = "trained.safetensors"
 MODEL = "model"
+MAX_SKIPPED = 0.05
 _FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat16, as published ones are
 
 
@@ -50,10 +53,18 @@ class Source:
     data: str | list[str]
     images: str | list[str] | None = None
 
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return self.data if isinstance(self.data, str) else ", ".join(self.data)
+
 
 @dataclass(frozen=True)
 class Way:
-    """How a run is carried out; none of it changes what comes out on the same hardware."""
+    """How a run is carried out; none of it changes what comes out on the same hardware.
+
+    max_skipped: share of samples that cannot be trained on above which a stage stops.
+    """
 
     resume: bool = False
     report_to: Sequence[str] = ()
@@ -61,6 +72,14 @@ class Way:
     log_every: int = 10
     cache: bool = False  # of the frozen tower's features, see `caching`; rounds them to bfloat16
     progress: Progress | None = None
+    max_skipped: float = MAX_SKIPPED
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.log_every < 1 or not 0 <= self.max_skipped <= 1:
+            raise RelevancyError(
+                f"workers {self.workers} is 0 or more, log_every {self.log_every} 1 or more, max_skipped "
+                f"{self.max_skipped} from 0 to 1"
+            )
 
 
 def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | None = None) -> Path:
@@ -71,84 +90,65 @@ def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | N
     be wrong is refused before the first step. In a run of several processes all of them call this.
     """
     way = way or Way()
+    preflight.check_order(preset, sources, out)
     stages = [stage for stage in preset.stages() if stage.name in sources]
-    _check(preset, stages, sources, out)
-    if way.cache:
-        _check_cache(stages)
+    preflight.check_settings(preset, stages, processes_here())
+    preflight.check_machine(stages, way.report_to)
     parts = parts_of(preset)
     opened = {stage.name: _opened(stage, sources[stage.name]) for stage in stages}
-    if is_first():
-        given = {name: asdict(source) for name, source in sources.items()}
-        records.claim(out, records.configuration(preset, given, processes_here()), resume=way.resume)
-    else:
-        records.await_claim(out)
-    for stage in stages:
-        if not (out / stage.name / TRAINED).exists():
-            _run(preset, parts, stage, opened[stage.name], out, way)
-        _together()
-    if is_first():
-        export(out, out / MODEL)
+    if way.cache:
+        preflight.check_cache(stages, {name: dialogues for name, (_, dialogues) in opened.items()})
+    encoders = {
+        stage.name: _encoder(preset, parts, stage, sources[stage.name], opened[stage.name][1])
+        for stage in stages
+        if not finished(out / stage.name)
+    }
+    with records.held(out) if is_first() else nullcontext():
+        if is_first():
+            given = {
+                name: asdict(source) | {"fingerprint": fingerprint(opened[name][1])} for name, source in sources.items()
+            }
+            records.claim(out, records.configuration(preset, given, processes_here()), resume=way.resume)
+        else:
+            records.await_claim(out)
+        for stage in stages:
+            if not finished(out / stage.name):
+                _run(preset, parts, opened[stage.name], encoders[stage.name], out, way)
+            _together()
+        if is_first():
+            export(out, out / MODEL)
     return out / MODEL
-
-
-def _check(preset: Preset, stages: Sequence[Stage], sources: Mapping[str, Source], out: Path) -> None:
-    unknown = set(sources) - {stage.name for stage in preset.stages()}
-    if unknown:
-        raise RelevancyError(f"{preset.name} has no stage {unknown.pop()}: its connector is not pretrained")
-    if torch.cuda.device_count() > 1 and processes_here() == 1:
-        raise RelevancyError(
-            "there are several GPUs: start with `accelerate launch` (docs/training.md), or set CUDA_VISIBLE_DEVICES=0"
-        )
-    needs_align = preset.align is not None and "align" not in sources and not preset.connector
-    if needs_align and not (out / "align" / TRAINED).exists():
-        raise RelevancyError(
-            f"{preset.name} is finetuned after its connector was aligned, and {out / 'align'} holds no aligned one: "
-            "run `relevancy train align` with this --out, give --set connector=MODEL, or take the preset's -unaligned"
-        )
-    if preset.lora_rank:
-        require_peft()
-    for stage in stages:
-        shares(stage, processes_here())
-        if stage.half_frozen and not stage.bf16:
-            raise RelevancyError(f"stage {stage.name}: half_frozen needs bf16=true")
-        if processes_here() > 1 and not stage.loss_chunk:
-            raise RelevancyError(f"stage {stage.name}: several processes need loss_chunk, such as 256")
-
-
-def _check_cache(stages: Sequence[Stage]) -> None:
-    if processes_here() > 1:
-        raise RelevancyError(
-            "features are cached by one process: start without `accelerate launch`, or without a cache"
-        )
-    if any("tower" in stage.trains for stage in stages):
-        raise RelevancyError("features of a tower that trains cannot be cached")
 
 
 def _opened(stage: Stage, source: Source) -> tuple[Stage, Dialogues]:
     """The stage with its number of steps, and its data."""
     data = open_data(source.data, source.images)
     if not isinstance(data, Dialogues):
-        raise RelevancyError(f"{source.data}: its length is not known; give steps, and store it first")
-    steps = steps_of(stage, len(data))
-    if len(data) < stage.batch or not steps:
-        raise RelevancyError(
-            f"stage {stage.name}: {source.data} has {len(data)} samples, too few for a batch of {stage.batch}: "
-            f"--set {stage.name}.batch=..."
-        )
-    return replace(stage, steps=steps), data
+        raise RelevancyError(f"{source.name}: its length is not known; give steps, and store it first")
+    return replace(stage, steps=steps_of(stage, len(data))), data
 
 
-def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialogues], out: Path, way: Way) -> None:
+def _encoder(preset: Preset, parts: Parts, stage: Stage, source: Source, dialogues: Dialogues) -> Encoder:
+    """The stage's encoder, once settings, model and data were seen to fit together."""
+    token = parts.tokenizer.convert_tokens_to_ids(IMAGE)
+    config = joined_config(parts.language, parts.vision, token, preset.feature_layer)  # type: ignore[arg-type]
+    if "decoder" in stage.trains:
+        preflight.check_adapters(preset, config)
+    processor = processor_for(parts, preset.image_size, stage.framing, config)
+    encoder = Encoder.of_stage(processor, stage)
+    preflight.check_samples(stage, source.name, dialogues, encoder)
+    return encoder
+
+
+def _run(preset: Preset, parts: Parts, opened: tuple[Stage, Dialogues], encoder: Encoder, out: Path, way: Way) -> None:
     stage, dialogues = opened
     folder = out / stage.name
     model = assembled(preset, parts, stage)
-    if stage.name == "finetune" and (out / "align" / TRAINED).exists():
-        put(model, load_file(out / "align" / TRAINED))
+    if stage.name == "finetune" and finished(out / "align"):
+        put(model, stored(out / "align" / TRAINED))
     if preset.lora_rank and "decoder" in stage.trains:
         adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)
     freeze(model, stage)
-    processor = processor_for(parts, preset.image_size, stage.framing, model.config)
-    encoder = Encoder.of_stage(processor, stage)
     in_tower = check_tokens(model, encoder)
     sizes = sizes_of(model, model.config, in_tower, encoder.image_tokens)
     with ExitStack() as changes:
@@ -159,7 +159,7 @@ def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialog
         weights = run(
             stage,
             model,
-            Examples(dialogues, encoder, Skipped(folder / "skipped.jsonl")),
+            Examples(dialogues, encoder, Skipped(folder / records.SKIPPED)),
             Collate(parts.tokenizer.pad_token_id, stage.packed),
             folder,
             seed=preset.seed,
@@ -169,11 +169,11 @@ def _run(preset: Preset, parts: Parts, stage: Stage, opened: tuple[Stage, Dialog
             sizes=sizes,
             report_to=way.report_to,
             workers=way.workers,
+            max_skipped=way.max_skipped,
         )
     if is_first():
-        with whole(folder / TRAINED) as part:
-            save_file(weights, part, metadata={"format": "pt"})
-        if checkpoint := newest(folder):
+        store(weights, folder / TRAINED)
+        for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
 
@@ -246,15 +246,18 @@ def export(out: Path, target: Path) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     model = model.to(torch.float32 if total < _FLOAT32_BELOW else torch.bfloat16).eval()  # type: ignore[arg-type]
     processor = processor_for(parts, preset.image_size, told[-1][0].framing, model.config)
-    with whole(target) as part:
-        _write(part, model, processor, configuration, told)
+    try:
+        with writing(target), whole(target) as part:
+            _write(part, model, processor, configuration, told)
+    except SafetensorError as error:
+        raise RelevancyError(f"{target} could not be written ({error}): make room, and run the same again") from error
 
 
 def _weights(folder: Path, stage: Stage, config: PreTrainedConfig) -> tuple[dict[str, Tensor], str] | None:
     """What a stage trained, as it belongs into a finished model, and how far it is."""
-    if (folder / TRAINED).exists():
-        return load_file(folder / TRAINED), "finished"
-    checkpoint = newest(folder)
+    if finished(folder):
+        return stored(folder / TRAINED), "finished"
+    checkpoint = intact(folder)
     if checkpoint is None:
         return None
     if not (checkpoint / "model.safetensors").exists():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import nn
 
+from relevancy.errors import RelevancyError
 from relevancy.train.template import OVERLONG, STYLES
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,35 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # parameter name prefixes of a LlavaFo
 FRAMINGS = ("pad", "crop")
 GROUPINGS = ("lengths", "authors")
 ADAPTER = ".lora_"  # part of the name of every parameter that an adapter added
+SCHEDULES = (  # those of transformers that need no settings of their own
+    "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt", "linear", "polynomial"
+)  # fmt: skip
+OPTIMIZERS: Mapping[str, int] = {  # moments that each keeps of a weight
+    "adamw_torch": 2, "adamw_torch_fused": 2, "paged_adamw_32bit": 2, "lion_32bit": 1, "adagrad": 1, "rmsprop": 1,
+    "adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "paged_lion_8bit": 1, "sgd": 0,
+    "adafactor": 0,  # a row and a column of each matrix
+}  # fmt: skip
+_SMALL = 4096  # values, of the largest tensor whose moments bitsandbytes keeps in float32
+_BLOCK = 256  # 8-bit values that share one float32
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "steps": (0, 1 << 40),
+    "batch": (1, 1 << 24),
+    "learning_rate": (0, 1e3),
+    "warmup": (0, 1),
+    "weight_decay": (0, 1e3),
+    "clip": (0, 1e9),
+    "beta2": (0, 0.999999),
+    "micro": (0, 1 << 24),
+    "save_every": (1, 1 << 40),
+    "looking_cost": (0, 1e9),
+    "epochs": (0.0001, 1e6),
+    "max_tokens": (2, 1 << 24),
+    "loss_chunk": (0, 1 << 40),
+}
+
+
+class SettingError(RelevancyError, ValueError):
+    """A setting that nothing can be trained with."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +63,7 @@ class Stage:
     batch: int
     learning_rate: float
     warmup: float = 0.03  # share of the steps
-    schedule: str = "cosine"  # of the learning rate, after the warm-up; a name transformers knows
+    schedule: str = "cosine"  # of the learning rate, after the warm-up; one of SCHEDULES
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0: not at all
     beta2: float = 0.999  # of Adam; smaller values suit short runs
@@ -49,23 +80,63 @@ class Stage:
     loss_chunk: int = 0  # supervised positions whose logits are computed at a time; 0: those of all positions at once
     outer_scale: bool = False  # see `forwards.scaled_connector`
     gradient_checkpointing: bool = False
-    optimizer: str = "adamw_torch"  # a name transformers knows; "adamw_bnb_8bit" needs bitsandbytes
+    optimizer: str = "adamw_torch"  # one of OPTIMIZERS; "adamw_bnb_8bit" needs bitsandbytes
     grouped: bool = False  # sequences of a like length, with a picture or without, share a batch
     grouping: str = "lengths"  # where grouped; "authors": of any length, see `sampling.LlavaSampler`
     packed: bool = False  # a device's sequences stand in one row, without padding
     half_frozen: bool = False  # what does not train is held in bfloat16
 
     def __post_init__(self) -> None:
+        where = f"stage {self.name!r}"
+        check_types(self, where)
+        check_ranges(self, _RANGES, where)
         unknown = set(self.trains) - set(PARTS)
-        if unknown:
-            raise ValueError(f"stage {self.name!r} trains unknown parts {sorted(unknown)}; known: {sorted(PARTS)}")
-        if self.framing not in FRAMINGS:
-            raise ValueError(f"stage {self.name!r} has unknown framing {self.framing!r}; known: {', '.join(FRAMINGS)}")
-        for kind, known in {"style": tuple(STYLES), "overlong": OVERLONG, "grouping": GROUPINGS}.items():
-            if getattr(self, kind) not in known:
-                raise ValueError(
-                    f"stage {self.name!r} has unknown {kind} {getattr(self, kind)!r}; known: {', '.join(known)}"
-                )
+        if unknown or not self.trains:
+            what = f"unknown parts {sorted(unknown)}" if unknown else "nothing"
+            raise SettingError(f"{where} trains {what}; known: {sorted(PARTS)}")
+        for setting, known in (
+            ("framing", FRAMINGS), ("style", tuple(STYLES)), ("overlong", OVERLONG), ("grouping", GROUPINGS),
+            ("schedule", SCHEDULES), ("optimizer", tuple(OPTIMIZERS)),
+        ):  # fmt: skip
+            value = getattr(self, setting)
+            if value not in known:
+                raise SettingError(f"{where} has unknown {setting} {value!r}; known: {', '.join(known)}")
+
+
+def check_types(value: typing.Any, where: str) -> None:
+    """Refuse a setting of another type than its field's; a whole number is a number too. Raises SettingError."""
+    kinds = typing.get_type_hints(type(value))
+    for field in fields(value):
+        kind, given = kinds[field.name], getattr(value, field.name)
+        fits = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(kind)
+        wrong = fits is not None and (not isinstance(given, fits) or (kind is not bool and isinstance(given, bool)))
+        if wrong or (typing.get_origin(kind) is tuple and not isinstance(given, tuple)):
+            name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "a tuple")
+            raise SettingError(f"{where}: {field.name} is {name}, not {given!r}")
+
+
+def check_ranges(value: typing.Any, ranges: Mapping[str, tuple[float, float]], where: str) -> None:
+    """Refuse a number outside of its range, both ends of which are in it, and one that is none. Raises SettingError."""
+    for name, (least, most) in ranges.items():
+        given = getattr(value, name)
+        if not least <= given <= most:
+            bounds = f"{least:g} or more" if most >= 1000 else f"from {least:g} to {most:g}"
+            raise SettingError(f"{where}: {name} is {str(given)[:40]}, and must be {bounds}")
+
+
+def states_of(model: nn.Module, optimizer: str) -> int:
+    """Bytes of the moments that an optimizer keeps of the weights that train.
+
+    Those of 8 bits are bitsandbytes': a float32 for each block of them; embeddings and small tensors stay in float32.
+    """
+    moments, total = OPTIMIZERS[optimizer], 0
+    exact = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            count = parameter.numel()
+            halved = optimizer.endswith("8bit") and count > _SMALL and id(parameter) not in exact
+            total += moments * (count + 4 * -(-count // _BLOCK) if halved else 4 * count)
+    return total
 
 
 def freeze(model: nn.Module, stage: Stage) -> dict[str, int]:

@@ -79,6 +79,18 @@ def load_of(batch: Mapping[str, Tensor]) -> Load:
     return Load(len(lengths), sum(lengths), sum(one**2 for one in lengths), 0, pictures)
 
 
+def unlabeled(batch: Mapping[str, Tensor]) -> Tensor:
+    """How many of a micro-batch's sequences have no label, and so teach nothing; a number on its device."""
+    if "labels" not in batch:
+        return torch.zeros((), dtype=torch.long)
+    labeled = batch["labels"] != IGNORED
+    if "position_ids" in batch:  # sequences in one row, each from position 0
+        starts = (batch["position_ids"].flatten() == 0).cumsum(0) - 1
+        counts = torch.zeros(int(starts[-1]) + 1, dtype=torch.long, device=labeled.device)
+        return (counts.index_add(0, starts, labeled.flatten().long()) == 0).sum()
+    return (~labeled.any(1)).sum()
+
+
 def _peak_memory(device: torch.device) -> int:
     """Bytes: of the device where it counts them, else of this process."""
     if device.type == "cuda":

@@ -8,9 +8,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,25 @@ from transformers.trainer_callback import PrinterCallback
 
 from relevancy.errors import RelevancyError
 from relevancy.train.attention_penalty import eager_attention, looking_share, looks
-from relevancy.train.checkpoints import check_room, keep_only, newest, seal, step_of
+from relevancy.train.checkpoints import check_room, intact, keep_only, newest, seal, step_of
 from relevancy.train.flops import Sizes
 from relevancy.train.forwards import engine, folded, prepared
-from relevancy.train.stages import Stage
-from relevancy.train.telemetry import Meter
+from relevancy.train.stages import Stage, states_of
+from relevancy.train.telemetry import Meter, unlabeled
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]  # (what is going on, share done)
 JOURNAL = "metrics.jsonl"
-_ADAM = 12  # bytes of a checkpoint for each weight that trains: itself and two moments, in float32
+_FEW = 200  # samples; the share of skipped ones is taken of at least so many, where the run has them
+_TWICE = 1.0  # seconds: a terminal and a launcher both hand on one Ctrl-C
 
 
 class StoppedError(RelevancyError):
-    """The run was asked to stop (SIGTERM), has saved where it was, and can go on from there."""
+    """The run was asked to stop, has saved where it was, and can go on from there. code: of its process."""
+
+    def __init__(self, why: str, by: int = signal.SIGTERM):
+        super().__init__(why)
+        self.code = 128 + by
 
 
 class LlavaTrainer(Trainer):
@@ -52,6 +59,8 @@ class LlavaTrainer(Trainer):
     def __init__(self, *arguments: Any, stage: Stage, order: Sampler | None, sizes: Sizes | None, **options: Any):
         super().__init__(*arguments, **options)
         self.stage, self.order = stage, order
+        self.taught_nothing: list[Tensor] = []  # of this step's micro-batches: samples without a label
+        self.unsound: list[Tensor] = []  # of the same: is the loss no number?
         self.meter = Meter(stage, sizes, self.args.device, self.args.world_size)
 
     def compute_loss(  # type: ignore[override]
@@ -71,7 +80,21 @@ class LlavaTrainer(Trainer):
         """The micro-batches of one step, counted."""
         batches, items = super().get_batch_samples(self.meter.waiting(epoch_iterator), num_batches, device)
         self.meter.saw(batches)
+        self.taught_nothing, self.unsound = [unlabeled(batch) for batch in batches], []
         return batches, items
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """One micro-batch; whether its loss is a number is kept for the end of the step."""
+        loss = super().training_step(*arguments, **options)
+        self.unsound.append(~torch.isfinite(loss.detach()))
+        return loss
+
+    def samples(self, first: int, count: int) -> str:
+        """The names of samples by their place in the order of reading; empty where they have none."""
+        dialogues = getattr(self.train_dataset, "dialogues", None)
+        if self.order is None or dialogues is None:
+            return ""
+        return ", ".join(dialogues[place].id for place in islice(self.order, first, first + count))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the step cost beside what it reached."""
@@ -87,6 +110,7 @@ class LlavaTrainer(Trainer):
         """Write, seal, and only then let go of the checkpoint before."""
         folder = Path(self._get_output_dir(trial))
         target = folder / f"checkpoint-{self.state.global_step}"
+        self.check_sound(folder)
         check_room(folder, self._checkpoint_size())
         try:
             super()._save_checkpoint(model, trial)
@@ -98,9 +122,18 @@ class LlavaTrainer(Trainer):
             raise self._unsaved(target, error) from error
         self.accelerator.wait_for_everyone()
 
+    def check_sound(self, folder: Path) -> None:
+        """Refuse weights that are no numbers any more, before they take the place of ones that are."""
+        trained = (_here(parameter) for parameter in self.model.parameters() if parameter.requires_grad)  # type: ignore[union-attr]
+        peaks = [weight.detach().abs().amax() for weight in trained if weight.numel()]
+        unsound = any(not bool(torch.isfinite(peak)) for peak in peaks)
+        if any(_summed([float(unsound)], self.args.device)):
+            raise _lost(self.stage, f"weights are no numbers after step {self.state.global_step}", folder)
+
     def _checkpoint_size(self) -> int:
         """Bytes, of what trains; frozen weights are where they came from."""
-        return _ADAM * sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)  # type: ignore[union-attr, misc]
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)  # type: ignore[union-attr, misc]
+        return 4 * trained + states_of(self.model, self.stage.optimizer)  # type: ignore[arg-type]
 
     def _unsaved(self, target: Path, error: Exception) -> RelevancyError:
         kept = newest(target.parent)
@@ -142,6 +175,20 @@ def trained_weights(model: nn.Module, state: dict[str, Tensor] | None = None) ->
     return {name: source[name].contiguous() for name in names if name in source}
 
 
+def _here(parameter: Tensor) -> Tensor:
+    """What this process holds of a weight that an engine may have spread over all."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _lost(stage: Stage, what: str, folder: Path) -> RelevancyError:
+    kept = newest(folder)
+    whole = f"the checkpoint of step {step_of(kept)} is whole" if kept else "there is no checkpoint yet"
+    return RelevancyError(
+        f"stage {stage.name}: {what} ({whole}): start again with another --out and a smaller "
+        f"{stage.name}.learning_rate, or without what is wrong with the data"
+    )
+
+
 class _Report(TrainerCallback):
     """Tells progress, and writes what is logged to a file of lines."""
 
@@ -169,8 +216,11 @@ class _Report(TrainerCallback):
         if "loss" not in logs or not state.is_world_process_zero:
             return
         logger.info("%s step %d/%d loss %.4f", self.stage.name, state.global_step, state.max_steps, float(logs["loss"]))
-        with self.journal.open("a") as file:
-            file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+        try:
+            with self.journal.open("a") as file:
+                file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+        except OSError as error:  # a full disk must not end a training that goes well
+            logger.warning("%s cannot be written: %s", self.journal, error.strerror)
 
 
 def _logged_at(line: str) -> float:
@@ -180,28 +230,89 @@ def _logged_at(line: str) -> float:
         return float("inf")
 
 
-class _Stopping(TrainerCallback):
-    """SIGTERM: finish the step, save, stop. All processes do so after the same step, whoever heard of it first."""
+class _Watch(TrainerCallback):
+    """What all processes agree on after each step, whoever saw it first: to save and stop, or that all is lost.
 
-    def __init__(self) -> None:
-        self.asked = self.stopped = False
+    SIGTERM or Ctrl-C: the step is finished and saved; a second Ctrl-C ends at once. A loss that is no number, and more
+    than `max_skipped` samples that teach nothing, end the run with what is on the disk.
+    """
 
-    def listen(self, *_: Any) -> None:
-        self.asked = True
+    def __init__(self, stage: Stage, folder: Path, max_skipped: float) -> None:
+        self.stage, self.folder, self.max_skipped = stage, folder, max_skipped
+        self.trainer: LlavaTrainer
+        self.asked = {signal.SIGTERM: False, signal.SIGINT: False}
+        self.stopped = 0  # by which signal
+        self.seen = self.skipped = self.empty = 0
+        self._last = float("-inf")
+
+    def listen(self, number: int, *_: Any) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and self.asked[signal.SIGINT] and now - self._last > _TWICE:
+            raise KeyboardInterrupt
+        self._last = now
+        self.asked[signal.Signals(number)] = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if self._heard(args.device) and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = self.stopped = True
+        micro, accumulate = shares(self.stage, processes_here())
+        losses = [0.0] * (accumulate * processes_here())
+        losses[int(os.environ.get("RANK", "0")) :: processes_here()] = map(float, self.trainer.unsound)
+        nothing = float(sum(self.trainer.taught_nothing))
+        told = _summed([*map(float, self.asked.values()), nothing, *losses], args.device)
+        asked, nothing, losses = told[:2], told[2], told[3:]
+        self._count(int(nothing), state)
+        if any(losses):
+            first = next(place for place, unsound in enumerate(losses) if unsound)
+            named = self.trainer.samples((state.global_step - 1) * self.stage.batch + first * micro, micro)
+            where = f", samples {named}" if named else ""
+            raise _lost(self.stage, f"the loss of step {state.global_step} is no number{where}", self.folder)
+        if any(asked) and state.global_step < state.max_steps:
+            self.stopped = next(number for number, heard in zip(self.asked, asked, strict=True) if heard)
+            control.should_save = control.should_training_stop = True
         return control
 
-    def _heard(self, device: torch.device) -> bool:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.asked
-        heard = torch.tensor(float(self.asked), device=device)
-        torch.distributed.all_reduce(heard)
-        return bool(heard)
+    def _count(self, nothing: int, state: TrainerState) -> None:
+        self.seen += self.stage.batch
+        self.skipped += nothing
+        if nothing == self.stage.batch:
+            self.empty += 1
+            logger.warning("%s step %d: none of its samples could be trained on", self.stage.name, state.global_step)
+        if self.skipped > self.max_skipped * max(self.seen, min(_FEW, state.max_steps * self.stage.batch)):
+            raise RelevancyError(
+                f"stage {self.stage.name}: {self.skipped} of the first {self.seen} samples could not be trained on"
+                f"{self._why()}: more than max_skipped {self.max_skipped:g} allows. Mend the data, or allow more"
+            )
+
+    def _why(self) -> str:
+        skipped: Any = getattr(self.trainer.train_dataset, "skipped", None)
+        found = skipped.all() if skipped is not None else []
+        return f" (sample {found[-1]['id']}: {found[-1]['why']}; {skipped.path} has all)" if found else ""
+
+
+def _summed(values: list[float], device: torch.device) -> list[float]:
+    """The values, added up over all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    total = torch.tensor(values, device=device)
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def _agreed(ask: Callable[[], Any], device: torch.device) -> Any:
+    """What the first process finds, told to all; its refusal is everyone's."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return ask()
+    answer: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            answer = [ask()]
+        except RelevancyError as error:
+            answer = [error]
+    torch.distributed.broadcast_object_list(answer, device=device)
+    if isinstance(answer[0], RelevancyError):
+        raise answer[0]
+    return answer[0]
 
 
 def run(
@@ -218,43 +329,49 @@ def run(
     sizes: Sizes | None = None,
     report_to: Sequence[str] = (),
     workers: int = 0,
+    max_skipped: float = 1.0,
 ) -> dict[str, Tensor]:
     """Train the parts of `model` that require a gradient (see `stages.freeze`), in place; returns their weights.
 
     Checkpoints go to `folder`; if it holds a whole one, the stage goes on from there with the same data order,
     optimizer and random state as if it had never stopped. `order` yields indices of `data` for the whole stage; by
-    default they are shuffled. Raises `StoppedError` after a SIGTERM.
+    default they are shuffled. Raises `StoppedError` after a SIGTERM or a Ctrl-C, RelevancyError for a loss that is no
+    number, a damaged checkpoint, and more than a share `max_skipped` of samples without a label.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(stage, folder, seed, log_every, list(report_to), workers)
-    stopping = _Stopping()
+    watch = _Watch(stage, folder, max_skipped)
     trainer = LlavaTrainer(
         model=model,
         args=arguments,
         train_dataset=data,
         data_collator=collate,
-        callbacks=[_Report(stage, progress, folder), stopping],
+        callbacks=[_Report(stage, progress, folder), watch],
         stage=stage,
         order=order,
         sizes=sizes,
     )
+    watch.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     if engine() is not None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise RelevancyError(
             f"accelerate does not spread weights by {engine()} on {trainer.args.device}: launch with DDP"
         )
-    checkpoint = newest(folder)
+    checkpoint = _agreed(lambda: intact(folder), arguments.device)
     with ExitStack() as changes:
         if isinstance(model, PreTrainedModel):
             changes.enter_context(prepared(model, stage))
             if stage.looking_cost:
                 changes.enter_context(eager_attention(model))
         if threading.current_thread() is threading.main_thread():  # no other thread is told of signals
-            changes.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stopping.listen))
+            for number in watch.asked:
+                changes.callback(signal.signal, number, signal.signal(number, watch.listen))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.check_sound(folder)
         weights = trainer.result()
-    if stopping.stopped:
-        raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, and saved")
+    if watch.stopped:
+        told = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, and saved"
+        raise StoppedError(told, watch.stopped)
     return folded(weights, model.config) if stage.outer_scale else weights  # type: ignore[arg-type]
 
 
