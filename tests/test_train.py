@@ -176,9 +176,8 @@ def test_connector_carries_the_sqrt_hidden_scale(model, tokenizer) -> None:
 @pytest.mark.parametrize(("config_class", "factor"), [(LlamaConfig, 1.0), (Gemma3TextConfig, 8.0)])
 def test_a_fresh_connector_writes_on_the_scale_of_this_decoders_words(config_class, factor, tokenizer, model) -> None:
     composed = compose(model.model.vision_tower, tiny.text(config_class, len(tokenizer)), tokenizer)
-    linear = composed.model.multi_modal_projector.linear_2
-    started = torch.nn.Linear(64, 64).weight.std()
-    assert (linear.weight.std() / started).item() == pytest.approx(factor, rel=0.05)
+    connector = composed.model.multi_modal_projector
+    assert (connector.linear_2.weight.std() / connector.linear_1.weight.std()).item() == pytest.approx(factor, rel=0.05)
 
 
 def test_a_sample_centers_and_scales_the_connector(tokenizer, model) -> None:
