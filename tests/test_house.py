@@ -36,6 +36,7 @@ ORDER = (
     "explanation",
     "answering",
     "models",
+    "adapters",
     "checkpoints",
     "placing",
     "repairs",

@@ -33,6 +33,9 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
 _FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _NOT_FETCHED = ["*/*", "consolidated*"]
+ADAPTER = "adapter_model.safetensors"
+# transformers applies an adapter that lies beside the weights, merged or not; what is applied here is chosen here.
+NO_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": "no adapter"}}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -91,7 +94,7 @@ def _fetched(source: str, label: str, revision: str | None) -> str:
     except (OSError, HFValidationError) as error:  # every other failure of the hub's client is an OSError
         raise RelevancyError(
             f"{what} is neither a local folder nor in the local cache, and the hub cannot be reached "
-            f"({_first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
+            f"({first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
         ) from error
 
 
@@ -104,16 +107,21 @@ def config_of(folder: Path, label: str) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise RelevancyError(
             f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
-            f"never run ({_first_line(error)})"
+            f"never run ({first_line(error)})"
         ) from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise RelevancyError(f"{label} ({config.model_type}) takes no pictures: give a vision-language model")
     return config
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors, an adapter's apart, sorted."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.name != ADAPTER)
+
+
 def parameters_in(folder: Path, label: str) -> int:
     """Number of weights in the folder's safetensors, from their headers."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
         reason = (
@@ -130,7 +138,7 @@ def _size(path: Path, label: str) -> int:
         with safe_open(path, framework="pt") as tensors:
             return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({_first_line(error)})") from error
+        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({first_line(error)})") from error
 
 
 def processor_of(folder: Path, label: str) -> ProcessorMixin:
@@ -138,7 +146,12 @@ def processor_of(folder: Path, label: str) -> ProcessorMixin:
     try:
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise RelevancyError(f"{label}: its processor cannot be loaded ({_first_line(error)})") from error
+        raise RelevancyError(f"{label}: its processor cannot be loaded ({first_line(error)})") from error
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether the folder says how pictures are processed."""
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
 def weights_of(
@@ -158,6 +171,7 @@ def weights_of(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **NO_ADAPTER,
             **options,
         )
         model, report = loaded
@@ -168,8 +182,9 @@ def weights_of(
             "4bit, dtype bfloat16, device cpu, or a smaller model"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise RelevancyError(f"{label} cannot be loaded: {_first_line(error)}") from error
+        raise RelevancyError(f"{label} cannot be loaded: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, for a message of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

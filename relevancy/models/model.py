@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from relevancy import geometry
+from relevancy import adapters, geometry
 from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints, compat, prompts
 from relevancy.models import device as models_device
@@ -30,13 +30,15 @@ _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 class Model:
     """A Hugging Face model, its processor, and what lies between a question and token ids.
 
-    `lock` is for whoever borrows the model: one recording at a time.
+    `lock` is for whoever borrows the model: one recording at a time. `notes` say what its results must tell of how it
+    was loaded, one sentence each.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
     lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -161,31 +163,41 @@ def load(
     framing       "pad" or "crop" for a LLaVA; by default what the processor's files say
     revision      branch, tag or commit of a hub id
 
-    Only safetensors are read, and code that comes with a checkpoint is never run. Raises `RelevancyError`.
+    A folder that holds an adapter of peft alone is loaded on the base that it names, and merged; where weights of a
+    whole model lie beside an adapter, they alone are loaded, and every result says so. Only safetensors are read, and code that comes with a checkpoint is never run. Raises `RelevancyError`.
     """
     label = fspath(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
     target = models_device.device_for(device)
     folder = checkpoints.folder_of(label, revision)
-    config = checkpoints.config_of(folder, label)
-    parameters = checkpoints.parameters_in(folder, label)
+    adapter = adapters.alone_in(folder, label)
+    base = folder if adapter is None else adapter.base_folder()
+    notes = adapters.beside_weights(base, label if adapter is None else str(adapter.base))
+    config = checkpoints.config_of(base, label)
+    parameters = checkpoints.parameters_in(base, label)
     precision = models_device.dtype_for(dtype, parameters, target)
     options = models_device.options_for(target, device_map, quantization, precision)
-    processor = checkpoints.processor_of(folder, label)
-    loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
+    processor = checkpoints.processor_of(folder if checkpoints.has_processor(folder) else base, label)
+    loaded, report = checkpoints.weights_of(base, config, label, precision, target, options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
     compat.scale_image_features(loaded)
-    return _assemble(loaded, processor, label, framing)
+    if adapter is not None:
+        loaded = adapters.applied(loaded, adapter, merge=quantization is None)
+        notes += (f"{label} is an adapter ({adapter.kind}) and was put on {adapter.base}",)
+    return _assemble(loaded, processor, label, framing, notes)
 
 
 def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str | None = None) -> Model:
     """A model and processor that are already there. Neither is changed: a processor that lacks fields is copied.
 
-    Warns where the weights need the repair that `load` makes; `repairs.scale_image_features(hf_model)` makes it.
+    A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
+    `repairs.scale_image_features(hf_model)` makes it.
     """
+    name = name or hf_model.config.name_or_path or type(hf_model).__name__
+    hf_model = adapters.unwrapped(hf_model, name)
     if compat.needs_image_scale(hf_model.config):
         warnings.warn(
             f"this checkpoint was saved by transformers {hf_model.config.transformers_version}: since 5.4 its image "
@@ -193,10 +205,12 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
             "relevancy.models.compat.scale_image_features(model) once",
             stacklevel=2,
         )
-    return _assemble(hf_model, hf_processor, name or hf_model.config.name_or_path or type(hf_model).__name__, None)
+    return _assemble(hf_model, hf_processor, name, None)
 
 
-def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None) -> Model:
+def _assemble(
+    model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None, notes: tuple[str, ...] = ()
+) -> Model:
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
     if getattr(model.config, "vision_config", None) is None:
@@ -209,7 +223,7 @@ def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, fram
         processor.tokenizer = copy.deepcopy(processor.tokenizer)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     _image_token_id(model.config, processor)
-    return Model(model, processor, name)
+    return Model(model, processor, name, notes=notes)
 
 
 def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:
