@@ -56,8 +56,8 @@ class Adapter:
             found = checkpoints.folder_of(self.base, self.revision)
         except RelevancyError as error:
             raise RelevancyError(
-                f"{self.label} is an adapter ({self.kind}) on a base model that cannot be found: {error}; its {_CONFIG} "
-                'names the base as "base_model_name_or_path"'
+                f"{self.label} is an adapter ({self.kind}) whose base model cannot be found: {error}; its {_CONFIG} names "
+                'the base as "base_model_name_or_path"'
             ) from error
         if (found / _CONFIG).is_file() and not checkpoints.weight_files(found):
             raise RelevancyError(
@@ -65,6 +65,30 @@ class Adapter:
                 "base first, or name a whole model"
             )
         return found
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the parts of a named model lie: its weights, its processor, and what is to be put on the weights."""
+
+    weights: Path
+    processor: Path
+    adapter: Adapter | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that it is read from."""
+        return tuple(dict.fromkeys((self.weights, *([self.adapter.folder] if self.adapter else ()))))
+
+
+def located(label: str, revision: str | None) -> Location:
+    """The parts of a named model, fetched if they must be. Raises RelevancyError."""
+    folder = checkpoints.folder_of(label, revision)
+    adapter = alone_in(folder, label)
+    if adapter is None:
+        return Location(folder, folder)
+    base = adapter.base_folder()
+    return Location(base, folder if checkpoints.has_processor(folder) else base, adapter)
 
 
 def beside_weights(folder: Path, label: str) -> tuple[str, ...]:
@@ -161,8 +185,9 @@ def _check_kind(kind: str, label: str) -> None:
 def _untie(model: PreTrainedModel) -> None:
     """A head of its own where words and head share one matrix and the adapter changes only one of the two."""
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
-    own_words, own_head = (getattr(module, "base_layer", module) for module in (words, head))
-    matrix = getattr(own_words, "weight", None)
-    if matrix is not None and getattr(own_head, "weight", None) is matrix and (own_words, own_head) != (words, head):
-        own_head.weight = nn.Parameter(matrix.detach().clone(), requires_grad=False)
+    own_words: Any = getattr(words, "base_layer", words)
+    own_head: Any = getattr(head, "base_layer", head)
+    adapted = own_words is not words or own_head is not head
+    if adapted and own_head is not None and own_head.weight is own_words.weight:
+        own_head.weight = nn.Parameter(own_words.weight.detach().clone(), requires_grad=False)
         model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False

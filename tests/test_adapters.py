@@ -196,3 +196,11 @@ def test_an_adapter_on_one_of_our_names(tmp_path):
     assert model.notes[0].endswith("was put on demo-small")
     expected = image_map(models_model.wrap(adapted, model.processor, name="adapted"))
     same(image_map(model), expected)
+
+
+def test_a_long_run_knows_the_size_and_the_files_of_an_adapter_with_its_base(base, tmp_path):
+    from relevancy.export.engines import parameters_of
+
+    folder = saved(base, tmp_path / "adapter")
+    assert parameters_of(str(folder), None) == parameters_of(str(base), None)
+    assert adapters.located(str(folder), None).folders == (base, folder)

@@ -77,13 +77,14 @@ def check(
 
 
 def _encoder(model: str, max_length: int, framing: str | None) -> Encoder:
+    from relevancy import adapters
     from relevancy.models import checkpoints, compat
     from relevancy.train.data.examples import Encoder
 
     with busy(f"loading {model}'s processor"):
-        folder = checkpoints.folder_of(model, None)
-        processor = checkpoints.processor_of(folder, model)
-        processor = compat.complete_processor(processor, checkpoints.config_of(folder, model))
+        location = adapters.located(model, None)
+        processor = checkpoints.processor_of(location.processor, model)
+        processor = compat.complete_processor(processor, checkpoints.config_of(location.weights, model))
     return Encoder(processor, framing=framing, max_length=max_length)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from relevancy import adapters
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import Wish
 from relevancy.export import prefetch
@@ -115,7 +116,7 @@ def rehearse(model: Model, wish: Wish) -> None:
 
 def parameters_of(name: str, revision: str | None) -> int:
     """How large a model is, told from its files. Raises RelevancyError where there is none of this name."""
-    return checkpoints.parameters_in(checkpoints.folder_of(name, revision), name)
+    return checkpoints.parameters_in(adapters.located(name, revision).weights, name)
 
 
 def _quieten() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from relevancy import adapters
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
@@ -28,7 +29,6 @@ from relevancy.export.records import faulty
 from relevancy.export.schema import pa, schema, table_of
 from relevancy.export.writer import Writer
 from relevancy.images import MAX_PIXELS
-from relevancy.models import checkpoints
 from relevancy.models import device as models_device
 from relevancy.models.model import Model
 from relevancy.parallel.worker_pool import Died
@@ -355,7 +355,7 @@ def _weights(model: str | Model, revision: str | None) -> str | None:
     """Tells weights of a folder from those that stood there before."""
     if not isinstance(model, str):
         return None
-    files = sorted(checkpoints.folder_of(model, revision).glob("*"))
+    files = [file for folder in adapters.located(model, revision).folders for file in sorted(folder.glob("*"))]
     return digest_of([file for file in files if file.suffix in (".json", ".safetensors", ".jinja")])
 
 

@@ -164,22 +164,22 @@ def load(
     revision      branch, tag or commit of a hub id
 
     A folder that holds an adapter of peft alone is loaded on the base that it names, and merged; where weights of a
-    whole model lie beside an adapter, they alone are loaded, and every result says so. Only safetensors are read, and code that comes with a checkpoint is never run. Raises `RelevancyError`.
+    whole model lie beside an adapter, they alone are loaded, and every result says so. Only safetensors are read, and
+    code that comes with a checkpoint is never run. Raises `RelevancyError`.
     """
     label = fspath(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
     target = models_device.device_for(device)
-    folder = checkpoints.folder_of(label, revision)
-    adapter = adapters.alone_in(folder, label)
-    base = folder if adapter is None else adapter.base_folder()
-    notes = adapters.beside_weights(base, label if adapter is None else str(adapter.base))
-    config = checkpoints.config_of(base, label)
-    parameters = checkpoints.parameters_in(base, label)
+    location = adapters.located(label, revision)
+    folder, adapter = location.weights, location.adapter
+    notes = adapters.beside_weights(folder, label if adapter is None else str(adapter.base))
+    config = checkpoints.config_of(folder, label)
+    parameters = checkpoints.parameters_in(folder, label)
     precision = models_device.dtype_for(dtype, parameters, target)
     options = models_device.options_for(target, device_map, quantization, precision)
-    processor = checkpoints.processor_of(folder if checkpoints.has_processor(folder) else base, label)
-    loaded, report = checkpoints.weights_of(base, config, label, precision, target, options)
+    processor = checkpoints.processor_of(location.processor, label)
+    loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
