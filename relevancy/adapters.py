@@ -56,7 +56,7 @@ class Adapter:
             found = checkpoints.folder_of(self.base, self.revision)
         except RelevancyError as error:
             raise RelevancyError(
-                f"{self.label} is an adapter ({self.kind}) whose base model cannot be found: {error}; its {_CONFIG} names "
+                f"{self.label} is an adapter ({self.kind}) whose base cannot be found: {error}; its {_CONFIG} names "
                 'the base as "base_model_name_or_path"'
             ) from error
         if (found / _CONFIG).is_file() and not checkpoints.weight_files(found):

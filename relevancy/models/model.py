@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import torch
@@ -167,7 +167,11 @@ def load(
     whole model lie beside an adapter, they alone are loaded, and every result says so. Only safetensors are read, and
     code that comes with a checkpoint is never run. Raises `RelevancyError`.
     """
-    label = fspath(name)
+    if not isinstance(name, (str, PathLike)):
+        raise RelevancyError(
+            f"a model's name is text or a path, not {type(name).__name__}; `wrap` takes a model in memory"
+        )
+    label = str(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
     target = models_device.device_for(device)
@@ -176,13 +180,12 @@ def load(
     notes = adapters.beside_weights(folder, label if adapter is None else str(adapter.base))
     config = checkpoints.config_of(folder, label)
     parameters = checkpoints.parameters_in(folder, label)
+    checkpoints.check_config(config, parameters, label)
     precision = models_device.dtype_for(dtype, parameters, target)
     options = models_device.options_for(target, device_map, quantization, precision)
     processor = checkpoints.processor_of(location.processor, label)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
+    notes += checkpoints.check_report(report, loaded, label)
     compat.scale_image_features(loaded)
     if adapter is not None:
         loaded = adapters.applied(loaded, adapter, merge=quantization is None)
@@ -215,6 +218,7 @@ def _assemble(
         raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
     if getattr(model.config, "vision_config", None) is None:
         raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give a vision-language model")
+    models_device.check_weights(model, name)
     processor = compat.complete_processor(processor, model.config)
     if framing is not None:
         processor = compat.frame(processor, framing)
@@ -222,6 +226,7 @@ def _assemble(
         processor = copy.copy(processor)
         processor.tokenizer = copy.deepcopy(processor.tokenizer)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    compat.check_size(processor, model.config)
     _image_token_id(model.config, processor)
     return Model(model, processor, name, notes=notes)
 

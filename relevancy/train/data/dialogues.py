@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from relevancy.images import is_there
 from relevancy.train.template import IMAGE, Turn
 
 Picture: TypeAlias = Path | bytes | Image.Image
@@ -135,6 +136,6 @@ def on_disk(picture: Picture) -> Picture:
     """The picture; where its file is missing but lies there as .png for .jpg or the reverse, that file."""
     if isinstance(picture, Path) and picture.suffix in _SPELLINGS:
         other = picture.with_suffix(_SPELLINGS[picture.suffix])
-        if not picture.exists() and other.exists():
+        if not is_there(picture) and is_there(other):
             return other
     return picture
