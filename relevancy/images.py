@@ -1,6 +1,9 @@
 """Whatever a user calls a picture -> an upright RGB picture, with a note of everything that was done to it."""
 
+import base64
+import binascii
 import os
+import re
 import stat
 import struct
 import zlib
@@ -14,7 +17,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | Image.Image | np.ndarray
 
@@ -30,6 +33,8 @@ COLUMNS = (
 """Names under which rows of data usually hold their picture; the first that is there counts."""
 
 _HEADER_BYTES = 16
+_LONGEST_PATH = 1000  # characters of a path that a message shows whole
+_DATA_URL = re.compile(r"data:(?P<type>[^;,]{0,100})(?P<options>(;[^;,]{0,100}){0,9}),", re.IGNORECASE)
 _DEEP_GRAY = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # A damaged file can fail at any step of its decoder; these are what Pillow's decoders raise then.
 _DECODER_ERRORS = (
@@ -48,7 +53,7 @@ class Picture:
 
 
 def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file, in bytes, a Pillow image, or an array (H, W), (H, W, 1 | 3 | 4) of uint8 or 0..1 floats.
+    """The picture in a file, bytes, a data URL, a Pillow image, or an array (H, W), (H, W, 1 | 3 | 4), uint8 or 0..1.
 
     Anything that is no picture, is damaged, or has more than `max_pixels` pixels raises one clear `RelevancyError`.
     """
@@ -61,6 +66,8 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if not source:
             raise RelevancyError("picture bytes: there are none (0 bytes)")
         return _from_stream(BytesIO(source), "picture bytes", max_pixels)
+    if isinstance(source, str) and is_data_url(source):
+        return _from_stream(BytesIO(data_url(source)), "data URL", max_pixels)
     if isinstance(source, str | os.PathLike):
         path = _regular_file(source)
         try:
@@ -68,7 +75,36 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
                 return _from_stream(stream, str(path), max_pixels)
         except OSError as error:
             raise RelevancyError(f"{path}: cannot be read ({error.strerror or error})") from error
-    raise RelevancyError(f"a picture is a file, bytes, a Pillow image or a numpy array, not {type(source).__name__}")
+    raise RelevancyError(
+        f"a picture is a file, bytes, a data URL, a Pillow image or a numpy array, not {type(source).__name__}"
+    )
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything of this name exists; False for a name that no file can have."""
+    return os.path.exists(path)  # noqa: PTH110  `Path.exists` raises for names that are too long
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a text is no file's name but holds a picture itself, as web pages write it."""
+    return text[:5].lower() == "data:" and "," in text[:1000]
+
+
+def data_url(text: str) -> bytes:
+    """The bytes in a data URL of base64, such as `data:image/png;base64,...`. Raises RelevancyError."""
+    head = _DATA_URL.match(text)
+    kind, options = (head["type"].lower(), head["options"].lower()) if head else ("", "")
+    if head is None or not options.endswith(";base64"):
+        raise RelevancyError(f"{shortened(text)}: a picture's data URL starts with data:image/...;base64,")
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise RelevancyError(f"{shortened(text)}: holds {kind}, not a picture")
+    try:
+        content = base64.b64decode("".join(text[head.end() :].split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RelevancyError(f"{shortened(text)}: its base64 is damaged ({error})") from error
+    if not content:
+        raise RelevancyError(f"{shortened(text)}: holds no picture (0 bytes)")
+    return content
 
 
 def mask_in(source: Source) -> np.ndarray:
@@ -77,23 +113,28 @@ def mask_in(source: Source) -> np.ndarray:
 
 
 def _regular_file(source: str | os.PathLike[str]) -> Path:
-    text = os.fspath(source)
-    if text.startswith(("http://", "https://")):
-        raise RelevancyError(f"{text}: is a web address; download the picture first and give the file")
-    path = Path(text)
+    given = os.fspath(source)
+    if not isinstance(given, str):
+        raise RelevancyError("a picture's path is text, not bytes: decode it with os.fsdecode")
+    told = given if len(given) <= _LONGEST_PATH and given.isprintable() else repr(shortened(given))
+    if not given.strip():
+        raise RelevancyError("the picture's name is empty: give one picture file")
+    if given.startswith(("http://", "https://")):
+        raise RelevancyError(f"{told}: is a web address; download the picture first and give the file")
+    path = Path(given)
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise RelevancyError(f"{text}: no such file") from error
+        raise RelevancyError(f"{told}: no such file") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RelevancyError(f"{text!r}: cannot be read ({reason})") from error
+        raise RelevancyError(f"{told}: cannot be read ({reason})") from error
     if stat.S_ISDIR(status.st_mode):
-        raise RelevancyError(f"{text}: is a directory; give one picture file")
+        raise RelevancyError(f"{told}: is a directory; give one picture file")
     if not stat.S_ISREG(status.st_mode):
-        raise RelevancyError(f"{text}: is not a regular file; give a picture file")
+        raise RelevancyError(f"{told}: is not a regular file; give a picture file")
     if status.st_size == 0:
-        raise RelevancyError(f"{text}: the file is empty (0 bytes)")
+        raise RelevancyError(f"{told}: the file is empty (0 bytes)")
     return path
 
 

@@ -1,10 +1,12 @@
 """The command line end to end on a tiny model in a folder: results, codes, and one line for every mistake."""
 
+import base64
 import errno
 import json
 import os
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,25 @@ def run(folder, monkeypatch, capsys):
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+def test_a_name_too_long_for_a_file_is_one_short_line(run):
+    code, _, told = run("train", "check", "--data", "x" * 300)
+    assert code == 2
+    assert "too long for a file" in told
+    assert len(told.splitlines()) == 1
+    assert len(told) < 300
+
+
+def test_a_data_url_is_explained_and_never_printed_whole(run, tmp_path):
+    stream = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(stream, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    code, _, _ = run(*arguments(tmp_path / "out", image=url))
+    assert code == 0
+    code, _, told = run(*arguments(tmp_path / "out", image=url.replace("png;", "png-") + "A" * 5000))
+    assert (code, len(told.splitlines())) == (2, 1)
+    assert len(told) < 400
 
 
 def test_a_map_in_a_process_of_its_own(folder, tmp_path):

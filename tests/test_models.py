@@ -481,6 +481,129 @@ def test_damaged_and_incomplete_weights_are_refused(tmp_path):
     assert "cannot be loaded" in refusal(folder)
 
 
+def without(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def wrote(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def changed(**changes):
+    """Nested entries of config.json as `text_config__hidden_size`; None takes one out."""
+
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            inner = config
+            for name in parents:
+                inner = inner[name]
+            inner.pop(last, None) if value is None else inner.__setitem__(last, value)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def with_tensors(change):
+    def rewrite(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        rewritten(folder / "model.safetensors", tensors)
+
+    return rewrite
+
+
+def lost_shard(folder):
+    names = sorted(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {name: f"model-0000{1 + (name == names[-1])}-of-00002.safetensors" for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+
+def looped(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
+
+
+BROKEN = {
+    "no tokenizer": (without("tokenizer.json"), "processor.save_pretrained"),
+    "damaged tokenizer": (wrote("tokenizer.json", "{"), "processor.save_pretrained"),
+    "an image processor that is a list": (wrote("preprocessor_config.json", "[]"), "processor.save_pretrained"),
+    "a config that is no JSON": (wrote("config.json", "{nope"), "config.json is damaged"),
+    "an empty config": (wrote("config.json", ""), "config.json is damaged"),
+    "a config that is a list": (wrote("config.json", "[]"), "no JSON object"),
+    "a config of wrong types": (changed(text_config__hidden_size="big"), "config.json"),
+    "a config that cannot be built": (changed(text_config__num_attention_heads=0), "no model that can be built"),
+    "a config without its decoder": (changed(text_config=None), "describes a model of 6,"),
+    "fewer layers than the weights": (changed(text_config__num_hidden_layers=1), "leaves out layers"),
+    "more layers than the weights": (changed(text_config__num_hidden_layers=3), "incomplete"),
+    "other shapes": (changed(text_config__intermediate_size=8), "by config.json"),
+    "a shard that is missing": (lost_shard, "model-00002-of-00002.safetensors"),
+    "a file that is a link to itself": (looped, "damaged or incomplete"),
+    "NaN": (with_tensors(lambda t: next(iter(t.values())).fill_(float("nan"))), "no numbers"),
+    "infinity": (with_tensors(lambda t: next(iter(t.values())).view(-1)[:1].fill_(float("inf"))), "no numbers"),
+    "a version that is none": (changed(transformers_version="git-main"), "'git-main', which is no release"),
+    "pictures of another size": (
+        wrote("preprocessor_config.json", json.dumps({
+            "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 28},
+            "crop_size": {"height": 28, "width": 28},
+        })),
+        "pictures of 28 x 28 pixels, and this model's tower takes 56 x 56",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_folder_is_one_line(fault, tmp_path):
+    spoil, words = BROKEN[fault]
+    folder = copied(PUBLISHED, to=tmp_path)
+    spoil(folder)
+    assert words in refusal(folder, device="cpu")
+
+
+@pytest.mark.parametrize("version", ["4.39.0.dev0", 5])
+def test_versions_that_can_be_read(version, tmp_path, recorded):
+    folder = copied(PUBLISHED, to=tmp_path)
+    edited(folder, "config.json", transformers_version=version)
+    assert recorded_error(models.load(folder, device="cpu").model, recorded) <= 1e-5
+
+
+def test_tensors_without_a_place_are_noted(tmp_path):
+    folder = copied(PUBLISHED, to=tmp_path)
+    with_tensors(lambda tensors: tensors.update({"vision_tower.own.weight": torch.ones(2)}))(folder)
+    (note,) = models.load(folder, device="cpu").notes
+    assert "have no place in this model, such as" in note
+
+
+@pytest.mark.parametrize("name", [None, 3, b"demo-small"])
+def test_a_name_that_is_none_is_refused(name):
+    assert f"not {type(name).__name__}" in refusal(name)
+
+
+def test_a_name_too_long_for_a_file_is_shortened():
+    assert len(refusal("x" * 5000)) < 500
+    assert len(refusal("/" + "x" * 300)) < 500
+
+
+def test_a_tower_that_is_not_in_memory_is_refused(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    hf_model, processor = tiny.gemma_clip()
+    accelerate.disk_offload(hf_model.model.vision_tower, str(tmp_path / "off"), execution_device="cpu")
+    with pytest.raises(RelevancyError, match="keeps the tower in memory"):
+        models.wrap(hf_model, processor)
+
+
+def test_a_processor_of_another_size_is_refused(built):
+    hf_model, processor = built["gemma-clip"]
+    other = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer=processor.tokenizer,
+    )
+    with pytest.raises(RelevancyError, match="28 x 28 pixels, and this model's tower takes 56 x 56"):
+        models.wrap(hf_model, other)
+
+
 def test_models_without_pictures_are_refused(tmp_path):
     tokenizer = tiny.gemma_tokenizer()
     text_model = GemmaForCausalLM(tiny.text(GemmaConfig, len(tokenizer)))

@@ -1,3 +1,4 @@
+import base64
 import struct
 import warnings
 import zlib
@@ -218,6 +219,45 @@ def test_what_is_no_picture_at_all():
         open_picture(7)
     with pytest.raises(RelevancyError, match="web address"):
         open_picture("https://example.org/duck.png")
+
+
+def test_a_data_url_is_the_picture_it_holds():
+    data = base64.b64encode(encoded(Image.fromarray(PIXELS))).decode()
+    for head in ("data:image/png;base64,", "DATA:image/png;charset=utf-8;BASE64,", "data:;base64,"):
+        picture = open_picture(head + data)
+        np.testing.assert_array_equal(pixels_of(picture), PIXELS)
+        assert picture.name == "data URL"
+    with pytest.raises(RelevancyError, match="more than the limit of 10"):
+        open_picture(f"data:image/png;base64,{data}", max_pixels=10)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("data:image/png;base64," + "%" * 9000, "base64 is damaged"),
+        ("data:image/png;base64," + "A" * 9001, "base64 is damaged"),
+        ("data:image/png;base64,", "0 bytes"),
+        ("data:image/png," + "A" * 9000, "starts with data:image/...;base64,"),
+        ("data:text/html;base64," + "A" * 9000, "holds text/html, not a picture"),
+        ("data:image/png;base64," + "A" * 9000, "not a picture of a known kind"),
+        ("x" * 9000 + ".png", "cannot be read"),
+        ("x" * 300 + ".png", "cannot be read"),
+        ("https://example.org/" + "x" * 9000, "web address"),
+        ("line\nbreak.png", "no such file"),
+        ("", "the picture's name is empty"),
+    ],
+)
+def test_no_message_prints_all_of_a_long_picture(url, message):
+    with pytest.raises(RelevancyError, match=message) as caught:
+        open_picture(url)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("thing", [None, 7, 1.5, {"bytes": b""}, object(), ["a"], int])
+def test_what_is_no_picture_is_named(thing):
+    with pytest.raises(RelevancyError, match=f"not {type(thing).__name__}"):
+        open_picture(thing)
 
 
 def test_files_that_are_no_pictures(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_data import PATCH, PATCHES, SIZE, small_llava
-from transformers import LlavaForConditionalGeneration
+from transformers import Gemma3TextConfig, LlamaConfig, LlavaForConditionalGeneration
 
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.train.attention_penalty import Looks, eager_attention, looking_share, looks
@@ -170,6 +171,13 @@ def test_connector_carries_the_sqrt_hidden_scale(model, tokenizer) -> None:
     )
     assert 2 < float(linear_2 / linear_1) < 6  # sqrt(16) = 4 before sampling noise
     assert tokenizer.convert_tokens_to_ids(END) in model.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize(("config_class", "factor"), [(LlamaConfig, 1.0), (Gemma3TextConfig, 8.0)])
+def test_a_fresh_connector_writes_on_the_scale_of_this_decoders_words(config_class, factor, tokenizer, model) -> None:
+    composed = compose(model.model.vision_tower, tiny.text(config_class, len(tokenizer)), tokenizer)
+    connector = composed.model.multi_modal_projector
+    assert (connector.linear_2.weight.std() / connector.linear_1.weight.std()).item() == pytest.approx(factor, rel=0.05)
 
 
 def test_a_sample_centers_and_scales_the_connector(tokenizer, model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from io import TextIOWrapper
 from typing import Any
@@ -10,7 +11,7 @@ import typer
 
 from relevancy.cli import bench, check, demo, explain, export, methods, report, train, train_check
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +64,10 @@ def main() -> None:
         code = app(prog_name="relevancy", standalone_mode=False) or 0
     except RelevancyError as error:
         code = _refused(str(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        code = _refused(f"{shortened(error.filename)}: this name is too long for a file or folder")
     except _USAGE_ERROR as error:
         asked = error.ctx.command_path if error.ctx else "relevancy"
         why = error.format_message().rstrip(".")  # without a command the help is shown, and nothing else to say

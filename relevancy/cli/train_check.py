@@ -118,13 +118,13 @@ def check(
 
 def _encoder_of(model: str, stage: Stage) -> Encoder:
     """With a finished model's processor."""
-    from relevancy.models import checkpoints, compat
+    from relevancy.models import adapters, checkpoints, compat
     from relevancy.train.data.examples import Encoder
 
     with busy(f"loading {model}'s processor"):
-        folder = checkpoints.folder_of(model, None)
-        processor = checkpoints.processor_of(folder, model)
-        processor = compat.complete_processor(processor, checkpoints.config_of(folder, model))
+        location = adapters.located(model, None)
+        processor = checkpoints.processor_of(location.processor, model)
+        processor = compat.complete_processor(processor, checkpoints.config_of(location.weights, model))
     return Encoder.of_stage(processor, stage)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import math
@@ -21,6 +19,7 @@ from relevancy.data.arrow import pa
 from relevancy.data.items import Item, Source
 from relevancy.data.reader import Broken, Reader
 from relevancy.errors import RelevancyError
+from relevancy.images import data_url, is_data_url
 
 ROLES = ("id", "picture", "question", "expected", "boxes", "mask")
 USUAL = {
@@ -36,7 +35,6 @@ USUAL = {
 _MOST_COLUMNS = 1000
 _LONGEST_SHOWN = 200
 _LARGEST_INT = 1 << 63
-_DATA_URL = ";base64,"
 # Numbers as programs write them; 007 is a name, not a number.
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,18})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|nan|-?inf")
@@ -284,11 +282,11 @@ def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
         return None, "there is no picture"
     if not isinstance(value, str):
         return None, f"the picture is no path and no bytes but {type(value).__name__}"
-    if value.startswith("data:") and _DATA_URL in value[:_LONGEST_SHOWN]:
+    if is_data_url(value):
         try:
-            return _source(base64.b64decode(value.partition(_DATA_URL)[2], validate=True), base)
-        except binascii.Error:
-            return None, "the picture's base64 is damaged"
+            return Source(content=data_url(value)), None
+        except RelevancyError as error:
+            return None, str(error)
     name = clean(value)
     if value.startswith(("http://", "https://")):
         return Source(name), f"{name[:_LONGEST_SHOWN]}: is a web address; download the picture first and give the file"

@@ -298,7 +298,7 @@ def versions() -> dict[str, str]:
 
 def _item(model: Model, picture: Picture, question: str, answer: str | None) -> _Item:
     grid = model.grid(picture.image.width, picture.image.height)
-    notes = picture.notes + model.question_notes(question)
+    notes = model.notes + picture.notes + model.question_notes(question)
     return _Item(picture, question, None if answer is None else generation.encoded(model, answer), grid, notes)
 
 

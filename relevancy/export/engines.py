@@ -17,7 +17,7 @@ from relevancy.export.chunks import Chunk
 from relevancy.export.processed import Eyes
 from relevancy.export.records import Explainer, Way
 from relevancy.export.schema import table_of
-from relevancy.models import checkpoints
+from relevancy.models import adapters, checkpoints
 from relevancy.models.model import Model, load
 from relevancy.parallel.worker_pool import Crew, Died, Work
 
@@ -116,7 +116,7 @@ def rehearse(model: Model, wish: Wish) -> None:
 
 def parameters_of(name: str, revision: str | None) -> int:
     """How large a model is, told from its files. Raises RelevancyError where there is none of this name."""
-    return checkpoints.parameters_in(checkpoints.folder_of(name, revision), name)
+    return checkpoints.parameters_in(adapters.located(name, revision).weights, name)
 
 
 def _quieten() -> None:

@@ -29,7 +29,7 @@ from relevancy.export.records import faulty
 from relevancy.export.schema import schema, table_of
 from relevancy.export.writer import Writer
 from relevancy.images import MAX_PIXELS
-from relevancy.models import checkpoints
+from relevancy.models import adapters
 from relevancy.models.device import device_for
 from relevancy.models.model import Model
 from relevancy.parallel.worker_pool import Died
@@ -356,7 +356,7 @@ def _weights(model: str | Model, revision: str | None) -> str | None:
     """Tells weights of a folder from those that stood there before."""
     if not isinstance(model, str):
         return None
-    files = sorted(checkpoints.folder_of(model, revision).glob("*"))
+    files = [file for folder in adapters.located(model, revision).folders for file in sorted(folder.glob("*"))]
     return digest_of([file for file in files if file.suffix in (".json", ".safetensors", ".jinja")])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,8 +17,10 @@ from huggingface_hub.errors import (
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -27,12 +31,21 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
 _FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _NOT_FETCHED = ["*/*", "consolidated*"]
+# What transformers raises for files that are not what it expects.
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, ArithmeticError,
+    AssertionError, StrictDataclassError,
+)  # fmt: skip
+ADAPTER = "adapter_model.safetensors"
+# transformers applies an adapter that lies beside the weights, merged or not; what is applied here is chosen here.
+NO_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": "no adapter"}}
+_COMPUTED = (".position_ids", ".inv_freq")  # in older files, computed anew since
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -57,11 +70,17 @@ def folder_of(label: str, revision: str | None) -> Path:
     """The local folder of a named model, a path or a hub id, fetched if it must be."""
     spec = MODELS.get(label)
     source = spec.source if spec else label
-    path = Path(source).expanduser()
     if not label.strip():
         raise RelevancyError(f"the model's name is empty: give one of {', '.join(MODELS)}, a folder, or a hub id")
-    if path.is_dir():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for the system, a home of nobody
+        raise RelevancyError(
+            f"{shortened(label)} is no folder's name ({getattr(error, 'strerror', None) or error}): give one of "
+            f"{', '.join(MODELS)}, a local folder, or a hub id such as owner/model"
+        ) from error
     if isinstance(source, Path):
         raise RelevancyError(f"{label} is not part of this installation: build it with `relevancy train demo`")
     if path.exists():
@@ -69,7 +88,8 @@ def folder_of(label: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(source) or source.startswith("."):
         known = ", ".join(MODELS)
         looks_like_path = "/" in source or "\\" in source or source.startswith((".", "~"))
-        problem = f"there is no folder {label}" if looks_like_path else f"unknown model {label!r}"
+        told = shortened(label)
+        problem = f"there is no folder {told}" if looks_like_path else f"unknown model {told!r}"
         raise RelevancyError(f"{problem}: give one of {known}, a local folder, or a hub id such as owner/model")
     return Path(_fetched(source, label, revision))
 
@@ -91,7 +111,7 @@ def _fetched(source: str, label: str, revision: str | None) -> str:
     except (OSError, HFValidationError) as error:  # every other failure of the hub's client is an OSError
         raise RelevancyError(
             f"{what} is neither a local folder nor in the local cache, and the hub cannot be reached "
-            f"({_first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
+            f"({first_line(error.__cause__ or error)}): connect, or give a local folder, or use demo-large"
         ) from error
 
 
@@ -100,20 +120,33 @@ def config_of(folder: Path, label: str) -> PreTrainedConfig:
     if not (folder / "config.json").is_file():
         raise RelevancyError(f"{label} has no config.json: give the folder of a saved model")
     try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RelevancyError(
+            f"{label}: config.json is damaged ({first_line(error)}): copy it anew from where the model was saved"
+        ) from error
+    if not isinstance(told, dict):
+        raise RelevancyError(f"{label}: config.json is no JSON object: copy it anew from where the model was saved")
+    try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise RelevancyError(
             f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
-            f"never run ({_first_line(error)})"
+            f"never run ({first_line(error)})"
         ) from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise RelevancyError(f"{label} ({config.model_type}) takes no pictures: give a vision-language model")
     return config
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors, an adapter's apart, sorted."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.name != ADAPTER)
+
+
 def parameters_in(folder: Path, label: str) -> int:
     """Number of weights in the folder's safetensors, from their headers."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
         reason = (
@@ -130,15 +163,45 @@ def _size(path: Path, label: str) -> int:
         with safe_open(path, framework="pt") as tensors:
             return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({_first_line(error)})") from error
+        raise RelevancyError(f"{label}: {path.name} is damaged or incomplete ({first_line(error)})") from error
+
+
+def check_config(config: PreTrainedConfig, parameters: int, label: str) -> None:
+    """Refuse a config that describes another model than the weights are of, before memory is taken for it.
+
+    Where parts of a config are missing, transformers takes LLaVA-7B's instead. Raises RelevancyError.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return  # weights are packed, and their number says nothing
+    try:
+        with torch.device("meta"):
+            described = sum(weight.numel() for weight in AutoModelForImageTextToText.from_config(config).parameters())
+    except _UNREADABLE as error:
+        raise RelevancyError(
+            f"{label}: config.json describes no model that can be built ({first_line(error)}): copy it anew from "
+            "where the model was saved"
+        ) from error
+    if described > 2 * parameters:
+        raise RelevancyError(
+            f"{label}: config.json describes a model of {described:,} weights, and the files hold {parameters:,}: a "
+            "part of the config or of the weights is missing; copy the folder anew"
+        )
 
 
 def processor_of(folder: Path, label: str) -> ProcessorMixin:
     """The folder's processor, with Pillow resizing the pictures: torchvision's way differs from the trained one."""
     try:
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise RelevancyError(f"{label}: its processor cannot be loaded ({_first_line(error)})") from error
+    except Exception as error:  # the tokenizers library has no kind of its own for a damaged file
+        raise RelevancyError(
+            f"{label}: its processor (tokenizer and image processor) cannot be loaded ({first_line(error)}): save it "
+            "beside the weights with processor.save_pretrained"
+        ) from error
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether the folder says how pictures are processed."""
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
 def weights_of(
@@ -158,6 +221,8 @@ def weights_of(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them, an error of its own would not
+            **NO_ADAPTER,
             **options,
         )
         model, report = loaded
@@ -167,9 +232,40 @@ def weights_of(
             f"not enough memory to load {label} in {str(dtype).removeprefix('torch.')} on {device}: use quantization "
             "4bit, dtype bfloat16, device cpu, or a smaller model"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise RelevancyError(f"{label} cannot be loaded: {_first_line(error)}") from error
+    except (*_UNREADABLE, SafetensorError) as error:
+        other = ": try another device_map, or quantization 4bit" if "device_map" in options else ""
+        raise RelevancyError(f"{label} cannot be loaded: {first_line(error)}{other}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def check_report(report: Mapping[str, Any], model: PreTrainedModel, label: str) -> tuple[str, ...]:
+    """Refuse weights that are missing, of another shape, or of layers that the config leaves out; note what else is.
+
+    report: of `weights_of`. Raises RelevancyError.
+    """
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
+    if report["mismatched_keys"]:
+        name, found, expected = sorted(report["mismatched_keys"])[0]
+        raise RelevancyError(
+            f"{label} cannot be loaded: {name} is {_shape(found)} in the files and {_shape(expected)} by config.json, "
+            "which belong to different models: copy the folder anew"
+        )
+    unused = sorted(name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED))
+    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    left_out = [name for name in unused if any(name.startswith(f"{prefix}.") for prefix in lists)]
+    if left_out:
+        raise RelevancyError(
+            f"{label}: config.json leaves out layers that the weights have, such as that of {left_out[0]}: copy the "
+            "folder anew"
+        )
+    return (f"{len(unused)} tensors of {label} have no place in this model, such as {unused[0]}",) if unused else ()
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, for a message of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

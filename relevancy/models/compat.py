@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from torch import nn
 from transformers import (
     LlavaImageProcessorPil,
@@ -20,6 +20,7 @@ from relevancy.models.prompts import END_OF_TURN
 FRAMINGS = ("pad", "crop")
 _SCALED_DECODERS = frozenset({"gemma", "gemma2"})
 _SCALE_MOVED = (5, 4)  # transformers release
+_LONGEST = 40  # characters of a value in a message
 _SCALED = "image_features_scaled"  # config entry that says the repair was made
 # Tokens of the tower that are no patches, registers apart.
 _CLASS_TOKENS = {
@@ -33,6 +34,10 @@ _CLASS_TOKENS = {
 }
 
 
+# Towers that take pictures of the size they were trained on and no other.
+_ONE_SIZE = frozenset({"clip_vision_model", "siglip_vision_model", "vit"})
+
+
 def is_gemma(config: PreTrainedConfig) -> bool:
     """Whether a LLaVA-style model speaks through a Gemma of the first or second generation."""
     return "llava" in config.model_type and config.get_text_config().model_type in _SCALED_DECODERS
@@ -43,12 +48,20 @@ def needs_image_scale(config: PreTrainedConfig) -> bool:
 
     Up to transformers 5.3 `GemmaModel` and `Gemma2Model` multiplied everything they were given, projected image
     features included; since 5.4 only the word embeddings are, and image tokens of older checkpoints arrive 45 (2B) or
-    55 (7B) times too small, without an error. A config that was never saved has no version and needs nothing.
+    55 (7B) times too small, without an error. A config that was never saved has no version and needs nothing. Raises
+    RelevancyError where the version is none, as builds from a checkout of transformers may write.
     """
     saved_by = config.transformers_version
     if not is_gemma(config) or not saved_by or getattr(config, _SCALED, False):
         return False
-    return Version(saved_by).release[:2] < _SCALE_MOVED
+    try:
+        return Version(str(saved_by)).release[:2] < _SCALE_MOVED
+    except InvalidVersion as error:
+        raise RelevancyError(
+            f"transformers_version in config.json is {str(saved_by)[:_LONGEST]!r}, which is no release, so whether "
+            "image features of this LLaVA-Gemma need to be scaled cannot be told: write the release that trained it, "
+            'such as "4.57.1" (before 5.4 they do) or "5.4.0" (since then they do not)'
+        ) from error
 
 
 @torch.no_grad()
@@ -157,6 +170,20 @@ def output_size(image_processor: Any) -> tuple[int, int] | None:
     size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
     given = {name: value for name, value in dict(size or {}).items() if value}
     return (given["height"], given["width"]) if set(given) == {"height", "width"} else None
+
+
+def check_size(processor: ProcessorMixin, config: PreTrainedConfig) -> None:
+    """Refuse a processor whose pictures the tower cannot take: its patches have positions for one size only."""
+    tower, given = config.vision_config, output_size(processor.image_processor)
+    side = getattr(tower, "image_size", None)
+    if tower.model_type not in _ONE_SIZE or given is None or side is None:
+        return
+    taken = (side, side) if isinstance(side, int) else tuple(side)
+    if given != taken:
+        raise RelevancyError(
+            f"the processor makes pictures of {given[0]} x {given[1]} pixels, and this model's tower takes "
+            f"{taken[0]} x {taken[1]}: the processor belongs to another model, so give the model's own"
+        )
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

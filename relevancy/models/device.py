@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from relevancy.errors import RelevancyError
 
@@ -81,6 +81,26 @@ def options_for(
         _require("device_map", "accelerate")
         options["device_map"] = device_map
     return options
+
+
+def check_weights(model: PreTrainedModel, name: str) -> None:
+    """Refuse weights that are no numbers, and a model whose first part, the tower, is not in memory.
+
+    Parts further in may be elsewhere: accelerate fetches them when they are needed. Raises RelevancyError.
+    """
+    if model.device.type == "meta":
+        raise RelevancyError(
+            f"{name}: its weights are not in memory, those of the vision tower at least (left on disk, or never "
+            "loaded): use a device_map that keeps the tower in memory, quantization 4bit, or dtype bfloat16"
+        )
+    for path, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point() or not weight.numel():
+            continue
+        if not torch.stack(weight.detach().aminmax()).isfinite().all():
+            raise RelevancyError(
+                f"{name}: {path} holds values that are no numbers (NaN or infinite): copy the weights anew, or load "
+                "them in the dtype they were trained in"
+            )
 
 
 def _require(feature: str, *packages: str) -> None:

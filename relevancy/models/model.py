@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 
 from relevancy import geometry
 from relevancy.errors import RelevancyError
-from relevancy.models import checkpoints, compat, prompts
-from relevancy.models.device import Quantization, device_for, dtype_for, options_for
+from relevancy.models import adapters, checkpoints, compat, prompts
+from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
@@ -29,13 +29,15 @@ _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 class Model:
     """A Hugging Face model, its processor, and what lies between a question and token ids.
 
-    `lock` is for whoever borrows the model: one recording at a time.
+    `lock` is for whoever borrows the model: one recording at a time. `notes` say what its results must tell of how it
+    was loaded, one sentence each.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
     lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -160,31 +162,44 @@ def load(
     framing       "pad" or "crop" for a LLaVA; by default what the processor's files say
     revision      branch, tag or commit of a hub id
 
-    Only safetensors are read, and code that comes with a checkpoint is never run. Raises `RelevancyError`.
+    A folder that holds an adapter of peft alone is loaded on the base that it names, and merged; where weights of a
+    whole model lie beside an adapter, they alone are loaded, and every result says so. Only safetensors are read, and
+    code that comes with a checkpoint is never run. Raises `RelevancyError`.
     """
-    label = fspath(name)
+    if not isinstance(name, (str, PathLike)):
+        raise RelevancyError(
+            f"a model's name is text or a path, not {type(name).__name__}; `wrap` takes a model in memory"
+        )
+    label = str(name)
     if device is not None and device_map is not None:
         raise RelevancyError("give either a device or a device_map, not both")
     target = device_for(device)
-    folder = checkpoints.folder_of(label, revision)
+    location = adapters.located(label, revision)
+    folder, adapter = location.weights, location.adapter
+    notes = adapters.beside_weights(folder, label if adapter is None else str(adapter.base))
     config = checkpoints.config_of(folder, label)
     parameters = checkpoints.parameters_in(folder, label)
+    checkpoints.check_config(config, parameters, label)
     precision = dtype_for(dtype, parameters, target)
     options = options_for(target, device_map, quantization, precision)
-    processor = checkpoints.processor_of(folder, label)
+    processor = checkpoints.processor_of(location.processor, label)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise RelevancyError(f"{label}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
+    notes += checkpoints.check_report(report, loaded, label)
     compat.scale_image_features(loaded)
-    return _assemble(loaded, processor, label, framing)
+    if adapter is not None:
+        loaded = adapters.applied(loaded, adapter, merge=quantization is None)
+        notes += (f"{label} is an adapter ({adapter.kind}) and was put on {adapter.base}",)
+    return _assemble(loaded, processor, label, framing, notes)
 
 
 def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str | None = None) -> Model:
     """A model and processor that are already there. Neither is changed: a processor that lacks fields is copied.
 
-    Warns where the weights need the repair that `load` makes; `repairs.scale_image_features(hf_model)` makes it.
+    A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
+    `repairs.scale_image_features(hf_model)` makes it.
     """
+    name = name or hf_model.config.name_or_path or type(hf_model).__name__
+    hf_model = adapters.unwrapped(hf_model, name)
     if compat.needs_image_scale(hf_model.config):
         warnings.warn(
             f"this checkpoint was saved by transformers {hf_model.config.transformers_version}: since 5.4 its image "
@@ -192,14 +207,17 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
             "relevancy.models.compat.scale_image_features(model) once",
             stacklevel=2,
         )
-    return _assemble(hf_model, hf_processor, name or hf_model.config.name_or_path or type(hf_model).__name__, None)
+    return _assemble(hf_model, hf_processor, name, None)
 
 
-def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None) -> Model:
+def _assemble(
+    model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None, notes: tuple[str, ...] = ()
+) -> Model:
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
     if getattr(model.config, "vision_config", None) is None:
         raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give a vision-language model")
+    check_weights(model, name)
     processor = compat.complete_processor(processor, model.config)
     if framing is not None:
         processor = compat.frame(processor, framing)
@@ -207,8 +225,9 @@ def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, fram
         processor = copy.copy(processor)
         processor.tokenizer = copy.deepcopy(processor.tokenizer)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    compat.check_size(processor, model.config)
     _image_token_id(model.config, processor)
-    return Model(model, processor, name)
+    return Model(model, processor, name, notes=notes)
 
 
 def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -16,7 +17,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from relevancy.models import compat
+from relevancy.errors import RelevancyError
 from relevancy.train.parts import Parts, connector_of, decoder_of, strategy_for, tower_of
 from relevancy.train.presets import Preset
 from relevancy.train.stages import PARTS, Stage
@@ -35,9 +36,9 @@ def compose(
 ) -> LlavaForConditionalGeneration:
     """LLaVA from a trained tower and a decoder (fresh from its config, or the weights of a given causal LM).
 
-    Gemma multiplies its text embeddings by sqrt(hidden). Up to transformers 5.3 it multiplied image features too; since
-    5.4 it does not, so a connector initialized as usual would write features sqrt(hidden) times smaller than the words
-    around them. The factor is put into the connector's last layer here, once, and needs no repair when loaded again.
+    Gemma and others multiply their word embeddings by a number such as sqrt(hidden), and nothing else: a connector
+    initialized as usual would write features that much smaller than the words around them. The factor is put into the
+    connector's last layer here, once, and needs no repair when loaded again.
 
     `sample`: features (..., width) of some pictures. Before the first step the connector is then centered, so that it
     hands over what tells patches apart, and scaled, so that what it hands over is as large as the words around it.
@@ -51,7 +52,7 @@ def compose(
         model.lm_head.load_state_dict(decoder.get_output_embeddings().state_dict())
     connector = model.model.multi_modal_projector
     if sample is None:
-        _scale(connector.linear_2, decoder_config.hidden_size**0.5)
+        _scale(connector.linear_2, scale_of(config))
     else:
         _center_and_scale(model, sample.float().flatten(0, -2))
     model.generation_config = generation(tokenizer, 32)
@@ -67,6 +68,7 @@ def assembled(preset: Preset, parts: Parts, stage: Stage | None = None) -> Llava
     """
     dtypes = {part: _dtype(part, stage, preset) for part in PARTS}
     decoder = decoder_of(preset.language, dtypes["decoder"])
+    check_decoder(decoder, preset.language)
     tower = tower_of(preset.vision, dtypes["tower"])
     present = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     rows = padded_rows(present, len(parts.tokenizer), preset.vocabulary_multiple)  # type: ignore[arg-type]
@@ -111,15 +113,52 @@ def padded_rows(present: int, needed: int, multiple: int) -> int:
 
 
 def fresh_connector(config: LlavaConfig) -> LlavaMultiModalProjector:
-    """A connector as torch initializes linear layers, which is how LLaVA starts; for a Gemma times sqrt(hidden)."""
+    """A connector as torch initializes linear layers, which is how LLaVA starts, times what words are multiplied by."""
     connector = LlavaMultiModalProjector(config)
     _scale(connector.linear_2, scale_of(config))
     return connector
 
 
+@torch.no_grad()
 def scale_of(config: PretrainedConfig) -> float:
-    """What a Gemma multiplies its words by, and up to transformers 5.3 multiplied pictures by too; 1 for others."""
-    return config.get_text_config().hidden_size ** 0.5 if compat.is_gemma(config) else 1.0
+    """What the decoder's embedding multiplies words by, measured: sqrt(hidden) for every Gemma, 1 for most others.
+
+    Image features do not pass the embedding. A number by which a decoder multiplies all that it is given, as Granite
+    does, reaches them as well, and is no part of this.
+    """
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            decoder = AutoModel.from_config(config.get_text_config())
+        words = decoder.get_input_embeddings()
+        words.weight = nn.Parameter(torch.empty(1, words.weight.shape[1]))
+        words.padding_idx = None
+        for name, buffer in words.named_buffers(recurse=False):
+            setattr(words, name, torch.empty_like(buffer, device="cpu"))
+        decoder._init_weights(words)  # gives the buffers their values
+        words.weight.fill_(1.0)
+        return float(words(torch.tensor([0]))[0, 0])
+
+
+@torch.no_grad()
+def check_decoder(decoder: PreTrainedModel, name: str) -> None:
+    """Refuse a decoder that does with words what it cannot do with embeddings: pictures come as embeddings.
+
+    Falcon-H1 scales only words that come as ids; Gemma 3n and 4 look their ids up in every layer.
+    """
+    ids = torch.tensor([[1, 2]], device=decoder.device)
+    words = decoder.get_input_embeddings()(ids)
+    with_picture = torch.cat([words, words.mean(1, keepdim=True)], 1)  # the last is no word, and nothing sees it
+    expected = decoder(input_ids=ids, use_cache=False).logits
+    try:
+        found = decoder(inputs_embeds=with_picture, use_cache=False).logits[:, :2]
+        same = bool((found - expected).abs().max() <= 1e-3 * expected.abs().max())
+    except (RuntimeError, ValueError):
+        same = False
+    if not same:
+        raise RelevancyError(
+            f"{name} ({decoder.config.model_type}) does with words what it cannot do with the embeddings that pictures "
+            "come as: choose another decoder"
+        )
 
 
 def put(model: LlavaForConditionalGeneration, weights: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from transformers import CONFIG_MAPPING, AutoProcessor, LlavaForConditionalGener
 
 from relevancy.atomic_io import whole
 from relevancy.errors import RelevancyError
-from relevancy.models import compat
+from relevancy.models import checkpoints, compat
 from relevancy.train.composition import generation, joined_config, padded_rows, scale_of
 from relevancy.train.parts import Parts, config_of, pictures_of, processor_for, tokenizer_of, tower_of
 from relevancy.train.projector import KIND, LAYERS, tensors
@@ -115,7 +115,7 @@ def to_original(source: Path, target: Path) -> Path:
     if kind != "llava":  # transformers would build a model of LLaVA's default size out of any other config
         raise RelevancyError(f"{source} is no LLaVA in Hugging Face's layout ({kind})")
     try:
-        model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto")
+        model = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", **checkpoints.NO_ADAPTER)
         processor: Any = AutoProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise RelevancyError(f"{source} cannot be read: {str(error).splitlines()[0]}") from error

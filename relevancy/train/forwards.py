@@ -37,11 +37,11 @@ def engine() -> str | None:
 
 @contextmanager
 def scaled_connector(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block sqrt(hidden) is taken out of the connector's last layer, and its output multiplied by it.
+    """Within the block the words' factor is taken out of the connector's last layer, and its output multiplied by it.
 
-    So it was trained up to transformers 5.3, where Gemma multiplied all it was given: at one learning rate the same
-    features are reached in sqrt(hidden) times fewer steps than with the factor inside the weights. Afterwards it is
-    back in the weights, as transformers since 5.4 needs it.
+    So it was trained up to transformers 5.3, where Gemma multiplied all it was given by sqrt(hidden): at one learning
+    rate the same features are reached in that many times fewer steps than with the factor inside the weights.
+    Afterwards it is back in the weights, as transformers since 5.4 needs it.
     """
     connector = model.model.multi_modal_projector
     factor = scale_of(model.config)
@@ -57,7 +57,8 @@ def scaled_connector(model: PreTrainedModel) -> Iterator[None]:
 def folded(weights: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
     """Weights that were gathered within `scaled_connector`, with the factor in the connector's last layer."""
     last = "model.multi_modal_projector.linear_2."
-    return {name: value * scale_of(config) if name.startswith(last) else value for name, value in weights.items()}
+    factor = scale_of(config)
+    return {name: value * factor if name.startswith(last) else value for name, value in weights.items()}
 
 
 @torch.no_grad()

@@ -150,7 +150,7 @@ def decoder_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A model with a decoder and its output head: a causal language model, or a LLaVA-style one."""
     if _is_whole(name):
         return load(name, dtype=dtype, device="cpu").model
-    return _asked(AutoModelForCausalLM, name, dtype=dtype)
+    return _asked(AutoModelForCausalLM, name, dtype=dtype, **checkpoints.NO_ADAPTER)
 
 
 def tower_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -158,7 +158,7 @@ def tower_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
     if _is_whole(name):
         return load(name, dtype=dtype, device="cpu").model.model.vision_tower
     config = config_of(name, "vision")
-    return _asked(MODEL_MAPPING[type(config)], name, config=config, dtype=dtype)
+    return _asked(MODEL_MAPPING[type(config)], name, config=config, dtype=dtype, **checkpoints.NO_ADAPTER)
 
 
 def connector_of(name: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from relevancy.errors import RelevancyError
-from relevancy.images import open_picture
-from relevancy.train.data.dialogues import PLACED, Dialogue, Picture, dialogue_of, is_there, on_disk
+from relevancy.errors import RelevancyError, shortened
+from relevancy.images import is_there, open_picture
+from relevancy.train.data.dialogues import PLACED, Dialogue, Picture, dialogue_of, on_disk
 from relevancy.train.data.entries import entries
 from relevancy.train.data.examples import Encoder
 from relevancy.train.data.sources import HUB, Name, open_data, paired
@@ -194,7 +194,7 @@ class _Inspector:
     def _look(self, path: Path) -> list[_What]:
         there = on_disk(path)
         if isinstance(there, Path) and not is_there(there):
-            return [("missing picture", f"{path}: no such file")]
+            return [("missing picture", f"{shortened(path)}: no such file")]
         return _opened(there) if self._open else []
 
 

@@ -106,6 +106,12 @@ def test_lines_and_saved_folders(tmp_path, pictures):
     assert found.counts == {"missing picture": 1, "unreadable picture": 1}
 
 
+def test_a_picture_whose_name_no_file_can_have_is_missing(tmp_path, pictures):
+    entries = [entry("long", f"{IMAGE}What?", "A.", image="x" * 300 + ".jpg")]
+    found = audit(str(write(tmp_path / "data.json", entries)), pictures)
+    assert found.counts == {"missing picture": 1}
+
+
 def test_pictures_may_only_be_looked_for(tmp_path, pictures):
     entries = [entry(name, f"{IMAGE}What?", "A.", image=name) for name in ("broken.jpg", "none.jpg")]
     path = str(write(tmp_path / "data.json", entries))

@@ -8,8 +8,22 @@ from collections import namedtuple
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    FalconH1Config,
+    Gemma2Config,
+    Gemma3nTextConfig,
+    Gemma3TextConfig,
+    Gemma4TextConfig,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    MiniCPM3Config,
+    VaultGemmaConfig,
+)
 
 from relevancy.errors import RelevancyError
 from relevancy.train import checkpoints
@@ -186,6 +200,55 @@ def test_padded_rows() -> None:
         640,
         641,
     ]
+
+
+def decoder_in(folder, config_class, **changes):
+    """A tiny decoder with its tokenizer, as `--language` takes it."""
+    tokenizer = tiny.gemma_tokenizer()
+    decoder = AutoModelForCausalLM.from_config(tiny.text(config_class, len(tokenizer), **changes))
+    tiny.randomize(decoder, seed=0)
+    decoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+SCALED_WORDS = [
+    (LlamaConfig, {}, 1.0),
+    (GemmaConfig, {}, 8.0),
+    (Gemma2Config, {}, 8.0),
+    (Gemma3TextConfig, {}, 8.0),
+    (VaultGemmaConfig, {}, 8.0),
+    (MiniCPM3Config, {"num_key_value_heads": 4, "scale_emb": 12}, 12.0),
+    (GraniteConfig, {"embedding_multiplier": 12.0}, 1.0),  # multiplies all that it is given, pictures too
+]
+
+
+@pytest.mark.parametrize(("config_class", "changes", "factor"), SCALED_WORDS)
+def test_pictures_arrive_on_the_scale_of_words_in_every_decoder(tmp_path, small, config_class, changes, factor) -> None:
+    preset = replace(small, language=decoder_in(tmp_path, config_class, **changes))
+    model = assembled(preset, parts_of(preset))
+    words = model.get_input_embeddings()
+    ids = torch.arange(3, 9)
+    torch.testing.assert_close(words(ids), words.weight[ids] * factor)
+    torch.manual_seed(preset.seed)
+    plain = torch.nn.Linear(64, 64)
+    spread = model.model.multi_modal_projector.linear_2.weight.std() / plain.weight.std()
+    assert spread.item() == pytest.approx(factor, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "changes"),
+    [
+        (FalconH1Config, {"embedding_multiplier": 5.0, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16}),
+        (Gemma3nTextConfig, {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+                             "vocab_size_per_layer_input": 420, "activation_sparsity_pattern": [0.0] * 3}),
+        (Gemma4TextConfig, {"vocab_size_per_layer_input": 420, "hidden_size_per_layer_input": 8}),
+    ],
+)  # fmt: skip
+def test_a_decoder_that_takes_words_otherwise_than_embeddings_is_refused(tmp_path, small, config_class, changes):
+    preset = replace(small, language=decoder_in(tmp_path, config_class, **changes))
+    with pytest.raises(RelevancyError, match="choose another decoder"):
+        assembled(preset, parts_of(preset))
 
 
 def test_scale_outside_of_the_weights(small) -> None:

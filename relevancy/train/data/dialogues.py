@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from relevancy.images import COLUMNS
+from relevancy.images import COLUMNS, is_there
 from relevancy.train.template import IMAGE, Turn
 
 Picture: TypeAlias = Path | bytes | Image.Image
@@ -174,15 +174,6 @@ def _picture(given: Any, images: Path | None) -> Picture:
     if isinstance(given, str) and given:
         return Path(given) if images is None else images / given
     raise _ShapeError(f"a picture is {_kind(given)}, not a path or bytes")
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is a file; there is none of a name that no file can have."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def on_disk(picture: Picture) -> Picture:
