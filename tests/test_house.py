@@ -50,16 +50,18 @@ ORDER = (
     "borrow",
     "attention",
     "filing",
+    "fields",
     "errors",
 )
 # What knows nothing of the rest of the house, whatever the order would allow.
 ONLY = {
-    "train": {"errors", "filing", "models", "checkpoints", "pictures", "repairs"},
+    "train": {"errors", "fields", "filing", "models", "checkpoints", "pictures", "repairs"},
     "render": {"errors"},
     "geometry": {"pictures", "errors"},
     "pictures": {"errors"},
     "attention": {"errors"},
     "filing": {"errors"},
+    "fields": set(),
     "borrow": {"errors", "attention"},
     "tape": {"errors", "attention", "borrow"},
     "errors": set(),

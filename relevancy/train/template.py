@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from relevancy import fields
+
 IGNORED = -100  # label of a token that is not supervised, as torch's cross entropy expects
-IMAGE = "<image>"
+IMAGE = fields.IMAGE
 START, END = "<start_of_turn>", "<end_of_turn>"
 ROLES = ("user", "model")
 OVERLONG = ("cut", "drop")  # what becomes of a dialogue that is too long: see `encode`

@@ -40,6 +40,7 @@ KINDS: Mapping[str, str] = {
     "missing picture": "the picture's file is not there",
     "unreadable picture": "the picture will not open",
     "no answer left": "no answer fits into the longest sequence",
+    "unread picture": "no picture under a known name, but something like one under another: trained without it",
     "over-long": "the end does not fit into the longest sequence",
     "empty question": "a question without a word",
     "empty answer": "an answer without a word: the model learns to say nothing",
@@ -109,6 +110,8 @@ class _Inspector:
     def inspected(self, position: int, dialogue: Dialogue, seen: list[_What]) -> _Found:
         """All faults of the dialogue at this position, whose pictures' faults are there already."""
         found = list(_turn_faults(dialogue.turns)) if dialogue.fault is None else [("no dialogue", dialogue.fault)]
+        if dialogue.unread is not None:
+            found.append(("unread picture", f"under {dialogue.unread!r}: call it 'image'"))
         tokens = None
         if self._encoder is not None and not any(kind in ("no dialogue", "bad turns") for kind, _ in found):
             try:

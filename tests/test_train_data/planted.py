@@ -24,6 +24,7 @@ def _fault(kind: str, name: str) -> Any:
         "missing picture": lambda: entry(name, _QUESTION, "Red.", image="nowhere.jpg"),
         "unreadable picture": lambda: entry(name, _QUESTION, "Red.", image="broken.jpg"),
         "no answer left": lambda: entry(name, "word " * 1000, "Red."),
+        "unread picture": lambda: entry(name, "What color?", "Red.", photo="0.jpg"),
         "over-long": lambda: entry(name, "What color?", "Red.", "And then?", "word " * 1000),
         "empty question": lambda: entry(name, f"{_QUESTION}", "Red.", "  ", "Blue.", image="0.jpg"),
         "empty answer": lambda: entry(name, _QUESTION, "", image="1.jpg"),
@@ -36,7 +37,7 @@ def _fault(kind: str, name: str) -> Any:
 
 KINDS = (
     "no dialogue", "bad turns", "missing picture", "unreadable picture", "no answer left", "over-long",
-    "empty question", "empty answer", "unanswered", "answer first",
+    "empty question", "empty answer", "unanswered", "answer first", "unread picture",
 )  # fmt: skip
 
 

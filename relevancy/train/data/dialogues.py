@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
+from relevancy.fields import ShapeError, first_of, kind_of, turns_of, unread_picture
 from relevancy.train.template import IMAGE, Turn
 
 Picture: TypeAlias = Path | bytes | Image.Image
 
-_ROLES = {"human": "user", "user": "user", "gpt": "model", "assistant": "model", "model": "model"}
 _SPELLINGS = {".jpg": ".png", ".png": ".jpg"}
-
-
-class _ShapeError(ValueError):
-    """An entry that is no dialogue."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +22,14 @@ class Dialogue:
     """What was said about which pictures; nothing is opened yet.
 
     Each picture has its `<image>` in a user turn, in the same order. fault: why an entry is no dialogue; it then has
-    no turns.
+    no turns. unread: a name under which an entry without a picture seems to hold one, which nobody reads.
     """
 
     id: str
     turns: tuple[Turn, ...] = ()
     images: tuple[Picture, ...] = ()
     fault: str | None = None
+    unread: str | None = None
 
     @property
     def words(self) -> int:
@@ -43,81 +40,31 @@ class Dialogue:
 def dialogue_of(entry: Any, number: int, images: Path | None = None) -> Dialogue:
     """An entry's dialogue; `number` is its name where it has no `id`, `images` where relative picture paths begin.
 
-    Shapes: `conversations` of `from` and `value`, as LLaVA has them; `messages` of `role` and `content` (text, or parts
-    of type text and image); `question` and `answer`. Pictures: `image` or `images`, one or a list of paths, bytes,
+    Shapes: those of `fields.turns_of`. Pictures: under any name of `fields.NAMES`, one or a list of paths, bytes,
     Pillow images, or `{"bytes", "path"}`. Pictures that no turn mentions stand before the first. Never raises: what is
     wrong stands in `fault`.
     """
     name = str(entry.get("id", number)) if isinstance(entry, Mapping) else str(number)
     try:
         if not isinstance(entry, Mapping):
-            raise _ShapeError(f"the entry is {_kind(entry)}, not an object")
-        turns, pictures = _turns(entry), _pictures(entry, images)
+            raise ShapeError(f"the entry is {kind_of(entry)}, not an object")
+        turns, pictures = [Turn(*said) for said in turns_of(entry)], _pictures(entry, images)
         marks = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
         if pictures and not marks:
             first = next((place for place, turn in enumerate(turns) if turn.role == "user"), 0)
             turns[first] = Turn(turns[first].role, f"{IMAGE}\n" * len(pictures) + turns[first].text)
         elif marks != len(pictures):
-            raise _ShapeError(f"{marks} {IMAGE} in the text, but {len(pictures)} pictures")
-        return Dialogue(name, tuple(turns), tuple(pictures))
-    except _ShapeError as error:
-        return Dialogue(name, fault=str(error))
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _turns(entry: Mapping[str, Any]) -> list[Turn]:
-    if "conversations" in entry:
-        turns = [_turn(one, "from", "value") for one in _listed(entry["conversations"], "conversations")]
-    elif "messages" in entry:
-        turns = [_turn(one, "role", "content") for one in _listed(entry["messages"], "messages")]
-    elif "question" in entry and "answer" in entry:
-        turns = [Turn("user", _text(entry["question"])), Turn("model", _text(entry["answer"]))]
-    else:
-        raise _ShapeError("the entry has no conversations, no messages, and no question with an answer")
-    if not turns:
-        raise _ShapeError("no turns")
-    return turns
-
-
-def _listed(value: Any, name: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise _ShapeError(f"{name} is {_kind(value)}, not a list")
-    return value
-
-
-def _turn(given: Any, who: str, what: str) -> Turn:
-    if not isinstance(given, Mapping) or who not in given or what not in given:
-        raise _ShapeError(f"a turn is not an object with {who!r} and {what!r}")
-    role = given[who]
-    return Turn(_ROLES.get(role, str(role)) if isinstance(role, str) else str(role), _text(given[what]))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "".join(_part(part) for part in value)
-    if not isinstance(value, str):
-        raise _ShapeError(f"a turn's text is {_kind(value)}")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _ShapeError("a turn's text holds half a letter (a lone surrogate)")
-    return value
-
-
-def _part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "image":
-        return f"{IMAGE}\n"
-    if kind == "text":
-        return _text(part.get("text"))
-    raise _ShapeError(f"a part of a message is neither text nor image but {kind or _kind(part)}")
+            raise ShapeError(f"{marks} {IMAGE} in the text, but {len(pictures)} pictures")
+        return Dialogue(name, tuple(turns), tuple(pictures), unread=unread_picture(entry))
+    except ShapeError as error:
+        return Dialogue(name, fault=str(error), unread=unread_picture(entry))
 
 
 def _pictures(entry: Mapping[str, Any], images: Path | None) -> list[Picture]:
-    given = entry.get("images") if entry.get("image") in (None, "", []) else entry.get("image")
-    if given in (None, ""):
+    name = first_of(entry, "picture")
+    if name is None:
         return []
+    given = entry[name]
     return [_picture(one, images) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
@@ -128,7 +75,7 @@ def _picture(given: Any, images: Path | None) -> Picture:
         return given
     if isinstance(given, str) and given:
         return Path(given) if images is None else images / given
-    raise _ShapeError(f"a picture is {_kind(given)}, not a path or bytes")
+    raise ShapeError(f"a picture is {kind_of(given)}, not a path or bytes")
 
 
 def on_disk(picture: Picture) -> Picture:

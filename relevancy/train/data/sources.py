@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from relevancy.errors import RelevancyError
+from relevancy.fields import NAMES
 from relevancy.train.data.dialogues import Dialogue, dialogue_of
 from relevancy.train.data.entries import entries, parsed
 
@@ -44,10 +45,10 @@ class FileDialogues(Dialogues):
     def __init__(self, path: Path, images: Path | None = None) -> None:
         self.path, self.images = path, images
         starts, ends, lengths, pictured = array("q"), array("q"), array("i"), array("b")
-        broken = None
+        broken = unread = None
         for number, entry in enumerate(entries(path)):
             found = dialogue_of(entry.value, number)
-            broken = broken or entry.broken
+            broken, unread = broken or entry.broken, unread or found.unread
             starts.append(entry.start)
             ends.append(entry.end)
             lengths.append(found.words)
@@ -55,6 +56,11 @@ class FileDialogues(Dialogues):
         if not any(lengths):
             why = broken or "it takes a JSON list, or a JSON object a line"
             raise RelevancyError(f"{path}: holds no dialogue: {why}")
+        if unread and not any(pictured):
+            raise RelevancyError(
+                f"{path}: no entry has a picture under a known name ({', '.join(NAMES['picture'])}), but they seem to "
+                f"have one under {unread!r}: rename it to 'image'"
+            )
         self._starts, self._ends = np.array(starts), np.array(ends)
         self.lengths, self.pictured = np.array(lengths), np.array(pictured, dtype=bool)
         self._state = _state(path)
