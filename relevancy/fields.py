@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +32,8 @@ _PICTURE_NAME = re.compile(
     r"(.*_)?(image|img|picture|photo|pic)s?(_?(path|file|filename|name|url|uri))?", re.IGNORECASE
 )
 _PICTURE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8")
+_LISTED = re.compile(r"\s*[\[{]")
+_QUOTES_APART = re.compile(r"(?<=['\"])\s+(?=['\"])")  # how numpy prints a list, without commas
 _SHOWN = 120
 _LONG = re.compile(r"\S{300,}")
 
@@ -71,6 +75,20 @@ def turns_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not turns:
         raise ShapeError("no turns")
     return turns
+
+
+def listed(text: str) -> list[Any] | dict[Any, Any] | None:
+    """The list or the object that a text spells, as JSON or as Python and numpy print it; None if it spells none."""
+    if not _LISTED.match(text):
+        return None
+    for read in (json.loads, lambda spelled: ast.literal_eval(_QUOTES_APART.sub(", ", spelled.strip()))):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        if isinstance(found, list | dict):
+            return found
+    return None
 
 
 def kind_of(value: Any) -> str:

@@ -142,7 +142,7 @@ class Plan:
                 "pictures": None if request.pictures is None else str(request.pictures.absolute()),
                 "fingerprint": self.reader.fingerprint(),
             },
-            "columns": asdict(self.columns),
+            "columns": {name: of for name, of in asdict(self.columns).items() if name != "layout" or of is not None},
         }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 import unicodedata
@@ -11,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any
+
+from relevancy.fields import listed
 
 _KEYS = ("answer", "answers", "text", "value", "label")
 """Under which an object holds what is right, as VQA's annotators and SQuAD's answers do."""
@@ -41,8 +41,6 @@ _AMOUNT = re.compile(rf"(?P<before>[^\w.,+\-\s]*)(?P<number>{_NUMBER})(?P<after>
 _DIGITS = re.compile(_NUMBER)
 _FURTHER = re.compile(rf"{_NUMBER}|\d+(?:/\d+)?")  # after a number, the rest of it: 1 1/2, 10 000
 _PLACES = 7  # significant ones of a fraction: what a number of 32 bits holds
-_LISTED = re.compile(r"\s*[\[{]")
-_QUOTES_APART = re.compile(r"(?<=['\"])\s+(?=['\"])")  # how numpy prints a list, without commas
 
 # What stands before a word: nothing special, the same word's hyphen or comma, a comma, the end of a phrase.
 _SPACE, _GLUE, _COMMA, _STOP = " \x1f\x1e\x1d"
@@ -92,7 +90,7 @@ def _answers(given: Any) -> list[str]:
     elif hasattr(given, "tolist"):  # numpy's scalars and arrays
         given = given.tolist()
     if isinstance(given, str):
-        inner = _listed(given)
+        inner = listed(given)
         return _answers(inner) if inner is not None else [] if given in _ABSENT else [given]
     if isinstance(given, Mapping):
         return _answers(next((given[key] for key in _KEYS if key in given), None))
@@ -107,20 +105,6 @@ def _answers(given: Any) -> list[str]:
             return []
         return [str(int(given) if given == int(given) else given)]
     return [str(given)]
-
-
-def _listed(text: str) -> list[Any] | dict[Any, Any] | None:
-    """The list or the object that a text spells; None if it spells none."""
-    if not _LISTED.match(text):
-        return None
-    for read in (json.loads, lambda spelled: ast.literal_eval(_QUOTES_APART.sub(", ", spelled.strip()))):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
-        if isinstance(found, list | dict):
-            return found
-    return None
 
 
 @dataclass(frozen=True)
