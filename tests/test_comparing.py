@@ -383,6 +383,16 @@ def test_saved_comparison(both, tmp_path):
     assert np.array_equal(again.image_map, both.explanations[1].image_map)
 
 
+def test_a_comparison_takes_the_place_of_the_one_before(both, tmp_path):
+    both.save(tmp_path)
+    (tmp_path / "1-llama-clip" / "mine.txt").write_text("kept")
+    (tmp_path / "2-notes").mkdir()
+    compared(both.explanations[:1], [both.likelihoods[0][:1]]).save(tmp_path)
+    assert [place.name for place in sorted(tmp_path.glob("*-*/*")) if place.suffix == ".txt"] == ["mine.txt"]
+    assert {place.parent.name for place in tmp_path.glob("*/explanation.json")} == {"0-gemma-clip"}
+    assert (tmp_path / "2-notes").is_dir()
+
+
 def test_what_is_not_a_number_is_null_in_the_json(models, tmp_path):
     broken, processor = tiny.gemma_clip()
     with torch.no_grad():

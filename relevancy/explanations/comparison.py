@@ -94,11 +94,14 @@ class Comparison:
         return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder."""
+        """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder.
+
+        All of them or none; those of an earlier comparison that are there go, other files stay.
+        """
         path = Path(folder)
-        for number, result in enumerate(self.explanations):
-            result.save(path / f"{number}-{Path(result.model).name}")
-        with whole_files(path) as part:
+        with whole_files(path, _earlier(path)) as part:
+            for number, result in enumerate(self.explanations):
+                result.write_files(part / f"{number}-{Path(result.model).name}")
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / "comparison.json").write_text(stored, encoding="utf-8")
             drawn = self.figure()
@@ -129,6 +132,12 @@ class Comparison:
             "agreement": [asdict(pair) for pair in self.agreement],
         }
         return {key: finite(value) for key, value in stored.items()}
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The models' results that belong to the comparison that is there."""
+    places = sorted(folder.glob("[0-9]*-*")) if (folder / "comparison.json").is_file() else []
+    return [file for place in places for file in Explanation.saved_in(place)]
 
 
 def compare(
