@@ -60,7 +60,7 @@ def whole_files(folder: Path, earlier: Iterable[Path] = ()) -> Iterator[Path]:
             (scratch / file).replace(folder / file)
         for file in old:
             file.unlink(missing_ok=True)
-        for place in {file.parent for file in old} - {folder}:
+        for place in sorted({file.parent for file in old} - {folder}, reverse=True):  # the inner ones first
             if not any(place.iterdir()):
                 place.rmdir()
     except OSError as error:

@@ -99,7 +99,7 @@ class Comparison:
         All of them or none; those of an earlier comparison that are there go, other files stay.
         """
         path = Path(folder)
-        with whole_files(path, _earlier(path)) as part:
+        with whole_files(path, self.saved_in(path)) as part:
             for number, result in enumerate(self.explanations):
                 result.write_files(part / f"{number}-{Path(result.model).name}")
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
@@ -108,6 +108,15 @@ class Comparison:
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
         return path
+
+    @staticmethod
+    def saved_in(folder: Path) -> list[Path]:
+        """The files that `save` wrote into a folder; none where it holds no comparison."""
+        own = [folder / name for name in ("comparison.json", "side-by-side.png", "side-by-side.pdf")]
+        if not own[0].is_file():
+            return []
+        results = [file for place in folder.glob("[0-9]*-*") for file in Explanation.saved_in(place)]
+        return [*filter(Path.is_file, own), *results]
 
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""
@@ -132,12 +141,6 @@ class Comparison:
             "agreement": [asdict(pair) for pair in self.agreement],
         }
         return {key: finite(value) for key, value in stored.items()}
-
-
-def _earlier(folder: Path) -> list[Path]:
-    """The models' results that belong to the comparison that is there."""
-    places = sorted(folder.glob("[0-9]*-*")) if (folder / "comparison.json").is_file() else []
-    return [file for place in places for file in Explanation.saved_in(place)]
 
 
 def compare(
