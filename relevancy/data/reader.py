@@ -135,7 +135,7 @@ def encoding_of(path: Path) -> str:
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
-    if head[1:2] == b"\0" or (head[:1] == b"\0" and head[1:2]):
+    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         raise RelevancyError(f"{path}: is no UTF-8 (UTF-16 without its mark?): save it as UTF-8.")
     return "utf-8"
 
