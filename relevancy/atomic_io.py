@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,8 +45,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_files(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` together once all are written. Raises RelevancyError."""
+def whole_files(folder: Path, earlier: Iterable[Path] = ()) -> Iterator[Path]:
+    """A scratch folder whose files, those of its folders too, move into `folder` together once all are written.
+
+    earlier: files of the result that this one takes the place of. They go then, and their folders where these are empty
+    without them; no other file does. Raises RelevancyError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
@@ -54,8 +58,16 @@ def whole_files(folder: Path) -> Iterator[Path]:
         raise RelevancyError(f"Cannot write to {folder}: {error.strerror or error}. Choose another --out.") from error
     try:
         yield scratch
-        for file in scratch.iterdir():
-            file.replace(folder / file.name)
+        files = [file.relative_to(scratch) for file in scratch.rglob("*") if file.is_file()]
+        old = {*earlier} - {folder / file for file in files}
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / file).replace(folder / file)
+        for file in old:
+            file.unlink(missing_ok=True)
+        for place in sorted({file.parent for file in old} - {folder}, reverse=True):  # the inner ones first
+            if not any(place.iterdir()):
+                place.rmdir()
     except OSError as error:
         raise RelevancyError(
             f"Cannot write to {folder}: {error.strerror or error}. Free room, or another --out."

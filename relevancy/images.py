@@ -27,11 +27,6 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "HEIF")
 """Still picture formats that are tried. Others that Pillow knows start outside programs or hold no photographs."""
 
-COLUMNS = (
-    "picture", "image", "image_path", "image_file", "img", "img_path", "file_name", "jpg", "jpeg", "png", "webp"
-)  # fmt: skip
-"""Names under which rows of data usually hold their picture; the first that is there counts."""
-
 _HEADER_BYTES = 16
 _LONGEST_PATH = 1000  # characters of a path that a message shows whole
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]{0,100})(?P<options>(;[^;,]{0,100}){0,9}),", re.IGNORECASE)

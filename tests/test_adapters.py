@@ -9,8 +9,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from relevancy import explain, models
 from relevancy.errors import RelevancyError
-from relevancy.models import adapters, explain
+from relevancy.models import adapters
 
 peft = pytest.importorskip("peft")
 

@@ -136,6 +136,24 @@ def test_all_writes_a_folder_per_token_and_a_list(run, tmp_path):
     assert Explanation.load(tmp_path / "out" / "001").target.id == printed[1]["target"]["id"]
 
 
+def test_a_result_set_takes_the_place_of_the_one_before(run, tmp_path):
+    out = tmp_path / "out"
+    for tokens in ("4", "2"):
+        assert run(*arguments(out, target="all", **{"max-new-tokens": tokens}))[0] == 0
+        assert len(list(out.iterdir())) <= int(tokens)
+    assert {place.name for place in out.iterdir()} == {"000", "001"}
+    (out / "001" / "mine.txt").write_text("kept")
+    (out / "007").mkdir()
+    (out / "007" / "notes.txt").write_text("kept")
+    assert run(*arguments(out))[0] == 0
+    assert {file.name for file in out.iterdir() if file.is_file()} == FILES
+    assert {str(file.relative_to(out)) for file in out.glob("*/*")} == {"001/mine.txt", "007/notes.txt"}
+    assert run(*arguments(out, target="all", **{"max-new-tokens": "1"}))[0] == 0
+    assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == {
+        "001/mine.txt", "007/notes.txt", *(f"000/{name}" for name in FILES)
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
     [(None, None), ("3", [3]), ("6-8", [6, 7, 8]), ("0, 4,8", [0, 4, 8]), ("-1", [-1]), ("0-1,-2", [0, 1, -2])],

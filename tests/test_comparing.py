@@ -15,9 +15,10 @@ import torch
 from test_towers import Runs
 
 import relevancy
+from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import agreement
-from relevancy.explanations.comparison import compare, compared, growing
+from relevancy.explanations.comparison import Comparison, compare, compared, growing
 from relevancy.models import generation, memory
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as plotting_overlay
@@ -381,6 +382,24 @@ def test_saved_comparison(both, tmp_path):
     assert (tmp_path / "side-by-side.png").stat().st_size > 10_000
     again = relevancy.Explanation.load(tmp_path / "1-llama-clip")
     assert np.array_equal(again.image_map, both.explanations[1].image_map)
+
+
+def test_a_comparison_takes_the_place_of_the_one_before(both, tmp_path):
+    both.save(tmp_path)
+    (tmp_path / "1-llama-clip" / "mine.txt").write_text("kept")
+    (tmp_path / "2-notes").mkdir()
+    compared(both.explanations[:1], [both.likelihoods[0][:1]]).save(tmp_path)
+    assert [place.name for place in sorted(tmp_path.glob("*-*/*")) if place.suffix == ".txt"] == ["mine.txt"]
+    assert {place.parent.name for place in tmp_path.glob("*/explanation.json")} == {"0-gemma-clip"}
+    assert (tmp_path / "2-notes").is_dir()
+
+
+def test_what_an_earlier_result_left_goes_and_nothing_else(both, tmp_path):
+    both.save(tmp_path / "03-side")
+    (tmp_path / "note.txt").write_text("kept")
+    with whole_files(tmp_path, Comparison.saved_in(tmp_path / "03-side")) as part:
+        (part / "new.txt").write_text("new")
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["new.txt", "note.txt"]
 
 
 def test_what_is_not_a_number_is_null_in_the_json(models, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ class Check:
     """One model, rows, and methods by name; `run` keeps what it finds in the folder.
 
     about: what else decides the numbers. notes: what is to be said about them, such as controls that could not be made.
+    untrue: by row, why its boxes or its mask could not be used.
     processes, make: how many processes work beside this one, and what makes a worker in each of them.
     """
 
@@ -38,12 +40,13 @@ class Check:
     notes: list[str] = field(default_factory=list)
     processes: int = 0
     make: Make | None = None
+    untrue: dict[str, str] = field(default_factory=dict)
 
     def run(self, progress: Progress = lambda _, __: None) -> Findings:
         """Do what is not done yet, and judge. Stopped at any moment, the same call goes on."""
         if RANDOM in self.methods:
             raise RelevancyError(f"The method {RANDOM} is always there: leave it out.")
-        data = fingerprint((row.key, row.question) for row in self.rows)
+        data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
         decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
         store = Store(self.folder, decided)
         with _Hands(self) as hands:
@@ -56,6 +59,8 @@ class Check:
                 )
             self._do(hands, "maps", self._scores(store, usable), store, progress)
             self._do(hands, "controls", self._controls(store, usable), store, progress)
+        for why, count in Counter(self.untrue.values()).items():
+            self._note(f"{count} of {len(usable)} rows are not held against their truth: {why}")
         if faults := self._faults(store):
             self._note(f"{len(faults)} rows could not be read, such as: {faults[0]}")
         heading = f"{self.model.name}: {len(usable)} of {len(self.rows)} rows"
@@ -79,6 +84,7 @@ class Check:
         done = 0
         for job, result in hands.do(jobs):
             store.add(result.results)
+            self.untrue |= result.untrue
             for note in result.notes:
                 self._note(note)
             done += len(job.rows) * max(1, len(job.methods))

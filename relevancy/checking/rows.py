@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from relevancy.data.fields import NAMES
 from relevancy.errors import RelevancyError
 from relevancy.images import Source, mask_in, open_picture
 
@@ -36,22 +37,23 @@ class Row:
     mask: Callable[[], np.ndarray] | None = None
 
 
-def read_rows(data: Path, question: str | None = None) -> list[Row]:
+def read_rows(data: Path, question: str | None = None, layout: str | None = None) -> list[Row]:
     """The rows of whatever `relevancy export` takes as an input, and of a folder with metadata.jsonl or metadata.csv.
 
     Columns are found by the names that an export knows: picture, question, the expected answer, a mask (black where the
-    asked-about thing is not) or boxes. question: for data without a column of questions. A row that cannot be read
-    raises RelevancyError once its picture is asked for, as does the whole when nothing can be.
+    asked-about thing is not) or boxes. question: for data without a column of questions. layout: of the boxes, as in
+    `data.boxes`. A row that cannot be read raises RelevancyError once its picture is asked for, as does the whole
+    when nothing can be.
     """
-    from relevancy.data.columns import USUAL, Columns, Itemizer, Survey
+    from relevancy.data.columns import Columns, Itemizer, Survey
     from relevancy.data.inputs import open_input
 
     listed = next((data / name for name in _LISTS if (data / name).is_file()), data)
     reader = open_input(str(listed))
     names = reader.columns()
-    asked = any(name in names for name in USUAL["question"])
-    columns = Columns(every=None if asked else question).found_in(names)
-    items = Itemizer(columns, Survey(0, {}, frozenset()), reader.base).items(reader)
+    asked = any(name in names for name in NAMES["question"])
+    columns = Columns(every=None if asked else question, layout=layout).found_in(names)
+    items = Itemizer(columns, Survey.of(reader, columns), reader.base).items(reader)
     return [_row(item, reader.base) for item in items]
 
 
@@ -83,7 +85,12 @@ def _masked(item: Item, base: Path) -> Source:
 
 
 def _mask_of(boxes: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    from relevancy.data.boxes import in_pixels
+
+    within, notes = in_pixels(boxes, width, height)
     mask = np.zeros((height, width), bool)
-    for x0, y0, x1, y1 in np.clip(np.rint(boxes), 0, [width, height, width, height]).astype(int):
+    for x0, y0, x1, y1 in np.rint(within).astype(int).reshape(-1, 4):
         mask[y0:y1, x0:x1] = True
+    if not mask.any():
+        raise RelevancyError(notes[-1] if not within else "the boxes were left out: they are smaller than a pixel")
     return mask

@@ -77,8 +77,8 @@ class Store:
             self.found[one["row"], one["method"], one["part"]] = values
 
 
-def fingerprint(rows: Iterable[tuple[str, str]]) -> str:
-    """A digest of the rows' keys and questions."""
+def fingerprint(rows: Iterable[tuple[str, ...]]) -> str:
+    """A digest of the rows' keys, questions and right answers."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         digest.update("\0".join(row).encode() + b"\1")

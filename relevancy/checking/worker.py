@@ -12,11 +12,11 @@ import numpy as np
 from relevancy.checking.rows import Row
 from relevancy.checking.store import ALONE, ANSWER, RANDOM, RANDOMISED, SCORES, Key
 from relevancy.core.targets import shown
+from relevancy.data.answer_match import correct
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.images import open_picture
 from relevancy.metrics.answer_flip import SHARE, answer_flips
-from relevancy.metrics.answer_match import correct
 from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.explainers import Explainer, random_maps
 from relevancy.metrics.localization import against_truth
@@ -64,10 +64,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a job: numbers by row, method and part, and what is to be said about them."""
+    """What came of a job: numbers by row, method and part, and what is to be said about them.
+
+    untrue: for each row whose truth could not be taken, why.
+    """
 
     results: Sequence[tuple[Key, Mapping[str, Any]]]
     notes: Sequence[str]
+    untrue: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
@@ -77,17 +81,18 @@ class Worker:
         self.model, self.rows, self.methods, self.settings = model, rows, methods, settings
         self._before: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
         self._notes: list[str] = []
+        self._untrue: dict[str, str] = {}
 
     def do(self, job: Job) -> Done:
         """The job, done."""
-        self._notes = []
+        self._notes, self._untrue = [], {}
         if job.part == ANSWER:
             results = self._answers(job)
         elif job.part == SCORES:
             results = self._scores(job)
         else:
             results = self._control(job)
-        return Done(results, tuple(dict.fromkeys(self._notes)))
+        return Done(results, tuple(dict.fromkeys(self._notes)), self._untrue)
 
     def controls(self) -> list[str]:
         """The parts that are controls, in their order."""
@@ -155,7 +160,7 @@ class Worker:
         try:
             return {} if row.mask is None else against_truth(result, row.mask())
         except RelevancyError as error:
-            self._notes.append(f"row {row.key}: {error}")
+            self._untrue[row.key] = str(error)
             return {}
 
     # -- controls

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
+from relevancy.cli.options import (
+    BOX_LAYOUT_HELP,
+    Bits,
+    BoxLayout,
+    Framing,
+    ScopeName,
+    layer_numbers,
+    load_model,
+    load_quietly,
+    value,
+)
 from relevancy.cli.terminal import bars, check_writable, escaped, out, say
 from relevancy.errors import RelevancyError
 
@@ -62,6 +72,7 @@ def check(
     layers: Annotated[str | None, typer.Option(help="Decoder layers, as 6-17 or 0,4,8; all by default.")] = None,
     target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
     question: Annotated[str | None, typer.Option(help="For data without a column of questions.")] = None,
+    box_layout: Annotated[BoxLayout | None, typer.Option(help=BOX_LAYOUT_HELP)] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
     control_rows: Annotated[int, typer.Option(min=1, help="How many of them the controls are made on.")] = 100,
     steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 8,
@@ -105,7 +116,8 @@ def check(
         steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed
     )
     asked = _Asked(
-        data=data, question=question, rows=rows, scope=scope.value, layers=layers, settings=settings,
+        data=data, question=question, layout=value(box_layout), rows=rows, scope=scope.value, layers=layers,
+        settings=settings,
         methods=tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip())),
         options={
             "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
@@ -116,6 +128,7 @@ def check(
     for name in dict.fromkeys(models):
         model = load_model(name, **asked.options)
         about = {"scope": scope.value, "layers": layers or "all", "dtype": str(model.dtype)}
+        about |= {"box layout": box_layout.value} if box_layout else {}
         folder = out_folder / re.sub(r"[^\w.-]+", "-", model.name)
         task = Check(
             model, listed, explainers, folder, settings, about, processes=processes, make=partial(_begin, name, asked)
@@ -139,6 +152,7 @@ class _Asked:
 
     data: str
     question: str | None
+    layout: str | None
     rows: int | None
     methods: tuple[str, ...]
     scope: Scope
@@ -152,7 +166,7 @@ class _Asked:
         return explainers_of(self.methods, self.scope, layer_numbers(self.layers), target=self.settings.target)
 
     def listed(self) -> list[Row]:
-        return _rows(self.data, self.question)[: self.rows]
+        return _rows(self.data, self.question, self.layout)[: self.rows]
 
 
 def _begin(model: str, asked: _Asked, _number: int) -> Work:
@@ -187,7 +201,7 @@ def _say(findings: Findings) -> None:
         say(f"note: {note}")
 
 
-def _rows(data: str, question: str | None) -> list[Row]:
+def _rows(data: str, question: str | None, layout: str | None) -> list[Row]:
     if data.startswith(DEMO):
         from relevancy.demo.held_out import held_out_rows
 
@@ -197,4 +211,4 @@ def _rows(data: str, question: str | None) -> list[Row]:
         return held_out_rows(int(count))
     from relevancy.checking.rows import read_rows
 
-    return read_rows(Path(data), question)
+    return read_rows(Path(data), question, layout)

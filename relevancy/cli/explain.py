@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from relevancy.atomic_io import whole_files
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
 from relevancy.methods.registry import DEFAULT
+
+_NUMBERED = re.compile(r"\d{3,}")
 
 if TYPE_CHECKING:
     from relevancy.explanations.comparison import Comparison
@@ -55,7 +59,7 @@ def explain(
     """Explain one answer about one picture.
 
     Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, into
-    one numbered folder per token).
+    one numbered folder per token). Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     from relevancy.explanations.explain import explain as run
@@ -74,10 +78,11 @@ def explain(
             answer=answer, max_new_tokens=max_new_tokens, max_pixels=limit,
         )  # fmt: skip
     results: list[Explanation] = found if isinstance(found, list) else [found]
-    folders = [out_folder] if not isinstance(found, list) else [out_folder / f"{i:03d}" for i in range(len(results))]
-    with busy("drawing"):
-        for result, folder in zip(results, folders, strict=True):
-            result.save(folder)
+    names = [f"{number:03d}" for number in range(len(results))] if isinstance(found, list) else ["."]
+    folders = [out_folder / name for name in names]
+    with busy("drawing"), whole_files(out_folder, _earlier(out_folder)) as part:
+        for result, name in zip(results, names, strict=True):
+            result.write_files(part / name)
     if as_json:
         printed = [result.to_json() for result in results]
         sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
@@ -89,6 +94,14 @@ def explain(
             say(f"→ {folder / 'overlay.png'}")
     if any(result.empty for result in results):
         raise typer.Exit(EMPTY_MAP)
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The files of the result or, in numbered folders, of the results that are there."""
+    from relevancy.explanations.explanation import Explanation
+
+    numbered = sorted(place for place in folder.glob("[0-9]*") if place.is_dir() and _NUMBERED.fullmatch(place.name))
+    return [file for place in (folder, *numbered) for file in Explanation.saved_in(place)]
 
 
 def compare(

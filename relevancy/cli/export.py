@@ -12,8 +12,9 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from relevancy.cli.methods import METHOD_HELP
-from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, value
+from relevancy.cli.options import BOX_LAYOUT_HELP, Bits, BoxLayout, Framing, ScopeName, layer_numbers, value
 from relevancy.cli.terminal import busy, check_writable, err, say, seldom, span
+from relevancy.errors import RelevancyError
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def export(
     ] = None,
     question_column: Annotated[str | None, typer.Option(help="Column of questions.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of true answers, to tell right from wrong.")] = None,
-    boxes_column: Annotated[str | None, typer.Option(help="Column of boxes x0, y0, x1, y1 in pixels.")] = None,
+    boxes_column: Annotated[str | None, typer.Option(help="Column of boxes.")] = None,
+    box_layout: Annotated[BoxLayout | None, typer.Option(help=BOX_LAYOUT_HELP)] = None,
     mask_column: Annotated[str | None, typer.Option(help="Column of masks: paths or bytes.")] = None,
     pictures: Annotated[
         Path | None,
@@ -115,7 +117,8 @@ def export(
 
     [bold]Input[/bold]: rows with a picture and a question, such as the line
     {"id": "q1", "image": "a.jpg", "question": "Is it floating?", "answer": "Yes"}
-    of a .jsonl file. Columns are found by their usual names (id, image or picture,
+    of a .jsonl file, or with conversations or messages, as training reads
+    them, of one question. Columns are found by their usual names (id, image or picture,
     question, answer, boxes, mask), or named by the --...-column options.
     All others are carried along as in_NAME.
 
@@ -123,7 +126,8 @@ def export(
     token, probability, correctness, shares, the map as a list with its shape.
     pandas, DuckDB and datasets read it; relevancy.open_export(DIR) gives
     Explanations back, relevancy report DIR a page of statistics.
-    A row that cannot be explained is a line with its reason in column error.
+    A row that cannot be explained is a line with its reason in column error;
+    where all are, the command ends with exit code 2.
 
     [bold]Stopping[/bold]: at any moment, by any means. The same command again finishes
     the rest; no row is lost or done twice.
@@ -152,7 +156,14 @@ def export(
         out=out_folder,
         kind=kind,
         columns=Columns(
-            id_column, picture_column, question_column, answer_column, boxes_column, mask_column, every=question
+            id_column,
+            picture_column,
+            question_column,
+            answer_column,
+            boxes_column,
+            mask_column,
+            every=question,
+            layout=value(box_layout),
         ),
         pictures=pictures,
         wish=Wish(target, scope.value, method, layers=layer_numbers(layers), max_new_tokens=max_new_tokens),
@@ -175,15 +186,24 @@ def export(
 
 
 def _exported(request: Request) -> None:
+    from relevancy.export.results import open_export
     from relevancy.export.run import export as run
 
     with _shown() as report:
         done = run(request, report)
+    found = open_export(request.out)
+    for why, rows in found.oddities().items():
+        say(f"{rows:,} rows: {why}")
     if done.errors:
         say(f"{done.count:,} done, {done.errors:,} of them errors: their reasons stand in the column error.")
     else:
         say(f"{done.count:,} done, no errors.")
     say(f"→ {request.out / 'results'}")
+    if done.errors and done.errors == done.count:
+        raise RelevancyError(
+            f"Not one row could be explained. The first one: {found.errors()['error'][0]}. Mend the input and give "
+            "another --out."
+        )
 
 
 def _estimated(request: Request) -> None:
@@ -199,6 +219,8 @@ def _estimated(request: Request) -> None:
         f"sample: {found.sampled} rows, {found.faults} that cannot be explained"
         + (f" (first: {found.first_fault})" if found.first_fault else "")
     )
+    if found.faults == found.sampled:
+        raise RelevancyError(f"Not one row of the sample could be explained. The first one: {found.first_fault}.")
     say(f"estimated: {span(found.seconds)}, {found.bytes / 1e6:,.1f} MB of results, {found.overlays:,} overlays")
     say("nothing was written")
 

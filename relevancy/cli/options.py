@@ -30,11 +30,25 @@ class Framing(str, Enum):
     crop = "crop"
 
 
+class BoxLayout(str, Enum):
+    """What the four numbers of a box are."""
+
+    xyxy = "xyxy"
+    xywh = "xywh"
+    cxcywh = "cxcywh"
+
+
 class Bits(str, Enum):
     """Quantized weights."""
 
     four = "4bit"
     eight = "8bit"
+
+
+BOX_LAYOUT_HELP = (
+    "What a box is: its corners x0, y0, x1, y1 (xyxy, by default), x, y, width, height (xywh, as COCO) or the middle "
+    "with width and height (cxcywh); in pixels, or from 0 to 1 as shares of the picture."
+)
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

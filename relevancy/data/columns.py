@@ -14,27 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from relevancy import images
+from relevancy.data.answer_match import answers_of
 from relevancy.data.arrow import pa
+from relevancy.data.boxes import LAYOUTS, Box, read_boxes
+from relevancy.data.fields import DIALOGUES, IMAGE, NAMES, ShapeError, listed, short, turns_of
 from relevancy.data.items import Item, Source
 from relevancy.data.reader import Broken, Reader
 from relevancy.errors import RelevancyError
 from relevancy.images import data_url, is_data_url
 
 ROLES = ("id", "picture", "question", "expected", "boxes", "mask")
-USUAL = {
-    "id": ("id", "question_id", "uid", "__key__"),
-    "picture": images.COLUMNS,
-    "question": ("question", "prompt", "query", "text", "txt"),
-    "expected": ("expected", "answer", "label", "truth", "ground_truth", "gt"),
-    "boxes": ("boxes", "bboxes", "bbox", "box"),
-    "mask": ("mask", "mask_path"),
-}
-"""Names by which a column is found when it is not named; the first that is there."""
-
 _MOST_COLUMNS = 1000
 _LONGEST_SHOWN = 200
 _LARGEST_INT = 1 << 63
+_FEWEST_REVERSED, _MOST_REVERSED = 5, 0.6  # rows, and the share of rows, whose boxes are no corners
 # Numbers as programs write them; 007 is a name, not a number.
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,18})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|nan|-?inf")
@@ -42,7 +35,10 @@ _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|nan|-?inf")
 
 @dataclass(frozen=True)
 class Columns:
-    """The input column of each role, None where there is none; `every` asks one question of all pictures."""
+    """The input column of each role, None where there is none; `every` asks one question of all pictures.
+
+    layout: of the boxes, one of `boxes.LAYOUTS`; where it is not named, corners, if they can be.
+    """
 
     id: str | None = None
     picture: str | None = None
@@ -51,17 +47,20 @@ class Columns:
     boxes: str | None = None
     mask: str | None = None
     every: str | None = None
+    layout: str | None = None
 
     def found_in(self, names: Sequence[str]) -> Columns:
         """These columns, and for roles that were not named the usual ones. Raises RelevancyError for what lacks."""
         if not names:
             raise RelevancyError("The input is empty: it holds no row that can be read.")
-        asked, there = asdict(self), ", ".join(map(repr, sorted(names)[:50]))
-        chosen: dict[str, str | None] = {"every": self.every}
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise RelevancyError(f"There is no layout of boxes {self.layout!r}; choose from {', '.join(LAYOUTS)}.")
+        asked, there = asdict(self), ", ".join(short(repr(name)) for name in sorted(names)[:50])
+        chosen: dict[str, str | None] = {"every": self.every, "layout": self.layout}
         for role in ROLES:
             if asked[role] is not None and asked[role] not in names:
                 raise RelevancyError(f"There is no column {asked[role]!r}; the input has {there}.")
-            usual = next((name for name in USUAL[role] if name in names), None)
+            usual = next((name for name in NAMES[role] if name in names), None)
             chosen[role] = asked[role] or usual
         if self.every is not None:
             chosen["question"] = None
@@ -93,8 +92,9 @@ class Survey:
     def of(cls, reader: Reader, columns: Columns) -> Survey:
         """Reads every row once. Memory grows by eight bytes a row where there are ids, not at all otherwise."""
         known = reader.types()
-        wanted = None if known is None else ([columns.id] if columns.id else [])
-        rows, ids = 0, array("Q")
+        guessed = columns.boxes if columns.layout is None else None
+        wanted = None if known is None else [name for name in (columns.id, guessed) if name]
+        rows, ids, boxed, reversed_ = 0, array("Q"), 0, 0
         seen: dict[str, str] = {}
         if wanted == [] and (count := reader.count()) is not None:
             rows = count
@@ -105,10 +105,19 @@ class Survey:
                     continue
                 if columns.id is not None and (one := text_id(values.get(columns.id))) is not None:
                     ids.append(_hash(one))
+                if guessed and not _missing(values.get(guessed)):
+                    boxes, wrong = read_boxes(values[guessed])
+                    reversed_ += (turned := boxes is None and "wrong way round" in (wrong or ""))
+                    boxed += turned or boxes is not None
                 if known is None:
                     _learn(seen, values, columns.used, _text_kind if reader.only_text else _kind)
         if not rows:
             raise RelevancyError(f"{reader.name} is empty: it holds no row.")
+        if reversed_ >= _FEWEST_REVERSED and reversed_ > _MOST_REVERSED * boxed:
+            raise RelevancyError(
+                f"The boxes in column {guessed!r} cannot be x0, y0, x1, y1 in {reversed_:,} of {boxed:,} rows: say "
+                "--box-layout xywh (or cxcywh), or xyxy to leave those rows' boxes out."
+            )
         if known is None:
             known = {name: _KINDS[kind] for name, kind in seen.items()}
             as_json = frozenset(name for name, kind in seen.items() if kind == "json")
@@ -146,9 +155,10 @@ class Itemizer:
         if of.id is not None and _hash(own) in self.survey.repeated:
             notes.append("this id stands in more than one row")
         picture, wrong_picture = _source(values.get(of.picture or ""), self.base)
-        question, wrong_question = _question(of, values)
-        boxes, wrong_boxes = _boxes(values.get(of.boxes)) if of.boxes else (None, None)
-        notes += [wrong_boxes] if wrong_boxes else []
+        question, answer, wrong_question = _question(of, values)
+        expected, wrong_answer = _expected(values.get(of.expected) if of.expected else answer)
+        boxes, wrong_boxes = _boxes(values.get(of.boxes or ""), of.layout)
+        notes += [wrong for wrong in (wrong_answer, wrong_boxes) if wrong]
         mask, wrong_mask = _source(values.get(of.mask), self.base) if of.mask else (None, None)
         if wrong_mask and not _missing(values.get(of.mask or "")):
             notes.append(f"the mask was left out: {wrong_mask}")
@@ -157,7 +167,7 @@ class Itemizer:
             id=own,
             picture=picture,
             question=question,
-            expected=_text(values.get(of.expected)) if of.expected else None,
+            expected=expected,
             boxes=boxes,
             mask=mask.name if mask else None,
             mask_png=mask.content if mask else None,
@@ -251,24 +261,64 @@ def _missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _text(value: Any) -> str | None:
-    return None if _missing(value) else clean(value if isinstance(value, str) else _json(value))
+def _expected(value: Any) -> tuple[str | None, str | None]:
+    """What is right, as text, a list of several as JSON; or what is wrong with the value."""
+    if _missing(value):
+        return None, None
+    answers = answers_of(value)
+    if not answers:
+        known = isinstance(value, Mapping)
+        return None, "the true answer was left out: it is an object without one" if known else None
+    text = value if isinstance(value, str) else answers[0] if len(answers) == 1 else _json(answers)
+    if clean(text) != text:
+        return None, "the true answer was left out: it is not valid text; give it in UTF-8"
+    return text, None
 
 
 def _json(value: Any) -> str:
     return clean(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _question(columns: Columns, values: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _question(columns: Columns, values: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """What is asked, what a dialogue answers to it, and what is wrong."""
     if columns.every is not None:
-        return columns.every, None
+        return columns.every, None, None
     asked = values.get(columns.question or "")
     if _missing(asked) or not str(asked).strip():
-        return None, "the question is empty"
+        return None, None, "the question is empty"
+    if columns.question in DIALOGUES or (isinstance(asked, list) and asked and isinstance(asked[0], Mapping)):
+        return _of_dialogue(asked)
     if not isinstance(asked, str):
-        return clean(str(asked)), f"the question is no text but {type(asked).__name__}"
+        return clean(str(asked)), None, f"the question is no text but {type(asked).__name__}"
     own = clean(asked)
-    return own, None if own == asked else "the question is not valid text: give it in UTF-8"
+    return own, None, None if own == asked else "the question is not valid text: give it in UTF-8"
+
+
+def _of_dialogue(given: Any) -> tuple[str | None, str | None, str | None]:
+    """The question and the first answer of a dialogue that asks one question about one picture."""
+    spelled = listed(given) if isinstance(given, str) else given
+    first = spelled[0] if isinstance(spelled, list) and spelled else None
+    try:
+        turns = turns_of({DIALOGUES["from" not in (first if isinstance(first, Mapping) else ())]: spelled})
+    except ShapeError as error:
+        return None, None, f"the dialogue cannot be read: {error}"
+    asked = [text for who, text in turns if who == "user"]
+    told = [text for who, text in turns if who == "model"]
+    others = [who for who, _ in turns if who not in ("user", "model")]
+    marks = sum(text.count(IMAGE) for text in asked)
+    question = asked[0].replace(IMAGE, " ").strip() if asked else ""
+    fault = None
+    if others:
+        fault = f"the dialogue has a turn of {others[0][:_LONGEST_SHOWN]!r}: an export asks a question and nothing else"
+    elif len(asked) > 1:
+        fault = f"the dialogue has {len(asked)} questions: an export takes one a row; give a row for each"
+    elif marks > 1:
+        fault = f"the question speaks of {marks} pictures: an export takes one a row"
+    elif turns[0][0] != "user":
+        fault = "the dialogue begins with an answer"
+    elif not question:
+        fault = "the question is empty"
+    return question or None, told[0] if told else None, fault
 
 
 def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
@@ -278,6 +328,11 @@ def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
         return _source(content if content is not None else path, base)
     if isinstance(value, bytes | bytearray | memoryview):
         return (Source(content=bytes(value)), None) if len(value) else (None, "the picture has 0 bytes")
+    pictures = _several(value)
+    if pictures is not None:
+        if len(pictures) > 1:
+            return None, f"the row has {len(pictures)} pictures: an export takes one a row; give a row for each"
+        return _source(pictures[0] if pictures else None, base)
     if _missing(value):
         return None, "there is no picture"
     if not isinstance(value, str):
@@ -295,18 +350,11 @@ def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
     return Source(name, str(base / value)), None
 
 
-def _boxes(value: Any) -> tuple[tuple[tuple[float, float, float, float], ...] | None, str | None]:
-    """Boxes of a list of four numbers each, of four numbers, or of such a list written as JSON."""
-    if _missing(value):
-        return None, None
-    try:
-        given = json.loads(value) if isinstance(value, str) else value
-        given = [given] if given and not isinstance(given[0], Sequence) else given
-        boxes = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in given)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None, "the boxes were left out: they are no lists of four numbers"
-    if not all(math.isfinite(side) for box in boxes for side in box):
-        return None, "the boxes were left out: they are not finite"
-    if not all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in boxes):
-        return None, "the boxes were left out: x0, y0, x1, y1 are the wrong way round (or x, y, width, height?)"
-    return boxes, None
+def _several(value: Any) -> Sequence[Any] | None:
+    """The pictures of a list, also of one that a CSV spells; None for what is no list."""
+    spelled = listed(value) if isinstance(value, str) and value.startswith(("['", '["', "[]")) else value
+    return spelled if isinstance(spelled, list | tuple) else None
+
+
+def _boxes(value: Any, layout: str | None) -> tuple[tuple[Box, ...] | None, str | None]:
+    return (None, None) if _missing(value) else read_boxes(value, layout or LAYOUTS[0])

@@ -22,8 +22,11 @@ class HuggingFace(Reader):
         self.name = name
         data, self.base = _loaded(name)
         for column, feature in data.features.items():
+            inner: Any = getattr(feature, "feature", None)  # of a list
             if type(feature).__name__ == "Image":
                 data = data.cast_column(column, type(feature)(decode=False))
+            elif type(inner).__name__ == "Image":
+                data = data.cast_column(column, type(feature)(type(inner)(decode=False)))
         self.data = data.with_format(None)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:

@@ -82,7 +82,7 @@ class Item:
     """One input row: what is asked about which picture, and what travels with it.
 
     fault: why it cannot be explained; the other fields are then what is known of it.
-    boxes: (x0, y0, x1, y1) in the picture's pixels. extras: the further columns.
+    boxes: (x0, y0, x1, y1) in the picture's pixels, or all of them as shares of its sides. extras: the further columns.
     """
 
     row: int

@@ -7,12 +7,23 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from relevancy.data.reader import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of, lines, opened
+from relevancy.data.reader import (
+    LONGEST_LINE,
+    Broken,
+    Reader,
+    Row,
+    digest_of,
+    encoding_of,
+    files_of,
+    lines,
+    opened,
+    text_lines,
+)
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
-_MARK = b"\xef\xbb\xbf"
-_LIST = re.compile(rb"\s*\[\s*[{\]]")  # of objects; a line that holds another list is only a row that is none
+_MARK = "\ufeff"
+_LIST = re.compile(r"\s*\[\s*[{\]]")  # of objects; a line that holds another list is only a row that is none
 
 
 class JsonLines(Reader):
@@ -24,7 +35,8 @@ class JsonLines(Reader):
         self.files, self.name = files_of(pattern, SUFFIXES), pattern
         self.base = self.files[0].parent
         with opened(self.files[0]) as stream:
-            if _LIST.match(stream.read(4096).removeprefix(_MARK)):
+            encoding = encoding_of(self.files[0])
+            if _LIST.match(stream.read(4096).decode(encoding, "replace").removeprefix(_MARK)):
                 raise RelevancyError(
                     f"{pattern} is one JSON list: write its entries one a line (jq -c '.[]' {self.files[0].name})."
                 )
@@ -40,20 +52,28 @@ class JsonLines(Reader):
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    encoding = encoding_of(path)
     with opened(path) as stream:
         try:
-            for line in lines(stream):
+            for line in lines(stream) if encoding == "utf-8" else text_lines(stream, encoding):
                 if line is None:
                     yield Broken(f"the line is longer than {LONGEST_LINE >> 20} MiB")
                 elif line.strip():
                     yield _row(line)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, UnicodeError) as error:
             raise RelevancyError(f"{path}: cannot be read to its end ({error})") from error
 
 
-def _row(line: bytes) -> Row:
+def _row(line: bytes | str) -> Row:
     try:
-        values = json.loads(line.removeprefix(_MARK))
+        text = line.decode() if isinstance(line, bytes) else line
+        values = json.loads(text.removeprefix(_MARK))
     except (ValueError, RecursionError) as error:
-        return Broken(f"the line is no JSON: {error}")
+        return Broken(f"the line is no JSON: {_why(error, line)}")
     return values if isinstance(values, dict) else Broken(f"the line is no JSON object but {type(values).__name__}")
+
+
+def _why(error: Exception, line: bytes | str) -> str:
+    if isinstance(error, json.JSONDecodeError) and line.rstrip()[-1:] in (b",", ","):
+        return "it ends in a comma, as in a list: a line takes one object alone"
+    return str(error)

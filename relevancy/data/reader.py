@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import hashlib
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,11 @@ LONGEST_LINE = 16 << 20
 """Bytes of a line, or of a member that describes a picture; what is longer becomes an error row."""
 
 _ENDS = 1 << 20
+_HEAD = 4096
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,39 @@ def lines(stream: BinaryIO, limit: int = LONGEST_LINE) -> Iterator[bytes | None]
         while not line.endswith(b"\n") and line:
             line = stream.readline(limit)
         yield None
+
+
+def text_lines(stream: BinaryIO, encoding: str, limit: int = LONGEST_LINE) -> Iterator[str | None]:
+    """The same of text, whether lines end in LF, CRLF or CR; what is no valid text becomes lone surrogates."""
+    errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
+    text = io.TextIOWrapper(stream, encoding, errors, newline="")
+    first = True
+    while line := text.readline(limit + 1):
+        if len(line) <= limit:
+            yield line.removeprefix("\ufeff") if first else line
+        else:
+            while line and not line.endswith(("\n", "\r")):
+                line = text.readline(limit)
+            yield None
+        first = False
+
+
+def encoding_of(path: Path) -> str:
+    """Of a file of text, by its first bytes: UTF-8, with a mark or without, or what another mark says.
+
+    Raises RelevancyError for text of two bytes a letter without a mark.
+    """
+    with opened(path) as stream:
+        try:
+            head = stream.read(_HEAD)
+        except (OSError, EOFError) as error:
+            raise RelevancyError(f"{path}: cannot be read ({error})") from error
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
+        raise RelevancyError(f"{path}: is no UTF-8 (UTF-16 without its mark?): save it as UTF-8.")
+    return "utf-8"
 
 
 def digest_of(files: Sequence[Path]) -> str:

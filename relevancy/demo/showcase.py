@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relevancy.atomic_io import whole_files
 from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
-from relevancy.explanations.comparison import compare
+from relevancy.explanations.comparison import Comparison, compare
 from relevancy.explanations.explanation import Explanation
 from relevancy.models.model import Model
 
@@ -26,7 +27,7 @@ class Shown:
 
 
 def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0) -> Iterator[Shown]:
-    """Explain held-out scenes with every model and save the figures, one by one as they are ready.
+    """Explain held-out scenes with every model and save the figures, one by one as they are ready; older ones go.
 
     A standing and a floating duck come first. Of each other scene the question is one about a single object, so that
     the map can be judged at a glance.
@@ -36,8 +37,12 @@ def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int =
     for turn in range(scenes):
         drawn = scene(first + 2 + turn)
         chosen.append((drawn, _about_one(drawn, KINDS_SHOWN[turn % len(KINDS_SHOWN)])))
-    for number, (drawn, question) in enumerate(chosen):
-        yield _shown(models, drawn, question, out / f"{number:02d}-{question.type}")
+    folders = [out / f"{number:02d}-{question.type}" for number, (_, question) in enumerate(chosen)]
+    for folder, (drawn, question) in zip(folders, chosen, strict=True):
+        yield _shown(models, drawn, question, folder)
+    others = [place for place in out.glob("[0-9][0-9]-*") if place not in folders]
+    with whole_files(out, [file for place in others for file in Comparison.saved_in(place)]):
+        pass
 
 
 def _about_one(drawn: Scene, kind: str) -> Question:

@@ -94,17 +94,29 @@ class Comparison:
         return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder."""
+        """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder.
+
+        All of them or none; those of an earlier comparison that are there go, other files stay.
+        """
         path = Path(folder)
-        for number, result in enumerate(self.explanations):
-            result.save(path / f"{number}-{Path(result.model).name}")
-        with whole_files(path) as part:
+        with whole_files(path, self.saved_in(path)) as part:
+            for number, result in enumerate(self.explanations):
+                result.write_files(part / f"{number}-{Path(result.model).name}")
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / "comparison.json").write_text(stored, encoding="utf-8")
             drawn = self.figure()
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
         return path
+
+    @staticmethod
+    def saved_in(folder: Path) -> list[Path]:
+        """The files that `save` wrote into a folder; none where it holds no comparison."""
+        own = [folder / name for name in ("comparison.json", "side-by-side.png", "side-by-side.pdf")]
+        if not own[0].is_file():
+            return []
+        results = [file for place in folder.glob("[0-9]*-*") for file in Explanation.saved_in(place)]
+        return [*filter(Path.is_file, own), *results]
 
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""

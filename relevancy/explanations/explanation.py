@@ -165,13 +165,24 @@ class Explanation:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
         with whole_files(Path(folder)) as part:
-            stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-            (part / _JSON).write_text(stored, encoding="utf-8")
-            self.image.save(part / _PICTURE)
-            self.overlay().save(part / _OVERLAY)
-            self.figure().savefig(part / _FIGURE)
-            np.save(part / _HEATMAP, self.heatmap())
+            self.write_files(part)
         return Path(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """What `save` writes, one file after the other, for a result that is part of a larger one."""
+        folder.mkdir(exist_ok=True)
+        stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+        (folder / _JSON).write_text(stored, encoding="utf-8")
+        self.image.save(folder / _PICTURE)
+        self.overlay().save(folder / _OVERLAY)
+        self.figure().savefig(folder / _FIGURE)
+        np.save(folder / _HEATMAP, self.heatmap())
+
+    @staticmethod
+    def saved_in(folder: Path) -> list[Path]:
+        """The files that `save` wrote into a folder; none where it holds no result."""
+        files = [folder / name for name in (_JSON, _PICTURE, _OVERLAY, _FIGURE, _HEATMAP)]
+        return [file for file in files if file.is_file()] if files[0].is_file() else []
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:

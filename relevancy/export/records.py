@@ -15,6 +15,9 @@ from PIL import Image
 from transformers import BatchFeature
 
 from relevancy.core import patching
+from relevancy.data.answer_match import correct
+from relevancy.data.boxes import in_pixels
+from relevancy.data.fields import short
 from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import Wish, explained
@@ -22,7 +25,6 @@ from relevancy.explanations.explanation import Explanation
 from relevancy.export.processed import Ready, Seen
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
-from relevancy.metrics.answer_match import correct
 from relevancy.models.model import Model
 from relevancy.models.vision_cache import TowerMemory
 
@@ -176,7 +178,7 @@ class Explainer:
 
 def faulty(item: Item, model: str, reason: str) -> dict[str, Any]:
     """An error's record: what is known of the row, and why there is no more."""
-    return _given(item, model) | {"error": " ".join(reason.split())}
+    return _given(item, model) | {"error": short(" ".join(reason.split()))}
 
 
 def _given(item: Item, model: str) -> dict[str, Any]:
@@ -198,7 +200,9 @@ def _given(item: Item, model: str) -> dict[str, Any]:
 
 def _record(item: Item, result: Explanation, digest: str | None, seconds: float) -> dict[str, Any]:
     target, grid = result.target, result.grid
-    return _given(item, result.model) | {
+    boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
+    given = _given(item, result.model)
+    return given | {
         "picture_hash": digest,
         "answer": result.answer,
         "token": target.token,
@@ -224,7 +228,8 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         "is_image": result.is_image,
         "relevance": result.relevance,
         "answer_tokens": list(result.answer_tokens),
-        "notes": [*item.notes, *result.notes],
+        "boxes": boxes or given["boxes"],
+        "notes": [*item.notes, *notes, *result.notes],
         "seconds": seconds,
         "scope": result.scope,
         "method": result.method,

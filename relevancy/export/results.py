@@ -27,6 +27,7 @@ from relevancy.geometry import Grid
 from relevancy.images import open_picture
 
 _PARTS_HELD = 4
+_ODD = ("this id ", "the true answer ", "the boxes ", "the mask was ")
 _INDEX = ["row", "id", "model", "error"]
 
 
@@ -100,6 +101,17 @@ class Export:
         """Rows that could not be explained: row, id, model, picture, question, error."""
         found = self.table(["row", "id", "model", "picture", "question", "error"])
         return found.filter(found["error"].is_valid()) if len(found) else found
+
+    def oddities(self) -> dict[str, int]:
+        """What is odd about ids, truths, boxes and masks, with the number of rows of which it is said."""
+        found: dict[str, set[int]] = {}
+        for part in self._parts:
+            table = pq.read_table(part, columns=["row", "notes"])
+            for row, notes in zip(table["row"].to_pylist(), table["notes"].to_pylist(), strict=True):
+                for note in notes or ():
+                    if note.startswith(_ODD):
+                        found.setdefault(_kind_of(note), set()).add(row)
+        return {why: len(rows) for why, rows in found.items()}
 
     def checksum(self) -> str:
         """A digest of all rows, the same for every export of the same input however it was interrupted."""
@@ -179,6 +191,11 @@ class Export:
             nothing = Survey(0, {}, frozenset())
             self._input = Itemizer(columns, nothing, Path(given["pictures"] or reader.base)), reader
         return self._input
+
+
+def _kind_of(note: str) -> str:
+    """A note without the name of a file."""
+    return "the mask was left out" if note.startswith("the mask") else note
 
 
 def open_export(folder: str | os.PathLike[str]) -> Export:

@@ -143,7 +143,7 @@ class Plan:
                 "pictures": None if request.pictures is None else str(request.pictures.absolute()),
                 "fingerprint": self.reader.fingerprint(),
             },
-            "columns": asdict(self.columns),
+            "columns": {name: of for name, of in asdict(self.columns).items() if name != "layout" or of is not None},
         }
 
 
@@ -368,6 +368,7 @@ def _manifest(plan: Plan, configuration: dict[str, Any], planning: Mapping[str, 
         "models": list(plan.names),
         "planning": dict(planning),
         "versions": versions(),
+        "boxes": "pixels",
         "rows": None,
         "finished": False,
         "created": now(),

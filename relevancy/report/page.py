@@ -94,7 +94,10 @@ def _warnings(report: Report) -> str:
     if findings.repeated:
         said.append(f"{findings.repeated:,} repeated lines are left out.")
     if findings.unreadable_masks:
-        said.append(f"{findings.unreadable_masks:,} lines have a mask that cannot be read, and no localisation.")
+        said.append(
+            f"{findings.unreadable_masks:,} lines have a mask that cannot be read, or boxes outside of the picture, "
+            "and no localisation."
+        )
     said += [
         f"{model.empty_maps:,} of {model.results:,} maps of {model.name} are empty and have no concentration."
         for model in findings.models

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relevancy.data.boxes import in_pixels
 from relevancy.errors import RelevancyError
 from relevancy.images import mask_in
 from relevancy.report.maps import Truth
@@ -20,6 +21,7 @@ class Truths:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self._in_pixels = source.manifest.get("boxes") == "pixels"  # older exports kept boxes as they were given
         self.unreadable = 0
         self._last: tuple[Any, np.ndarray | None] = (None, None)
 
@@ -31,7 +33,15 @@ class Truths:
             mask = self._mask(given)
             return None if mask is None else Truth.of_mask(mask, width, height)
         boxes = [box for box in lines.column("boxes")[line].as_py() or [] if box is not None and len(box) == 4]
-        return Truth.of_boxes(boxes, width, height) if boxes else None
+        if not boxes:
+            return None
+        if not self._in_pixels:
+            boxes, _ = in_pixels(boxes, width, height)
+        truth = Truth.of_boxes(boxes, width, height) if boxes else None
+        if truth is None or not truth.inside.any():
+            self.unreadable += 1
+            return None
+        return truth
 
     def _mask(self, given: str | bytes) -> np.ndarray | None:
         if self._last[0] != given:  # the lines of one picture's questions follow each other

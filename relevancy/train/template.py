@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from relevancy.data import fields
+
 IGNORED = -100  # label of a token that is not supervised, as torch's cross entropy expects
-IMAGE = "<image>"
+IMAGE = fields.IMAGE
 START, END = "<start_of_turn>", "<end_of_turn>"
 AUTHORS = "authors"  # the style that writes, and loses, what LLaVA-Gemma's own code does
 ROLES = ("user", "model")

@@ -39,6 +39,21 @@ def test_json_lines(folder):
     assert (two.mask() == expected).all()
 
 
+def test_boxes_in_every_unit_and_layout(folder):
+    def masked(box, layout=None):
+        (folder / "list.jsonl").write_text(json.dumps({"image": "two.png", "question": "?", "bbox": box}))
+        (row,) = read_rows(folder / "list.jsonl", layout=layout)
+        return row.mask()
+
+    pixels = masked([5, 10, 10, 25])
+    assert pixels.sum() == 5 * 15
+    assert (masked([0.25, 1 / 3, 0.5, 2.5 / 3]) == pixels).all()
+    assert (masked([5, 10, 5, 15], "xywh") == pixels).all()
+    for box, told in (([50, 50, 60, 60], "outside of the picture"), ([3, 3, 3.2, 3.2], "smaller than a pixel")):
+        with pytest.raises(RelevancyError, match=told):
+            masked(box)
+
+
 def test_csv_and_folders(folder):
     (folder / "list.csv").write_text('image,question,boxes\none.png,"What, then?","[[0, 0, 2, 2]]"\n')
     (row,) = read_rows(folder / "list.csv")

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import encoded, write_lines
 
+from relevancy.data.answer_match import correct
+from relevancy.data.boxes import in_pixels
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.errors import RelevancyError
 from relevancy.export.records import faulty
 from relevancy.export.schema import schema, table_of
-from relevancy.metrics.answer_match import correct
 
 GOOD = {"id": "a", "image": "a.png", "question": "Is it?"}
 
@@ -53,7 +54,9 @@ def test_a_missing_column_is_refused_with_those_there_are(names, asked, why):
         ({"question": 7}, "no text but int"), ({"question": "\ud800"}, "not valid text"),
         ({"id": math.nan}, "id in column 'id'"), ({"id": None}, "id in column 'id'"), ({"id": ""}, "id in column"),
         ({"image": None}, "no picture"), ({"image": ""}, "no picture"), ({"image": 3}, "no path and no bytes"),
-        ({"image": ["a.png"]}, "no path"), ({"image": "https://a/b.png"}, "web address"),
+        ({"image": [3]}, "no path"), ({"image": []}, "no picture"), ({"image": ["a.png", "b.png"]}, "has 2 pictures"),
+        ({"image": '["a.png", "b.png"]'}, "has 2 pictures"), ({"image": "data:image/png,a"}, "without base64"),
+        ({"image": "https://a/b.png"}, "web address"),
         ({"image": "a\0b"}, "not a path"), ({"image": "data:image/png;base64,%%%"}, "base64"),
         ({"image": {"bytes": None, "path": None}}, "no picture"),
     ],
@@ -83,6 +86,98 @@ def test_a_data_url_is_bytes(tmp_path):
     data = encoded(0)
     ((item,), _) = read(tmp_path, [GOOD | {"image": "data:image/png;base64," + base64.b64encode(data).decode()}])
     assert item.picture.content == data
+
+
+HUMAN, GPT = {"from": "human", "value": "<image>\nIs it?"}, {"from": "gpt", "value": "Yes."}
+USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is it?"}]}
+ASSISTANT = {"role": "assistant", "content": "Yes."}
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "answer", "fault"),
+    [
+        ({"conversations": [HUMAN, GPT]}, "Is it?", "Yes.", None), ({"messages": [USER]}, "Is it?", None, None),
+        ({"messages": [USER, ASSISTANT]}, "Is it?", "Yes.", None),
+        ({"conversations": str([HUMAN, GPT])}, "Is it?", "Yes.", None),
+        ({"conversations": [HUMAN, GPT], "answer": "No"}, "Is it?", "No", None),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "Is it?", "Yes.", "has 2 questions"),
+        ({"messages": [USER | {"content": "<image><image>Same?"}]}, "Same?", None, "speaks of 2 pictures"),
+        ({"messages": [{"role": "system", "content": "Be brief."}, USER]}, "Is it?", None, "turn of 'system'"),
+        ({"conversations": [GPT, HUMAN]}, "Is it?", "Yes.", "begins with an answer"),
+        ({"conversations": [HUMAN | {"value": "<image>"}]}, None, None, "question is empty"),
+        ({"conversations": [{"value": "Is it?"}]}, None, None, "cannot be read"),
+        ({"messages": "Is it?"}, None, None, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_dialogues_that_training_reads_are_rows(tmp_path, row, asked, answer, fault):
+    ((item,), _) = read(tmp_path, [{"images": ["a.png"]} | row])
+    assert (item.question, item.expected, item.picture.name) == (asked, answer, "a.png")
+    assert (fault or "") in (item.fault or "")
+    assert (item.fault is None) is (fault is None)
+
+
+@pytest.mark.parametrize("pictures", [["a.png"], "a.png", '["a.png"]', "['a.png']", [{"bytes": None, "path": "a.png"}]])
+def test_a_list_of_one_picture_is_that_picture(tmp_path, pictures):
+    ((item,), _) = read(tmp_path, [{"images": pictures, "question": "Is it?"}])
+    assert (item.picture.name, item.fault) == ("a.png", None)
+
+
+@pytest.mark.parametrize(
+    ("truth", "kept", "noted"),
+    [
+        (1.0, "1", 0), (False, "false", 0), ([{"answer": "no"}] * 10, "no", 0), (["a", "b"], '["a", "b"]', 0),
+        (math.nan, None, 0), ([], None, 0), ({"confidence": 1}, None, 1), ("caf\udce9", None, 1), ("1.0", "1.0", 0),
+    ],
+)  # fmt: skip
+def test_what_is_right_is_kept_as_text(tmp_path, truth, kept, noted):
+    ((item,), _) = read(tmp_path, [GOOD | {"answer": truth}])
+    assert (item.expected, len(item.notes), item.fault) == (kept, noted, None)
+
+
+def test_no_message_prints_a_picture(tmp_path):
+    url = "data:image/png;base64," + "A" * 10_001
+    ((item,), _) = read(tmp_path, [GOOD | {"image": url}])
+    assert len(faulty(item, "m", f"{url}: {item.fault}")["error"]) < 300
+    with pytest.raises(RelevancyError, match="No column holds pictures") as caught:
+        Columns().found_in([url, "question"])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("layout", "box"),
+    [("xyxy", [10, 20, 30, 60]), ("xywh", [10, 20, 20, 40]), ("cxcywh", [20, 40, 20, 40]), (None, [10, 20, 30, 60])],
+)
+def test_boxes_have_the_layout_that_is_named(tmp_path, layout, box):
+    ((item,), _) = read(tmp_path, [GOOD | {"bbox": box}], layout=layout)
+    assert item.boxes == ((10, 20, 30, 60),)
+
+
+def test_boxes_that_are_mostly_no_corners_are_refused(tmp_path):
+    rows = [GOOD | {"id": str(n), "bbox": [100 + n, 100, 20, 200]} for n in range(9)]
+    with pytest.raises(RelevancyError, match="cannot be x0, y0, x1, y1 in 9 of 9 rows: say --box-layout xywh"):
+        read(tmp_path, rows)
+    items, _ = read(tmp_path, rows, layout="xywh")
+    assert items[0].boxes == ((100, 100, 120, 300),)
+    items, _ = read(tmp_path, rows, layout="xyxy")
+    assert ["wrong way round" in item.notes[0] for item in items] == [True] * 9
+    with pytest.raises(RelevancyError, match="no layout of boxes 'yolo'"):
+        read(tmp_path, rows, layout="yolo")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kept", "said"),
+    [
+        ([[0.25, 0.5, 0.75, 1.0]], [[10, 10, 30, 20]], "taken as shares"), ([[0, 0, 1, 1]], [[0, 0, 40, 20]], "shares"),
+        ([[1, 2, 3, 4]], [[1, 2, 3, 4]], None), ([[30, 10, 90, 15]], [[30, 10, 40, 15]], "reach beyond"),
+        ([[50, 50, 60, 60]], [], "outside of the picture"), ([[0.1, 0.1, 0.2, 9]], [[0.1, 0.1, 0.2, 9]], None),
+        ([], [], None),
+    ],
+)  # fmt: skip
+def test_boxes_come_to_the_pictures_pixels(boxes, kept, said):
+    found, notes = in_pixels(boxes, 40, 20)
+    assert found == kept
+    assert (said or "") in " ".join(notes)
+    assert bool(notes) is (said is not None)
 
 
 @pytest.mark.parametrize(

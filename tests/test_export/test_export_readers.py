@@ -82,6 +82,58 @@ def test_tar_shards(tmp_path):
     assert [item.extras["in_n"] for item in items] == list(range(5))
 
 
+def spelled(separator=",", end="\n", encoding="utf-8"):
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, list(ROWS[0]), delimiter=separator, lineterminator=end)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return sink.getvalue().encode(encoding)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_csv_as_spreadsheets_write_it(tmp_path, separator, end, encoding):
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_bytes(spelled(separator, end, encoding))
+        items, _ = items_of(tmp_path / name)
+        assert told(items) == EXPECTED
+
+
+def test_separators_within_names_and_cells_part_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text('image,"question; or; prompt","a;b"\na.png,"Is it, or; not?\r\nSay!",1\n')
+    (item,), _ = items_of(tmp_path / "a.csv", question="question; or; prompt")
+    assert item.question == "Is it, or; not?\r\nSay!"
+    (tmp_path / "b.csv").write_text("image\na.png\n")
+    assert len(items_of(tmp_path / "b.csv", every="?")[0]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_json_lines_with_marks_and_other_ends(tmp_path, encoding, end):
+    text = "".join(json.dumps(row) + end for row in ROWS)
+    (tmp_path / "a.jsonl").write_bytes(text.encode(encoding))
+    assert told(items_of(tmp_path / "a.jsonl")[0]) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.csv", spelled(encoding="utf-16-le"), "UTF-16 without its mark"),
+        ("a.csv", spelled(encoding="utf-16-be"), "UTF-16 without its mark"),
+        ("a.csv", spelled(encoding="utf-16")[:-1], "cannot be read to its end"),
+        ("a.jsonl", json.dumps(ROWS[0]).encode("utf-16-le"), "UTF-16 without its mark"),
+        ("a.json", json.dumps(ROWS).encode("utf-16"), "JSON list"),
+    ],
+    ids=range(5),
+)
+def test_text_that_cannot_be_read_is_refused(tmp_path, name, content, why):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RelevancyError, match=why) as caught:
+        items_of(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_of_pictures(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("z.png", "b/a.jpg", "b/notes.txt"):
@@ -129,6 +181,7 @@ def test_a_long_line_is_one_broken_row_and_is_never_held(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
+        (b'{"a": 1},', "ends in a comma"), (b'{"a": 1,}', "no JSON"),
         (b"{", "no JSON"), (b"[1]", "no JSON object but list"), (b'"text"', "no JSON object but str"),
         (b'{"a": "\xff"}', "no JSON"), (b"[" * 100_000, "no JSON"),
     ],

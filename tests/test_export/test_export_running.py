@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from making import QUESTIONS, encoded, run, stub_for, stub_request
 
 import relevancy
+from relevancy.cli import export as cli_export
 from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import Wish, explain
@@ -114,6 +116,32 @@ def test_what_is_refused_before_anything_is_written(saved, items, tmp_path, chan
         export(request)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_export_of_nothing_but_errors_is_no_success(saved, items, tmp_path, capsys):
+    lines = [json.dumps(json.loads(line) | {"image": "none.png"}) for line in items.read_text().splitlines()]
+    items.write_text("\n".join(lines))
+    request = asked(saved, items, tmp_path / "out")
+    with pytest.raises(RelevancyError, match=r"Not one row could be explained\. The first one: .*no such file"):
+        cli_export._exported(request)
+    assert "12 of them errors" in capsys.readouterr().out
+    with pytest.raises(RelevancyError, match="Not one row of the sample"):
+        cli_export._estimated(request)
+
+
+def test_odd_boxes_are_counted_and_brought_to_pixels(saved, items, tmp_path, capsys):
+    given = [[0.25, 0.5, 0.5, 1], [200, 200, 210, 210], [9, 9, 1, 1], [1, 2, 30, 40]]
+    rows = [json.loads(line) | {"bbox": box} for line, box in zip(items.read_text().splitlines(), given, strict=False)]
+    items.write_text("\n".join(map(json.dumps, rows)))
+    cli_export._exported(asked(saved, items, tmp_path / "out"))
+    said = capsys.readouterr().out
+    for odd in ("taken as shares", "outside of the picture", "wrong way round"):
+        assert re.search(rf"^1 rows: the boxes .*{odd}", said, re.MULTILINE)
+    found = relevancy.open_export(tmp_path / "out")
+    assert found.table(["boxes"])["boxes"].to_pylist() == [
+        [[20, 30, 40, 60]], [[200, 200, 210, 210]], None, [[1, 2, 30, 40]]
+    ]  # fmt: skip
+    assert found.manifest["boxes"] == "pixels"
 
 
 def test_a_limit_may_be_raised_later(items, tmp_path):

@@ -3,12 +3,15 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.report.maps import NOTHING, SIDE, Truth, divergence, entropy, masses, on_raster, top_mass
+from relevancy.report.source import Source
+from relevancy.report.truth import Truths
 
 positive = st.floats(0, 1000, width=32)
 
@@ -112,6 +115,27 @@ def test_energy_equals_a_loop_over_pixels(seed):
     energy, chance = slow_meeting(values, x, y, mask)
     assert found.energy == pytest.approx(energy)
     assert found.energy_chance == pytest.approx(chance)
+
+
+@pytest.mark.parametrize(
+    ("kept", "boxes", "area", "unreadable"),
+    [
+        ({}, [[0.25, 0.5, 0.75, 1.0]], 20 * 10, 0), ({"boxes": "pixels"}, [[0.25, 0.5, 0.75, 1.0]], 0.25, 0),
+        ({}, [[90, 90, 99, 99]], None, 1), ({"boxes": "pixels"}, [[90, 90, 99, 99]], None, 1), ({}, None, None, 0),
+    ],
+)  # fmt: skip
+def test_boxes_of_older_exports_and_boxes_outside_of_the_picture(tmp_path, kept, boxes, area, unreadable):
+    truths = Truths(Source(tmp_path, kept, (), {}))
+    lines = pa.RecordBatch.from_pylist(
+        [{"boxes": boxes, "mask": None}],
+        schema=pa.schema({"boxes": pa.list_(pa.list_(pa.float64())), "mask": pa.string()}),
+    )
+    found = truths.of(lines, 0, 40, 20)
+    assert truths.unreadable == unreadable
+    if area is None:
+        assert found is None
+    else:
+        assert (found.inside * np.outer(np.diff(found.y), np.diff(found.x))).sum() == area
 
 
 def test_boxes_are_a_mask_whose_overlap_counts_once():

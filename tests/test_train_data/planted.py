@@ -24,13 +24,13 @@ def _fault(kind: str, name: str) -> Any:
         "missing picture": lambda: entry(name, _QUESTION, "Red.", image="nowhere.jpg"),
         "unreadable picture": lambda: entry(name, _QUESTION, "Red.", image="broken.jpg"),
         "no answer left": lambda: entry(name, "word " * 1000, "Red."),
+        "unread picture": lambda: entry(name, "What color?", "Red.", photo="0.jpg"),
         "over-long": lambda: entry(name, "What color?", "Red.", "And then?", "word " * 1000),
         "empty question": lambda: entry(name, f"{_QUESTION}", "Red.", "  ", "Blue.", image="0.jpg"),
         "empty answer": lambda: entry(name, _QUESTION, "", image="1.jpg"),
         "unanswered": lambda: entry(name, "What color?", "Red.", "And then?"),
         "answer first": lambda: {"id": name, "conversations": [{"from": "gpt", "value": "Hello"},
                                                                 *entry("", "a", "b")["conversations"]]},
-        "unread picture": lambda: entry(name, "What color is it?", "Red.", photo="0.jpg"),
     }  # fmt: skip
     return faults[kind]()
 

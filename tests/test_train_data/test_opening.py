@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from training_data import entry, write
 
+from relevancy.data.fields import NAMES
 from relevancy.errors import RelevancyError
 from relevancy.train.data.dialogues import dialogue_of, on_disk
 from relevancy.train.data.sources import open_data
@@ -101,6 +102,33 @@ def test_parts_of_messages_and_bare_questions():
     expected = (Turn("user", f"{IMAGE}\nWhat is it?"), Turn("model", "A."))
     assert dialogue_of({"messages": messages, "images": [b"..."]}, 0).turns == expected
     assert dialogue_of({"question": "What is it?", "answer": "A.", "image": {"bytes": b"..."}}, 0).turns == expected
+
+
+@pytest.mark.parametrize("name", NAMES["picture"])
+def test_pictures_are_found_under_every_name_that_an_export_knows(name):
+    found = dialogue_of({name: "a.png", "question": "What is it?", "answer": "A duck."}, 0)
+    assert (found.turns[0].text, len(found.images), found.unread) == (f"{IMAGE}\nWhat is it?", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ({"photo": "a.jpg"}, "photo"), ({"left": "sub/a.PNG"}, "left"), ({"image_url": "https://a/b"}, "image_url"),
+        ({"views": ["a.png"]}, "views"), ({"scan": {"bytes": b"x", "path": None}}, "scan"), ({"image_id": "7"}, None),
+        ({"x": b"\x89PNG"}, "x"), ({"source": "book", "n": 7}, None), ({"image": "a.png", "mask_png": "b.png"}, None),
+        ({"image": "", "photo": "data:image/png;base64,AA"}, "photo"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_picture_under_another_name_is_named(given, unread):
+    assert dialogue_of(entry("x", "What?", "A duck.") | given, 0).unread == unread
+
+
+def test_data_whose_pictures_nobody_reads_is_refused(tmp_path):
+    rows = [entry(str(n), "What?", "A duck.", photo=f"{n}.jpg") for n in range(3)]
+    with pytest.raises(RelevancyError, match=r"no entry has a picture .*'photo': rename it") as caught:
+        open_data(write(tmp_path / "data.json", rows))
+    assert "\n" not in str(caught.value)
+    assert len(open_data(write(tmp_path / "data.json", [*rows, entry("y", "a", "b", image="a.png")]))) == 4
 
 
 def test_an_entry_without_a_name_is_named_by_its_place(tmp_path):

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from relevancy.images import COLUMNS, is_there
+from relevancy.data.fields import ShapeError, first_of, kind_of, turns_of, unread_picture
+from relevancy.images import is_there
 from relevancy.train.template import IMAGE, Turn
 
 Picture: TypeAlias = Path | bytes | Image.Image
 
-_ROLES = {"human": "user", "user": "user", "gpt": "model", "assistant": "model", "model": "model"}
 _SPELLINGS = {".jpg": ".png", ".png": ".jpg"}
-_PICTURES = ("image", "images", *COLUMNS)  # LLaVA's own names first
-_SAID = ("id", "conversations", "messages", "question", "answer")
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-class _ShapeError(ValueError):
-    """An entry that is no dialogue."""
 
 
 PLACED: Mapping[str, str] = {
@@ -58,22 +51,21 @@ class Dialogue:
 def dialogue_of(entry: Any, number: int, images: Path | None = None) -> Dialogue:
     """An entry's dialogue; `number` is its name where it has no `id`, `images` where relative picture paths begin.
 
-    Shapes: `conversations` of `from` and `value`, as LLaVA has them; `messages` of `role` and `content` (text, or parts
-    of type text and image); `question` and `answer`. Pictures: `image` or `images`, or another name of
-    `pictures.COLUMNS`; one or a list of paths, bytes, Pillow images, or `{"bytes", "path"}`. Pictures that no turn
-    mentions stand before the first question; a turn that mentions its one picture again and again has it once. Never
-    raises: what is wrong stands in `fault`.
+    Shapes: those of `fields.turns_of`. Pictures: under any name of `fields.NAMES`, one or a list of paths, bytes,
+    Pillow images, or `{"bytes", "path"}`. Pictures that no turn mentions stand before the first question; a turn that
+    mentions its one picture again and again has it once. Never raises: what is wrong stands in `fault`.
     """
     name = str(entry.get("id", number)) if isinstance(entry, Mapping) else str(number)
     unread: tuple[str, ...] = ()
     try:
         if not isinstance(entry, Mapping):
-            raise _ShapeError(f"the entry is {_kind(entry)}, not an object")
-        turns, pictures = _turns(entry), _pictures(entry, images)
-        unread = () if pictures else _unread(entry)
+            raise ShapeError(f"the entry is {kind_of(entry)}, not an object")
+        turns, pictures = [Turn(*said) for said in turns_of(entry)], _pictures(entry, images)
+        name_of_other = unread_picture(entry)
+        unread = () if name_of_other is None else (name_of_other,)
         turns, placed = _placed(turns, len(pictures))
         return Dialogue(name, tuple(turns), tuple(pictures), placed=placed, unread=unread)
-    except _ShapeError as error:
+    except ShapeError as error:
         return Dialogue(name, fault=str(error), unread=unread)
 
 
@@ -88,7 +80,7 @@ def _placed(turns: list[Turn], pictures: int) -> tuple[list[Turn], str | None]:
         return turns, "several" if pictures > 1 else None
     if sum(map(bool, marks)) == pictures:
         return [_once(turn) if many > 1 else turn for turn, many in zip(turns, marks, strict=True)], "marked again"
-    raise _ShapeError(f"{sum(marks)} {IMAGE} in the text, but {pictures} pictures")
+    raise ShapeError(f"{sum(marks)} {IMAGE} in the text, but {pictures} pictures")
 
 
 def _once(turn: Turn) -> Turn:
@@ -96,73 +88,11 @@ def _once(turn: Turn) -> Turn:
     return Turn(turn.role, f"{before}{IMAGE}{''.join(rest)}")
 
 
-def _unread(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of an entry whose values look like pictures: files called so, bytes, or Hugging Face's Image."""
-    return tuple(str(name) for name, value in entry.items() if name not in _SAID and _looks(value))
-
-
-def _looks(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return bool(value) and _looks(value[0])
-    if isinstance(value, Mapping):
-        return {"bytes", "path"} <= value.keys() and any(value.values())
-    return isinstance(value, bytes | Image.Image) or (isinstance(value, str) and value.lower().endswith(_ENDINGS))
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _turns(entry: Mapping[str, Any]) -> list[Turn]:
-    if "conversations" in entry:
-        turns = [_turn(one, "from", "value") for one in _listed(entry["conversations"], "conversations")]
-    elif "messages" in entry:
-        turns = [_turn(one, "role", "content") for one in _listed(entry["messages"], "messages")]
-    elif "question" in entry and "answer" in entry:
-        turns = [Turn("user", _text(entry["question"])), Turn("model", _text(entry["answer"]))]
-    else:
-        raise _ShapeError("the entry has no conversations, no messages, and no question with an answer")
-    if not turns:
-        raise _ShapeError("no turns")
-    return turns
-
-
-def _listed(value: Any, name: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise _ShapeError(f"{name} is {_kind(value)}, not a list")
-    return value
-
-
-def _turn(given: Any, who: str, what: str) -> Turn:
-    if not isinstance(given, Mapping) or who not in given or what not in given:
-        raise _ShapeError(f"a turn is not an object with {who!r} and {what!r}")
-    role = given[who]
-    return Turn(_ROLES.get(role, str(role)) if isinstance(role, str) else str(role), _text(given[what]))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "".join(_part(part) for part in value)
-    if not isinstance(value, str):
-        raise _ShapeError(f"a turn's text is {_kind(value)}")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _ShapeError("a turn's text holds half a letter (a lone surrogate)")
-    return value
-
-
-def _part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "image":
-        return f"{IMAGE}\n"
-    if kind == "text":
-        return _text(part.get("text"))
-    raise _ShapeError(f"a part of a message is neither text nor image but {kind or _kind(part)}")
-
-
 def _pictures(entry: Mapping[str, Any], images: Path | None) -> list[Picture]:
-    given = next((entry[name] for name in _PICTURES if entry.get(name) not in (None, "", [], ())), None)
-    if given is None:
+    name = first_of(entry, "picture")
+    if name is None:
         return []
+    given = entry[name]
     return [_picture(one, images) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
@@ -173,7 +103,7 @@ def _picture(given: Any, images: Path | None) -> Picture:
         return given
     if isinstance(given, str) and given:
         return Path(given) if images is None else images / given
-    raise _ShapeError(f"a picture is {_kind(given)}, not a path or bytes")
+    raise ShapeError(f"a picture is {kind_of(given)}, not a path or bytes")
 
 
 def on_disk(picture: Picture) -> Picture:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
+from relevancy.data.fields import NAMES
 from relevancy.errors import RelevancyError
 from relevancy.train.data.dialogues import Dialogue, dialogue_of
 from relevancy.train.data.entries import entries, parsed
@@ -60,6 +61,11 @@ class FileDialogues(Dialogues):
         if not any(lengths):
             why = broken or "it takes a JSON list, or a JSON object a line"
             raise RelevancyError(f"{path}: holds no dialogue: {why}")
+        if unread and not any(pictured):
+            raise RelevancyError(
+                f"{path}: no entry has a picture under a known name ({', '.join(NAMES['picture'])}), but they seem to "
+                f"have one under {next(iter(unread))!r}: rename it to 'image'"
+            )
         self._starts, self._ends = np.array(starts), np.array(ends)
         self.lengths, self.pictured = np.array(lengths), np.array(pictured, dtype=bool)
         _warn(str(path), unread)
