@@ -28,7 +28,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % interval; low and high are NaN where there are too few pictures for one, or all rows alike."""
+    """A mean and its 95 % interval; low and high are NaN where there are too few pictures, or all rows are alike."""
 
     mean: float
     low: float
