@@ -86,7 +86,7 @@ class Card:
 
 
 def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
-    """The most different maps of each two models, the most confident wrong answers, the least image-using rows.
+    """The most different maps of each two models, the most confident wrong answers, the least relevance on a picture.
 
     No picture is shown twice for one reason.
     """
@@ -108,7 +108,7 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
         series, wrong, count, sign=-1,
     )  # fmt: skip
     yield _over_all(
-        "Least image-using", "Answers for which the least of the relevance lies on the picture.", "image_share",
+        "Least on the picture", "Answers for which the least of the relevance lies on the picture.", "image_share",
         series, [one.measures["image_share"] for one in series], count, sign=1,
     )  # fmt: skip
 

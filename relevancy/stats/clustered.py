@@ -126,7 +126,7 @@ def _median_ends(samples: Sequence[Sample], resamples: Resamples) -> list[tuple[
 
 
 def effects(samples: Sequence[Sample], resamples: Resamples) -> list[Estimate]:
-    """Cohen's d_z of paired differences: their mean over their standard deviation; no value where they do not vary."""
+    """d_z of paired differences: their mean over their standard deviation; no value where they do not vary."""
     if not samples:
         return []
     # Standing far from zero must not cost the variance its digits.
@@ -299,10 +299,9 @@ def _of_two_groups(
         return Estimate(None, None, None, rows, pictures)
     fewest = min(len(np.unique(group)) for group in groups)
     with np.errstate(all="ignore"):
-        found = ends(value / weight, draws / weights, moved / weight, fewest) if fewest >= FEWEST else None
+        found = ends(value / weight, draws / weights, moved / weight, fewest)
     return Estimate(float(value / weight), *(found or (None, None)), rows, pictures)
 
 
 def _estimate(value: float | None, found: tuple[float, float] | None, sample: Sample) -> Estimate:
-    pictures = sample.drawn_from
-    return Estimate(value, *((found if pictures >= FEWEST else None) or (None, None)), sample.rows, pictures)
+    return Estimate(value, *(found or (None, None)), sample.rows, sample.drawn_from)

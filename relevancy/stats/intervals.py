@@ -34,6 +34,7 @@ class Interval:
     low: float
     high: float
     rows: int
+    pictures: int = 0
 
     def __str__(self) -> str:
         if not self.rows:
@@ -83,7 +84,7 @@ def _weights(resamples: Resamples) -> Iterator[np.ndarray]:
 def ends(
     value: float, draws: np.ndarray, influence: np.ndarray, pictures: int, errors: np.ndarray | None = None
 ) -> tuple[float, float] | None:
-    """Low and high end of a value's 95 % interval; None where nothing varies, so that nothing can be told.
+    """Low and high end of a value's 95 % interval; None of fewer than `FEWEST` pictures, and where nothing varies.
 
     draws: the resampled values (resamples,), left out where not finite. influence: by how much each picture moves the
     value (any,). pictures: how many the value rests on. errors: the size of the influence in each resample
@@ -93,7 +94,7 @@ def ends(
     """
     known = np.isfinite(draws)
     spread = sqrt(float((influence**2).sum()))
-    if not known.any() or not spread > _SAME * abs(value):
+    if pictures < FEWEST or not known.any() or not spread > _SAME * abs(value):
         return None
     if errors is not None:
         own = errors[known]
@@ -164,7 +165,7 @@ def mean_ends(
             off = total / drawn
             errors = np.sqrt(np.clip(squares - 2 * off * mixed + off**2 * counts, 0, None)) / drawn
         value, there = float(values.mean()), int((rows > 0).sum())
-        found.append(ends(value, value + off, sums / len(values), there, errors) if there >= FEWEST else None)
+        found.append(ends(value, value + off, sums / len(values), there, errors))
     return found
 
 
@@ -176,9 +177,9 @@ def interval(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], s
     given = np.asarray(values, np.float64)
     there = np.isfinite(given)
     if not there.any():
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
     numbers: dict[Hashable, int] = {}
     kept = [numbers.setdefault(group, len(numbers)) for group, known in zip(groups, there, strict=True) if known]
     (found,) = mean_ends([(given[there], np.array(kept))], Resamples(len(numbers), seed=seed))
     low, high = found or (float("nan"), float("nan"))
-    return Interval(float(given[there].mean()), low, high, int(there.sum()))
+    return Interval(float(given[there].mean()), low, high, int(there.sum()), len(numbers))
