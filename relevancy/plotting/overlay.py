@@ -1,6 +1,6 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import matplotlib
@@ -103,7 +103,7 @@ def labelled(image: Image.Image, text: str) -> Image.Image:
     room = 0.9 * image.width, 0.9 * image.height
     for size in range(min(_LARGEST, max(_SMALLEST, image.width // 18)), _SMALLEST - 1, -1):
         letters = _letters(size)
-        lines = _lines(text, lambda line, letters=letters: draw.textlength(line, letters) <= room[0] - letters.size)
+        lines = _lines(text, draw, letters, room[0] - size)
         left, top, right, bottom = draw.multiline_textbbox((0, 0), lines, letters, align="center")
         if right - left <= room[0] and bottom - top <= room[1]:
             break
@@ -119,12 +119,12 @@ def _letters(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 
-def _lines(text: str, fits: Callable[[str], bool]) -> str:
+def _lines(text: str, draw: ImageDraw.ImageDraw, letters: ImageFont.FreeTypeFont, width: float) -> str:
     """The text in lines that fit, a word that does not having one of its own."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if fits(longer) or not lines[-1] else [*lines, word]
+        lines = [*lines[:-1], longer] if draw.textlength(longer, letters) <= width or not lines[-1] else [*lines, word]
     return "\n".join(lines)
 
 

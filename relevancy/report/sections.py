@@ -146,11 +146,11 @@ def right(findings: Findings, colors: Colors) -> str:
     under = (
         "Right answers beside wrong ones. The area under the ROC curve (AUC) is how often a right answer has the "
         "larger number than a wrong one: 0.5 is chance, 1 always. Some forms of questions are harder than others, and "
-        "some leave more of the relevance on the picture; so what is said is of answers to questions of one form "
+        "some leave more of the relevance on the picture; so differences are between answers to questions of one form "
         "(their first two words, and whether options follow), forms weighed as in Mantel and Haenszel’s test. "
         "Intervals only, no tests. What goes with being right need not be why, and a share is not use of the picture."
     )
-    heads = ("measure", "right", "wrong", "right less wrong", "AUC", "less, within forms", "AUC, within forms")
+    heads = ("measure", "right", "wrong", "right less wrong, within forms", "AUC, within forms")
     parts = [
         card(
             named(name, colors[name]),
@@ -186,8 +186,6 @@ def _right_row(measure: str, found: Rightness) -> tuple[str, list[str]]:
     cells = [
         value(found.right, share=share),
         value(found.wrong, share=share),
-        step(found.gap, share=share),
-        value(found.area, share=False),
         step(found.gap_within, share=share),
         value(found.area_within, share=False),
     ]

@@ -226,8 +226,8 @@ def _weight(rows: Any, other_rows: Any) -> Any:
 def _placed(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Which share of the others lies below each value, (values,), ties counting one half."""
     ordered = np.sort(among)
-    sides = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return sum(sides) / (2 * len(among))
+    below, not_above = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return (below + not_above) / (2 * len(among))
 
 
 def _wins(one: Sample, other: Sample, resamples: Resamples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -300,8 +300,10 @@ def _of_two_groups(
     fewest = min(len(np.unique(group)) for group in groups)
     with np.errstate(all="ignore"):
         found = ends(value / weight, draws / weights, moved / weight, fewest)
-    return Estimate(float(value / weight), *(found or (None, None)), rows, pictures)
+    low, high = found or (None, None)
+    return Estimate(float(value / weight), low, high, rows, pictures)
 
 
 def _estimate(value: float | None, found: tuple[float, float] | None, sample: Sample) -> Estimate:
-    return Estimate(value, *(found or (None, None)), sample.rows, sample.drawn_from)
+    low, high = found or (None, None)
+    return Estimate(value, low, high, sample.rows, sample.drawn_from)
