@@ -55,7 +55,8 @@ def overlay(
         size = f"{image.height} x {image.width}"
         raise RelevancyError(f"a heatmap has its picture's height x width, {size}, not {heatmap.shape}")
     low, high = value_range([heatmap])
-    low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
+    if (low, high) != (0, 0):
+        low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
     if low < 0:  # zero is in the middle of the colors
         low, high = -max(-low, high), max(-low, high)
     table = np.ascontiguousarray(colormap_for(colormap, low)(np.linspace(0, 1, _COLORS))[:, :3].T, dtype=np.float32)
