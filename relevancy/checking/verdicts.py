@@ -1,8 +1,9 @@
 """From the numbers to plain words: what speaks for a method's maps, what against, and what follows.
 
-To be better than noise is little: a map whose peak meets its object in 19 % is. So "trust" asks for more, by bounds
-set on other scenes than those of the documentation's tables (94 of seed 41, demo-large, nine methods): there methods
-whose gain was above `STRONG` for sure had their peak on the object in 67 to 85 %, the others in 8 to 39 %, but one.
+To be better than noise is little: a map whose peak meets its object in 19 % is. So "trust" asks for more. Its bounds
+are round numbers, named with the documentation's tables (seed 2) in sight, so that those tables are no test of them.
+Held against other scenes after (94 rows of seed 41, demo-large alone, nine methods), methods whose gain was above
+`STRONG` for sure had their peak on the object in 67 to 85 %, the others in 8 to 39 %, but one (79 %).
 """
 
 from __future__ import annotations
