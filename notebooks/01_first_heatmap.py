@@ -32,7 +32,7 @@ scene.image
 
 # %%
 model = relevancy.load("demo-large")
-result = relevancy.explain(model, scene.image, "Is the duck floating?")
+result = relevancy.explain(model, scene.image, "What color is the duck?")
 print(result.summary())
 result
 
@@ -48,7 +48,9 @@ result.overlay()
 #
 # `result.relevance` has one number per input token, image tokens included. It is the row of the relevance matrix that
 # belongs to the explained position. `result.shares` says how its mass falls to the picture, the words, and the first
-# token. The first token is apart because attention that has nothing to do rests there.
+# token. The first token is apart because attention that has nothing to do rests there. How large the picture's share is
+# does not say how much the picture was used; but a map with less than a thousandth of the relevance mostly points at
+# the wrong place, and is drawn as empty, with the reason on it (`overlay(floor=0)` draws it all the same).
 
 # %%
 print({part: round(share, 3) for part, share in result.shares.items()})

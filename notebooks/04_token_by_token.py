@@ -58,10 +58,11 @@ for axis, step in zip(axes.flat, steps, strict=False):
     axis.set_title(f"{step.target.token!r}  p = {step.target.probability:.2f}", fontsize=9)
 
 # %% [markdown]
-# ## Which words needed the picture
+# ## Where each word's relevance lies
 #
-# The share of the picture in all relevance, token by token. Words that grammar dictates need less of it than words
-# that only the picture tells.
+# The share of the picture in all relevance, token by token. It differs between words that grammar dictates and words
+# that only the picture tells; but a small share does not mean that the picture was not needed. Hiding it tells
+# (notebook 3).
 
 # %%
 figure, axis = plt.subplots(figsize=(max(8, 0.42 * len(steps)), 3.4), layout="constrained")
@@ -119,8 +120,8 @@ for axis, result in zip(axes, (letter, word, free), strict=True):
     axis.set_axis_off()
 
 # %% [markdown]
-# Each of these maps has a scale of its own. Where the image share is near zero, the map is one of next to nothing,
-# however it looks: the word after the letter can be copied from the question. Which words the two rest on:
+# Each of these maps has a scale of its own. Where the image share is near zero, the map is one of next to nothing, and
+# drawn as empty. Which words the two rest on:
 
 # %%
 for result in (letter, word):

@@ -211,5 +211,5 @@ for axis, line in zip(axes.flat, unsure.itertuples(), strict=True):
 
 # %% [markdown]
 # `relevancy report maps --by format` makes a page of these statistics, with intervals and a gallery; notebook 2 reads
-# one. `relevancy check --model my-model --data items.jsonl` asks whether the maps are to be trusted; notebook 3 says
-# how.
+# one. `relevancy check --model my-model --data items.jsonl` asks whether the maps are better than chance, and more;
+# notebook 3 says how.

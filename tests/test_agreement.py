@@ -97,7 +97,38 @@ def test_top_overlap_counts_the_most_relevant_share():
     assert agreement(mapped(swapped), mapped(turned), top=1).top_overlap == 1
 
 
-@pytest.mark.parametrize("values", [np.zeros((6, 8)), np.full((6, 8), np.nan), np.ones((6, 8))])
+def spot(row, col, level=0.0, value=1.0):
+    values = np.full((6, 8), level)
+    values[row, col] = value
+    return mapped(values)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1 / 7])
+def test_small_peaks_that_never_meet_have_nothing_in_common(level):
+    """Most of the picture is equally irrelevant: which of it fills up the tenth is nobody's choice."""
+    assert agreement(spot(0, 0, level), spot(5, 7, level)).top_overlap == 0
+    assert agreement(spot(0, 0, level), spot(0, 0, level, 5)).top_overlap == 1
+
+
+def test_ties_share_the_room_that_is_left():
+    one, other = np.zeros(40), np.zeros(40)
+    one[:8] = 1  # the tenth is 4: half of each
+    other[4:12] = 2
+    assert _top_overlap(one, one) == 1
+    assert _top_overlap(one, other) == pytest.approx(4 * 0.5 / 4)
+    assert _top_overlap(one, np.arange(40.0)[::-1]) == pytest.approx(4 * 0.5 / 4)
+    for number in range(5):  # in whatever order the pixels come
+        mixed = np.random.default_rng(number).permutation(40)
+        assert _top_overlap(one[mixed], other[mixed]) == pytest.approx(0.5)
+    small = np.zeros(40)
+    small[0] = 1
+    assert _top_overlap(small, np.arange(40.0)[::-1]) == pytest.approx(1 / 4)
+    assert _top_overlap(-small, -small) == 1
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((6, 8)), np.full((6, 8), np.nan), np.ones((6, 8)), np.full((6, 8), 0.1), np.full((6, 8), 1 / 7)]
+)
 def test_an_empty_map_agrees_with_nothing_and_says_so(values):
     found = agreement(mapped(RANDOM), mapped(values))
     assert all(math.isnan(number) for number in (found.rank_correlation, found.top_overlap, found.divergence))

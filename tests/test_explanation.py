@@ -20,6 +20,7 @@ from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
+from relevancy.plotting.overlay import FLOOR, labelled
 
 FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
 
@@ -134,6 +135,50 @@ def test_an_empty_map_is_not_drawn_as_one(value):
     other = np.asarray(explanation(image_map=result.image_map * 2).overlay().convert("RGB"), dtype=int)
     assert (seen == other).all()
     result.figure()
+
+
+FAINT = {"image": 2e-6, "text": 0.9, "first_token": 0.099998}
+
+
+def test_a_map_of_next_to_nothing_is_drawn_as_empty_and_says_why(tmp_path):
+    faint, plain = explanation(shares=FAINT), explanation()
+    assert not faint.empty
+    heatmap, why = faint.shown()
+    assert why == "map not drawn: 0.0002% of the relevance is on the picture, less than 0.1%"
+    np.testing.assert_array_equal(np.isnan(heatmap), np.isnan(faint.heatmap()))
+    assert not np.nan_to_num(heatmap).any()
+    for floor, result in ((0, faint), (FLOOR, plain)):
+        assert result.shown(floor=floor)[1] == ""
+        np.testing.assert_array_equal(result.shown(floor=floor)[0], plain.heatmap())
+        assert result.overlay(floor=floor).tobytes() == plain.overlay().tobytes()
+    assert faint.overlay().size == faint.image.size
+    assert faint.overlay().tobytes() not in (plain.overlay().tobytes(), faint.image.tobytes())
+    said = [text.get_text() for axes in faint.figure().axes for text in axes.texts]
+    assert why in [" ".join(text.split()) for text in said]
+    assert "no scale: no map is drawn" in said
+    assert "0.0002%" in faint.summary()
+    with Image.open(faint.save(tmp_path / "empty") / "overlay.png") as stored:
+        assert stored.tobytes() == faint.overlay().tobytes()
+    with Image.open(faint.save(tmp_path / "drawn", floor=0) / "overlay.png") as stored:
+        assert stored.tobytes() == plain.overlay().tobytes()
+    np.testing.assert_array_equal(np.load(tmp_path / "empty" / "heatmap.npy"), faint.heatmap())
+    np.testing.assert_array_equal(Explanation.load(tmp_path / "empty").image_map, faint.image_map)
+
+
+@pytest.mark.parametrize("share", [FLOOR, 0.02, 1.0])
+def test_a_map_from_the_floor_on_is_drawn(share):
+    assert explanation(shares=FAINT | {"image": share}).shown()[1] == ""
+
+
+@pytest.mark.parametrize("size", [(3, 2), (40, 30), (400, 60), (60, 400), (1500, 1000)])
+def test_the_reason_fits_any_picture(size):
+    plain = Image.new("RGB", size, "black")
+    drawn = np.asarray(labelled(plain, "map not drawn: 0.0002% of the relevance is on the picture, less than 0.1%"))
+    assert drawn.shape == (size[1], size[0], 3)
+    assert drawn.any()
+    if min(size) > 100:
+        assert not drawn[[0, -1]].any()
+        assert not drawn[:, [0, -1]].any()
 
 
 def test_the_heatmap_is_the_map_in_the_pictures_pixels():

@@ -103,6 +103,7 @@ def test_an_empty_map_is_not_drawn_as_one(value):
     empty = np.full((30, 40), value, np.float32)
     if value == 0:
         np.testing.assert_array_equal(overlay(image, empty), image)
+        np.testing.assert_array_equal(overlay(image, empty, vmin=0, vmax=3), image)
     drawn = figure([panel(heatmap=empty, image=image)], question="?")
     assert "no relevance" in texts(drawn)
     assert ticks(drawn) == []

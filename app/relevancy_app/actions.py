@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from PIL import Image
 
 import relevancy
@@ -14,6 +13,7 @@ from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
 from relevancy.explanations.counterfactual import Replacement
 from relevancy.images import open_picture
+from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
 from relevancy_app.library import Library
 from relevancy_app.session import Session
@@ -116,14 +116,15 @@ def hidden(
 
 
 def tenth(result: Explanation, part: str) -> tuple[int, ...]:
-    """The most or the least relevant tenth of a map's patches that lie on the picture, as indices row by row."""
+    """The most or the least relevant tenth of a map's patches that lie on the picture, as indices row by row.
+
+    Of patches that are equally relevant some are drawn, the same each time.
+    """
     if result.empty:
         raise RelevancyError(f"The map of {result.model} is empty, so no part of it is the most relevant.")
-    left, top, right, bottom = result.grid.boxes().T
-    on_picture = np.flatnonzero((right > left) & (bottom > top))
-    order = on_picture[np.argsort(result.image_map.ravel()[on_picture], kind="stable")]
-    count = max(1, round(_TENTH * len(order)))
-    return tuple(int(index) for index in (order[-count:] if part == MOST else order[:count]))
+    ordered = order(result.image_map, seen(result.grid))
+    count = max(1, round(_TENTH * len(ordered)))
+    return tuple(int(index) for index in (ordered[:count] if part == MOST else ordered[-count:]))
 
 
 def _there(last: Session | None) -> Session:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from relevancy import Explanation
 from relevancy.plotting.figures import word_range
-from relevancy.plotting.overlay import colormap_for, value_range
+from relevancy.plotting.overlay import colormap_for, overlay, value_range
 from relevancy.plotting.text_layout import SPECIAL
 from relevancy_app.asking import Display
 
@@ -49,7 +49,7 @@ class Scale:
     def bar(self, label: str) -> str:
         """The scale itself, with the numbers at its ends."""
         if self.high <= self.low:
-            return f'<div class="rv-scale">{escape(label)}: nothing is relevant</div>'
+            return f'<div class="rv-scale">{escape(label)}: nothing is relevant enough to be drawn</div>'
         gradient = ",".join(self.colors[:: _COLORS // _STOPS])
         return (
             f'<div class="rv-scale"><span>{escape(label)}</span><span class="rv-end">{self.low:.3g}</span>'
@@ -98,7 +98,7 @@ def board(
 
 def map_scale(results: Sequence[Explanation], display: Display) -> Scale:
     """One scale for the maps of these results as they are drawn."""
-    low, high = value_range([result.heatmap(smooth=display.smooth) for result in results])
+    low, high = value_range([result.shown(smooth=display.smooth)[0] for result in results])
     return Scale(low, high, display.colormap)
 
 
@@ -219,8 +219,9 @@ def _answer(number: int, result: Explanation, pressable: bool) -> str:
 
 
 def _map(result: Explanation, display: Display, colors: Scale, title: str) -> str:
-    drawn = result.overlay(
-        smooth=display.smooth, vmin=colors.low, vmax=colors.high, colormap=display.colormap, opacity=display.opacity
+    heatmap, why = result.shown(smooth=display.smooth)
+    drawn = overlay(
+        result.image, heatmap, vmin=colors.low, vmax=colors.high, colormap=display.colormap, opacity=display.opacity
     )
     values = [float(f"{value:.4g}") if np.isfinite(value) else None for value in result.image_map.ravel()]
     x, y = (
@@ -228,7 +229,7 @@ def _map(result: Explanation, display: Display, colors: Scale, title: str) -> st
         for edges, length in ((result.grid.x_edges, result.grid.width), (result.grid.y_edges, result.grid.height))
     )
     label = escape(f"Map of {title}: arrow keys move from patch to patch")
-    empty = '<span class="rv-empty">no relevance here</span>' if result.empty else ""
+    empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""
     return (
         f'<div class="rv-map" tabindex="0" role="application" aria-label="{label}" data-cols="{result.grid.cols}" '
         f"data-values='{json.dumps(values)}' data-x='{json.dumps(x)}' data-y='{json.dumps(y)}'>"

@@ -131,16 +131,16 @@ class Worker:
         found: list[tuple[Key, Mapping[str, Any]]] = []
         for place, number in enumerate(job.rows):
             own = {name: made[place] for name, made in results.items()}
-            scores = self._judged(self.rows[number], job.said[number], own)
+            scores = self._judged(number, job.said[number], own)
             found += [((self.rows[number].key, name, SCORES), values) for name, values in scores.items()]
         return found
 
-    def _judged(self, row: Row, words: str, results: Mapping[str, Explanation]) -> dict[str, dict[str, float]]:
+    def _judged(self, number: int, words: str, results: Mapping[str, Explanation]) -> dict[str, dict[str, float]]:
         """Every number of one row's maps, by method; what can be read together is."""
-        settings = self.settings
+        row, settings = self.rows[number], self.settings
         picture = open_picture(row.picture()).image
         sight = Sight(self.model, picture, row.question, Said.words(self.model, words, settings.target))
-        orders = [order(result.image_map, sight.seen, settings.seed) for result in results.values()]
+        orders = [order(result.image_map, sight.seen, [settings.seed, number]) for result in results.values()]
         found: dict[str, dict[str, float]] = {name: {} for name in results}
         drawn = curves(sight, orders, steps=settings.steps, replacement=settings.replacement)
         flips = answer_flips(sight, orders, share=settings.share, replacement=settings.replacement)

@@ -1,4 +1,4 @@
-"""`relevancy check`: which method's maps to trust, on the user's own pictures."""
+"""`relevancy check`: which method's maps are better than chance, and which to trust, on the user's own pictures."""
 
 from __future__ import annotations
 
@@ -94,9 +94,10 @@ def check(
     quantization: Annotated[Bits | None, typer.Option(help="Load the decoder in 4 or 8 bits.")] = None,
     framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
 ) -> None:
-    """Check whether maps can be trusted: hide what they point at, randomise the model, ask something else.
+    """Check whether maps are better than chance: hide what they point at, randomise the model, ask something else.
 
-    A random map is always in the table, and shows what chance is. Each method gets a verdict in plain words.
+    A random map is always in the table, and shows what chance is. Each method gets a verdict in plain words; "trust"
+    asks for more than to be better than chance, and says by what bounds. Fewer than ten pictures decide nothing.
     Stopped and started again with the same --out, it goes on where it was. Writes table.md, table.json and, for each
     model, a folder with results.jsonl.
 

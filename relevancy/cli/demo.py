@@ -27,6 +27,7 @@ def demo(
     """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
     check_writable(out_folder)
     from relevancy.demo.showcase import showcase
+    from relevancy.plotting.overlay import percent
 
     pair = [load_model(name) for name in PAIR]
     say(
@@ -39,7 +40,7 @@ def demo(
         for result in shown.explanations:
             table.add_row(
                 result.model, escaped(result.answer), escaped(repr(result.target.token)),
-                f"{result.target.probability:.3f}", *(f"{result.shares[key]:.1%}" for key in result.shares),
+                f"{result.target.probability:.3f}", *(percent(share) for share in result.shares.values()),
             )  # fmt: skip
         out.print(table)
         say(f"→ {shown.figure}\n")

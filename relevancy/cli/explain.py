@@ -55,6 +55,12 @@ def explain(
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Image share below which a map is drawn as empty; 0 draws every map. 0.001 by default."
+        ),
+    ] = None,
 ) -> None:
     """Explain one answer about one picture.
 
@@ -64,6 +70,7 @@ def explain(
     check_writable(out_folder)
     from relevancy.explanations.explain import explain as run
     from relevancy.images import MAX_PIXELS, open_picture
+    from relevancy.plotting.overlay import FLOOR
 
     chosen = layer_numbers(layers)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -82,7 +89,7 @@ def explain(
     folders = [out_folder / name for name in names]
     with busy("drawing"), whole_files(out_folder, _earlier(out_folder)) as part:
         for result, name in zip(results, names, strict=True):
-            result.write_files(part / name)
+            result.write_files(part / name, floor=FLOOR if floor is None else floor)
     if as_json:
         printed = [result.to_json() for result in results]
         sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
@@ -131,6 +138,7 @@ def compare(
     framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    floor: Annotated[float | None, typer.Option(min=0, max=1, help="As in explain.")] = None,
 ) -> None:
     """Set maps of several models side by side, on one scale, with numbers for how far they agree.
 
@@ -140,6 +148,7 @@ def compare(
     check_writable(out_folder)
     from relevancy.explanations.comparison import compare as run
     from relevancy.images import MAX_PIXELS
+    from relevancy.plotting.overlay import FLOOR
 
     options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
     with stages() as report:
@@ -150,7 +159,7 @@ def compare(
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         )  # fmt: skip
     with busy("drawing"):
-        found.save(out_folder)
+        found.save(out_folder, floor=FLOOR if floor is None else floor)
     if as_json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")
     else:
@@ -162,6 +171,8 @@ def compare(
 
 def _say_comparison(found: Comparison) -> None:
     """Answers with what each model gives for them, notes, and how far the maps agree."""
+    from relevancy.plotting.overlay import percent
+
     numbers = [str(number) for number in range(1, len(found.explanations) + 1)]
     table = Table(
         "", "model", "answer", "token", "p", "image", "text", "first token", *(f"p({number})" for number in numbers),
@@ -170,7 +181,7 @@ def _say_comparison(found: Comparison) -> None:
     for number, result, row in zip(numbers, found.explanations, found.likelihoods, strict=True):
         table.add_row(
             number, escaped(result.model), escaped(result.answer), escaped(repr(result.target.token)),
-            f"{result.target.probability:.3f}", *(f"{result.shares[key]:.1%}" for key in result.shares),
+            f"{result.target.probability:.3f}", *(percent(share) for share in result.shares.values()),
             *("–" if one is None else f"{one.per_token:.3f}" for one in row),
         )  # fmt: skip
     out.print(table)

@@ -13,7 +13,7 @@ import numpy as np
 
 from relevancy.demo.cells import SIZES, TOWERS, Cell, Measured
 from relevancy.demo.questions import TYPES, Question, chance
-from relevancy.stats.intervals import LEVEL, Interval, interval
+from relevancy.stats.intervals import Interval, interval, student
 
 ALL = "all"
 FACTORS: Mapping[str, tuple[str, object, object]] = {  # field of a cell, and the values whose difference is taken
@@ -88,17 +88,6 @@ def over_runs(values: Sequence[float] | np.ndarray) -> Interval:
         return Interval(mean, float("nan"), float("nan"), len(given))
     half = student(len(given) - 1) * float(given.std(ddof=1)) / len(given) ** 0.5
     return Interval(mean, mean - half, mean + half, len(given))
-
-
-def student(freedom: int) -> float:
-    """How far from zero 95 % of Student's t distribution reaches.
-
-    With t = sqrt(freedom) * tan(u) its density is proportional to cos(u) ** (freedom - 1).
-    """
-    angles = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angles) ** (freedom - 1)
-    within = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return float(freedom**0.5 * np.tan(np.interp(LEVEL, within / within[-1], angles)))
 
 
 def _types(asked: Asked) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "divergence": "How much relevance lies elsewhere, in bits. 0: the same map, 1: maps that never meet.",
     }
 )
+_DIGITS = 6  # of a map's largest value: what differs by less is equal
 _SIDE = 128  # samples per side of the picture on which maps of different grids are compared
 
 
@@ -27,7 +28,8 @@ class Agreement:
     """How far two maps of one picture agree, on the part of it that both models saw.
 
     rank_correlation: Spearman's, -1 to 1. top_overlap: the share of the most relevant tenth that is the same, 0 to 1;
-    0.1 is chance. divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint);
+    0.1 is chance; places of equal relevance share the room that is left, and the least relevant ones have none.
+    divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint);
     relevance for and against the token never meet.
     NaN where a map is empty or the same everywhere. image_shares, text_shares: of each model's relevance.
     """
@@ -62,7 +64,7 @@ def agreement(first: Explanation, second: Explanation, *, top: float = TOP) -> A
     one, other = _sampled(first), _sampled(second)
     seen = np.isfinite(one) & np.isfinite(other)
     values = one[seen].astype(np.float64), other[seen].astype(np.float64)
-    drawable = seen.any() and all(np.ptp(each) > 0 for each in values)
+    drawable = seen.any() and all(np.ptp(each) > 10.0**-_DIGITS * np.abs(each).max() for each in values)
     return Agreement(
         models=(first.model, second.model),
         rank_correlation=spearman(*values) if drawable else float("nan"),
@@ -94,9 +96,21 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _top_overlap(one: np.ndarray, other: np.ndarray, top: float = TOP) -> float:
-    count = max(1, round(top * one.size))
-    tops = [set(np.argpartition(-each, count - 1)[:count].tolist()) for each in (one, other)]
-    return len(tops[0] & tops[1]) / count
+    parts = [_in_top(each, max(1, round(top * each.size))) for each in (one, other)]
+    return float(np.minimum(*parts).sum() / max(part.sum() for part in parts))
+
+
+def _in_top(values: np.ndarray, count: int) -> np.ndarray:
+    """How much of each value is among the `count` highest, 0 to 1, equal ones sharing the room that is left.
+
+    Where that is between those that are lowest of all, they are not among the highest: a map of one small spot says
+    nothing of the rest.
+    """
+    values = np.round(values / np.abs(values).max(), _DIGITS)  # equal before they were interpolated
+    cut = np.partition(values, values.size - count)[values.size - count]
+    above, level = values > cut, values == cut
+    room = (count - above.sum()) / level.sum()
+    return above + level * (room if room == 1 or cut > values.min() else 0.0)
 
 
 def _jensen_shannon(one: np.ndarray, other: np.ndarray) -> float:

@@ -45,32 +45,30 @@ class Comparison:
     likelihoods: tuple[tuple[Likelihood | None, ...], ...] = ()
 
     def scale(self, *, smooth: bool = True) -> tuple[float, float]:
-        """Ends of the one color scale for all maps, raw relevance; (0, 0) if all are empty."""
-        return overlay.value_range([result.heatmap(smooth=smooth) for result in self.explanations])
+        """Ends of the one color scale for all maps that are drawn, raw relevance; (0, 0) if all are empty."""
+        return overlay.value_range([result.shown(smooth=smooth)[0] for result in self.explanations])
 
     def word_scale(self) -> tuple[float, float]:
         """Ends of the one color scale for all words, control tokens left out."""
         return figures.word_range([result.words() for result in self.explanations])
 
-    def overlays(self, *, smooth: bool = True, shared_scale: bool = True, **options: Any) -> list[Image.Image]:
-        """Each map over the picture, all on one scale; `options` as in `relevancy.plotting.overlay.overlay`."""
-        heatmaps = [result.heatmap(smooth=smooth) for result in self.explanations]
+    def overlays(
+        self, *, smooth: bool = True, shared_scale: bool = True, floor: float = overlay.FLOOR, **options: Any
+    ) -> list[Image.Image]:
+        """Each map over the picture, all on one scale; `floor` and `options` as in `Explanation.overlay`."""
         if shared_scale:
-            low, high = overlay.value_range(heatmaps)
+            low, high = overlay.value_range([one.shown(smooth=smooth, floor=floor)[0] for one in self.explanations])
             options = {"vmin": low, "vmax": high} | options
-        return [
-            overlay.overlay(result.image, heatmap, **options)
-            for result, heatmap in zip(self.explanations, heatmaps, strict=True)
-        ]
+        return [result.overlay(smooth=smooth, floor=floor, **options) for result in self.explanations]
 
     def reduced(self, max_side: int) -> Comparison:
         """The same numbers on smaller pictures, as in `Explanation.reduced`."""
         return replace(self, explanations=tuple(result.reduced(max_side) for result in self.explanations))
 
-    def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
-        """All maps side by side on one scale; `options` as in `relevancy.plotting.figures.figure`."""
+    def figure(self, *, smooth: bool = True, floor: float = overlay.FLOOR, **options: Any) -> Figure:
+        """All maps side by side on one scale; `floor` as in `Explanation.shown`, `options` as in `figures.figure`."""
         panels = [
-            replace(result.panel(smooth=smooth), answers=self._answers_of(number))
+            replace(result.panel(smooth=smooth, floor=floor), answers=self._answers_of(number))
             for number, result in enumerate(self.explanations)
         ]
         notes = [pair.summary() for pair in self.agreement]
@@ -93,18 +91,19 @@ class Comparison:
             found[self.explanations[number].answer] = own.per_token
         return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, floor: float = overlay.FLOOR) -> Path:
         """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder.
 
-        All of them or none; those of an earlier comparison that are there go, other files stay.
+        All of them or none; those of an earlier comparison that are there go, other files stay. floor: as in
+        `Explanation.shown`.
         """
         path = Path(folder)
         with whole_files(path, self.saved_in(path)) as part:
             for number, result in enumerate(self.explanations):
-                result.write_files(part / f"{number}-{Path(result.model).name}")
+                result.write_files(part / f"{number}-{Path(result.model).name}", floor=floor)
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / "comparison.json").write_text(stored, encoding="utf-8")
-            drawn = self.figure()
+            drawn = self.figure(floor=floor)
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
         return path

@@ -26,6 +26,7 @@ from relevancy.methods.registry import Method
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Prompt
 from relevancy.models.model import Model, load
+from relevancy.plotting.overlay import FLOOR, percent
 
 
 def explain(
@@ -237,6 +238,9 @@ class _Run:
             notes.append("the relevance is not a number here, so there is no map: try dtype float32")
         elif not image_map.any():
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
+        mass = shares(np.abs(row) if self.method.signed else row, is_image)
+        if image_map.any() and mass["image"] < FLOOR:
+            notes.append(_faint(mass["image"]))
         return Explanation(
             model=self.model.name,
             method=self.method.name,
@@ -251,7 +255,7 @@ class _Run:
             is_image=is_image,
             relevance=row,
             image_map=image_map,
-            shares=shares(np.abs(row) if self.method.signed else row, is_image),
+            shares=mass,
             cut=reading.cut,
             layers=self.layers,
             notes=tuple(notes),
@@ -272,6 +276,14 @@ def _method_notes(method: Method) -> list[str]:
     if not method.words:
         notes.append(f"{method.name} asks about the picture only: words are zero, and shares say nothing")
     return notes
+
+
+def _faint(share: float) -> str:
+    return (
+        f"{percent(share)} of the relevance is on the picture, less than {percent(FLOOR)}: the map is drawn as "
+        "empty, since so faint a map mostly points at the wrong place. The picture may have decided the answer all "
+        "the same: hide it (relevancy.counterfactual) to know"
+    )
 
 
 def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:

@@ -31,6 +31,8 @@ _JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
     "explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png",
 )  # fmt: skip
 
+_SHARES = {"image": "image", "text": "text", "first_token": "first token"}
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -79,9 +81,20 @@ class Explanation:
         """
         return self.grid.heatmap(self.image_map, smooth=smooth)
 
-    def overlay(self, *, smooth: bool = True, **options: Any) -> Image.Image:
-        """The heatmap over the original picture; `options` as in `relevancy.plotting.overlay.overlay`."""
-        return drawing.overlay(self.image, self.heatmap(smooth=smooth), **options)
+    def shown(self, *, smooth: bool = True, floor: float = drawing.FLOOR) -> tuple[np.ndarray, str]:
+        """The heatmap as it is drawn, and why it is drawn as empty, if it is.
+
+        floor: image share below which a map is drawn as empty (see `plotting.overlay.FLOOR`); 0 draws every map.
+        """
+        return drawing.shown(self.heatmap(smooth=smooth), self.shares["image"], floor)
+
+    def overlay(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Image.Image:
+        """The heatmap over the original picture, in its size; a map drawn as empty says why.
+
+        floor: as in `shown`. options: as in `relevancy.plotting.overlay.overlay`.
+        """
+        heatmap, why = self.shown(smooth=smooth, floor=floor)
+        return drawing.labelled(drawing.overlay(self.image, heatmap, **options), why)
 
     def reduced(self, max_side: int) -> Explanation:
         """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""
@@ -114,9 +127,10 @@ class Explanation:
             if not image
         ]
 
-    def panel(self, *, smooth: bool = True) -> figures.Panel:
-        """What a figure shows of this result."""
+    def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR) -> figures.Panel:
+        """What a figure shows of this result; `floor` as in `shown`."""
         target = self.target
+        heatmap, why = self.shown(smooth=smooth, floor=floor)
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
         if target.contrast is not None:
             asked += f" rather than “{target.contrast.strip()}”"
@@ -124,14 +138,15 @@ class Explanation:
             title=f"{self.model}: {self.answer}",
             subtitle=f"why {asked} (p = {target.probability:.2f})",
             image=self.image,
-            heatmap=self.heatmap(smooth=smooth),
+            heatmap=heatmap,
             words=self.words(),
             shares=self.shares,
+            empty=why,
         )
 
-    def figure(self, *, smooth: bool = True, **options: Any) -> Figure:
-        """Picture, heat and words side by side; `options` as in `relevancy.plotting.figures.figure`."""
-        return figures.figure([self.panel(smooth=smooth)], question=self.question, **options)
+    def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
+        """Picture, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
+        return figures.figure([self.panel(smooth=smooth, floor=floor)], question=self.question, **options)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON takes it; what is not a number becomes null."""
@@ -162,20 +177,23 @@ class Explanation:
             "versions": dict(self.versions),
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none."""
+    def save(self, folder: str | os.PathLike[str], *, floor: float = drawing.FLOOR) -> Path:
+        """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none.
+
+        floor: as in `shown`; numbers are stored as they are.
+        """
         with whole_files(Path(folder)) as part:
-            self.write_files(part)
+            self.write_files(part, floor=floor)
         return Path(folder)
 
-    def write_files(self, folder: Path) -> None:
+    def write_files(self, folder: Path, *, floor: float = drawing.FLOOR) -> None:
         """What `save` writes, one file after the other, for a result that is part of a larger one."""
         folder.mkdir(exist_ok=True)
         stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
         (folder / _JSON).write_text(stored, encoding="utf-8")
         self.image.save(folder / _PICTURE)
-        self.overlay().save(folder / _OVERLAY)
-        self.figure().savefig(folder / _FIGURE)
+        self.overlay(floor=floor).save(folder / _OVERLAY)
+        self.figure(floor=floor).savefig(folder / _FIGURE)
         np.save(folder / _HEATMAP, self.heatmap())
 
     @staticmethod
@@ -215,9 +233,8 @@ class Explanation:
         against = "" if target.contrast is None else f" rather than {target.contrast.strip()!r}"
         return (
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
-            f"probability {target.probability:.3f}\n"
-            f"relevance: image {shares['image']:.1%}, text {shares['text']:.1%}, "
-            f"first token {shares['first_token']:.1%}"
+            f"probability {target.probability:.3f}\nrelevance: "
+            + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in _SHARES.items())
         )
 
     def _repr_html_(self) -> str:

@@ -95,7 +95,8 @@ class Drawing:
             self._folder.log(f"row {record['row']}: no overlay: the picture has changed")
             return
         image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
-        drawn = overlay.overlay(image, grid.heatmap(image_map))
+        heatmap, why = overlay.shown(grid.heatmap(image_map), record["share_image"])
+        drawn = overlay.labelled(overlay.overlay(image, heatmap), why)
         drawn.thumbnail((_WEBP_SIDE, _WEBP_SIDE))
         sink = io.BytesIO()
         drawn.save(sink, "WEBP", quality=_QUALITY)

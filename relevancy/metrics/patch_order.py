@@ -15,11 +15,11 @@ def seen(grid: Grid) -> np.ndarray:
     return (x1 > x0) & (y1 > y0)
 
 
-def order(image_map: np.ndarray, among: np.ndarray, seed: int = 0) -> np.ndarray:
+def order(image_map: np.ndarray, among: np.ndarray, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Patches, most relevant first: indices into the flat map of those `among` (bool, (patches,)).
 
-    Patches of equal relevance come in an order drawn from `seed`, so that a map that says nothing is a random map; what
-    is not a number comes last.
+    Patches of equal relevance come in an order drawn from `seed`, so that a map that says nothing is a random map; one
+    of its own for each picture, if the seed is. What is not a number comes last.
     """
     values = np.nan_to_num(np.asarray(image_map, np.float64).ravel(), nan=-np.inf)
     patches = np.flatnonzero(among)

@@ -18,7 +18,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.plotting.overlay import COLORMAP, OPACITY, colormap_for, hatched, named_colormap, overlay, value_range
+from relevancy.plotting.overlay import (
+    COLORMAP,
+    OPACITY,
+    colormap_for,
+    hatched,
+    named_colormap,
+    overlay,
+    percent,
+    value_range,
+)
 from relevancy.plotting.text_layout import (
     FONTS,
     LARGE,
@@ -56,7 +65,7 @@ class Panel:
     `heatmap` (height, width) holds raw relevance in the picture's pixels, NaN where the model never looked; `words` are
     tokens with their raw relevance, a leading space or "▁" starting a new word; `shares` maps "image", "text" and
     "first_token" to fractions of the whole. `answers` are its own and other models' answers, with how likely it is to
-    say each (0 to 1, NaN where that is not known).
+    say each (0 to 1, NaN where that is not known). `empty` says why there is no heat, where there is none.
     """
 
     title: str
@@ -66,6 +75,7 @@ class Panel:
     words: Sequence[tuple[str, float]]
     shares: Mapping[str, float]
     answers: Sequence[tuple[str, float]] = ()
+    empty: str = "no relevance"
 
 
 def figure(
@@ -226,8 +236,10 @@ class _Layout:
         )  # fmt: skip
         axes = self.picture(x, y, tallest, drawn)
         if empty:
+            width = 0.8 * axes.get_position().width * self.width
+            why = "\n".join(self.wrap(panel.empty, width, NORMAL, "bold", lines=5))
             axes.text(
-                0.5, 0.5, "no relevance", transform=axes.transAxes, ha="center", va="center", color=_INK,
+                0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=_INK,
                 fontproperties=font(NORMAL, "bold"),
                 bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": _LINE, "alpha": 0.92},
             )  # fmt: skip
@@ -263,7 +275,7 @@ class _Layout:
         axes = self.axes(x, y, width, _BAR)
         if high <= low:
             axes.set_axis_off()
-            axes.text(0, 0.5, "no scale: nothing is relevant", va="center", color=_MUTED, fontproperties=font(SMALL))
+            axes.text(0, 0.5, "no scale: no map is drawn", va="center", color=_MUTED, fontproperties=font(SMALL))
             return
         colors = ScalarMappable(Normalize(low, high), self.colors(low))
         bar = self.figure.colorbar(colors, cax=axes, orientation="horizontal")
@@ -305,7 +317,7 @@ class _Layout:
             if np.isfinite(share) and share > 0:
                 axes.add_patch(Rectangle((start, 0), share, 1, facecolor=color))
                 start += share
-            label = f"{name} {share:.1%}" if np.isfinite(share) else f"{name} –"
+            label = f"{name} {percent(share)}" if np.isfinite(share) else f"{name} –"
             self.text(place, baseline, "■", SMALL, color=color)
             self.text(place + SPACE, baseline, label, SMALL)
             place += SPACE + self.measure(label, SMALL) + 0.2

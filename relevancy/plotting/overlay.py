@@ -1,11 +1,13 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from relevancy.errors import RelevancyError
 
@@ -15,10 +17,20 @@ SIGNED = "signed"
 
 OPACITY = 0.85
 
+FLOOR = 1e-3
+"""Share of all relevance on the picture below which a map is drawn as empty.
+
+What it shows is mostly the wrong place: chosen on right answers about one object in 150 scenes (seed 29 of the embedded
+pair's world), where below it the peak met the object in 28 and 30 % of maps (demo-small, demo-large), from it on in 76
+and 87 %; on 150 others (seed 31) in 23 and 37 %, and 78 and 85 %. A share below it says nothing of whether the picture
+was used.
+"""
+
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _SATURATION, _BRIGHTNESS = 0.3, 0.8  # what the picture keeps where relevance is zero
 _BAND_PIXELS = 1 << 14  # pictures are colored in bands that fit a cache; no copy of one in floats is ever whole
 _COLORS = 512  # entries of the color table
+_SMALLEST, _LARGEST = 6, 40  # pixels of letters on a picture
 _NEGLIGIBLE = 0.05  # of the largest size: what is negative by less is drawn as zero
 _SIGNED = LinearSegmentedColormap.from_list(SIGNED, ["#a8e0ff", "#3d8fd1", "#0c0d14", "#c9641a", "#ffd84d"])
 
@@ -43,7 +55,8 @@ def overlay(
         size = f"{image.height} x {image.width}"
         raise RelevancyError(f"a heatmap has its picture's height x width, {size}, not {heatmap.shape}")
     low, high = value_range([heatmap])
-    low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
+    if (low, high) != (0, 0):
+        low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
     if low < 0:  # zero is in the middle of the colors
         low, high = -max(-low, high), max(-low, high)
     table = np.ascontiguousarray(colormap_for(colormap, low)(np.linspace(0, 1, _COLORS))[:, :3].T, dtype=np.float32)
@@ -61,6 +74,59 @@ def overlay(
             colored = np.where(seen, colored, unseen.transpose(2, 0, 1))
         drawn[top:bottom] = np.rint(colored * 255).transpose(1, 2, 0)
     return Image.fromarray(drawn)
+
+
+def shown(heatmap: np.ndarray, share: float, floor: float = FLOOR) -> tuple[np.ndarray, str]:
+    """A heatmap as it is drawn, and why it is drawn as empty; "" where it is not.
+
+    share: of all relevance, on the picture. A map whose share is below `floor` gives one that is zero wherever the
+    model looked.
+    """
+    if value_range([heatmap]) == (0, 0):
+        return heatmap, "no relevance"
+    if not share < floor:
+        return heatmap, ""
+    why = f"map not drawn: {percent(share)} of the relevance is on the picture, less than {percent(floor)}"
+    return np.where(np.isfinite(heatmap), np.float32(0), np.float32(np.nan)), why
+
+
+def percent(share: float) -> str:
+    """A share in percent, a small one not rounded to nothing."""
+    return f"{share:.1%}" if share >= FLOOR or not share else f"{100 * share:.2g}%"
+
+
+def labelled(image: Image.Image, text: str) -> Image.Image:
+    """The picture with words in its middle, as large as it has room for; as it is without words."""
+    if not text:
+        return image
+    marked = image.copy()
+    draw = ImageDraw.Draw(marked)
+    room = 0.9 * image.width, 0.9 * image.height
+    for size in range(min(_LARGEST, max(_SMALLEST, image.width // 18)), _SMALLEST - 1, -1):
+        letters = _letters(size)
+        lines = _lines(text, draw, letters, room[0] - size)
+        left, top, right, bottom = draw.multiline_textbbox((0, 0), lines, letters, align="center")
+        if right - left <= room[0] and bottom - top <= room[1]:
+            break
+    x, y, edge = (image.width - right - left) / 2, (image.height - bottom - top) / 2, size / 2
+    place = (x + left - edge, y + top - edge, x + right + edge, y + bottom + edge)
+    draw.rounded_rectangle(place, edge, fill="white", outline="#d9d8df")
+    draw.multiline_text((x, y), lines, "#1c1b22", letters, align="center")
+    return marked
+
+
+@lru_cache(maxsize=_LARGEST)
+def _letters(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+
+
+def _lines(text: str, draw: ImageDraw.ImageDraw, letters: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text in lines that fit, a word that does not having one of its own."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if draw.textlength(longer, letters) <= width or not lines[-1] else [*lines, word]
+    return "\n".join(lines)
 
 
 def value_range(heatmaps: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relevancy.report.findings import NEARLY_NOTHING, Difference, Findings, ModelFindings, PairFindings
+from relevancy.report.findings import SMALL_SHARE, Difference, Findings, ModelFindings, PairFindings
 from relevancy.report.words import effect, effect_interval, level, level_interval, step, step_interval
 from relevancy.stats.clustered import FEWEST, Estimate
 
@@ -18,12 +18,13 @@ CLAIM = "the smaller model does not attend to the visual input"
 SOURCE = "LLaVA-Gemma, arXiv 2404.01331, Figure 2"
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
 _WORDS = ("nano", "tiny", "mini", "small", "base", "medium", "large", "huge", "giant")
-_EFFECTS = ((0.2, "negligible"), (0.5, "small"), (0.8, "medium"))
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the data say about the claim, in plain words and in the numbers behind them.
+
+    What is measured is where the relevance lies; whether a picture was used is another question.
 
     smaller, larger: the models' names; assumed where nothing but their order tells. difference: of the image share,
     smaller less larger, in pairs. chosen_like_the_paper: the same over the rows only the larger model gets right.
@@ -100,12 +101,19 @@ def _verdict(smaller: ModelFindings, larger: ModelFindings, found: Difference) -
     sure = found.p_adjusted is not None and found.p_adjusted < ALPHA
     if estimate.low is None and found.p is None:
         return "undecided", f"Too few rows or pictures to decide (n = {estimate.rows}; at least {FEWEST} of each)."
-    if not sure or not estimate.decided:
-        return "undecided", f"These data do not decide whether {smaller.name} attends less to the picture."
-    size = "" if found.effect.value is None else f" The effect is {size_word(found.effect.value)}."
-    if estimate.decided < 0:
-        return "supports", f"{smaller.name} attends less to the picture than {larger.name}, as the claim has it.{size}"
-    return "against", f"{smaller.name} attends more to the picture than {larger.name}, the opposite of the claim.{size}"
+    if not sure or not estimate.decided or found.median.decided == -estimate.decided:
+        return "undecided", (
+            f"These data do not decide whose relevance lies less on the picture, {smaller.name}'s or {larger.name}'s, "
+            "and so not who attends less."
+        )
+    less, more = (smaller, larger) if estimate.decided < 0 else (larger, smaller)
+    verdict: Verdict = "supports" if less is smaller else "against"
+    how = (
+        "as the claim that it attends less has it"
+        if less is smaller
+        else "the opposite of who attends less by the claim"
+    )
+    return verdict, f"Less of {less.name}'s relevance lies on the picture than of {more.name}'s, {how}."
 
 
 def _sentences(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, alike: Estimate) -> list[str]:
@@ -119,10 +127,16 @@ def _sentences(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
         f"rows about {estimate.pictures:,} pictures. {smaller.name} is the lower one in {percent(found.lower)} of them."
     )
     said = [means]
+    if found.median.value is not None:
+        medians = [model.medians["image_share"].value for model in (smaller, larger)]
+        said.append(
+            "Shares can run over many decades, and few large ones make a mean. The medians are "
+            f"{' and '.join(level(value, True) for value in medians)}, that of the differences {points(found.median)}."
+        )
     if found.effect.value is not None:
         said.append(
-            f"Against how much the difference varies from row to row, it is {size_word(found.effect.value)}: "
-            f"Cohen's d for paired rows is {_with_interval(effect(found.effect.value), effect_interval(found.effect))}."
+            "Over its standard deviation from row to row (d_z), the difference is "
+            f"{_with_interval(effect(found.effect.value), effect_interval(found.effect))}."
         )
     said.append(_absolute(smaller))
     said.append(_concentration(smaller, larger, pair))
@@ -149,11 +163,12 @@ def _absolute(smaller: ModelFindings) -> str:
     mean = smaller.means["image_share"]
     if mean.value is None:
         return f"No image share of {smaller.name} is known."
-    below = smaller.nearly_blind
+    below = smaller.small_shares
     value = _with_interval(percent(mean.value), level_interval(mean, share=True))
     return (
-        f"Taken word for word, “does not attend” would need {smaller.name}'s image share to be near zero; its mean is "
-        f"{value}, and it lies below {NEARLY_NOTHING:.0%} in {below:,} of {mean.rows:,} rows."
+        f"Taken word for word, “does not attend” would need more than a small image share ({smaller.name}'s is {value} "
+        f"on average, and below {SMALL_SHARE:.0%} in {below:,} of {mean.rows:,} rows): answers with hardly any "
+        "relevance on the picture can depend on it all the same. Hiding it (relevancy.counterfactual) tells."
     )
 
 
@@ -171,11 +186,6 @@ def _concentration(smaller: ModelFindings, larger: ModelFindings, pair: PairFind
         f"{percent(top.first)} of {smaller.name}'s map and {percent(top.second)} of {larger.name}'s, a difference of "
         f"{points(top.difference)}, {verdict}{grids}."
     )
-
-
-def size_word(value: float) -> str:
-    """Cohen's words for an effect's size."""
-    return next((word for bound, word in _EFFECTS if abs(value) < bound), "large")
 
 
 def percent(value: float) -> str:

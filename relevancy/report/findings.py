@@ -12,7 +12,7 @@ import numpy as np
 from relevancy.report import maps
 from relevancy.report.groups import Grouping
 from relevancy.report.measures import Measured, Series
-from relevancy.stats.clustered import Estimate, Sample, areas, effects, gaps, holm, means, sign_flips
+from relevancy.stats.clustered import Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
 from relevancy.stats.intervals import Resamples
 
 BINS = 40
@@ -20,7 +20,8 @@ SHOWN = ("image_share", "text_share", "first_token_share", "entropy", "top_mass"
 SCORES = ("image_share", "entropy", "top_mass", "probability")  # held against being right
 GROUPED = ("image_share", "top_mass", "probability", "correct")
 FLIPS = 9999
-NEARLY_NOTHING = 0.05  # an image share below this is counted as hardly any
+SMALL_SHARE = 0.05  # an image share below this is counted as small; how small says nothing of what was used
+STRATA = 24  # forms of questions within which right and wrong answers are compared, the most frequent ones
 _STEP = 4096  # maps compared at once
 
 
@@ -36,9 +37,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class ModelFindings:
-    """One model: the mean of each measure, and how it is spread over the rows.
+    """One model: the mean and the median of each measure, and how it is spread over the rows.
 
-    empty_maps: how many show nothing. nearly_blind: rows with an image share below `NEARLY_NOTHING`.
+    empty_maps: how many show nothing. small_shares: rows with an image share below `SMALL_SHARE`.
     """
 
     name: str
@@ -49,8 +50,9 @@ class ModelFindings:
     errors: int
     grids: tuple[str, ...]
     empty_maps: int
-    nearly_blind: int
+    small_shares: int
     means: Mapping[str, Estimate]
+    medians: Mapping[str, Estimate]
     spread: Mapping[str, Histogram]
 
 
@@ -58,13 +60,14 @@ class ModelFindings:
 class Difference:
     """One measure over the rows both models have, first less second, in pairs.
 
-    first, second: the means. lower: share of rows in which the first is lower. effect: Cohen's d_z. p: sign-flip test.
-    p_adjusted: Holm's, over the report's main differences.
+    first, second: the means. median: of the differences. lower: share of rows in which the first is lower. effect:
+    Cohen's d_z. p: sign-flip test. p_adjusted: Holm's, over the report's main differences.
     """
 
     first: float
     second: float
     difference: Estimate
+    median: Estimate
     effect: Estimate
     lower: float
     p: float | None
@@ -128,13 +131,18 @@ class SplitFindings:
 class Rightness:
     """One measure of one model, in right answers beside wrong ones.
 
-    area: of the ROC curve, how often a right answer has the larger value than a wrong one; 0.5 by chance.
+    area: of the ROC curve, how often a right answer has the larger value than a wrong one; 0.5 by chance. gap_within,
+    area_within: the same between answers to questions of one form alone, of `forms` forms with both kinds of answers;
+    forms differ in how often they are answered rightly and in how much of the relevance falls to the picture.
     """
 
     right: Estimate
     wrong: Estimate
     gap: Estimate
     area: Estimate
+    gap_within: Estimate
+    area_within: Estimate
+    forms: int
 
 
 @dataclass(frozen=True)
@@ -254,7 +262,8 @@ def _sample(one: Series, measure: str, chosen: np.ndarray | None = None) -> Samp
 
 
 def _models(series: Sequence[Series], drawn: Resamples) -> tuple[ModelFindings, ...]:
-    estimates = iter(means([_sample(one, measure) for one in series for measure in SHOWN], drawn))
+    samples = [_sample(one, measure) for one in series for measure in SHOWN]
+    estimates, middles = iter(means(samples, drawn)), iter(medians(samples, drawn))
     ends = {measure: _end([one.measures[measure] for one in series]) for measure in SHOWN if measure != "correct"}
     return tuple(
         ModelFindings(
@@ -266,8 +275,9 @@ def _models(series: Sequence[Series], drawn: Resamples) -> tuple[ModelFindings, 
             errors=one.errors,
             grids=one.grids,
             empty_maps=int(np.isnan(one.measures["top_mass"]).sum()),
-            nearly_blind=int((one.measures["image_share"] < NEARLY_NOTHING).sum()),
+            small_shares=int((one.measures["image_share"] < SMALL_SHARE).sum()),
             means={measure: next(estimates) for measure in SHOWN},
+            medians={measure: next(middles) for measure in SHOWN},
             spread={measure: histogram(one.measures[measure], 0, end) for measure, end in ends.items()},
         )
         for one in series
@@ -290,7 +300,8 @@ def histogram(values: np.ndarray, low: float, high: float) -> Histogram:
 def _pairs(pairs: Sequence[Pair], drawn: Resamples) -> tuple[PairFindings, ...]:
     samples = [pair.difference(measure) for pair in pairs for measure in SHOWN]
     p_values = sign_flips(samples, drawn.pictures, flips=FLIPS, seed=drawn.seed + 1)
-    tested = zip(means(samples, drawn), effects(samples, drawn), p_values, holm(p_values), strict=True)
+    numbers = (statistic(samples, drawn) for statistic in (means, medians, effects))
+    tested = zip(*numbers, p_values, holm(p_values), strict=True)
     divergences = means([pair.sample(pair.divergence()) for pair in pairs], drawn)
     cases = [(one, other) for one in (True, False) for other in (True, False)]
     chosen = [pair.difference("image_share", _outcome(pair, *case)) for pair in pairs for case in cases]
@@ -320,14 +331,20 @@ def _outcome(pair: Pair, first_right: bool, second_right: bool) -> np.ndarray:
 
 
 def _difference(
-    pair: Pair, measure: str, mean: Estimate, effect: Estimate, p: float | None, p_adjusted: float | None
+    pair: Pair,
+    measure: str,
+    mean: Estimate,
+    median: Estimate,
+    effect: Estimate,
+    p: float | None,
+    p_adjusted: float | None,
 ) -> Difference:
     first, second = pair.values(measure)
     both = np.isfinite(first) & np.isfinite(second)
     first, second = (values[both] for values in (first, second))
     shares = (float(values.mean()) if len(values) else float("nan") for values in (first, second, first < second))
     one, other, lower = shares
-    return Difference(one, other, mean, effect, lower, p, p_adjusted)
+    return Difference(one, other, mean, median, effect, lower, p, p_adjusted)
 
 
 def _split(column: str, series: Sequence[Series], pairs: Sequence[Pair], drawn: Resamples) -> SplitFindings:
@@ -367,13 +384,31 @@ def _split(column: str, series: Sequence[Series], pairs: Sequence[Pair], drawn: 
 
 
 def _rightness(one: Series, drawn: Resamples) -> dict[str, Rightness]:
-    correct = one.measures["correct"]
+    correct, parts = one.measures["correct"], _mixed_forms(one)
     groups = [(_sample(one, measure, correct == 1), _sample(one, measure, correct == 0)) for measure in SCORES]
     averages = iter(means([group for pair in groups for group in pair], drawn))
+    cases = [[pair] for pair in groups] + [
+        [(_sample(one, measure, part & (correct == 1)), _sample(one, measure, part & (correct == 0))) for part in parts]
+        for measure in SCORES
+    ]
+    differences, curves = gaps(cases, drawn), areas(cases, drawn)
     return {
-        measure: Rightness(next(averages), next(averages), gap, area)
-        for measure, gap, area in zip(SCORES, gaps(groups, drawn), areas(groups, drawn), strict=True)
-    }
+        measure: Rightness(
+            next(averages), next(averages), differences[place], curves[place],
+            differences[place + len(SCORES)], curves[place + len(SCORES)], len(parts),
+        )
+        for place, measure in enumerate(SCORES)
+    }  # fmt: skip
+
+
+def _mixed_forms(one: Series) -> list[np.ndarray]:
+    """Rows, bool (results,), of each of the most frequent forms of questions that has right and wrong answers."""
+    correct, forms = one.measures["correct"], np.array(one.forms)
+    mixed = [
+        form for form in np.unique(forms) if {0, 1} <= set(correct[(forms == form) & np.isfinite(correct)].tolist())
+    ]
+    mixed.sort(key=lambda form: -int((forms == form).sum()))
+    return [forms == form for form in mixed[:STRATA]]
 
 
 def _has_truth(one: Series) -> bool:

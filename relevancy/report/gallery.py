@@ -86,7 +86,7 @@ class Card:
 
 
 def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
-    """The most different maps of each two models, the most confident wrong answers, the least image-using rows.
+    """The most different maps of each two models, the most confident wrong answers, the least relevance on a picture.
 
     No picture is shown twice for one reason.
     """
@@ -108,7 +108,7 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
         series, wrong, count, sign=-1,
     )  # fmt: skip
     yield _over_all(
-        "Least image-using", "Answers for which the least of the relevance lies on the picture.", "image_share",
+        "Least on the picture", "Answers for which the least of the relevance lies on the picture.", "image_share",
         series, [one.measures["image_share"] for one in series], count, sign=1,
     )  # fmt: skip
 
@@ -159,14 +159,14 @@ class Drawer:
         size = _small(first["width"], first["height"])
         under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
         heats = [_heat(line, size) for _, line in there]
-        low, high = overlay.value_range([heat for heat in heats if heat is not None])
+        low, high = overlay.value_range([heat for heat, _ in heats])
         seen = tuple(
             Seen(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
                 line["share_image"],
-                _address(under if heat is None else overlay.overlay(under, heat, vmin=low, vmax=high)),
+                _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
             )
-            for (one, line), heat in zip(there, heats, strict=True)
+            for (one, line), (heat, why) in zip(there, heats, strict=True)
         )  # fmt: skip
         return Card(
             first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
@@ -205,16 +205,19 @@ def _small(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _heat(line: dict[str, Any], size: tuple[int, int]) -> np.ndarray | None:
-    """The map in the small picture's pixels; None if it does not fit its own shape."""
+def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is."""
     values = np.array(line["image_map"] or [], np.float32)
     if values.size != line["rows"] * line["cols"] or not values.size:
-        return None
+        return np.zeros(size[::-1], np.float32), "no map: it does not fit its own shape"
     x, y = (
         np.array(line[name]) * (small / line[whole])
         for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
     )
-    return Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"]))
+    share = line["share_image"]
+    return overlay.shown(
+        Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"])), 1.0 if share is None else share
+    )
 
 
 def _address(image: Image.Image) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _STORED = {
 }  # fmt: skip
 _FROM_MAPS = ("entropy", "top_mass")
 _TRUTH = ("pointing", "pointing_chance", "energy", "energy_chance")
+_OPTION = re.compile(r"(?:^|\s)(?:\([A-Za-z1-9]\)|[A-D][.):])\s")
 _REASONS = 20  # of errors that are kept
 _KEY = ("row", "id", "question", "picture", "picture_hash")
 _PLACE = ("width", "height", "rows", "cols", "x_edges", "y_edges", "image_map")
@@ -37,7 +39,8 @@ class Series:
 
     measures: float64 (results,) by name, NaN where unknown. pictures, keys: which picture and which row of the input a
     result is about, int64 (results,), the same numbers in every series. rasters: each map on one coarse raster of its
-    picture, float16 (results, parts). places: where its line stands. groups: values of the columns asked for.
+    picture, float16 (results, parts). places: where its line stands. groups: values of the columns asked for. forms: of
+    each result's question (see `form_of`).
     """
 
     name: str
@@ -49,6 +52,7 @@ class Series:
     rasters: np.ndarray = field(repr=False)
     places: list[Place] = field(repr=False)
     groups: dict[str, list[Any]] = field(repr=False)
+    forms: list[str] = field(repr=False)
     grids: tuple[str, ...] = ()
     errors: int = 0
 
@@ -96,6 +100,12 @@ def measure(
     return collector.measured()
 
 
+def form_of(question: str) -> str:
+    """A question's form: its first two words, as VQA's question types, and whether options follow."""
+    words = re.findall(r"\w+", question.casefold())
+    return " ".join(words[:2]) + (" … with options" if _OPTION.search(question) else "")
+
+
 def column_named(name: str, source: Source) -> str:
     """The column meant by a name, with or without the prefix of the input's own; raises RelevancyError."""
     for found in (EXTRA + name, name):
@@ -123,6 +133,7 @@ class _Growing:
         self.rasters: list[np.ndarray] = []
         self.places: list[Place] = []
         self.groups: dict[str, list[Any]] = defaultdict(list)
+        self.forms: list[str] = []
         self.grids: dict[str, None] = {}
 
 
@@ -162,6 +173,7 @@ class _Collector:
                 row = {name: names[name][line] for name in _KEY}
                 growing.keys.append(self.key(number, model, row))
                 growing.pictures.append(self.picture(number, row))
+                growing.forms.append(form_of(row["question"] or ""))
             self.numbers(growing, batch.take(_indices(lines)), self.truths[number])
             for name, column in by.items():
                 growing.groups[name] += batch.column(column).take(_indices(lines)).to_pylist()
@@ -220,6 +232,7 @@ class _Collector:
                     rasters=np.concatenate(growing.rasters),
                     places=growing.places,
                     groups=dict(growing.groups),
+                    forms=growing.forms,
                     grids=tuple(growing.grids),
                     errors=self.failed[number][model],
                 )

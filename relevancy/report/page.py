@@ -8,6 +8,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from relevancy.plotting.overlay import FLOOR, percent
 from relevancy.report import charts, sections, words
 from relevancy.report.cards import gallery
 from relevancy.report.charts import Axis
@@ -37,7 +38,7 @@ def page(report: Report) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Relevancy report: {title}</title><style>{style}</style></head><body>"
-        f'<header class="top"><h1>What the models looked at</h1>{_header(report)}<nav>{links}</nav></header>'
+        f'<header class="top"><h1>Where the relevance lies</h1>{_header(report)}<nav>{links}</nav></header>'
         f"<main>{body}</main>"
         f"<footer>relevancy {escape(report.version)}. Every number of this page is in report.json beside it.</footer>"
         f"</body></html>\n"
@@ -168,7 +169,11 @@ def _method(report: Report) -> str:
         "Intervals": (
             "Means are over rows. Several questions about one picture are not independent, so an interval comes from "
             f"drawing pictures, with all their rows, with replacement: {findings.resamples:,} times (seed "
-            f"{findings.seed}), 95% percentile interval. Intervals are not adjusted for how many there are."
+            f"{findings.seed}). A mean has a 95% bootstrap-t interval, everything else (and a mean whose resamples may "
+            "lose all spread, as of rare right answers) a BCa interval, a median the middle of its resampled medians; "
+            "both are widened for few pictures as Student’s t is. Of 10 to 40 pictures such intervals hold the mean of "
+            "skewed values in 88 to 96%, and the median in 95 to 98%; where values run over many decades only the "
+            "median’s does. Intervals are not adjusted for how many there are."
         ),
         "Tests": (
             f"Sign-flip permutation tests of paired differences, {findings.flips:,} random flips of whole pictures, "
@@ -187,7 +192,10 @@ def _method(report: Report) -> str:
         ),
         "Limits": (
             "Relevance tells about the computation and does not prove what the model used: hiding a region "
-            "(relevancy.counterfactual) tests that."
+            "(relevancy.counterfactual) tests that. A small image share is no sign that the picture was not used: "
+            "of the embedded pair’s open answers with a share below 1%, two thirds lose more than 0.3 of their "
+            "probability without the picture. Maps with a share below "
+            f"{percent(FLOOR)} are drawn as empty in the gallery."
         ),
     }
     items = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in said.items())

@@ -10,7 +10,7 @@ from relevancy.report.charts import Axis
 from relevancy.report.findings import Findings, Localisation, ModelFindings, PairFindings, Rightness, SplitFindings
 from relevancy.report.pieces import axis_of, card, forest, heading, line, named, step, steps_forest, table, value
 from relevancy.report.words import MEASURES
-from relevancy.stats.clustered import FEWEST
+from relevancy.stats.clustered import FEWEST, Estimate
 
 _UNIT = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1))
 Colors = Mapping[str, int]
@@ -20,7 +20,8 @@ def models(found: Sequence[ModelFindings], colors: Colors) -> str:
     """How each measure is spread over the rows, model under model."""
     grids = escape("; ".join(f"{one.name} {_grids(one)}" for one in found))
     under = (
-        "How each number is spread over the rows. The line is the mean, the band around it its interval. "
+        "How each number is spread over the rows. The line is the mean, the band around it its interval; the median is "
+        "written under it, and says more where few rows make the mean. "
         f"Patches: {grids}."
     )
     panels = "".join(_panel(measure, found, colors) for measure in MEASURES)
@@ -46,11 +47,22 @@ def _panel(measure: str, found: Sequence[ModelFindings], colors: Colors) -> str:
             if model.name in spreads
             else charts.whisker(mean, axis, color)
         )
-        label = f'<div class="label">{named(model.name, color)}{value(mean, share=meaning.share)}</div>'
+        middle = "" if measure == "correct" else _middle(model.medians[measure], share=meaning.share)
+        label = f'<div class="label">{named(model.name, color)}{value(mean, share=meaning.share)}{middle}</div>'
         rows.append(f'<div class="row">{label}{drawn}</div>')
     scale = charts.scale(axis, words.ticks(axis.ticks, share=meaning.share, difference=False))
     return (
         f'<div class="card"><h3>{meaning.title}</h3><p class="small">{meaning.sentence}</p>{"".join(rows)}{scale}</div>'
+    )
+
+
+def _middle(median: Estimate, *, share: bool) -> str:
+    """A median with its interval, in small letters under the mean."""
+    interval = words.level_interval(median, share)
+    return (
+        ""
+        if median.value is None
+        else f'<span class="n num">median {words.level(median.value, share)} {interval}</span>'
     )
 
 
@@ -61,8 +73,8 @@ def differences(findings: Findings) -> str:
         return heading(title, "One model, nothing to compare with. --compare takes a second export.")
     under = (
         "First less second, over the rows both have. p is of a sign-flip test over whole pictures, adjusted by Holm "
-        f"for the {findings.tests} tests of this section. d is Cohen’s d for paired rows: the mean difference over its "
-        "standard deviation from row to row."
+        f"for the {findings.tests} tests of this section. d is d_z, of paired rows: the mean difference over its "
+        "standard deviation from row to row. How much that is, depends on what is measured."
     )
     return heading(title, under) + "".join(_pair(pair) for pair in findings.pairs)
 
@@ -82,7 +94,7 @@ def _pair(pair: PairFindings) -> str:
             line(
                 f'<b>{meaning.title}</b><span class="n num">{shown}</span>',
                 charts.whisker(found.difference, axis, zero=0),
-                step(found.difference, share=meaning.share),
+                step(found.difference, share=meaning.share) + _middle_step(measure, found.median, share=meaning.share),
                 ("d", f'{words.effect(found.effect.value)} <span class="in">{interval}</span>'),
                 ("p", words.chance(found.p_adjusted)),
             )
@@ -95,6 +107,12 @@ def _pair(pair: PairFindings) -> str:
     labels = words.ticks(axis.ticks, share=True, difference=True)
     heads = ["measure", "", "difference", "d", "p, adjusted"]
     return card(title, under, forest("differences", lines, axis, labels, heads)) + _outcomes(pair)
+
+
+def _middle_step(measure: str, median: Estimate, *, share: bool) -> str:
+    if measure == "correct" or median.value is None:
+        return ""
+    return f'<span class="n num">median {words.step(median.value, share)} {words.step_interval(median, share)}</span>'
 
 
 def _outcomes(pair: PairFindings) -> str:
@@ -122,15 +140,17 @@ def _outcomes(pair: PairFindings) -> str:
 
 def right(findings: Findings, colors: Colors) -> str:
     """Right answers beside wrong ones."""
-    title = "Does attention to the picture go with being right?"
+    title = "Does the image share go with being right?"
     if not findings.rightness:
         return heading(title, "This export does not know which answers are right.")
     under = (
         "Right answers beside wrong ones. The area under the ROC curve (AUC) is how often a right answer has the "
-        "larger number than a wrong one: 0.5 is chance, 1 always. Intervals only, no tests. What goes with being right "
-        "need not be why."
+        "larger number than a wrong one: 0.5 is chance, 1 always. Some forms of questions are harder than others, and "
+        "some leave more of the relevance on the picture; so differences are between answers to questions of one form "
+        "(their first two words, and whether options follow), forms weighed as in Mantel and Haenszel’s test. "
+        "Intervals only, no tests. What goes with being right need not be why, and a share is not use of the picture."
     )
-    heads = ("measure", "right", "wrong", "right less wrong", "AUC")
+    heads = ("measure", "right", "wrong", "right less wrong, within forms", "AUC, within forms")
     parts = [
         card(
             named(name, colors[name]),
@@ -143,16 +163,22 @@ def right(findings: Findings, colors: Colors) -> str:
 
 
 def _said_of(image: Rightness) -> str:
-    area = image.area
-    if area.value is None:
+    area = image.area_within
+    if image.area.value is None:
         return "All known answers are right, or all are wrong: nothing to tell apart."
+    if area.value is None:
+        return "No form of question has both right and wrong answers: whatever differs may be the questions."
     if area.low is None or area.high is None:
-        return f"Too few right or wrong answers to say: at least {FEWEST} rows and pictures of each are needed."
+        return (
+            f"Too few right or wrong answers within forms of questions to say: at least {FEWEST} pictures of each are "
+            "needed."
+        )
+    forms = "one form of question" if image.forms == 1 else f"each of {image.forms} forms of questions"
     if area.low > 0.5:
-        return "More attention to the picture goes with being right."
+        return f"Within {forms}, a larger image share goes with being right."
     if area.high < 0.5:
-        return "Less attention to the picture goes with being right."
-    return "These rows do not decide whether attention to the picture goes with being right."
+        return f"Within {forms}, a smaller image share goes with being right."
+    return f"Within {forms}, these rows do not decide whether the image share goes with being right."
 
 
 def _right_row(measure: str, found: Rightness) -> tuple[str, list[str]]:
@@ -160,8 +186,8 @@ def _right_row(measure: str, found: Rightness) -> tuple[str, list[str]]:
     cells = [
         value(found.right, share=share),
         value(found.wrong, share=share),
-        step(found.gap, share=share),
-        value(found.area, share=False),
+        step(found.gap_within, share=share),
+        value(found.area_within, share=False),
     ]
     return f"<b>{MEASURES[measure].title}</b>", cells
 

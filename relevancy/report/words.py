@@ -75,12 +75,12 @@ def step_interval(estimate: Estimate, share: bool) -> str:
 
 
 def effect(value: float | None) -> str:
-    """Cohen's d."""
+    """An effect, d_z."""
     return "–" if value is None else signed(value, 2)
 
 
 def effect_interval(estimate: Estimate) -> str:
-    """The interval of Cohen's d, in brackets; empty where there is none."""
+    """The interval of an effect, in brackets; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{signed(estimate.low, 2)}, {signed(estimate.high, 2)}]"

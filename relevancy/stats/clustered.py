@@ -1,19 +1,20 @@
-"""Means, differences and their intervals when several rows belong to one picture: pictures are drawn, never rows.
+"""Means, medians, differences and their intervals when several rows belong to one picture.
 
-Everything resampled is a ratio of sums over pictures, so a resample is a product of weights and sums: memory does not
-grow with the number of rows times resamples.
+Almost everything resampled is made of sums over pictures, so a resample is a product of weights and sums: memory does
+not grow with the number of rows times resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from relevancy.stats.intervals import CHUNK, Resamples, bounds
+from relevancy.stats.intervals import CHUNK, FEWEST, Resamples, ends, mean_ends, widened
 
-FEWEST = 10  # rows, and pictures, below which no interval and no test is given
+_TRIED = 16  # places looked at together in search of a median's interval
 
 
 @dataclass(frozen=True)
@@ -56,87 +57,197 @@ class Sample:
         """Sum of the values over each picture's rows, (pictures,)."""
         return np.bincount(self.pictures, self.values if values is None else values, pictures)
 
-    def estimate(self, value: float, draws: np.ndarray) -> Estimate:
-        """The value with the interval that the resampled values (resamples,) give it, if there is enough of it."""
-        return _estimate(value, draws, self.rows, len(np.unique(self.pictures)))
+    @property
+    def drawn_from(self) -> int:
+        """How many pictures the rows are about."""
+        return len(np.unique(self.pictures))
+
+    def influence(self, pictures: int, values: np.ndarray) -> np.ndarray:
+        """By how much each picture moves a mean over the rows of something that is on average zero, (pictures,)."""
+        return self.sums(pictures, values) / max(1, self.rows)
+
+
+Strata = Sequence[tuple[Sample, Sample]]
+"""Two groups, in parts that are compared apart: a row of the one never with a row of the other group's other part."""
 
 
 def means(samples: Sequence[Sample], resamples: Resamples) -> list[Estimate]:
     """Mean over rows of each sample."""
-    return _from_sums(
-        samples,
-        resamples,
-        lambda sample: [sample.values],
-        lambda rows, total: total / rows,
-    )
+    known = [sample for sample in samples if sample.rows]
+    found = iter(mean_ends([(sample.values, sample.pictures) for sample in known], resamples))
+    return [
+        _estimate(float(sample.values.mean()) if sample.rows else None, next(found) if sample.rows else None, sample)
+        for sample in samples
+    ]
+
+
+def medians(samples: Sequence[Sample], resamples: Resamples) -> list[Estimate]:
+    """Median over rows of each sample.
+
+    Its interval holds the middle of the resampled medians. These are not taken one by one: whether a resample's median
+    lies at or below a value is a sum over pictures.
+    """
+    known = [sample for sample in samples if sample.rows and sample.drawn_from >= FEWEST]
+    found = iter(_median_ends(known, resamples))
+    return [
+        _estimate(
+            float(np.median(sample.values)) if sample.rows else None, next(found) if sample in known else None, sample
+        )
+        for sample in samples
+    ]
+
+
+def _median_ends(samples: Sequence[Sample], resamples: Resamples) -> list[tuple[float, float] | None]:
+    cases = [(sample, np.sort(sample.values), upper) for sample in samples for upper in (False, True)]
+    places = [(-1, sample.rows - 1) for sample, _, _ in cases]  # the end lies above the first and not above the second
+    while any(high - low > 1 for low, high in places):
+        tried = [np.unique(np.linspace(low, high, _TRIED + 2).astype(int))[1:-1] for low, high in places]
+        totals = iter(
+            resamples.totals(
+                [
+                    sample.sums(resamples.pictures, (sample.values <= ordered[place]) - 0.5)
+                    for (sample, ordered, _), some in zip(cases, tried, strict=True)
+                    for place in some
+                ]
+            )
+        )
+        for number, ((sample, _, upper), some) in enumerate(zip(cases, tried, strict=True)):
+            level = widened(sample.drawn_from)[upper]
+            low, high = places[number]
+            for place in some.tolist():
+                total = next(totals)
+                if ((total > 0) if upper else (total >= 0)).mean() >= level:
+                    high = min(high, place)
+                else:
+                    low = place
+            places[number] = low, high
+    at = iter(float(ordered[high]) for (_, ordered, _), (_, high) in zip(cases, places, strict=True))
+    return [(low, high) if low < high else None for low, high in zip(at, at, strict=True)]
 
 
 def effects(samples: Sequence[Sample], resamples: Resamples) -> list[Estimate]:
-    """Cohen's d_z of paired differences: their mean over their standard deviation; no value where they do not vary."""
-
-    def parts(sample: Sample) -> list[np.ndarray]:
-        # Standing far from zero must not cost the variance its digits.
-        centered = sample.values - _middle(sample)
-        return [sample.values, centered, centered**2]
-
-    def size(rows: np.ndarray, total: np.ndarray, centered: np.ndarray, squared: np.ndarray) -> np.ndarray:
-        variance = (squared - centered**2 / rows) / (rows - 1)
-        return (total / rows) / np.sqrt(np.where(variance > 1e-24, variance, np.nan))
-
-    return _from_sums(samples, resamples, parts, size)
-
-
-def gaps(pairs: Sequence[tuple[Sample, Sample]], resamples: Resamples) -> list[Estimate]:
-    """Mean of each first group less the mean of the second; no interval where one of them is too small."""
-    columns = [
-        column
-        for pair in pairs
-        for group in pair
-        for column in (group.sums(resamples.pictures), group.sums(resamples.pictures, np.ones(group.rows)))
-    ]
-    if not columns:
+    """d_z of paired differences: their mean over their standard deviation; no value where they do not vary."""
+    if not samples:
         return []
-    totals = resamples.totals(columns)
-    found = []
-    for number, (one, other) in enumerate(pairs):
-        total, rows, other_total, other_rows = totals[4 * number : 4 * number + 4]
-        value = _mean(one.values) - _mean(other.values)
-        with np.errstate(all="ignore"):
-            draws = total / rows - other_total / other_rows
-        found.append(_of_two_groups(value, draws, one, other))
-    return found
-
-
-def areas(pairs: Sequence[tuple[Sample, Sample]], resamples: Resamples) -> list[Estimate]:
-    """Area under the ROC curve: how often a row of the first group has the larger value, ties counting one half."""
-    found = []
-    for one, other in pairs:
-        if not one.rows or not other.rows:
-            found.append(Estimate(None, None, None, one.rows + other.rows, 0))
-            continue
-        values = np.concatenate([one.values, other.values])
-        pictures = np.concatenate([one.pictures, other.pictures])
-        order = np.argsort(values, kind="stable")
-        first = (order < one.rows).astype(np.float64)
-        starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-        step = max(1, CHUNK // len(values))
-        draws = [
-            _weighted_area(weights[start : start + step, pictures[order]], first, starts)
-            for weights in resamples.weights()
-            for start in range(0, len(weights), step)
+    # Standing far from zero must not cost the variance its digits.
+    middles = [float(sample.values.mean()) if sample.rows else 0.0 for sample in samples]
+    totals = resamples.totals(
+        [
+            sample.sums(resamples.pictures, (sample.values - middle) ** power)
+            for sample, middle in zip(samples, middles, strict=True)
+            for power in (0, 1, 2)
         ]
-        (value,) = _weighted_area(np.ones((1, len(values))), first, starts)
-        found.append(_of_two_groups(float(value), np.concatenate(draws), one, other))
+    )
+    found = []
+    for number, (sample, middle) in enumerate(zip(samples, middles, strict=True)):
+        centered = sample.values - middle
+        deviation = float(np.sqrt((centered**2).sum() / (sample.rows - 1))) if sample.rows > 1 else 0.0
+        if not deviation > 1e-12:
+            found.append(_estimate(None, None, sample))
+            continue
+        rows, total, squares = totals[3 * number : 3 * number + 3]
+        with np.errstate(all="ignore"):
+            variance = (squares - total**2 / rows) / (rows - 1)
+            draws = (middle + total / rows) / np.sqrt(np.where(variance > 1e-24, variance, np.nan))
+        value, scores = middle / deviation, centered / deviation
+        moved = sample.influence(resamples.pictures, scores - value * (scores**2 - 1) / 2)
+        found.append(_estimate(value, ends(value, draws, moved, sample.drawn_from), sample))
     return found
 
 
-def _weighted_area(weights: np.ndarray, first: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The area (resamples,) by weights (resamples, rows) of rows in order of values; `starts`: of equal values."""
-    above = np.add.reduceat(weights * first, starts, axis=1)
-    below = np.add.reduceat(weights * (1 - first), starts, axis=1)
-    beaten = np.cumsum(below, axis=1) - below / 2
-    with np.errstate(all="ignore"):
-        return (above * beaten).sum(1) / (above.sum(1) * below.sum(1))
+def gaps(cases: Sequence[Strata], resamples: Resamples) -> list[Estimate]:
+    """Mean of each first group less the mean of the second, within strata.
+
+    A stratum weighs as much as its two groups can tell: rows x rows / (rows + rows), as in Mantel and Haenszel's test.
+    No interval where a group has too few pictures.
+    """
+    cases = [_with_both(strata) for strata in cases]
+    columns = [
+        group.sums(resamples.pictures, values)
+        for strata in cases
+        for pair in strata
+        for group in pair
+        for values in (group.values, np.ones(group.rows))
+    ]
+    totals = iter(resamples.totals(columns) if columns else ())
+    found = []
+    for strata in cases:
+        value, weight = 0.0, 0.0
+        draws, weights = np.zeros(resamples.count), np.zeros(resamples.count)
+        moved = np.zeros(resamples.pictures)
+        for one, other in strata:
+            own = _weight(one.rows, other.rows)
+            value, weight = value + own * (one.values.mean() - other.values.mean()), weight + own
+            for sign, group in ((1, one), (-1, other)):
+                moved += sign * own * group.influence(resamples.pictures, group.values - group.values.mean())
+            total, rows, other_total, other_rows = (next(totals) for _ in range(4))
+            with np.errstate(all="ignore"):
+                share = np.nan_to_num(_weight(rows, other_rows))
+                draws += np.where(share > 0, share * (total / rows - other_total / other_rows), 0)
+            weights += share
+        found.append(_of_two_groups(value, weight, draws, weights, moved, strata))
+    return found
+
+
+def areas(cases: Sequence[Strata], resamples: Resamples) -> list[Estimate]:
+    """Area under the ROC curve: how often a row of the first group has the larger value than one of the second.
+
+    Ties count one half. Within strata, which weigh as in `gaps`; of one stratum that is Mann and Whitney's statistic.
+    Source of the influence: DeLong, DeLong and Clarke-Pearson, Biometrics 1988; of pictures: Obuchowski, 1997.
+    """
+    found = []
+    for case in cases:
+        strata = _with_both(case)
+        value, weight = 0.0, 0.0
+        draws, weights = np.zeros(resamples.count), np.zeros(resamples.count)
+        moved = np.zeros(resamples.pictures)
+        for one, other in strata:
+            beaten, above = _placed(one.values, other.values), 1 - _placed(other.values, one.values)
+            area, own = float(beaten.mean()), _weight(one.rows, other.rows)
+            value, weight = value + own * area, weight + own
+            moved += own * one.influence(resamples.pictures, beaten - area)
+            moved += own * other.influence(resamples.pictures, above - area)
+            wins, rows, other_rows = _wins(one, other, resamples)
+            with np.errstate(all="ignore"):
+                draws += np.nan_to_num(wins / (rows + other_rows))
+                weights += np.nan_to_num(_weight(rows, other_rows))
+        found.append(_of_two_groups(value, weight, draws, weights, moved, strata))
+    return found
+
+
+def _with_both(strata: Strata) -> Strata:
+    return [(one, other) for one, other in strata if one.rows and other.rows]
+
+
+def _weight(rows: Any, other_rows: Any) -> Any:
+    return rows * other_rows / (rows + other_rows)
+
+
+def _placed(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which share of the others lies below each value, (values,), ties counting one half."""
+    ordered = np.sort(among)
+    below, not_above = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return (below + not_above) / (2 * len(among))
+
+
+def _wins(one: Sample, other: Sample, resamples: Resamples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs in which the first has the larger value, and rows of both groups, in each resample: (resamples,) each."""
+    values = np.concatenate([one.values, other.values])
+    pictures = np.concatenate([one.pictures, other.pictures])
+    order = np.argsort(values, kind="stable")
+    first = (order < one.rows).astype(np.float64)
+    starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)  # of equal values
+    step = max(1, CHUNK // len(values))
+    found = []
+    for weights in resamples.weights():
+        for start in range(0, len(weights), step):
+            own = weights[start : start + step, pictures[order]]
+            above = np.add.reduceat(own * first, starts, axis=1)
+            below = np.add.reduceat(own * (1 - first), starts, axis=1)
+            beaten = np.cumsum(below, axis=1) - below / 2
+            found.append(np.stack([(above * beaten).sum(1), above.sum(1), below.sum(1)]))
+    wins, rows, other_rows = np.concatenate(found, axis=1)
+    return wins, rows, other_rows
 
 
 def sign_flips(samples: Sequence[Sample], pictures: int, *, flips: int = 9999, seed: int = 0) -> list[float | None]:
@@ -159,7 +270,7 @@ def sign_flips(samples: Sequence[Sample], pictures: int, *, flips: int = 9999, s
         signs = np.unpackbits(bits, axis=1, count=pictures).astype(np.float64) * 2 - 1
         beyond += (np.abs(signs @ sums) >= reached).sum(0)
     return [
-        (1 + int(count)) / (1 + flips) if _enough(sample.rows, len(np.unique(sample.pictures))) else None
+        (1 + int(count)) / (1 + flips) if sample.drawn_from >= FEWEST else None
         for sample, count in zip(samples, beyond, strict=True)
     ]
 
@@ -178,55 +289,21 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _from_sums(
-    samples: Sequence[Sample],
-    resamples: Resamples,
-    parts: Callable[[Sample], list[np.ndarray]],
-    statistic: Callable[..., np.ndarray],
-) -> list[Estimate]:
-    """A statistic of (rows, sum of each part), with its interval."""
-    if not samples:
-        return []
-    split = [[np.ones(sample.rows), *parts(sample)] for sample in samples]
-    width = len(split[0])
-    totals = resamples.totals(
-        [sample.sums(resamples.pictures, part) for sample, each in zip(samples, split, strict=True) for part in each]
-    )
-    found = []
-    for number, (sample, each) in enumerate(zip(samples, split, strict=True)):
-        with np.errstate(all="ignore"):
-            value = statistic(*(np.array([part.sum()]) for part in each))
-            draws = statistic(*totals[number * width : (number + 1) * width])
-        found.append(sample.estimate(float(value[0]), draws))
-    return found
+def _of_two_groups(
+    value: float, weight: float, draws: np.ndarray, weights: np.ndarray, moved: np.ndarray, strata: Strata
+) -> Estimate:
+    """An estimate of sums over strata, each to be divided by the sum of the strata's weights."""
+    groups = [np.concatenate([pair[side].pictures for pair in strata] or [np.array([], int)]) for side in (0, 1)]
+    rows, pictures = sum(map(len, groups)), len(np.union1d(*groups))
+    if not weight:
+        return Estimate(None, None, None, rows, pictures)
+    fewest = min(len(np.unique(group)) for group in groups)
+    with np.errstate(all="ignore"):
+        found = ends(value / weight, draws / weights, moved / weight, fewest)
+    low, high = found or (None, None)
+    return Estimate(float(value / weight), low, high, rows, pictures)
 
 
-def _of_two_groups(value: float, draws: np.ndarray, one: Sample, other: Sample) -> Estimate:
-    pictures = len(np.union1d(one.pictures, other.pictures))
-    smaller = min((one, other), key=lambda group: group.rows)
-    enough = _enough(smaller.rows, min(len(np.unique(group.pictures)) for group in (one, other)))
-    found = _estimate(value, draws, one.rows + other.rows, pictures)
-    return found if enough else Estimate(found.value, None, None, found.rows, found.pictures)
-
-
-def _estimate(value: float, draws: np.ndarray, rows: int, pictures: int) -> Estimate:
-    known = float(value) if np.isfinite(value) else None
-    kept = draws[np.isfinite(draws)]
-    if known is None or not _enough(rows, pictures) or not len(kept):
-        return Estimate(known, None, None, rows, pictures)
-    low, high = bounds(kept)
-    if low == high:  # every row alike: resampling cannot tell how far the truth may lie
-        return Estimate(known, None, None, rows, pictures)
-    return Estimate(known, low, high, rows, pictures)
-
-
-def _enough(rows: int, pictures: int) -> bool:
-    return rows >= FEWEST and pictures >= FEWEST
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _middle(sample: Sample) -> float:
-    return _mean(sample.values) if sample.rows else 0.0
+def _estimate(value: float | None, found: tuple[float, float] | None, sample: Sample) -> Estimate:
+    low, high = found or (None, None)
+    return Estimate(value, low, high, sample.rows, sample.drawn_from)

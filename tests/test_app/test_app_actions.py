@@ -17,6 +17,7 @@ from relevancy_app.wiring import Handlers
 import relevancy
 from relevancy import RelevancyError
 from relevancy.explanations.agreement import agreement
+from relevancy.geometry import Grid
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 LIMITS = Settings()
@@ -245,6 +246,18 @@ def test_a_tenth_is_the_most_or_least_relevant_of_what_lies_on_the_picture(shown
     result = replace(shown.first[0], image_map=np.arange(16, dtype=np.float32).reshape(4, 4))
     assert set(actions.tenth(result, actions.MOST)) == {14, 15}
     assert set(actions.tenth(result, actions.LEAST)) == {0, 1}
+
+
+def test_a_tenth_of_equal_patches_is_not_the_last_rows(shown):
+    spot = np.zeros((10, 10), np.float32)
+    spot[0, 0] = 1
+    edges = np.linspace(0, 100, 11)
+    result = replace(shown.first[0], image_map=spot, grid=Grid(100, 100, edges, edges))
+    most, least = (set(actions.tenth(result, part)) for part in (actions.MOST, actions.LEAST))
+    assert 0 in most
+    assert len({patch // 10 for patch in most}) > 3
+    assert len({patch // 10 for patch in least}) > 3
+    assert not most & least
 
 
 def test_an_empty_map_has_no_most_relevant_tenth(shown):

@@ -5,7 +5,7 @@ import pytest
 
 from relevancy.checking.rows import Row
 from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
-from relevancy.checking.verdicts import DOUBT, TRUST, UNDECIDED, summarise
+from relevancy.checking.verdicts import BETTER, DOUBT, TRUST, UNDECIDED, summarise
 
 LAST = f"{RANDOMISED} to tower"
 GOOD = {"gain": 0.3, LAST: 0.1, "question": 0.4, "picture": 0.3, "noise": 0.95, ALONE: 1.0}
@@ -60,6 +60,27 @@ def test_truth_is_heard_where_it_is_known(tmp_path):
     found = verdict(tmp_path, points=0.8)
     assert found.word == TRUST
     assert "points at the truth more often than a random map by 0." in str(found)
+
+
+def test_better_than_noise_is_not_trusted(tmp_path):
+    """Peaks on the truth in a third of the maps where chance is a tenth; a small gain; ten rows."""
+    found = verdict(tmp_path / "misses", rows=200, points=0.35)
+    assert found.word == BETTER
+    assert "trust asks for more: peaks on the truth in 50% for sure, here 2" in str(found)
+    small = verdict(tmp_path / "small", gain=0.1)
+    assert (small.word, small.reasons[-1][:45]) == (BETTER, "trust asks for more: a gain of 0.2 for sure, ")
+    few = verdict(tmp_path / "few", rows=10)
+    assert few.word == BETTER
+    assert str(few).endswith("trust asks for more: 30 rows, here 10: better than chance")
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"gain": -0.1}, {"last": 0.8}, {"question": 0.95}, {"points": 0.0}, {"alone": 0.2}]
+)
+def test_nine_rows_say_neither_good_nor_bad(tmp_path, change):
+    found = verdict(tmp_path, rows=9, **change)
+    assert found.word == UNDECIDED
+    assert "cannot be told from 9 rows of 9 pictures, at least 10 are needed" in str(found)
 
 
 def test_few_rows_decide_nothing(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relevancy.stats.intervals import interval
+from relevancy.stats.intervals import ends, interval
 
 
 def test_means_leave_out_what_is_missing():
@@ -25,3 +25,14 @@ def test_rows_of_one_picture_are_no_new_evidence():
     alone = interval(values, range(40))
     often = interval(np.repeat(values, 25), np.repeat(np.arange(40), 25))
     assert often.high - often.low == pytest.approx(alone.high - alone.low, rel=0.01)
+
+
+def test_skewness_moves_both_ends_by_the_book():
+    draws = np.random.default_rng(0).normal(size=40_000)
+    influence = np.array([3.0] + 19 * [-3 / 19])
+    skewness = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
+    reach = 2.093024 * (20 / 19) ** 0.5  # Student's t of 19
+    expected = [end / (1 - skewness * end) for end in (-reach, reach)]
+    assert ends(0.0, draws, influence, 20) == pytest.approx(expected, abs=0.1)
+    even = ends(0.0, draws, np.array([1.0, -1.0] * 10), 20)
+    assert even == pytest.approx((-reach, reach), abs=0.1)

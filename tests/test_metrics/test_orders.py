@@ -25,6 +25,12 @@ def test_equal_patches_come_in_a_drawn_order():
     assert all(sorted(one) == list(range(6)) for one in drawn)
 
 
+def test_equal_patches_come_in_another_order_for_each_picture():
+    """One order for all would make a map that says nothing as good or bad as that one order is."""
+    drawn = {tuple(order(np.zeros(6), np.ones(6, bool), [3, picture])) for picture in range(20)}
+    assert len(drawn) > 10
+
+
 @given(arrays(np.float32, 20, elements=st.floats(-10, 10, width=32)), st.integers(0, 99))
 def test_orders_are_falling_and_whole(values, seed):
     ordered = order(values, np.ones(20, bool), seed)

@@ -13,6 +13,7 @@ from relevancy.export.schema import schema
 from relevancy.report.build import make_report, save
 from relevancy.report.claim import by_size
 from relevancy.report.groups import Grouping
+from relevancy.report.measures import form_of
 from relevancy.report.page import page
 from relevancy.report.source import NEEDED
 from relevancy.report.words import MEASURES
@@ -93,6 +94,77 @@ def test_right_beside_wrong(two_models):
     assert found["gap"]["value"] == pytest.approx(np.mean(right) - np.mean(wrong))
     area = np.mean([(one > other) + (one == other) / 2 for one in right for other in wrong])
     assert found["area"]["value"] == pytest.approx(area)
+
+
+@pytest.mark.parametrize(
+    ("question", "form"),
+    [
+        ("What color is the duck?", "what color"),
+        ("what  COLOR, is it (a) Red (b) Blue", "what color … with options"),
+        ("Is it red?\nA. Yes\nB. No", "is it … with options"),
+        ("Duck?", "duck"),
+        ("", ""),
+    ],
+)
+def test_forms_of_questions(question, form):
+    assert form_of(question) == form
+
+
+def test_what_goes_with_being_right_is_said_within_forms_of_questions(tmp_path):
+    """Easy questions leave much relevance on the picture, hard ones little; within each, right and wrong are alike."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for row in range(160):
+        easy = row % 2 == 0
+        right = bool(rng.random() < (0.85 if easy else 0.15))
+        share = (0.6 if easy else 0.2) + 0.05 * rng.normal()
+        question = "What color is it?" if easy else "How many are there?"
+        lines.append(exports.line(row, question=question, share_image=share, correct=right))
+    report = make_report(exports.write_export(tmp_path / "forms", lines), **QUICK)
+    (found,) = report.findings.rightness.values()
+    image = found["image_share"]
+    assert image.forms == 2
+    assert image.area.low > 0.6
+    assert image.gap.low > 0.1
+    assert image.area_within.low < 0.5 < image.area_within.high
+    assert image.gap_within.low < 0 < image.gap_within.high
+    html = page(report)
+    assert "Within each of 2 forms of questions, these rows do not decide whether the image share goes with" in html
+    assert "goes with being right." not in html.replace("the image share goes with being right.", "")
+
+
+def test_no_form_with_right_and_wrong_answers_says_nothing(tmp_path):
+    lines = [
+        exports.line(row, question="What color?" if row % 2 else "How many?", correct=bool(row % 2))
+        for row in range(60)
+    ]
+    report = make_report(exports.write_export(tmp_path / "apart", lines), **QUICK)
+    (found,) = report.findings.rightness.values()
+    assert (found["image_share"].area_within.value, found["image_share"].forms) == (None, 0)
+    assert "No form of question has both right and wrong answers" in page(report)
+
+
+def test_medians_stand_beside_means(two_models):
+    """Of shares over eight decades the mean is that of a few; the median is the middle row's."""
+    report = make_report(two_models, **QUICK)
+    stored = report.to_json()
+    for model in stored["models"]:
+        shares = [row["share_image"] for row in results_of(two_models, model["name"]).values()]
+        found = model["medians"]["image_share"]
+        assert found["value"] == pytest.approx(np.median(shares))
+        assert found["low"] <= found["value"] <= found["high"]
+        assert f"median {found['value']:.1%}" in page(report)
+    small, large = (results_of(two_models, name) for name in ("small", "large"))
+    differences = [small[row]["share_image"] - large[row]["share_image"] for row in small]
+    (pair,) = stored["pairs"]
+    assert pair["differences"]["image_share"]["median"]["value"] == pytest.approx(np.median(differences))
+
+
+def test_shares_are_not_called_looking_and_effects_have_no_size(two_models):
+    html = page(make_report(two_models, **QUICK))
+    for word in ("nearly blind", "looked at", "attention to the picture", "negligible", "effect is", "Cohen"):
+        assert word not in html, word
+    assert "A small image share is no sign that the picture was not used" in html
 
 
 def test_groups_of_a_column(two_models):

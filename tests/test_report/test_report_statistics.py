@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevancy.stats.clustered import FEWEST, Estimate, Sample, areas, effects, gaps, holm, means, sign_flips
+from relevancy.stats.clustered import FEWEST, Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
 from relevancy.stats.intervals import Resamples
 
 
@@ -27,12 +27,42 @@ def drawn_pictures(resamples):
 
 
 def looped(statistic, resamples, *samples):
-    """The interval of a statistic of samples, each resample put together row by row."""
+    """A statistic of samples in each resample, put together row by row."""
     values = []
     for pictures in drawn_pictures(resamples):
         rows = [np.concatenate([one.values[one.pictures == picture] for picture in pictures]) for one in samples]
         values.append(statistic(*rows))
-    return np.nanquantile(values, [0.025, 0.975])
+    return np.array(values)
+
+
+def bca(statistic, resamples, *samples):
+    """The BCa interval by the book: skewness by leaving out one picture after the other, levels as Student's t has."""
+    scipy = pytest.importorskip("scipy.stats")
+    draws, value = looped(statistic, resamples, *samples), statistic(*(one.values for one in samples))
+    without = np.array(
+        [statistic(*(one.values[one.pictures != left] for one in samples)) for left in range(resamples.pictures)]
+    )
+    moved = without.mean() - without
+    skewness = (moved**3).sum() / (6 * (moved**2).sum() ** 1.5)
+    same = np.isclose(draws, value, rtol=1e-9, atol=0)
+    bias = scipy.norm.ppf(((draws < value) & ~same).mean() + same.mean() / 2)
+    pictures = resamples.pictures
+    ends = bias + np.array([-1, 1]) * scipy.t.ppf(0.975, pictures - 1) * (pictures / (pictures - 1)) ** 0.5
+    return np.nanquantile(draws, scipy.norm.cdf(bias + ends / (1 - skewness * ends)))
+
+
+def studentised(sample, resamples):
+    """The bootstrap-t interval of a mean by the book, each resample put together picture by picture."""
+
+    def parted(pictures):
+        parts = [sample.values[sample.pictures == picture] for picture in pictures]
+        mean = np.concatenate(parts).mean()
+        return mean, np.sqrt(sum((part - mean).sum() ** 2 for part in parts)) / sum(map(len, parts))
+
+    mean, error = parted(range(resamples.pictures))
+    drawn = np.array([parted(pictures) for pictures in drawn_pictures(resamples)])
+    far, near = np.quantile((drawn[:, 0] - mean) / drawn[:, 1], [0.975, 0.025])
+    return mean - far * error, mean - near * error
 
 
 def test_resamples_draw_as_many_pictures_as_there_are_and_each_as_often_as_any():
@@ -56,15 +86,38 @@ def test_a_mean_and_its_interval_equal_a_loop_over_pictures():
     (found,) = means([sample], resamples)
     assert found.value == pytest.approx(sum(sample.values) / 60)
     assert (found.rows, found.pictures) == (60, 20)
-    np.testing.assert_allclose([found.low, found.high], looped(np.mean, resamples, sample))
+    np.testing.assert_allclose([found.low, found.high], studentised(sample, resamples))
+
+
+def test_a_mean_of_coins_has_the_interval_by_the_book_too():
+    """Resamples without a single head have no spread: a bootstrap-t would reach far beyond what can be."""
+    sample, resamples = Sample.of(np.array([1.0, 1.0] + 18 * [0.0]), np.arange(20)), Resamples(20, 400)
+    (found,) = means([sample], resamples)
+    np.testing.assert_allclose([found.low, found.high], bca(np.mean, resamples, sample), atol=0.011)
+    assert 0 <= found.low < 0.1 < found.high < 0.5
+
+
+def test_a_median_and_its_interval_equal_a_loop_over_pictures():
+    for sample, pictures in ((clustered(), 20), (Sample.of(np.repeat([1.0, 2, 2, 3], 5), np.arange(20)), 20)):
+        resamples = Resamples(pictures, 200)
+        (found,) = medians([sample], resamples)
+        assert found.value == np.median(sample.values)
+        scipy = pytest.importorskip("scipy.stats")
+        reach = scipy.t.ppf(0.975, pictures - 1) * (pictures / (pictures - 1)) ** 0.5
+        ends = [
+            np.quantile(looped(lambda values, way=way: np.quantile(values, 0.5, method=way), resamples, sample),
+                        scipy.norm.cdf(end), method="inverted_cdf")
+            for way, end in (("inverted_cdf", -reach), ("higher", reach))
+        ]  # fmt: skip
+        np.testing.assert_allclose([found.low, found.high], ends)
 
 
 def test_an_effect_and_its_interval_equal_a_loop_over_pictures():
     sample, resamples = clustered(mean=5), Resamples(20, 200)
     (found,) = effects([sample], resamples)
     assert found.value == pytest.approx(np.mean(sample.values) / np.std(sample.values, ddof=1))
-    expected = looped(lambda values: values.mean() / values.std(ddof=1), resamples, sample)
-    np.testing.assert_allclose([found.low, found.high], expected)
+    expected = bca(lambda values: values.mean() / values.std(ddof=1), resamples, sample)
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=0.03)
 
 
 def test_an_effect_keeps_its_digits_far_from_zero_and_has_no_value_without_variation():
@@ -85,25 +138,57 @@ def test_a_gap_and_an_area_equal_loops_over_pictures():
         wins = [(a > b) + (a == b) / 2 for a in first for b in second]
         return sum(wins) / len(wins)
 
-    (gap,), (found,) = gaps([(one, other)], resamples), areas([(one, other)], resamples)
+    (gap,), (found,) = gaps([[(one, other)]], resamples), areas([[(one, other)]], resamples)
     assert gap.value == pytest.approx(one.values.mean() - other.values.mean())
-    np.testing.assert_allclose([gap.low, gap.high], looped(lambda a, b: a.mean() - b.mean(), resamples, one, other))
+    difference = bca(lambda a, b: a.mean() - b.mean(), resamples, one, other)
+    np.testing.assert_allclose([gap.low, gap.high], difference, atol=0.02)
     assert found.value == pytest.approx(area(one.values, other.values))
-    np.testing.assert_allclose([found.low, found.high], looped(area, resamples, one, other))
+    np.testing.assert_allclose([found.low, found.high], bca(area, resamples, one, other), atol=0.01)
     assert found.rows == 120
+
+
+def test_strata_are_compared_apart():
+    """In each stratum both groups are alike; taken together, the first seems to be the larger (Simpson's paradox)."""
+    rng = np.random.default_rng(3)
+    drawn = [(rng.normal(level, 1, 300), rng.integers(0, 40, 300)) for level in (0.0, 0.0, 3.0, 3.0)]
+    few_low, low, high, few_high = (Sample(values, pictures) for values, pictures in drawn)
+    few_low, few_high = (Sample(one.values[:30], one.pictures[:30]) for one in (few_low, few_high))
+    together = (
+        Sample(np.concatenate([few_low.values, high.values]), np.concatenate([few_low.pictures, high.pictures])),
+        Sample(np.concatenate([low.values, few_high.values]), np.concatenate([low.pictures, few_high.pictures])),
+    )
+    strata = [(few_low, low), (high, few_high)]
+    resamples = Resamples(40, 300)
+    (mixed, apart), (area_mixed, area) = (test([[together], strata], resamples) for test in (gaps, areas))
+    assert mixed.low > 1
+    assert apart.low < 0 < apart.high
+    assert area_mixed.low > 0.7
+    assert area.low < 0.5 < area.high
+    weights = [30 * 300 / 330] * 2  # Mantel and Haenszel's
+    each = [one.values.mean() - other.values.mean() for one, other in strata]
+    assert apart.value == pytest.approx(np.average(each, weights=weights))
+    assert (apart.rows, apart.pictures) == (660, 40)
+
+
+def test_a_stratum_of_one_group_alone_says_nothing():
+    nobody, one, other = Sample(np.array([]), np.array([], int)), clustered(1), clustered(2)
+    resamples = Resamples(20, 100)
+    for test in (gaps, areas):
+        (alone,), (beside,) = test([[(one, other)]], resamples), test([[(one, other), (one, nobody)]], resamples)
+        assert alone == beside
 
 
 def test_an_area_equals_mann_whitney():
     scipy = pytest.importorskip("scipy.stats")
     one, other = clustered(1), clustered(2)
     statistic = scipy.mannwhitneyu(one.values, other.values).statistic
-    (found,) = areas([(one, other)], Resamples(20, 100))
+    (found,) = areas([[(one, other)]], Resamples(20, 100))
     assert found.value == pytest.approx(statistic / (one.rows * other.rows))
 
 
 def test_an_area_of_one_group_alone_is_unknown():
     nobody = Sample(np.array([]), np.array([], int))
-    (found,) = areas([(clustered(), nobody)], Resamples(20, 100))
+    (found,) = areas([[(clustered(), nobody)]], Resamples(20, 100))
     assert found.value is None
 
 
@@ -182,6 +267,28 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     truth = [means([clustered(seed, pictures=40, per_picture=8, mean=0)], Resamples(40, 300))[0] for seed in range(200)]
     held = np.mean([one.low <= 0 <= one.high for one in truth])
     assert 0.89 < held < 0.99
+
+
+SKEWED = {
+    "exponential": (lambda rng, rows: rng.exponential(size=rows), 1, math.log(2)),
+    "lognormal": (lambda rng, rows: np.exp(rng.normal(size=rows)), math.exp(0.5), 1),
+    "shares": (lambda rng, rows: rng.beta(0.4, 2, size=rows), 1 / 6, 0.0879),
+    "coins": (lambda rng, rows: (rng.random(rows) < 0.2).astype(float), 0.2, 0),
+}
+
+
+@pytest.mark.parametrize("pictures", [10, 20, 40])
+@pytest.mark.parametrize("name", SKEWED)
+def test_intervals_hold_the_truth_of_skewed_values_of_few_pictures(name, pictures):
+    """Percentiles of resampled means hold it in 79 to 89 % (10 to 40 pictures, exponential and lognormal)."""
+    draw, mean, median = SKEWED[name]
+    rng, resamples = np.random.default_rng(11), Resamples(pictures, 499)
+    samples = [Sample.of(draw(rng, pictures), np.arange(pictures)) for _ in range(200)]
+    for measure, truth in ((means, mean), (medians, median)):
+        told = [found for found in measure(samples, resamples) if found.low is not None]
+        held = np.mean([found.low <= truth <= found.high for found in told])
+        assert held > (0.86 if (measure, name) == (means, "lognormal") else 0.9), (measure, held)
+        assert len(told) > (0 if (measure, name) == (medians, "coins") else 150)
 
 
 @settings(max_examples=40, deadline=None)
