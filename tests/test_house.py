@@ -47,6 +47,7 @@ ORDER = (
     "geometry",
     "pictures",
     "tape",
+    "stacks",
     "borrow",
     "attention",
     "filing",
@@ -61,7 +62,8 @@ ONLY = {
     "attention": {"errors"},
     "filing": {"errors"},
     "borrow": {"errors", "attention"},
-    "tape": {"errors", "attention", "borrow"},
+    "stacks": {"errors"},
+    "tape": {"errors", "attention", "borrow", "stacks"},
     "errors": set(),
 }
 HEAVY = ("torch", "transformers", "matplotlib", "cv2", "numpy", "PIL")

@@ -31,8 +31,29 @@ NAME = "relevancy"
 _CPU_TILE_BYTES = 2 << 20
 _ACCELERATOR_TILE_BYTES = 256 << 20
 
-# Tensor arguments that transformers passes along although attention does not depend on them any more.
-_INERT_TENSORS = frozenset({"position_ids", "cache_position", "image_sizes", "position_embeddings"})
+# Arguments that transformers passes along although attention does not depend on them (any more): they went into the
+# mask or the positions, ask for an output, or speak of packed sequences to implementations other than SDPA.
+_INERT = frozenset(
+    {
+        "cache_position",
+        "cu_seq_lens_k",
+        "cu_seq_lens_q",
+        "image_sizes",
+        "max_length_k",
+        "max_length_q",
+        "mm_token_type_ids",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "sliding_window",
+        "token_type_ids",
+        "use_cache",
+    }
+)
 
 
 class Row(Protocol):
@@ -56,7 +77,7 @@ class Recorder(Protocol):
         """The row this layer advances, or None when it only passes gradients on."""
 
     def root(self, device: torch.device) -> Tensor:
-        """A new scalar from which a graph can grow."""
+        """A scalar from which a graph can grow."""
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -115,7 +136,7 @@ def attend(
             f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
             "give the whole sequence in one forward pass, without a filled cache."
         )
-    output = _Attention.apply(query, key, value, None if rooted else tape.root(query.device), call, row)
+    output = _Attention.apply(query, key, value, None if row is None else tape.root(query.device), call, row)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -128,7 +149,11 @@ def _refuse_unknown(module: nn.Module, mask: Any, dropout: float, options: dict[
         )
     if dropout:
         raise RelevancyError(f"{layer} drops attention at random (p={dropout}); call model.eval() first.")
-    strange = [name for name, value in options.items() if isinstance(value, Tensor) and name not in _INERT_TENSORS]
+    if mask is not None and mask.requires_grad:
+        raise RelevancyError(
+            f"{layer} computes its mask from the tokens; the gradient through it is not followed here."
+        )
+    strange = [name for name, value in options.items() if value is not None and name not in _INERT]
     if strange:
         raise RelevancyError(f"{layer} passes {', '.join(strange)} to its attention, which this method does not know.")
 
@@ -161,7 +186,7 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        root: Tensor | None,  # noqa: ARG004  a leaf that makes the output differentiable
+        root: Tensor | None,  # noqa: ARG004  a leaf up to which backward goes, whatever else asks for gradients
         call: Call,
         row: Row | None,
     ) -> Tensor:

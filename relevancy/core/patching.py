@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,10 +19,50 @@ from relevancy.errors import RelevancyError
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "transformers.activations")
 
 
-def require_gradients() -> None:
+def require_gradients(model: nn.Module) -> None:
     """Raise RelevancyError where torch would make no graph whatever is asked of it."""
     if torch.is_inference_mode_enabled():
         raise RelevancyError("Relevancy needs gradients: leave torch.inference_mode() before recording.")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    made = [name for name, tensor in tensors if tensor.is_inference()]
+    if made:
+        raise RelevancyError(
+            f"{len(made)} of the model's tensors, such as {made[0]}, were made inside torch.inference_mode(), and no "
+            "gradient can pass them: load, cast or move the model outside it (torch.no_grad() does no harm)."
+        )
+
+
+_serials = itertools.count()
+_locks: dict[int, tuple[int, Any]] = {}  # of the living, by id
+_registering = threading.Lock()
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Inside, no other thread borrows this model or one that shares a part with it; the same thread may again.
+
+    What is guarded is what is changed, weights and settings, not what is wrapped around them: a model and its adapter,
+    two models with one tower, or two that were made from one config wait for each other.
+    """
+    parts: dict[int, Any] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        for part in (module if module._parameters else None, config):
+            if part is not None:
+                parts[id(part)] = part
+    with ExitStack() as held:
+        for _, lock in sorted((_lock_of(part) for part in parts.values()), key=lambda known: known[0]):
+            held.enter_context(lock)
+        yield
+
+
+def _lock_of(part: Any) -> tuple[int, Any]:
+    """A part's lock, and its place in the order in which every thread takes locks."""
+    with _registering:
+        if id(part) not in _locks:
+            _locks[id(part)] = (next(_serials), threading.RLock())
+            weakref.finalize(part, _locks.pop, id(part), None).atexit = False
+        return _locks[id(part)]
 
 
 @contextmanager

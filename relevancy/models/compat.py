@@ -97,7 +97,8 @@ def complete_processor(processor: ProcessorMixin, config: PreTrainedConfig) -> P
     completed: Any = copy.copy(processor)
     tower = config.vision_config
     completed.patch_size = tower.patch_size
-    completed.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # VipLLaVA has no such setting: it leaves the class token out.
+    completed.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", "default")
     if tower.model_type in _CLASS_TOKENS:
         completed.num_additional_image_tokens = _CLASS_TOKENS[tower.model_type] + getattr(
             tower, "num_register_tokens", 0

@@ -3,11 +3,10 @@
 import copy
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from relevancy import geometry
+from relevancy.core import patching
 from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints, compat, prompts
 from relevancy.models import device as models_device
@@ -36,7 +36,11 @@ class Model:
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
-    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False)
+
+    @property
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps other threads out, those with another wrapper of the same model or of a part of it included."""
+        return patching.alone(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +213,11 @@ def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, fram
         processor.tokenizer = copy.deepcopy(processor.tokenizer)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     _image_token_id(model.config, processor)
+    if model.get_output_embeddings() is None:
+        raise RelevancyError(
+            f"{name}: {type(model).__name__} has no output head and says no words; load the same files with "
+            "AutoModelForImageTextToText or relevancy.load"
+        )
     return Model(model, processor, name)
 
 
