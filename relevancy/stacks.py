@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from relevancy.errors import RelevancyError
 
@@ -26,7 +26,7 @@ _OTHER_SEQUENCES = (
     "image_hidden_states",
     "key_value_states",
 )
-_ATTENTION = re.compile("attention|attn", re.IGNORECASE)
+_ATTENTION = re.compile("(attention|attn)(?!.*layer$)", re.IGNORECASE)
 _CROSS = re.compile("cross_?att", re.IGNORECASE)
 # What mixes positions and may do so without a convolution, by the names of its classes.
 _RECURRENT = re.compile("mamba|rwkv|lstm|retention|recurrent|lightning|linear_?att|delta_?(net|att)", re.IGNORECASE)
@@ -46,6 +46,7 @@ class Stack:
         self._modules = dict(_own(model, "", kinds))
         self._ids = set(map(id, self._modules.values()))
         self._heard: dict[int, nn.Module] = {}
+        self._begun = False
         self._require_attention_alone()
 
     @classmethod
@@ -53,6 +54,11 @@ class Stack:
         """The decoder of a model, whose attention says of itself which layer it belongs to."""
         decoder = model.get_decoder()
         depth = depth_of(decoder)
+        if decoder.config.is_encoder_decoder:
+            raise RelevancyError(
+                f"{type(model).__name__} writes with a decoder that attends to an encoder (cross-attention): the "
+                "equations followed here are those of self-attention."
+            )
         return cls(decoder, depth, numbered=True)
 
     @classmethod
@@ -66,6 +72,7 @@ class Stack:
 
     def begin(self) -> None:
         """A new forward pass."""
+        self._begun = True
         self._heard.clear()
 
     def hear(self, module: nn.Module) -> int:
@@ -83,7 +90,7 @@ class Stack:
 
     def require_every_layer(self) -> None:
         """Raise RelevancyError unless the attention of every layer was heard in the last forward pass."""
-        if not self._heard:
+        if not self._heard and not self._begun:
             raise RelevancyError("Nothing was recorded: run the model inside `with record(model) as tape` first.")
         missing = [layer for layer in range(self.depth) if layer not in self._heard]
         if missing:
@@ -133,7 +140,7 @@ def _own(module: nn.Module, name: str, kinds: tuple[type, ...]) -> Iterator[tupl
     yield name, module
     for child_name, child in module.named_children():
         config = getattr(child, "config", None)
-        if config is None or isinstance(config, kinds):
+        if not isinstance(config, PreTrainedConfig) or isinstance(config, kinds):
             yield from _own(child, f"{name}.{child_name}".lstrip("."), kinds)
 
 

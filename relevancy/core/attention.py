@@ -136,6 +136,11 @@ def attend(
             f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
             "give the whole sequence in one forward pass, without a filled cache."
         )
+    if getattr(module, "is_decoder", False) and attention_mask is None and not causal:
+        raise RelevancyError(
+            f"{type(module).__name__} hides later tokens by a mask alone, which SDPA leaves out; only one that says "
+            "is_causal of itself is exact."
+        )
     output = _Attention.apply(query, key, value, None if row is None else tape.root(query.device), call, row)
     return output.transpose(1, 2).contiguous(), None
 

@@ -218,7 +218,7 @@ class _Images:
         special, merged = tokens - patches, isqrt(patches // max(1, kept))
         whole = kept * images == values.numel() and special >= 0
         placed = row.new_zeros(images, tokens)
-        if whole and self.family in _ONE_BY_ONE and patches <= kept <= tokens:
+        if whole and self.family in _ONE_BY_ONE and min(patches, tokens - 1) <= kept <= tokens:
             placed[:, tokens - kept :] = values.view(images, kept)
         elif whole and self.family in _MERGING_BLOCKS and kept * merged**2 == patches:
             blocks = values.view(images, self.rows // merged, self.cols // merged)

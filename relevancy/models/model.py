@@ -1,6 +1,7 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
 import copy
+import itertools
 import re
 import sys
 import warnings
@@ -25,6 +26,9 @@ from relevancy.models.device import Quantization
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
+# Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
+_LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+
 
 @dataclass(eq=False)
 class Model:
@@ -36,6 +40,11 @@ class Model:
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process needs."""
+        with self.lock:
+            return vars(self) | {"model": _without_listeners(self.model)}
 
     @property
     def lock(self) -> AbstractContextManager[None]:
@@ -215,10 +224,26 @@ def _assemble(model: PreTrainedModel, processor: ProcessorMixin, name: str, fram
     _image_token_id(model.config, processor)
     if model.get_output_embeddings() is None:
         raise RelevancyError(
-            f"{name}: {type(model).__name__} has no output head and says no words; load the same files with "
+            f"{name} ({type(model).__name__}) has no output head and says no words: load the same files with "
             "AutoModelForImageTextToText or relevancy.load"
         )
     return Model(model, processor, name)
+
+
+def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights without the hooks that transformers adds on the first forward pass, and anew if missing.
+
+    They are functions inside a function, which cannot be pickled.
+    """
+    weights = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    bare = copy.deepcopy(model, dict(weights))
+    for module in bare.modules():
+        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == _LISTENING]
+        for key in listeners:
+            del module._forward_hooks[key]
+            module._forward_hooks_with_kwargs.pop(key, None)
+        vars(module).pop(_LISTENS, None)
+    return bare
 
 
 def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:
