@@ -104,8 +104,8 @@ class Stack:
         """Inside, an attention that reads another sequence than its own raises RelevancyError."""
         with ExitStack() as hooks:
             for name, module in self._modules.items():
-                if _ATTENTION.search(type(module).__name__) or _CROSS.search(name):
-                    check = _refusal_of_other_sequences(name, module)
+                if _ATTENTION.search(type(module).__name__):
+                    check = _refusal_of_other_sequences(name.rpartition(".")[2], module)
                     hooks.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
             yield
 

@@ -241,8 +241,8 @@ class _Sweep:
     def _visit(self, tile: Tile) -> Tensor:
         """A * dy/dA of one tile, (batch, heads, rows, keys)."""
         grad_rows = self.grad[:, :, tile.rows]
-        batch, heads, rows, dim = grad_rows.shape
-        folded = (batch, self.key.shape[1], self.call.groups * rows, dim)
+        batch, heads, rows, _ = grad_rows.shape
+        folded = (batch, self.key.shape[1], self.call.groups * rows, -1)  # values may be narrower than queries
         query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
         probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
         flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
@@ -251,7 +251,7 @@ class _Sweep:
             if slope is not None:
                 d_scores *= slope
             d_scores = d_scores.to(query.dtype)
-            self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view_as(grad_rows)
+            self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view(batch, heads, rows, -1)
             self.grad_key[:, :, tile.keys] += d_scores.mT @ query
             self.grad_value[:, :, tile.keys] += probs.to(query.dtype).mT @ grad
         return flow.view(batch, heads, rows, -1)
@@ -333,7 +333,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         )
         return output.transpose(1, 2)
     exact = torch.promote_types(query.dtype, torch.float32)
-    output = torch.empty_like(query)
+    output = query.new_empty(*query.shape[:3], value.shape[-1])
     for tile, probs in maps(query, key, call):
         grouped = probs.view(*key.shape[:2], -1, probs.shape[-1])
         mixed = grouped @ value[:, :, tile.keys].to(exact)
