@@ -158,7 +158,8 @@ def _refuse_unknown(module: nn.Module, mask: Any, dropout: float, options: dict[
         raise RelevancyError(
             f"{layer} computes its mask from the tokens; the gradient through it is not followed here."
         )
-    strange = [name for name, value in options.items() if value is not None and name not in _INERT]
+    flags = (bool, str, type(None))
+    strange = [name for name, value in options.items() if name not in _INERT and not isinstance(value, flags)]
     if strange:
         raise RelevancyError(f"{layer} passes {', '.join(strange)} to its attention, which this method does not know.")
 
