@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
+    DeiTConfig,
     Dinov2WithRegistersConfig,
     GemmaConfig,
     GemmaForCausalLM,
@@ -198,6 +199,11 @@ def test_image_scale_is_rounded_as_the_old_release_rounded_it():
 # The processor
 
 
+def tower_that_was_distilled():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return DeiTConfig(**sizes, image_size=tiny.IMAGE_SIZE, patch_size=tiny.PATCH_SIZE)
+
+
 def tower_with_registers():
     return Dinov2WithRegistersConfig(
         hidden_size=48, mlp_ratio=2, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14,
@@ -217,6 +223,7 @@ def siglip_tower():
         (tiny.clip, "default", 16, 0),
         (tiny.clip, "full", 17, 1),
         (tiny.dinov2, "default", 16, 0),
+        (tower_that_was_distilled, "default", 17, 1),
         (tower_with_registers, "default", 20, 4),
         (siglip_tower, "full", 16, 0),
     ],

@@ -24,6 +24,7 @@ _SCALED = "image_features_scaled"  # config entry that says the repair was made
 # Tokens of the tower that are no patches, registers apart.
 _CLASS_TOKENS = {
     "clip_vision_model": 1,
+    "deit": 2,
     "dinov2": 1,
     "dinov2_with_registers": 1,
     "dinov3_vit": 1,
