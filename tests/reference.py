@@ -72,13 +72,13 @@ def reference(
 
         return hook
 
-    for name, part in (("language", decoder), ("vision", tower)):
+    for name, part in (("language", decoder), ("vision", tower))[: 1 if tower is model else 2]:
         handles += [
             module.register_forward_hook(keep(name))
             for module in part.modules()
             if type(module).__name__.endswith("Attention") and hasattr(module, "config")
         ]
-    parts = ("text_config", "vision_config")
+    parts = [part for part in ("text_config", "vision_config") if hasattr(model.config, part)]
     before = {part: getattr(model.config, part)._attn_implementation for part in parts}
     before[""] = model.config._attn_implementation  # of the whole model, whose name "eager" would stay
     model.set_attn_implementation("eager")

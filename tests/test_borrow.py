@@ -1,5 +1,9 @@
 """Each thing a recording changes in a model: put back afterwards, and without effect on the numbers."""
 
+import copy
+import gc
+import threading
+
 import pytest
 import tiny
 import torch
@@ -211,3 +215,48 @@ def test_unread_rows_are_skipped_and_the_logits_stay(model, keep):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(whole[:, -keep:], expected, rtol=1e-5, atol=1e-6)
     assert hidden.abs().sum(-1).min() > 0.1
+
+
+def held_meanwhile(one, other) -> bool:
+    """Whether another thread must wait for `other` while this one holds `one`."""
+    entered = threading.Event()
+
+    def enter() -> None:
+        with patching.alone(other):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with patching.alone(one), patching.alone(one):
+        thread.start()
+        waited = not entered.wait(0.3)
+    thread.join(10)
+    assert entered.is_set()
+    return waited
+
+
+def test_a_lock_belongs_to_what_it_guards():
+    first, second = tiny.gemma_clip()[0], tiny.gemma_clip()[0]
+    wrapper = torch.nn.Sequential(first)
+    assert held_meanwhile(first, first)
+    assert held_meanwhile(first, wrapper)
+    assert held_meanwhile(wrapper, first.get_encoder(modality="image"))
+    assert not held_meanwhile(first, second)
+    assert not held_meanwhile(first, copy.deepcopy(first))
+    second.model.vision_tower = first.model.vision_tower
+    assert held_meanwhile(first, second)
+
+
+def test_models_made_from_one_config_share_its_settings_and_so_its_lock():
+    config = tiny.gemma_clip()[0].config
+    first, second = (type(tiny.gemma_clip()[0])(config) for _ in range(2))
+    assert held_meanwhile(first, second) is (first.config is second.config)
+
+
+def test_locks_go_with_their_models():
+    model = tiny.gemma_clip()[0]
+    with patching.alone(model):
+        known = len(patching._locks)
+    parts = len(list(model.modules()))
+    del model
+    gc.collect()
+    assert known - parts < len(patching._locks) < known

@@ -1,6 +1,9 @@
+import copy
 import json
+import pickle
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
+    DeiTConfig,
     Dinov2WithRegistersConfig,
     GemmaConfig,
     GemmaForCausalLM,
@@ -29,6 +33,7 @@ from transformers import (
 
 from relevancy import models
 from relevancy.errors import RelevancyError
+from relevancy.explanations.explain import explain
 from relevancy.models import checkpoints, compat, device, prompts
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -194,6 +199,11 @@ def test_image_scale_is_rounded_as_the_old_release_rounded_it():
 # The processor
 
 
+def tower_that_was_distilled():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return DeiTConfig(**sizes, image_size=tiny.IMAGE_SIZE, patch_size=tiny.PATCH_SIZE)
+
+
 def tower_with_registers():
     return Dinov2WithRegistersConfig(
         hidden_size=48, mlp_ratio=2, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14,
@@ -213,6 +223,7 @@ def siglip_tower():
         (tiny.clip, "default", 16, 0),
         (tiny.clip, "full", 17, 1),
         (tiny.dinov2, "default", 16, 0),
+        (tower_that_was_distilled, "default", 17, 1),
         (tower_with_registers, "default", 20, 4),
         (siglip_tower, "full", 16, 0),
     ],
@@ -612,6 +623,70 @@ def test_models_without_pictures_are_refused(tmp_path):
     assert "takes no pictures" in refusal(tmp_path)
     with pytest.raises(RelevancyError, match="takes no pictures"):
         models.wrap(text_model, tiny.processor_for(tokenizer))
+
+
+def test_a_model_without_an_output_head_is_refused_with_what_to_load(built):
+    hf_model, processor = built["gemma-clip"]
+    with pytest.raises(RelevancyError, match=r"LlavaModel.* has no output head.*AutoModelForImageTextToText"):
+        models.wrap(hf_model.model, processor)
+
+
+def test_a_family_without_a_select_strategy_leaves_the_class_token_out(built):
+    plain, processor = built["llama-clip"]
+    config = VipLlavaConfig(
+        text_config=plain.config.text_config,
+        vision_config=tiny.clip(),
+        image_token_index=plain.config.image_token_id,
+        vision_feature_layers=[-2, -3],
+    )
+    model = models.wrap(VipLlavaForConditionalGeneration(config).eval(), processor)
+    inputs = model.prepare([tiny.picture()], ["What color is the ball?"])
+    assert int((inputs["input_ids"] == model.image_token_id).sum()) == 16
+    assert model.extra_image_tokens == 0
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_can_be_copied_and_pickled(built, copied):
+    model = models.wrap(*built["gemma-clip"], name="original")
+    expected = explain(model, tiny.picture(), "What color is the ball?", max_new_tokens=1)
+    again = copied(model)
+    found = explain(again, tiny.picture(), "What color is the ball?", max_new_tokens=1)
+    np.testing.assert_array_equal(found.relevance, expected.relevance)
+    assert again.name == "original"
+    assert not {id(weight) for weight in again.model.parameters()} & {id(weight) for weight in model.model.parameters()}
+    with model.lock, ThreadPoolExecutor(1) as pool:  # a lock of its own
+        assert pool.submit(explain, again, tiny.picture(), "red", max_new_tokens=1).result(30)
+    hidden = again.model(**again.prepare([tiny.picture()], ["red"]), output_hidden_states=True).hidden_states
+    assert len(hidden) == 4  # transformers' own hooks are back
+
+
+@pytest.mark.parametrize("method", ["relevancy", "rollout", "input-gradient"])
+def test_outputs_by_position_are_read_by_name(built, method):
+    hf_model, processor = tiny.gemma_clip()
+    asked = tiny.picture(), "What color is the ball?"
+    expected = explain(models.wrap(*built["gemma-clip"]), *asked, method=method, max_new_tokens=2)
+    hf_model.config.return_dict = False
+    found = explain(models.wrap(hf_model, processor), *asked, method=method, max_new_tokens=2)
+    np.testing.assert_allclose(found.relevance, expected.relevance, rtol=1e-6)
+    assert hf_model.config.return_dict is False
+
+
+def test_many_threads_may_wrap_one_model(built):
+    hf_model, processor = built["gemma-clip"]
+    pictures = [tiny.picture(seed=seed) for seed in range(8)]
+
+    def explained(picture):
+        return explain(models.wrap(hf_model, processor), picture, "What color is the ball?", max_new_tokens=1)
+
+    expected = [explained(picture) for picture in pictures]
+    attention = hf_model.config.text_config._attn_implementation
+    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in hf_model.modules()]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(explained, pictures))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.relevance, other.relevance)
+    assert hf_model.config.text_config._attn_implementation == attention
+    assert [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in hf_model.modules()] == hooks
 
 
 def test_a_model_without_a_picture_processor_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The row against the equations, and the model given back as it came."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import tiny
 import torch
@@ -222,6 +224,97 @@ def test_model_is_given_back_unchanged(pair, scope, fails):
     parameters[3].grad = None
 
 
+def checkpointed(model):
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    model.train()
+
+
+ASKING = {
+    "enable_input_require_grads": lambda model: model.enable_input_require_grads(),
+    "gradient checkpointing": checkpointed,
+    "a hook on the embeddings": lambda model: model.get_input_embeddings().register_forward_hook(
+        lambda _, __, output: output.requires_grad_()
+    ),
+    "a hook on the tower": lambda model: (
+        model.get_encoder(modality="image")
+        .get_input_embeddings()
+        .register_forward_hook(lambda _, __, output: output.requires_grad_())
+    ),
+}
+
+
+@pytest.mark.parametrize("asking", ASKING)
+@pytest.mark.parametrize("scope", ["language", "full"])
+def test_inputs_that_ask_for_gradients_give_the_same_row(built, asking, scope):
+    plain, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:2])
+    expected, _ = rows_of(plain, inputs, scope, layers=[1, 2])
+    model = tiny.gemma_clip()[0]
+    model(**inputs)
+    ASKING[asking](model)
+    before = State(model)
+    rows, _ = rows_of(model, inputs, scope, layers=[1, 2])
+    after = State(model)
+    torch.testing.assert_close(rows.language, expected.language, rtol=1e-6, atol=0)
+    if scope == "full":
+        torch.testing.assert_close(rows.vision, expected.vision, rtol=1e-6, atol=0)
+    for aspect, value in vars(before).items():
+        assert vars(after)[aspect] == value, aspect
+
+
+def test_pixels_that_ask_for_gradients_give_the_same_row(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    expected, _ = rows_of(model, inputs)
+    asking = inputs["pixel_values"].clone().requires_grad_()
+    rows, _ = rows_of(model, inputs | {"pixel_values": asking})
+    torch.testing.assert_close(rows.vision, expected.vision, rtol=0, atol=0)
+    assert asking.grad is None
+
+
+def test_one_model_recorded_in_many_threads(built):
+    model, processor = built["gemma-clip"]
+    each = [inputs_for(processor, [question]) for question in QUESTIONS * 3]
+    expected = [rows_of(model, inputs)[0] for inputs in each]
+    before = State(model)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda inputs: rows_of(model, inputs)[0], each))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.language, other.language, rtol=0, atol=0)
+        torch.testing.assert_close(one.vision, other.vision, rtol=0, atol=0)
+    for aspect, value in vars(before).items():
+        assert vars(State(model))[aspect] == value, aspect
+
+
+def test_a_model_runs_in_one_thread_while_another_records_it(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    logits, (rows, _) = model(**inputs).logits.detach(), rows_of(model, inputs, "language")
+    disturbed: list[Tensor] = []
+
+    def run_beside(*_):
+        with ThreadPoolExecutor(1) as pool:
+            disturbed.append(pool.submit(lambda: model(**inputs).logits.detach()).result())
+
+    layers = model.get_decoder().layers
+    with record(model) as tape:
+        handles = [layer.register_forward_hook(once(run_beside)) for layer in (layers[0].mlp, layers[-1].mlp.act_fn)]
+        kept = model(**inputs, logits_to_keep=1).logits[:, -1]
+        found = tape.relevance(kept.max(-1).values)
+    for handle in handles:
+        handle.remove()
+    assert len(disturbed) == 2
+    for beside in disturbed:
+        torch.testing.assert_close(beside, logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.language, rows.language, rtol=1e-6, atol=0)
+
+
+def once(call):
+    left = [call]
+    return lambda *_: left.pop()() if left else None
+
+
 def test_eager_and_mixed_implementations_come_back(built):
     model, processor = built["gemma-clip"]
     model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
@@ -289,6 +382,22 @@ def test_refusals_name_what_is_wrong(built):
     with pytest.raises(RelevancyError, match="needs a picture"), record(model, "full") as tape:
         logits = model(input_ids=torch.tensor([[2, 300, 301]])).logits
         tape.relevance(logits[:, -1].max(-1).values)
+
+
+def test_weights_made_in_inference_mode_are_refused_with_what_to_do():
+    with torch.inference_mode():
+        model = tiny.gemma_clip()[0].to(torch.bfloat16).float()
+    with pytest.raises(RelevancyError, match="outside it"), record(model):
+        pass
+
+
+def test_a_target_that_depends_on_nothing_recorded_is_refused(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    for target in (torch.zeros(1), torch.zeros(1, requires_grad=True)):
+        with pytest.raises(RelevancyError, match="does not depend"), record(model) as tape:
+            model(**inputs)
+            tape.relevance(target)
 
 
 def test_a_text_model_without_a_tower(built):

@@ -33,8 +33,29 @@ NAME = "relevancy"
 _CPU_TILE_BYTES = 2 << 20
 _ACCELERATOR_TILE_BYTES = 256 << 20
 
-# Tensor arguments that transformers passes along although attention does not depend on them any more.
-_INERT_TENSORS = frozenset({"position_ids", "cache_position", "image_sizes", "position_embeddings"})
+# Arguments that transformers passes along although attention does not depend on them (any more): they went into the
+# mask or the positions, ask for an output, or speak of packed sequences to implementations other than SDPA.
+_INERT = frozenset(
+    {
+        "cache_position",
+        "cu_seq_lens_k",
+        "cu_seq_lens_q",
+        "image_sizes",
+        "max_length_k",
+        "max_length_q",
+        "mm_token_type_ids",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "sliding_window",
+        "token_type_ids",
+        "use_cache",
+    }
+)
 
 
 class Row(Protocol):
@@ -65,7 +86,7 @@ class Recorder(Protocol):
         """The row this layer advances, or None when it only passes gradients on."""
 
     def root(self, device: torch.device) -> Tensor:
-        """A new scalar from which a graph can grow."""
+        """A scalar from which a graph can grow."""
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -124,7 +145,12 @@ def attend(
             f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
             "give the whole sequence in one forward pass, without a filled cache."
         )
-    output = _Attention.apply(query, key, value, None if rooted else tape.root(query.device), call, row)
+    if getattr(module, "is_decoder", False) and attention_mask is None and not causal:
+        raise RelevancyError(
+            f"{type(module).__name__} hides later tokens by a mask alone, which SDPA leaves out; only one that says "
+            "is_causal of itself is exact."
+        )
+    output = _Attention.apply(query, key, value, None if row is None else tape.root(query.device), call, row)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -137,7 +163,12 @@ def _refuse_unknown(module: nn.Module, mask: Any, dropout: float, options: dict[
         )
     if dropout:
         raise RelevancyError(f"{layer} drops attention at random (p={dropout}); call model.eval() first.")
-    strange = [name for name, value in options.items() if isinstance(value, Tensor) and name not in _INERT_TENSORS]
+    if mask is not None and mask.requires_grad:
+        raise RelevancyError(
+            f"{layer} computes its mask from the tokens; the gradient through it is not followed here."
+        )
+    flags = (bool, str, type(None))
+    strange = [name for name, value in options.items() if name not in _INERT and not isinstance(value, flags)]
     if strange:
         raise RelevancyError(f"{layer} passes {', '.join(strange)} to its attention, which this method does not know.")
 
@@ -170,7 +201,7 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        root: Tensor | None,  # noqa: ARG004  a leaf that makes the output differentiable
+        root: Tensor | None,  # noqa: ARG004  a leaf up to which backward goes, whatever else asks for gradients
         call: Call,
         row: Row | None,
     ) -> Tensor:
@@ -221,8 +252,8 @@ class _Sweep:
     def _visit(self, tile: Tile) -> tuple[Tensor, Tensor]:
         """A * dy/dA of one tile, (batch, heads, rows, keys), and its sum over keys, (batch, heads, rows)."""
         grad_rows = self.grad[:, :, tile.rows]
-        batch, heads, rows, dim = grad_rows.shape
-        folded = (batch, self.key.shape[1], self.call.groups * rows, dim)
+        batch, heads, rows, _ = grad_rows.shape
+        folded = (batch, self.key.shape[1], self.call.groups * rows, -1)  # values may be narrower than queries
         query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
         probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
         flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
@@ -232,7 +263,7 @@ class _Sweep:
             if slope is not None:
                 d_scores *= slope
             d_scores = d_scores.to(query.dtype)
-            self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view_as(grad_rows)
+            self.grad_query[:, :, tile.rows] = (d_scores @ self.key[:, :, tile.keys]).view(batch, heads, rows, -1)
             self.grad_key[:, :, tile.keys] += d_scores.mT @ query
             self.grad_value[:, :, tile.keys] += probs.to(query.dtype).mT @ grad
         return flow.view(batch, heads, rows, -1), total.view(batch, heads, rows)
@@ -331,7 +362,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         )
         return output.transpose(1, 2)
     exact = torch.promote_types(query.dtype, torch.float32)
-    output = torch.empty_like(query)
+    output = query.new_empty(*query.shape[:3], value.shape[-1])
     for tile, probs in maps(query, key, call):
         grouped = probs.view(*key.shape[:2], -1, probs.shape[-1])
         mixed = grouped @ value[:, :, tile.keys].to(exact)

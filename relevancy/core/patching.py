@@ -1,7 +1,13 @@
-"""What a model lends while it is recorded: each context manager changes one thing and always puts it back."""
+"""What a model lends while it is recorded: each context manager changes one thing and always puts it back.
+
+Hooks that remember something listen to the thread that set them: another one may run the same model meanwhile.
+"""
 
 from __future__ import annotations
 
+import itertools
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,17 +15,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from relevancy.errors import RelevancyError
 
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "transformers.activations")
 
 
-def require_gradients() -> None:
+def require_gradients(model: nn.Module) -> None:
     """Raise RelevancyError where torch would make no graph whatever is asked of it."""
     if torch.is_inference_mode_enabled():
         raise RelevancyError("Relevancy needs gradients: leave torch.inference_mode() before recording.")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    made = [name for name, tensor in tensors if tensor.is_inference()]
+    if made:
+        raise RelevancyError(
+            f"{len(made)} of the model's tensors, such as {made[0]}, were made inside torch.inference_mode(), and no "
+            "gradient can pass them: load, cast or move the model outside it (torch.no_grad() does no harm)."
+        )
+
+
+_serials = itertools.count()
+_locks: dict[int, tuple[int, Any]] = {}  # of the living, by id
+_registering = threading.Lock()
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Inside, no other thread borrows this model or one that shares a part with it; the same thread may again.
+
+    What is guarded is what is changed, weights and settings, not what is wrapped around them: a model and its adapter,
+    two models with one tower, or two that were made from one config wait for each other.
+    """
+    parts: dict[int, Any] = {}
+    for module in model.modules():
+        config = vars(module).get("config")
+        if isinstance(config, PreTrainedConfig):
+            parts[id(config)] = config
+        if module._parameters:
+            parts[id(module)] = module
+    with ExitStack() as held:
+        for _, lock in sorted((_lock_of(part) for part in parts.values()), key=lambda known: known[0]):
+            held.enter_context(lock)
+        yield
+
+
+def _lock_of(part: Any) -> tuple[int, Any]:
+    """A part's lock, and its place in the order in which every thread takes locks."""
+    with _registering:
+        if id(part) not in _locks:
+            _locks[id(part)] = (next(_serials), threading.RLock())
+            weakref.finalize(part, _locks.pop, id(part), None).atexit = False
+        return _locks[id(part)]
 
 
 @contextmanager
@@ -37,14 +84,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode; afterwards each has its own mode again."""
+    """Every module in evaluation mode, its outputs by name; afterwards each has its own ways again."""
     training = [module for module in model.modules() if module.training]
+    found = (vars(module).get("config") for module in model.modules())
+    nameless = [config for config in found if isinstance(config, PreTrainedConfig) and not config.return_dict]
     try:
         model.eval()
+        for config in nameless:
+            config.return_dict = True
         yield
     finally:
         for module in training:
             module.training = True
+        for config in nameless:
+            config.return_dict = False
 
 
 @contextmanager
@@ -75,8 +128,11 @@ def activations_recomputed(stack: nn.Module) -> Iterator[None]:
     memory that a gated feed-forward layer holds for backward.
     """
     latest: list[tuple[nn.Module, Tensor, Tensor]] = []
+    owner = threading.get_ident()
 
     def remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         # The output is held until the next one comes, so that its address cannot belong to another tensor meanwhile.
         if torch.is_grad_enabled() and isinstance(output, Tensor) and output.requires_grad:
             latest[:] = [(module, inputs[0].detach(), output.detach())]
@@ -116,8 +172,11 @@ def output_rows_picked(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     entered: list[Tensor] = []
+    owner = threading.get_ident()
 
     def before_head(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if threading.get_ident() != owner:
+            return None
         entered.clear()
         if not (torch.is_grad_enabled() and args[0].requires_grad):
             return None
@@ -125,7 +184,8 @@ def output_rows_picked(model: PreTrainedModel) -> Iterator[None]:
         return (_own(args[0].detach()),)
 
     def after_head(_: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        return _PickedRows.apply(entered.pop(), output, head.weight) if entered else None
+        mine = entered and threading.get_ident() == owner
+        return _PickedRows.apply(entered.pop(), output, head.weight) if mine else None
 
     with ExitStack() as hooks:
         hooks.callback(head.register_forward_pre_hook(before_head).remove)
@@ -201,20 +261,25 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
         return
     kept: list[int] = []
     lengths: list[int] = []
+    owner = threading.get_ident()
 
     def before_model(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != owner:
+            return
         keep = kwargs.get("logits_to_keep")
         hidden_wanted = kwargs.get("output_hidden_states") or model.config.output_hidden_states
         kept[:] = [keep] if isinstance(keep, int) and keep > 0 and not hidden_wanted else []
 
     def before_feed_forward(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not kept:
+        if not kept or threading.get_ident() != owner:
             return None
         lengths[:] = [args[0].shape[1]]
         return (_own(args[0][:, -kept[0] :]), *args[1:])
 
     def after_feed_forward(_: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        return nn.functional.pad(output, (0, 0, lengths[0] - output.shape[1], 0)) if kept else None
+        if not kept or threading.get_ident() != owner:
+            return None
+        return nn.functional.pad(output, (0, 0, lengths[0] - output.shape[1], 0))
 
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(before_model, with_kwargs=True).remove)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isqrt
@@ -13,14 +13,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import attention, patching
+from relevancy.core.stacks import Stack, depth_of
 from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
 SCOPES: tuple[Scope, ...] = ("language", "full")
 Rule = Literal["clamp", "magnitude"]
 
+# Families whose image tokens are the tower's tokens, one by one, but for those that stand before the first one kept.
+_ONE_BY_ONE = frozenset({"llava", "vipllava", "paligemma", "janus", "deepseek_vl"})
 # Families whose connector merges square blocks of patches into one image token, block rows first.
 _MERGING_BLOCKS = frozenset({"gemma3", "idefics3", "smolvlm", "internvl"})
+
+
+_NO_PATH = "The target does not depend on any chosen layer of this model's last forward pass."
 
 
 @dataclass(frozen=True)
@@ -43,42 +49,44 @@ class Tape:
 
     def __init__(
         self,
-        decoder: PreTrainedModel,
-        tower: PreTrainedModel | None,
+        decoder: Stack,
+        tower: Stack | None,
         layers: frozenset[int],
         *,
         carried: bool = True,
         rule: Rule = "clamp",
     ) -> None:
-        self._decoder, self._layers = decoder, layers
+        self._decoder, self._tower, self._layers = decoder, tower, layers
         self._position: int | Tensor = -1
         self._language = (_Row if carried else _StandingRow)(self._one_hot, rule)
         self._vision = _Row(self._on_tower, rule) if tower is not None else None
-        self._decoder_modules = {id(module) for module in decoder.modules()}
-        self._heard: set[int] = set()
-        self._roots: list[Tensor] = []
+        self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
 
     # What attention asks while the model runs.
 
     def row_for(self, module: nn.Module) -> attention.Row | None:
-        """The row which this layer's attention advances, or None for a decoder layer that was not chosen."""
-        if id(module) not in self._decoder_modules:
-            return self._vision
-        layer = module.layer_idx
-        self._heard.add(int(layer))  # type: ignore[arg-type]
-        return self._language if layer in self._layers else None
+        """The row which this layer's attention advances, or None for one that takes no part."""
+        if self._decoder.owns(module):
+            return self._language if self._decoder.hear(module) in self._layers else None
+        if self._tower is None or not self._tower.owns(module):
+            return None
+        self._tower.hear(module)
+        return self._vision
 
     def root(self, device: torch.device) -> Tensor:
-        """A new leaf under the first attention of a forward pass: backward stops there, not at the embeddings."""
-        self._roots.append(torch.zeros((), device=device, requires_grad=True))
-        return self._roots[-1]
+        """The leaf under all attention that takes part: backward goes as far down as that, not to the embeddings."""
+        if device not in self._roots:
+            self._roots[device] = torch.zeros((), device=device, requires_grad=True)
+        return self._roots[device]
 
     def see(self, images: _Images | None) -> None:
         """Note where this forward pass has its image tokens; forget the graphs of earlier ones."""
         self._images = images
         self._roots.clear()
-        self._heard.clear()
+        for stack in (self._decoder, self._tower):
+            if stack is not None:
+                stack.begin()
 
     # What the user asks afterwards.
 
@@ -90,18 +98,26 @@ class Tape:
         retain_graph: keep the graph, for another target over the same forward pass.
         Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6, row t of R.
         """
-        require_every_layer(self._decoder, self._heard)
+        self._decoder.require_every_layer()
         if self._vision is not None and self._images is None:
             raise RelevancyError('scope="full" needs a picture: pass input_ids and pixel_values by name.')
+        if self._tower is not None:
+            self._tower.require_every_layer()
+        if not target.requires_grad:
+            raise RelevancyError(_NO_PATH)
         self._position = position
         for row in (self._language, self._vision):
             if row is not None:
                 row.reset()
-        torch.autograd.grad(target.sum(), self._roots, retain_graph=retain_graph)
+        torch.autograd.grad(target.sum(), list(self._roots.values()), retain_graph=retain_graph, allow_unused=True)
         if self._language.value is None:
-            raise RelevancyError("The target does not depend on any chosen layer of this model's last forward pass.")
-        vision = self._vision.value if self._vision is not None else None
-        return Rows(self._language.value.float(), None if vision is None else vision.float(), self._language.cut())
+            raise RelevancyError(_NO_PATH)
+        language, cut = self._language.value.float(), self._language.cut()
+        if self._vision is None:
+            return Rows(language, None, cut)
+        if self._vision.value is None:
+            raise RelevancyError("The target does not depend on the vision tower in this model's last forward pass.")
+        return Rows(language, self._vision.value.float(), cut)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -133,26 +149,28 @@ def record(
     Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
-    patching.require_gradients()
-    decoder = model.get_decoder()
+    patching.require_gradients(model)
+    decoder = Stack.decoder(model)
     tower = _tower(model) if scope == "full" else None
-    tape = Tape(decoder, tower, chosen_layers(layers, decoder), carried=carried, rule=rule)
+    tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule)
 
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
-            tape.see(_Images.of(model, tower, kwargs) if tower is not None else None)
+        if torch.is_grad_enabled() and attention.recorder.get() is tape:
+            tape.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
 
     attention.register()
     with ExitStack() as stack:
+        stack.enter_context(patching.alone(model))
         stack.enter_context(patching.frozen(model))
         stack.enter_context(patching.evaluating(model))
         for part in (decoder, tower):
             if part is not None:
-                stack.enter_context(patching.attention_named(attention.NAME, part))
-        stack.enter_context(patching.activations_recomputed(decoder))
-        stack.enter_context(patching.unread_rows_skipped(model, decoder))
+                stack.enter_context(patching.attention_named(attention.NAME, part.model))
+                stack.enter_context(part.guarded())
+        stack.enter_context(patching.activations_recomputed(decoder.model))
+        stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
-        stack.enter_context(patching.linears_fast_backward(decoder))
+        stack.enter_context(patching.linears_fast_backward(decoder.model))
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
         token = attention.recorder.set(tape)
@@ -226,9 +244,10 @@ class _Images:
         return cls(ids == model.config.image_token_id, height // patch, width // patch, model.config.model_type)
 
     def place(self, row: Tensor, like: Tensor) -> Tensor:
-        """The image tokens' relevance on the tower's patch tokens, (images, tower tokens); others start at zero.
+        """The image tokens' relevance on the tower tokens that they come from, (images, tower tokens).
 
-        An image token that was merged of several patches gives each of them its own value.
+        Class and register tokens are among them where the connector reads them; all others start at zero. An image
+        token that was merged of several patches gives each of them its own value.
         """
         images, _, tokens, _ = like.shape
         values = row.to(like.device)[self.mask.to(like.device)]
@@ -236,8 +255,8 @@ class _Images:
         special, merged = tokens - patches, isqrt(patches // max(1, kept))
         whole = kept * images == values.numel() and special >= 0
         placed = row.new_zeros(images, tokens)
-        if whole and patches <= kept <= tokens:
-            placed[:, special:] = values.view(images, kept)[:, kept - patches :]
+        if whole and self.family in _ONE_BY_ONE and min(patches, tokens - 1) <= kept <= tokens:
+            placed[:, tokens - kept :] = values.view(images, kept)
         elif whole and self.family in _MERGING_BLOCKS and kept * merged**2 == patches:
             blocks = values.view(images, self.rows // merged, self.cols // merged)
             placed[:, special:] = blocks.repeat_interleave(merged, 1).repeat_interleave(merged, 2).flatten(1)
@@ -249,11 +268,16 @@ class _Images:
         return placed
 
 
-def _tower(model: PreTrainedModel) -> PreTrainedModel:
-    tower = model.get_encoder(modality="image")
-    if tower is model or _patch_size(tower) is None:
+def _tower(model: PreTrainedModel) -> Stack:
+    family, tower = model.config.model_type, model.get_encoder(modality="image")
+    if tower is model or not isinstance(tower, PreTrainedModel) or _patch_size(tower) is None:
         raise RelevancyError(f'{type(model).__name__} has no vision tower to follow. Use scope="language".')
-    return tower
+    if family not in _ONE_BY_ONE | _MERGING_BLOCKS:
+        raise RelevancyError(
+            f'scope="full" is not exact for {family}: how its image tokens come from its vision tower is not known '
+            'here. Use scope="language".'
+        )
+    return Stack.tower(tower)
 
 
 def _patch_size(tower: PreTrainedModel) -> Any:
@@ -263,7 +287,7 @@ def _patch_size(tower: PreTrainedModel) -> Any:
 
 def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> frozenset[int]:
     """Indices of the decoder layers that take part, from 0. Raises RelevancyError for one that there is not."""
-    count = _depth(decoder)
+    count = depth_of(decoder)
     if layers is None:
         return frozenset(range(count))
     asked = list(layers)
@@ -271,18 +295,3 @@ def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> fro
     if wrong or not asked:
         raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong or asked}.")
     return frozenset(layer % count for layer in asked)
-
-
-def require_every_layer(decoder: PreTrainedModel, heard: Collection[int]) -> None:
-    """Raise RelevancyError unless the attention of every layer was heard in the last forward pass."""
-    if not heard:
-        raise RelevancyError("Nothing was recorded: run the model inside `with record(model) as tape` first.")
-    if len(heard) < _depth(decoder):
-        raise RelevancyError(
-            f"Only {len(heard)} of {_depth(decoder)} layers of {type(decoder).__name__} went through "
-            "transformers' attention interface; the map would not be the one the equations define."
-        )
-
-
-def _depth(decoder: PreTrainedModel) -> int:
-    return decoder.config.get_text_config().num_hidden_layers

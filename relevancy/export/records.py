@@ -56,12 +56,12 @@ class Reader(Model):
         self._ready = Ready(self.processor.image_processor)
         processor = copy.copy(self.processor)
         processor.image_processor = self._ready
-        self._inner = Model(self.model, processor, self.name, self.lock)
+        self._inner = Model(self.model, processor, self.name)
 
     @classmethod
     def of(cls, model: Model) -> Reader:
-        """The same model, sharing its lock."""
-        return cls(model.model, model.processor, model.name, model.lock)
+        """The same model."""
+        return cls(model.model, model.processor, model.name)
 
     @property
     def shares_features(self) -> bool:

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy.core import attention, patching
-from relevancy.core.tape import chosen_layers, require_every_layer
+from relevancy.core.stacks import Stack
+from relevancy.core.tape import chosen_layers
 from relevancy.methods.base import Found, Reader, Round, Setting
 from relevancy.models.model import Model
 
@@ -55,25 +56,24 @@ def rollout(model: Model, setting: Setting) -> Iterator[Reader]:
 
 @contextmanager
 def _watching(model: Model, setting: Setting, step: Step) -> Iterator[Reader]:
-    decoder = model.model.get_decoder()
-    layers = chosen_layers(setting.layers, decoder)
+    decoder = Stack.decoder(model.model)
+    layers = chosen_layers(setting.layers, decoder.model)
     attention.register()
-    with patching.evaluating(model.model), patching.attention_named(attention.NAME, decoder):
-        yield _Watched(model, layers, step)
+    with patching.evaluating(model.model), patching.attention_named(attention.NAME, decoder.model), decoder.guarded():
+        yield _Watched(model, decoder, layers, step)
 
 
 class _Watched:
     """What a method makes of the attention of one forward pass: the rows of its last positions."""
 
-    def __init__(self, model: Model, layers: frozenset[int], step: Step) -> None:
-        self.model, self.layers, self.step = model, layers, step
+    def __init__(self, model: Model, decoder: Stack, layers: frozenset[int], step: Step) -> None:
+        self.model, self.decoder, self.layers, self.step = model, decoder, layers, step
         self.keep = 1
-        self.heard: set[int] = set()
         self.state: Tensor | None = None  # (batch, positions, tokens), the sequences' last positions
 
     def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
         self.keep, self.state = keep, None
-        self.heard.clear()
+        self.decoder.begin()
         token = attention.watcher.set(self.see)
         try:
             with torch.no_grad():
@@ -82,13 +82,11 @@ class _Watched:
             attention.watcher.reset(token)
 
     def see(self, query: Tensor, key: Tensor, call: attention.Call) -> None:
-        layer: Any = call.module.layer_idx
-        self.heard.add(int(layer))
-        if layer in self.layers:
+        if self.decoder.owns(call.module) and self.decoder.hear(call.module) in self.layers:
             self.state = self.step(self, query, key, call)
 
     def read(self, round_: Round) -> Found:
-        require_every_layer(self.model.model.get_decoder(), self.heard)
+        self.decoder.require_every_layer()
         assert self.state is not None
         return Found(torch.stack([self.state[index, place] for index, place in enumerate(round_.places)]))
 

@@ -41,7 +41,7 @@ def gradcam(model: Model, setting: Setting) -> Iterator[Reader]:
 
 @contextmanager
 def _borrowed(model: Model) -> Iterator[None]:
-    patching.require_gradients()
+    patching.require_gradients(model.model)
     with patching.frozen(model.model), patching.evaluating(model.model):
         yield
 

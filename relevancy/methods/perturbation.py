@@ -155,7 +155,7 @@ class _Perturbed:
 
 @contextmanager
 def _perturbing(explainer: Explainer, model: Model, setting: Setting) -> Iterator[Reader]:
-    patching.require_gradients()
+    patching.require_gradients(model.model)
     devices = [model.device] if model.device.type == "cuda" else []
     with patching.frozen(model.model), patching.evaluating(model.model), torch.random.fork_rng(devices=devices):
         yield _Perturbed(model, setting, explainer)

@@ -25,6 +25,7 @@ _SCALED = "image_features_scaled"  # config entry that says the repair was made
 # Tokens of the tower that are no patches, registers apart.
 _CLASS_TOKENS = {
     "clip_vision_model": 1,
+    "deit": 2,
     "dinov2": 1,
     "dinov2_with_registers": 1,
     "dinov3_vit": 1,
@@ -110,7 +111,8 @@ def complete_processor(processor: ProcessorMixin, config: PreTrainedConfig) -> P
     completed: Any = copy.copy(processor)
     tower = config.vision_config
     completed.patch_size = tower.patch_size
-    completed.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # VipLLaVA has no such setting: it leaves the class token out.
+    completed.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", "default")
     if tower.model_type in _CLASS_TOKENS:
         completed.num_additional_image_tokens = _CLASS_TOKENS[tower.model_type] + getattr(
             tower, "num_register_tokens", 0

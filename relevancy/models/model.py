@@ -1,13 +1,13 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
 import copy
+import itertools
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -17,12 +17,16 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from relevancy import geometry
+from relevancy.core import patching
 from relevancy.errors import RelevancyError
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
+
+# Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
+_LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
 
 
 @dataclass(eq=False)
@@ -36,8 +40,17 @@ class Model:
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
-    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False)
     notes: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process needs."""
+        with self.lock:
+            return vars(self) | {"model": _without_listeners(self.model)}
+
+    @property
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps other threads out, those with another wrapper of the same model or of a part of it included."""
+        return patching.alone(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +240,28 @@ def _assemble(
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     compat.check_size(processor, model.config)
     _image_token_id(model.config, processor)
-    return Model(model, processor, name, notes=notes)
+    if model.get_output_embeddings() is None:
+        raise RelevancyError(
+            f"{name} ({type(model).__name__}) has no output head and says no words: load the same files with "
+            "AutoModelForImageTextToText or relevancy.load"
+        )
+    return Model(model, processor, name, notes)
+
+
+def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights without the hooks that transformers adds on the first forward pass, and anew if missing.
+
+    They are functions inside a function, which cannot be pickled.
+    """
+    weights = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    bare = copy.deepcopy(model, dict(weights))
+    for module in bare.modules():
+        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == _LISTENING]
+        for key in listeners:
+            del module._forward_hooks[key]
+            module._forward_hooks_with_kwargs.pop(key, None)
+        vars(module).pop(_LISTENS, None)
+    return bare
 
 
 def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:
