@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isqrt
+from operator import index
 from typing import Any, Literal
 
 import torch
@@ -232,11 +233,22 @@ def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> fro
     count = _depth(decoder)
     if layers is None:
         return frozenset(range(count))
-    asked = list(layers)
+    asked = whole_numbers(layers)
     wrong = [layer for layer in asked if not -count <= layer < count]
     if wrong or not asked:
-        raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong or asked}.")
+        raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong}.")
     return frozenset(layer % count for layer in asked)
+
+
+def whole_numbers(layers: Iterable[int]) -> tuple[int, ...]:
+    """Layers as plain ints. Raises RelevancyError where they are not a list of whole numbers."""
+    if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
+        raise RelevancyError(f"layers must be a list of whole numbers such as [6, 7, 8], not {layers!r}.")
+    found = list(layers)
+    for layer in found:
+        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+            raise RelevancyError(f"layers are whole numbers such as 6 or -1, not {layer!r}.")
+    return tuple(map(index, found))
 
 
 def require_every_layer(decoder: PreTrainedModel, heard: Collection[int]) -> None:
