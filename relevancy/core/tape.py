@@ -242,13 +242,13 @@ def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> fro
 
 def whole_numbers(layers: Iterable[int]) -> tuple[int, ...]:
     """Layers as plain ints. Raises RelevancyError where they are not a list of whole numbers."""
-    if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
-        raise RelevancyError(f"layers must be a list of whole numbers such as [6, 7, 8], not {layers!r}.")
-    found = list(layers)
-    for layer in found:
-        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-            raise RelevancyError(f"layers are whole numbers such as 6 or -1, not {layer!r}.")
-    return tuple(map(index, found))
+    try:
+        found = [layers] if isinstance(layers, str) else list(layers)
+        if any(isinstance(layer, bool) for layer in found):
+            raise TypeError
+        return tuple(map(index, found))
+    except TypeError as error:
+        raise RelevancyError(f"layers must be a list of whole numbers such as [6, 7, -1], not {layers!r}.") from error
 
 
 def require_every_layer(decoder: PreTrainedModel, heard: Collection[int]) -> None:

@@ -68,18 +68,19 @@ def parsed(target: str | int) -> str | int:
 
     Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:all", "word:A|B".
     """
-    if isinstance(target, bool) or not (isinstance(target, str) or hasattr(target, "__index__")):
-        raise RelevancyError(f"target must be a word such as 'first', a position, or 'A|B', not {target!r}.")
     if isinstance(target, str):
         if not target.removeprefix(_NAMED).strip():
             raise RelevancyError(
                 "target is empty: use first, first-relevant, all, a position, a string, word:2 for a string that reads "
                 "as one of these, or 'A|B'."
             )
-        if _POSITION.fullmatch(target.strip()):
-            return int(target.strip())
-        return target
-    return index(target)
+        return int(target.strip()) if _POSITION.fullmatch(target.strip()) else target
+    try:
+        if isinstance(target, bool):
+            raise TypeError
+        return index(target)
+    except TypeError as error:
+        raise RelevancyError(f"target must be a word such as 'first', a position, or 'A|B', not {target!r}.") from error
 
 
 def needs_answer(target: str | int) -> bool:
