@@ -171,4 +171,4 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
         named.append(tokenizer.convert_tokens_to_ids(END_OF_TURN))
     flat = [token for entry in named for token in (entry if isinstance(entry, list) else [entry])]
     words = range(model.config.get_text_config().vocab_size)  # some files say -1 for none
-    return tuple(sorted({token for token in flat if token in words}))
+    return tuple(sorted({token for token in flat if token is not None and token in words}))

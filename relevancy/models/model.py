@@ -89,7 +89,7 @@ class Model:
     @cached_property
     def _closing(self) -> list[int]:
         """Special tokens that the tokenizer would put after the turn that the model is to fill."""
-        return prompts.framing(self.tokenizer)[1]
+        return prompts.closing(self.tokenizer)
 
     def controls_in(self, text: str) -> tuple[str, ...]:
         """What in a text this model would read as control tokens, in the order of their first places."""

@@ -59,11 +59,11 @@ def wording_for(processor: ProcessorMixin, *, gemma: bool) -> Wording:
     return partial(_plainly, image=image)
 
 
-def framing(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text by itself, ids."""
+def closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the special tokens that a tokenizer puts after a text by itself."""
     bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=adds) for adds in (False, True))
-    start = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
-    return whole[:start], whole[start + len(bare) :]
+    ends = (place + len(bare) for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    return whole[next(ends, len(whole)) :]
 
 
 def one_bos(text: str, tokenizer: PreTrainedTokenizerBase, *, gemma: bool) -> tuple[str, bool]:
