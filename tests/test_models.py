@@ -378,13 +378,14 @@ def test_of_templates_with_names_the_default_one_is_used(built):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (PARTS.replace("<image>", "<image><image>"), "picture more than once"),
-        (tiny.CHAT_TEMPLATE.replace("<image>", "<image><image>"), "picture more than once"),
-        ("{% for message in messages %}<image>{{ message['content'] }}{% endfor %}", "picture more than once"),
+        (PARTS.replace("<image>", "<image><image>"), "says the picture 2 times"),
+        (tiny.CHAT_TEMPLATE.replace("<image>", "<image><image>"), "says the picture 2 times"),
+        ("{% for message in messages %}<image>{{ message['content'] }}{% endfor %}", "says the picture 2 times"),
         ("{{ raise_exception('a system turn is needed') }}", "a system turn is needed"),
         ("{{ messages[7]['content'] }}", "has no element 7"),
         ("{% for message in messages %}", "end of template"),
         ("{{ 1 // 0 }}", "by zero"),
+        (PARTS.replace("<image>", "[IMG]"), "picture|can only concatenate"),
         ("USER: {{ messages[0]['role'] }}", "picture and the question once each"),
         ("{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "picture and the question once each"),
     ],

@@ -117,15 +117,17 @@ def _by_own_template(owner: Any, template: str, image: str, marks: Collection[st
         wording = partial(_by_template, owner, template, parts=parts, image=image)
         try:
             said = wording(_PROBE)
-            understood = image in said if not parts else _takes_parts(owner, template, said)
+            understood = not parts or _takes_parts(owner, template, said)
         except Exception as error:  # a template is a program of others: it may raise whatever it likes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
         if understood and said.count(_PROBE) == 1:
-            if max(map(said.count, marks)) <= 1:
+            times = max(map(said.count, marks))
+            if times == 1:
                 return wording
-            reason = "it says the picture more than once"
-            break
+            reason = f"it says the picture {times} times"
+            if times:
+                break
     raise RelevancyError(
         f"the chat template of {type(owner).__name__} cannot word a question with its picture ({reason}): mend it, or "
         "set chat_template to None for the plain wording"
