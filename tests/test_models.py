@@ -385,7 +385,7 @@ def test_of_templates_with_names_the_default_one_is_used(built):
         ("{{ messages[7]['content'] }}", "has no element 7"),
         ("{% for message in messages %}", "end of template"),
         ("{{ 1 // 0 }}", "by zero"),
-        (PARTS.replace("<image>", "[IMG]"), "picture|can only concatenate"),
+        (PARTS.replace("<image>", "[IMG]"), "says the picture 0 times"),
         ("USER: {{ messages[0]['role'] }}", "picture and the question once each"),
         ("{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "picture and the question once each"),
     ],
