@@ -95,6 +95,21 @@ def test_what_comes_later_in_an_answer_changes_nothing_before_it(family):
         assert relative(*(passed_on(torch.tensor(each.relevance)[None]) for each in (one, other))) < 1e-5
 
 
+def test_a_contrast_later_in_a_given_answer_is_read_after_what_comes_before_it(family):
+    asked = PICTURES[:2], QUESTIONS[:2]
+    results = explain(family, *asked, target="red|dog", answer="The ball is red")
+    before = generation.encoded(family, "The ball is red")[: results[0].target.position]
+    assert before
+    with torch.no_grad():
+        ids = torch.tensor([before] * 2)
+        prompt, _ = generation.read(family, *asked).further(family, ids)
+    for result, logits in zip(results, prompt.logits, strict=True):
+        for token, found in (
+            (result.target.id, result.target.logit), (result.target.contrast_id, result.target.contrast_logit)
+        ):  # fmt: skip
+            assert found == pytest.approx(float(logits[token]), rel=0, abs=1e-5)
+
+
 # A checkpoint's own settings
 
 SETTINGS: dict[str, Any] = {
