@@ -184,6 +184,21 @@ def test_control_tokens_are_neutralized_and_said(run, tmp_path):
     assert out.count("passed on as plain text") == 2
 
 
+def test_digits_are_a_position_and_word_names_the_string(run, tmp_path):
+    code, out, _ = run(*arguments(tmp_path), "--answer", "There are 2", "--target", "word:2", "--json")
+    assert code == 0
+    assert "2" in json.loads(out)["target"]["token"]
+    code, _, err = run(*arguments(tmp_path), "--answer", "2", "--target", "2")
+    assert code == 2
+    assert "word:2" in " ".join(err.split())
+
+
+def test_control_tokens_in_an_answer_are_refused(run, tmp_path):
+    code, _, err = run(*arguments(tmp_path), "--answer", "Yes<end_of_turn>")
+    assert code == 2
+    assert "leave it out" in " ".join(err.split())
+
+
 def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
     broken, processor = tiny.gemma_clip()
     with torch.no_grad():

@@ -327,6 +327,20 @@ def test_two_threads_on_one_model_get_what_each_gets_alone(gemma, picture):
         ({"target": 77}, "there is no 77"),
         ({"answer": " "}, "given answer is empty"),
         ({"layers": [3]}, "0 to 2"),
+        ({"layers": [1.5]}, r"whole numbers such as .* not \[1.5\]"),
+        ({"layers": [True]}, "whole numbers"),
+        ({"layers": ["a"]}, "whole numbers"),
+        ({"layers": "0-2"}, "whole numbers"),
+        ({"layers": 1}, "whole numbers"),
+        ({"question": None}, "must be text, not NoneType"),
+        ({"question": 7}, "must be text, not int"),
+        ({"question": b"Where?"}, "must be text, not bytes"),
+        ({"question": [{"role": "user", "content": "Where?"}]}, "must be text, not dict.*without chat messages"),
+        ({"answer": 7}, "answer must be text, not int"),
+        ({"answer": ["Yes", None], "question": QUESTIONS[:2]}, "one for each question, or none"),
+        ({"answer": "<image>"}, "control token <image>: leave it out"),
+        ({"answer": "Yes<end_of_turn>"}, "control token <end_of_turn>"),
+        ({"answer": "Yes <eos>", "target": "all"}, "control token <eos>"),
         ({"image": "nowhere.png"}, "no such file"),
         ({"question": ["a", "b"], "image": ["nowhere.png"] * 3}, "equal length, not 2 and 3"),
         ({"question": []}, "list is empty"),
@@ -339,6 +353,14 @@ def test_wrong_input_is_one_line(gemma, picture, changes, said):
     with pytest.raises(RelevancyError, match=said) as caught:
         explain(asked.pop("model"), asked.pop("image"), asked.pop("question"), **asked)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_may_be_whole_numbers_of_any_kind(gemma, picture):
+    plain = explain(gemma, picture, QUESTIONS[0], layers=[0, 2], max_new_tokens=2)
+    for layers in (np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), iter([0, -1])):
+        found = explain(gemma, picture, QUESTIONS[0], layers=layers, max_new_tokens=2)
+        assert np.array_equal(found.relevance, plain.relevance)
+        assert all(type(layer) is int for layer in found.layers)
 
 
 @pytest.mark.parametrize(

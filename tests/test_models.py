@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
@@ -34,7 +35,7 @@ from transformers import (
 from relevancy import models
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
-from relevancy.models import checkpoints, compat, device, prompts
+from relevancy.models import checkpoints, compat, device, generation, prompts
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PUBLISHED = FIXTURES / "published"
@@ -335,6 +336,90 @@ def test_other_families_use_their_own_template(built):
     bare = models.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=None)))
     inputs = bare.prepare([tiny.picture()], ["Where?"])
     assert bare.tokenizer.decode(inputs["input_ids"][0]) == f"<bos>{'<image>' * 16}\nWhere?\n"
+
+
+def test_a_prompt_of_paligemma_is_what_its_own_processor_makes():
+    hf_model, processor = tiny.paligemma()
+    ours = models.wrap(hf_model, processor).prepare([tiny.picture()], ["Where?"])
+    theirs = processor(images=[[tiny.picture()]], text=["<image>Where?"], return_tensors="pt")
+    assert ours["input_ids"].tolist() == theirs["input_ids"].tolist()
+
+
+PARTS = (
+    "{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %} ASSISTANT:{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, PARTS, tiny.CHAT_TEMPLATE])
+@pytest.mark.parametrize("frame", ["<bos> $A <eos>", "$A <eos>", "<bos> $A <eos> <eos>", "<bos> $A"])
+def test_a_prompt_ends_where_the_model_goes_on_whatever_the_tokenizer_appends(built, template, frame):
+    hf_model, _ = built["llama-clip"]
+    expected = models.wrap(hf_model, tiny.processor_for(tiny.gemma_tokenizer(chat_template=template)))
+    tokenizer = tiny.gemma_tokenizer(chat_template=template)
+    specials = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single=frame, special_tokens=specials)
+    model = models.wrap(hf_model, tiny.processor_for(tokenizer))
+    asked = [tiny.picture()] * 2, ["Where?", QUESTION]
+    for answers in (None, [[300, 301], []]):
+        ours, plain = (each.prepare(*asked, answers)["input_ids"] for each in (model, expected))
+        begun = "<bos>" in frame or template == tiny.CHAT_TEMPLATE
+        assert ours[1].tolist() == plain[1].tolist()[not begun :]
+        assert ours.shape == model.prepare(*asked, answers)["attention_mask"].shape
+    assert generation.encoded(model, "Yes") == generation.encoded(expected, "Yes")
+    assert generation.spellings(model, "Yes") == generation.spellings(expected, "Yes")
+
+
+def test_of_templates_with_names_the_default_one_is_used(built):
+    hf_model, _ = built["llama-clip"]
+    others = {"tools": "{{ raise_exception('tools only') }}"}
+    for template in ({"default": PARTS, **others}, {**others, "default": PARTS}):
+        for tokenizers in (False, True):
+            processor = tiny.processor_for(tiny.gemma_tokenizer(chat_template=template if tokenizers else None))
+            processor.chat_template = None if tokenizers else template
+            model = models.wrap(hf_model, processor)
+            inputs = model.prepare([tiny.picture()], ["Where?"])
+            assert model.tokenizer.decode(inputs["input_ids"][0]).endswith("\nWhere? ASSISTANT:")
+    processor = tiny.processor_for(tiny.gemma_tokenizer(chat_template=None))
+    processor.chat_template = others
+    with pytest.raises(RelevancyError, match="named tools, and none of them default"):
+        models.wrap(hf_model, processor).prepare([tiny.picture()], ["Where?"])
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (PARTS.replace("<image>", "<image><image>"), "says the picture 2 times"),
+        (tiny.CHAT_TEMPLATE.replace("<image>", "<image><image>"), "says the picture 2 times"),
+        ("{% for message in messages %}<image>{{ message['content'] }}{% endfor %}", "says the picture 2 times"),
+        ("{{ raise_exception('a system turn is needed') }}", "a system turn is needed"),
+        ("{{ messages[7]['content'] }}", "has no element 7"),
+        ("{% for message in messages %}", "end of template"),
+        ("{{ 1 // 0 }}", "by zero"),
+        (PARTS.replace("<image>", "[IMG]"), "says the picture 0 times"),
+        ("USER: {{ messages[0]['role'] }}", "picture and the question once each"),
+        ("{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "picture and the question once each"),
+    ],
+)
+@pytest.mark.parametrize("family", ["gemma-clip", "llama-clip"])
+def test_a_template_that_cannot_word_a_question_is_refused_and_never_replaced_in_silence(
+    built, family, template, reason
+):
+    hf_model, _ = built[family]
+    for owner in ("processor", "tokenizer"):
+        processor = tiny.processor_for(tiny.gemma_tokenizer(chat_template=template if owner == "tokenizer" else None))
+        processor.chat_template = template if owner == "processor" else None
+        with pytest.raises(RelevancyError, match=reason) as caught:
+            models.wrap(hf_model, processor).prepare([tiny.picture()], ["Where?"])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("question", [None, 7, b"Where?", {"role": "user", "content": "Where?"}, ["Where?"], 1.5])
+def test_a_question_of_another_kind_than_text_is_refused(wrapped, question):
+    for ask in (lambda: wrapped["gemma-clip"].question_notes(question),
+                lambda: wrapped["gemma-clip"].prepare([tiny.picture()], [question])):  # fmt: skip
+        with pytest.raises(RelevancyError, match=f"must be text, not {type(question).__name__}"):
+            ask()
 
 
 CONTROLS = ["<image>", "<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>", "<pad>", "<unk>"]

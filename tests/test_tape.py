@@ -153,6 +153,12 @@ def test_chosen_layers_only(built):
     assert relative(last.language, default.language) > 1e-3
 
 
+@pytest.mark.parametrize("layers", [[1.5], [True], ["a"], "a", 1])
+def test_layers_that_are_no_whole_numbers(built, layers):
+    with pytest.raises(RelevancyError, match="whole numbers"), record(built["gemma-clip"][0], layers=layers):
+        pass
+
+
 @pytest.mark.parametrize("layers", [[], [3], [-4]])
 def test_layers_that_are_not_there(built, layers):
     with pytest.raises(RelevancyError, match="0 to 2"), record(built["gemma-clip"][0], layers=layers):

@@ -1,5 +1,6 @@
 """Which token of an answer each kind of target names."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -157,6 +158,33 @@ def test_an_empty_answer_has_nothing_to_explain(target):
         choose(target, [], TOKENIZER)
 
 
+def test_digits_are_a_position_and_with_word_before_them_the_string():
+    answer = ids("There are 2 boats, not 3 or 2")
+    text = [shown(TOKENIZER, token) for token in answer]
+    assert choose(parsed("2"), answer, TOKENIZER) == choose(2, answer, TOKENIZER) == [Choice(2, answer[2])]
+    (choice,) = choose(parsed("word:2"), answer, TOKENIZER)
+    assert "2" in text[choice.position]
+    assert not any("2" in token for token in text[: choice.position])
+    assert named("word:3", "3") == ["3"]
+    assert needs_answer(parsed("word:2"))
+    with pytest.raises(RelevancyError, match=r"there is no 2 .*word:2"):
+        choose(parsed("2"), ids("2"), TOKENIZER)
+
+
+@pytest.mark.parametrize("word", ["first", "all", "first-relevant", "Yes|No", "-1", "word:2", "²"])
+def test_a_string_that_reads_as_another_target_can_be_named(word):
+    answer = ids(f"(red) {word}, blue")
+    (choice,) = choose(parsed(f"word:{word}"), answer, TOKENIZER)
+    said = shown(TOKENIZER, *answer[: choice.position])
+    assert len(said) <= len("(red) ") <= len(said) + len(shown(TOKENIZER, choice.id))
+    assert needs_answer(parsed(f"word:{word}"))
+
+
+def test_a_whole_number_of_any_kind_is_a_position():
+    assert parsed(np.int64(2)) == 2
+    assert type(parsed(np.int64(2))) is int
+
+
 @pytest.mark.parametrize(("given_", "read"), [("3", 3), (" -2 ", -2), (0, 0), ("first", "first"), ("Yes|No", "Yes|No")])
 def test_targets_as_given(given_, read):
     assert parsed(given_) == read
@@ -175,7 +203,7 @@ def test_what_only_looks_like_a_number_is_a_string(target):
     assert parsed(target) == target
 
 
-@pytest.mark.parametrize("target", ["", "  ", True, None, 1.5])
+@pytest.mark.parametrize("target", ["", "  ", "word:", "word: ", True, np.True_, None, 1.5, b"2", ["first"]])
 def test_targets_that_are_none(target):
     with pytest.raises(RelevancyError, match="target"):
         parsed(target)

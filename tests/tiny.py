@@ -19,7 +19,15 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2Config,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
 )
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14
@@ -168,6 +176,7 @@ def build(
 
 
 Built = tuple[LlavaForConditionalGeneration, LlavaProcessor]
+Pictured = tuple[PreTrainedModel, ProcessorMixin]
 
 
 def gemma_clip(seed: int = 0, **text_changes: Any) -> Built:
@@ -200,11 +209,78 @@ def llama_clip(seed: int = 3, **text_changes: Any) -> Built:
     ), processor_for(tokenizer)
 
 
+def qwen2_clip(seed: int = 4, **text_changes: Any) -> Built:
+    """Qwen2 (biases on query, key and value), CLIP tower."""
+    tokenizer = gemma_tokenizer()
+    return build(
+        text(Qwen2Config, len(tokenizer), **text_changes), clip(), tokenizer=tokenizer, seed=seed
+    ), processor_for(tokenizer)
+
+
+def siglip(**changes: Any) -> SiglipVisionConfig:
+    """A SigLIP tower with 16 patches and no class token."""
+    settings: dict[str, Any] = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+    }
+    return SiglipVisionConfig(**settings | changes)
+
+
+def gemma_siglip(seed: int = 5, **text_changes: Any) -> Built:
+    """Gemma, SigLIP tower whose last layer is used, every token of it."""
+    tokenizer = gemma_tokenizer()
+    model = build(
+        text(GemmaConfig, len(tokenizer), **{"num_key_value_heads": 1} | text_changes), siglip(),
+        tokenizer=tokenizer, seed=seed, vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    processor = processor_for(tokenizer)
+    processor.vision_feature_select_strategy, processor.num_additional_image_tokens = "full", 0
+    return model, processor
+
+
+def paligemma(seed: int = 6, decoder: type[PreTrainedConfig] = GemmaConfig, **text_changes: Any) -> Pictured:
+    """PaliGemma: the prompt is read without a causal mask, the answer with one; positions count from one."""
+    tokenizer = gemma_tokenizer(chat_template=None)
+    pictures = SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    pictures.image_seq_length = (IMAGE_SIZE // PATCH_SIZE) ** 2
+    processor = PaliGemmaProcessor(image_processor=pictures, tokenizer=tokenizer)
+    config = PaliGemmaConfig(
+        text_config=text(decoder, len(tokenizer), **{"num_key_value_heads": 1} | text_changes),
+        vision_config=siglip(projection_dim=64),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=64,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PaliGemmaForConditionalGeneration(config).float()
+    randomize(model, seed)
+    return model.eval(), processor
+
+
+def paligemma2(seed: int = 7) -> Pictured:
+    """PaliGemma with Gemma 2: capped scores, a window of 16 tokens in every other layer."""
+    return paligemma(
+        seed, Gemma2Config, attn_logit_softcapping=5.0, query_pre_attn_scalar=16, sliding_window=16
+    )  # fmt: skip
+
+
 BUILDERS: dict[str, Callable[..., Built]] = {
     "gemma-clip": gemma_clip,
     "gemma-dinov2": gemma_dinov2,
     "gemma2-clip": gemma2_clip,
     "llama-clip": llama_clip,
+}
+# All that `explain` takes.
+FAMILIES: dict[str, Callable[..., Pictured]] = {
+    **BUILDERS,
+    "qwen2-clip": qwen2_clip,
+    "gemma-siglip": gemma_siglip,
+    "paligemma": paligemma,
+    "paligemma2": paligemma2,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isqrt
+from operator import index
 from typing import Any, Literal
 
 import torch
@@ -290,8 +291,19 @@ def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> fro
     count = depth_of(decoder)
     if layers is None:
         return frozenset(range(count))
-    asked = list(layers)
+    asked = whole_numbers(layers)
     wrong = [layer for layer in asked if not -count <= layer < count]
     if wrong or not asked:
-        raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong or asked}.")
+        raise RelevancyError(f"layers must name some of 0 to {count - 1} (or -{count} to -1), not {wrong}.")
     return frozenset(layer % count for layer in asked)
+
+
+def whole_numbers(layers: Iterable[int]) -> tuple[int, ...]:
+    """Layers as plain ints. Raises RelevancyError where they are not a list of whole numbers."""
+    try:
+        found = [layers] if isinstance(layers, str) else list(layers)
+        if any(isinstance(layer, bool) for layer in found):
+            raise TypeError
+        return tuple(map(index, found))
+    except TypeError as error:
+        raise RelevancyError(f"layers must be a list of whole numbers such as [6, 7, -1], not {layers!r}.") from error

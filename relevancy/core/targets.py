@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from relevancy.errors import RelevancyError
 
 _WORD = re.compile(r"\w")
 _POSITION = re.compile(r"-?\d{1,9}")
+_NAMED = "word:"
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,23 @@ class Choice:
 
 
 def parsed(target: str | int) -> str | int:
-    """The user's target, a number in a string turned into one. Raises RelevancyError when it is empty."""
-    if isinstance(target, bool) or not isinstance(target, (str, int)):
-        raise RelevancyError(f"target must be a word such as 'first', a position, or 'A|B', not {target!r}.")
+    """The user's target, a number in a string turned into one. Raises RelevancyError when it is empty.
+
+    Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:all", "word:A|B".
+    """
     if isinstance(target, str):
-        if not target.strip():
-            raise RelevancyError("target is empty: use first, first-relevant, all, a position, a string, or 'A|B'.")
-        if _POSITION.fullmatch(target.strip()):
-            return int(target.strip())
-    return target
+        if not target.removeprefix(_NAMED).strip():
+            raise RelevancyError(
+                "target is empty: use first, first-relevant, all, a position, a string, word:2 for a string that reads "
+                "as one of these, or 'A|B'."
+            )
+        return int(target.strip()) if _POSITION.fullmatch(target.strip()) else target
+    try:
+        if isinstance(target, bool):
+            raise TypeError
+        return index(target)
+    except TypeError as error:
+        raise RelevancyError(f"target must be a word such as 'first', a position, or 'A|B', not {target!r}.") from error
 
 
 def needs_answer(target: str | int) -> bool:
@@ -95,12 +105,16 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
         return [Choice(position, answer[position])]
     if isinstance(target, int):
         if not -len(answer) <= target < len(answer):
-            raise RelevancyError(f"The answer has {len(answer)} tokens, 0 to {len(answer) - 1}: there is no {target}.")
+            raise RelevancyError(
+                f"The answer has {len(answer)} tokens, 0 to {len(answer) - 1}: there is no {target} (the string is "
+                f"named by {_NAMED}{target})."
+            )
         return [Choice(target % len(answer), answer[target])]
+    named = target.startswith(_NAMED)
     first, bar, second = target.partition("|")
-    if bar:
+    if bar and not named:
         return [_contrast(first, second, answer, tokenizer)]
-    position = _position_of(target, answer, tokenizer)
+    position = _position_of(target.removeprefix(_NAMED), answer, tokenizer)
     return [Choice(position, answer[position])]
 
 

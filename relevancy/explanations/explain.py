@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy.core import targets
-from relevancy.core.tape import SCOPES, Scope
+from relevancy.core.tape import SCOPES, Scope, whole_numbers
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
@@ -46,13 +46,15 @@ def explain(
 
     model: what `load` or `wrap` gave, or a name for `load`.
     image, question: one each, or lists of equal length (or one beside a list), which run as one batch.
-    target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), a position, a
-        string in the answer, "A|B" (why A rather than B), or "all" (a list: one result per token of the answer).
+    target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), a position (2 or
+        "2", from 0; -1 is the last), a string in the answer, "A|B" (why A rather than B), or "all" (a list: one result
+        per token of the answer). "word:2" is the string 2 in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative.
     layers: decoder layers that take part, all by default; for methods that read the layers' attention.
-    answer: explain this answer, teacher-forced, instead of the one the model gives.
+    answer: explain this answer, teacher-forced, instead of the one the model gives: greedy, each token the likeliest,
+        whatever generation settings came with the checkpoint.
     Raises RelevancyError. Source of the default: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     """
     wish = Wish(target, scope, method, layers, max_new_tokens)
@@ -82,7 +84,7 @@ class Wish:
             raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
         registry.chosen(self.method, self.scope, self.layers)
         object.__setattr__(self, "target", targets.parsed(self.target))
-        object.__setattr__(self, "layers", None if self.layers is None else tuple(self.layers))
+        object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
 
 def explained_with_prompt(
@@ -329,4 +331,6 @@ def _paired(
     images, questions, answers = (
         list(value) if isinstance(value, (list, tuple)) else [value] * count for value in given
     )
+    if any(one is None for one in answers) and any(one is not None for one in answers):
+        raise RelevancyError("Some answers are given and some are not: give one for each question, or none at all.")
     return bool(listed), images, questions, answers

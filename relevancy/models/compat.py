@@ -199,4 +199,5 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     if END_OF_TURN in tokenizer.get_vocab():
         named.append(tokenizer.convert_tokens_to_ids(END_OF_TURN))
     flat = [token for entry in named for token in (entry if isinstance(entry, list) else [entry])]
-    return tuple(sorted({token for token in flat if token is not None}))
+    words = range(model.config.get_text_config().vocab_size)  # some files say -1 for none
+    return tuple(sorted({token for token in flat if token is not None and token in words}))

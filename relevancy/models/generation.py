@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature, GenerationConfig
 
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
@@ -48,19 +47,31 @@ class Prompt:
     """Pictures with a question each, as a model has read them: what any answer goes on from.
 
     ids, mask: (batch, tokens), padded on the left. logits: (batch, vocabulary), of the answer's first token. cache: the
-    decoder's keys and values.
+    decoder's keys and values. positions: (batch, 1), of the last token; None where the model counts by itself.
     """
 
     ids: Tensor
     mask: Tensor
     logits: Tensor
     cache: Any
+    positions: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: BatchFeature, output: Any) -> Prompt:
+    def of(cls, inputs: Mapping[str, Any], output: Any) -> Prompt:
         """From a forward pass's inputs and what it gave, its cache included."""
-        logits = output.logits[:, -1].detach()
-        return cls(inputs["input_ids"], inputs["attention_mask"], logits, output.past_key_values)
+        positions = inputs.get("position_ids")
+        return cls(
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            output.logits[:, -1].detach(),
+            output.past_key_values,
+            None if positions is None else positions[:, -1:],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """How many the longest of the batch has, padding left out."""
+        return int(self.mask.sum(-1).max())
 
     def branch(self) -> Prompt:
         """The same prompt with a cache of its own, which may grow while this one stays; nothing is copied yet."""
@@ -71,6 +82,27 @@ class Prompt:
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
         return replace(self, cache=cache)
 
+    def repeated(self, times: int) -> Prompt:
+        """A branch with each row so many times, one after the other."""
+        branch = self.branch()
+        branch.cache.batch_repeat_interleave(times)
+        positions = None if self.positions is None else self.positions.repeat_interleave(times, 0)
+        ids, mask, logits = (each.repeat_interleave(times, 0) for each in (self.ids, self.mask, self.logits))
+        return Prompt(ids, mask, logits, branch.cache, positions)
+
+    def further(self, model: Model, ids: Tensor) -> tuple[Prompt, Tensor]:
+        """The prompt with more tokens (batch, new), in the same cache, and the logits after each of them.
+
+        They are read as generation reads its own: causally, and from the next position on.
+        """
+        mask = torch.cat([self.mask, torch.ones_like(ids, dtype=self.mask.dtype)], 1)
+        known: dict[str, Tensor] = {}
+        if self.positions is not None:
+            known["position_ids"] = self.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        output = model.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **known)
+        read = {"input_ids": torch.cat([self.ids, ids], 1), "attention_mask": mask, **known}
+        return Prompt.of(read, output), output.logits
+
 
 def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
     """One forward pass over pictures (RGB) with a question each."""
@@ -80,34 +112,21 @@ def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]
 
 
 def answers(model: Model, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
-    """Ids of the greedy answers, stop tokens left out, whatever a checkpoint's own generation settings are.
+    """Ids of the greedy answers, each token the one of the largest logit, stop tokens left out.
 
+    Of a checkpoint's own generation settings only the stop tokens are heard: none of the others can change an answer.
     Goes on in the prompt's own cache: give `prompt.branch()` where the prompt is needed again.
     """
-    stops = set(model.stop_token_ids)
-    first = prompt.logits.argmax(-1, keepdim=True)
-    opening = first.tolist()
-    if max_new_tokens <= 1 or all(token in stops for (token,) in opening):
-        return [_before_stop(ids, stops) for ids in opening]
-    ids = torch.cat([prompt.ids, first], 1)
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max(1, min(max_new_tokens - 1, model.room - ids.shape[1])),
-        eos_token_id=list(model.stop_token_ids),
-        pad_token_id=model.tokenizer.pad_token_id,
-    )
-    generate: Any = model.model.generate
+    stops = torch.tensor(model.stop_token_ids, device=prompt.logits.device)
+    longest = min(max_new_tokens, model.room - prompt.tokens)
+    said = [prompt.logits.argmax(-1, keepdim=True)]
+    ended = torch.isin(said[0], stops)
     with torch.no_grad(), patching.evaluating(model.model):
-        sequences: Tensor = generate(
-            input_ids=ids,
-            attention_mask=torch.cat([prompt.mask, prompt.mask.new_ones(len(ids), 1)], 1),
-            # The forward pass before counted padding too, `generate` by itself would not: keys would be shifted.
-            position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
-            past_key_values=prompt.cache,
-            generation_config=settings,
-        )
-    rest = [_before_stop(ids, stops) for ids in sequences[:, ids.shape[1] :].tolist()]
-    return [_before_stop(ids, stops) and ids + more for ids, more in zip(opening, rest, strict=True)]
+        while len(said) < longest and not ended.all():
+            prompt, _ = prompt.further(model, said[-1])
+            said.append(prompt.logits.argmax(-1, keepdim=True))
+            ended |= torch.isin(said[-1], stops)
+    return [_before_stop(ids, set(model.stop_token_ids)) for ids in torch.cat(said, 1).tolist()]
 
 
 def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
@@ -115,7 +134,11 @@ def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
 
 
 def encoded(model: Model, answer: str) -> tuple[int, ...]:
-    """Ids of an answer that was given in words. Raises RelevancyError when it holds none."""
+    """Ids of an answer that was given in words. Raises RelevancyError when it holds none, or control tokens."""
+    if not isinstance(answer, str):
+        raise RelevancyError(f"The given answer must be text, not {type(answer).__name__}: give its words.")
+    if controls := model.controls_in(answer):
+        raise RelevancyError(f"The given answer holds the control token {controls[0]}: leave it out.")
     ids = tuple(model.tokenizer.encode(answer.strip(), add_special_tokens=False))
     if not ids:
         raise RelevancyError("The given answer is empty: give at least one word, or leave it out.")
@@ -135,10 +158,10 @@ def likelihoods(
     """How likely each of the answers is after each of the prompts, teacher-forced, all in one batch: [prompt][answer].
 
     said: ids, or words, which are then read in that one of their `spellings` that is likelier after the first prompt.
-    The prompts are of equal length, as those of one question are. None for an answer too long for the model.
+    None for an answer too long for the model.
     """
     spelled = [spellings(model, one) if isinstance(one, str) else [tuple(one)] for one in said]
-    room = model.room - prompt.ids.shape[1]
+    room = model.room - prompt.tokens
     every = list(dict.fromkeys(ids for choices in spelled for ids in choices if len(ids) <= room))
     rows = _log_probabilities(model, prompt, every)
     fitting = [[ids for ids in choices if ids in rows[0]] for choices in spelled]
@@ -158,14 +181,10 @@ def _log_probabilities(
         found[row][ids] = [float(opening[row, ids[0]])]
     if longest < 2:
         return found
-    cache = prompt.branch().cache
-    cache.batch_repeat_interleave(len(every))
     before = pad_sequence([torch.tensor(ids[:-1], dtype=torch.long) for ids in every], batch_first=True)
     with torch.no_grad(), patching.evaluating(model.model):
         # Padding comes after an answer's own tokens, so that none of them sees it.
-        logits = model.model(
-            input_ids=before.repeat(batch, 1).to(prompt.ids.device), past_key_values=cache, use_cache=True
-        ).logits
+        _, logits = prompt.repeated(len(every)).further(model, before.repeat(batch, 1).to(prompt.logits.device))
     for row in range(batch):
         for number, ids in enumerate(every):
             later = logits[row * len(every) + number, : max(0, len(ids) - 1)].float().log_softmax(-1)

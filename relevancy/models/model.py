@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from relevancy import geometry
@@ -27,6 +28,10 @@ _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 # Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
 _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+
+# Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
+# positions from 1.
+_PREFIXED = frozenset({"paligemma"})
 
 
 @dataclass(eq=False)
@@ -95,9 +100,18 @@ class Model:
     def _wording(self) -> prompts.Wording:
         return prompts.wording_for(self.processor, gemma=compat.is_gemma(self.model.config))
 
+    @cached_property
+    def _closing(self) -> list[int]:
+        """Special tokens that the tokenizer would put after the turn that the model is to fill."""
+        return prompts.closing(self.tokenizer)
+
+    def controls_in(self, text: str) -> tuple[str, ...]:
+        """What in a text this model would read as control tokens, in the order of their first places."""
+        return tuple(dict.fromkeys(self._controls.findall(text)))
+
     def question_notes(self, question: str) -> tuple[str, ...]:
         """What was changed in the question before the model read it, one sentence each."""
-        _, found = prompts.neutralize(question, self._controls)
+        _, found = prompts.neutralize(prompts.checked(question), self._controls)
         return tuple(
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
@@ -124,8 +138,8 @@ class Model:
         """Model inputs of one batch, on the model's device: each picture (RGB) with its question.
 
         `input_ids` and `attention_mask` (batch, tokens) are padded on the left; `pixel_values` has the model's dtype.
-        `continuations` are token ids of answers, appended after the turn that the model is to fill. Raises on an empty
-        question and on one that is too long for the model.
+        `continuations` are token ids of answers, appended after the turn that the model is to fill, and read as those
+        that the model generates there. Raises on an empty question and on one that is too long for the model.
         """
         texts = [prompts.neutralize(prompts.checked(question), self._controls)[0] for question in questions]
         gemma = compat.is_gemma(self.model.config)
@@ -139,10 +153,51 @@ class Model:
             return_tensors="pt",
         )
         inputs.pop("labels", None)  # PaliGemma's processor adds them; they would make the model compute a loss
+        self._reopen(inputs)
         if continuations is not None:
-            inputs = _continued(inputs, continuations, self.tokenizer.pad_token_id)
+            self._continue(inputs, continuations)
         self._check_length(inputs)
+        self._count_positions(inputs)
         return inputs.to(self.device, dtype=self.dtype)
+
+    def _reopen(self, inputs: BatchFeature) -> None:
+        """Takes out what closes the text where the model's turn has only begun."""
+        shape, closing = inputs["input_ids"].shape, self._closing
+        if closing and (inputs["input_ids"][:, -len(closing) :] == torch.tensor(closing)).all():
+            for key, value in list(inputs.items()):
+                if isinstance(value, torch.Tensor) and value.shape == shape:
+                    inputs[key] = value[:, : -len(closing)]
+
+    def _continue(self, inputs: BatchFeature, continuations: Sequence[Sequence[int]]) -> None:
+        """Appends token ids to each row and pads on the left anew; other entries get what generation gives a token."""
+        if any(self.image_token_id in added for added in continuations):
+            raise RelevancyError(
+                "the answer holds the token that stands for a picture, so it cannot be read after one: explain a token "
+                "that comes before it"
+            )
+        kept = inputs["attention_mask"].bool()
+        causal = self.model.config.model_type in _PREFIXED
+        new = {"attention_mask": 1, "token_type_ids": int(causal)}
+        for key, value in list(inputs.items()):
+            if not isinstance(value, torch.Tensor) or value.shape != kept.shape:
+                continue
+            rows = []
+            for row, mask, added in zip(value, kept, continuations, strict=True):
+                fresh = added if key == "input_ids" else [new.get(key, 0)] * len(added)
+                rows.append(torch.cat([row[mask], torch.tensor(fresh, dtype=value.dtype)]))
+            filler = float(self.tokenizer.pad_token_id or 0) if key == "input_ids" else 0.0
+            inputs[key] = pad_sequence(rows, batch_first=True, padding_value=filler, padding_side="left")
+
+    def _count_positions(self, inputs: BatchFeature) -> None:
+        """Tells the model not to count padding, as generation does; without padding it counts rightly by itself.
+
+        So does a family whose positions lie in the picture.
+        """
+        mask = inputs["attention_mask"]
+        if mask.all() or hasattr(self.model.base_model, "get_rope_index"):
+            return
+        positions = mask.cumsum(-1).sub(1).clamp(min=0)
+        inputs["position_ids"] = positions + int(self.model.config.model_type in _PREFIXED)
 
     def _check_length(self, inputs: BatchFeature) -> None:
         longest = int(inputs["attention_mask"].sum(-1).max())
@@ -271,22 +326,3 @@ def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:
     raise RelevancyError(
         f"{config.model_type} marks no image tokens in its input, so a map of the picture has no place"
     )
-
-
-def _continued(inputs: BatchFeature, continuations: Sequence[Sequence[int]], pad: int | None) -> BatchFeature:
-    """Appends token ids to each row and pads on the left anew.
-
-    Other entries of a token each (attention mask, token types) repeat their row's last value for the new tokens.
-    """
-    shape = inputs["input_ids"].shape
-    kept = inputs["attention_mask"].bool()
-    for key, value in list(inputs.items()):
-        if not isinstance(value, torch.Tensor) or value.shape != shape:
-            continue
-        rows = []
-        for row, mask, added in zip(value, kept, continuations, strict=True):
-            ids = torch.tensor(added, dtype=value.dtype)
-            rows.append(torch.cat([row[mask], ids if key == "input_ids" else row[-1].expand(len(ids))]))
-        filler = float(pad or 0) if key == "input_ids" else 0.0
-        inputs[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler, padding_side="left")
-    return inputs

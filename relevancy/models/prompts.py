@@ -1,17 +1,17 @@
 """Question -> the text that the model was trained to see, with nothing in it that the user could have injected."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from relevancy.errors import RelevancyError
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
+_PLACEHOLDERS = ("image_token", "boi_token")  # what a processor may call its mark of a picture
 
 Wording = Callable[[str], str]
 
@@ -22,7 +22,7 @@ def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
     found = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     found |= set(tokenizer.all_special_tokens)
     # LLaVA-Gemma's <image> is an added token that is not "special", and a processor may have placeholders of its own.
-    found |= {getattr(processor, name, None) or "" for name in ("image_token", "boi_token", "eoi_token", "video_token")}
+    found |= {getattr(processor, name, None) or "" for name in (*_PLACEHOLDERS, "eoi_token", "video_token")}
     longest_first = sorted((token for token in found if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
@@ -44,22 +44,26 @@ def wording_for(processor: ProcessorMixin, *, gemma: bool) -> Wording:
 
     The processor's own chat template, else the tokenizer's, each with the picture as a part of the message or, where
     the template knows only text (as Gemma's does), as `<image>` and a newline before the question. Without a template
-    Gemma's turns for a LLaVA-Gemma (`gemma`), for any other model the picture and the question alone.
+    Gemma's turns for a LLaVA-Gemma (`gemma`), for any other model the picture and the question alone. Raises where
+    there is a template that cannot say one picture and one question.
     """
     image = getattr(processor, "image_token", None) or "<image>"
-    bos = processor.tokenizer.bos_token or ""
+    marks = {image} | {getattr(processor, name, None) or image for name in _PLACEHOLDERS}
     for owner in (processor, processor.tokenizer):
-        if not getattr(owner, "chat_template", None):
-            continue
-        as_parts = partial(_by_template, owner, parts=True, image=image)
-        as_text = partial(_by_template, owner, parts=False, image=image)
-        if _places_picture(owner):
-            return as_parts
-        if _says_once(as_text, image):
-            return as_text
+        if template := _template_of(owner):
+            return _by_own_template(owner, template, image, marks)
+    if isinstance(processor, PaliGemmaProcessor):  # it writes `<bos>` and the newlines itself
+        return partial(_bare, image=image)
     if gemma:
-        return partial(_by_gemma_turns, image=image, bos=bos)
+        return partial(_by_gemma_turns, image=image, bos=processor.tokenizer.bos_token or "")
     return partial(_plainly, image=image)
+
+
+def closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the special tokens that a tokenizer puts after a text by itself."""
+    bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=adds) for adds in (False, True))
+    ends = (place + len(bare) for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    return whole[next(ends, len(whole)) :]
 
 
 def one_bos(text: str, tokenizer: PreTrainedTokenizerBase, *, gemma: bool) -> tuple[str, bool]:
@@ -78,7 +82,12 @@ def one_bos(text: str, tokenizer: PreTrainedTokenizerBase, *, gemma: bool) -> tu
 
 
 def checked(question: str) -> str:
-    """The question without surrounding blanks; raises where nothing is asked, or bytes that are no text."""
+    """The question without surrounding blanks; raises where nothing is asked, or it is no text."""
+    if not isinstance(question, str):
+        raise RelevancyError(
+            f"the question must be text, not {type(question).__name__}: give its words alone, without chat messages "
+            "around them"
+        )
     if not question.strip():
         raise RelevancyError("the question is empty: ask something about the picture")
     try:
@@ -88,15 +97,60 @@ def checked(question: str) -> str:
     return question.strip()
 
 
-def _by_template(owner: Any, question: str, *, parts: bool, image: str) -> str:
+def _template_of(owner: Any) -> str | None:
+    """The owner's chat template; of several with names, the one named default."""
+    templates = getattr(owner, "chat_template", None)
+    if not isinstance(templates, Mapping):
+        return templates
+    if templates and "default" not in templates:
+        raise RelevancyError(
+            f"the chat templates of {type(owner).__name__} are named {', '.join(templates)}, and none of them default: "
+            "set its chat_template to the one to use"
+        )
+    return templates.get("default")
+
+
+def _by_own_template(owner: Any, template: str, image: str, marks: Collection[str]) -> Wording:
+    """The template's wording with the picture as a part of the message, else as text; raises where neither works."""
+    reason = "it does not say the picture and the question once each"
+    for parts in (True, False):
+        wording = partial(_by_template, owner, template, parts=parts, image=image)
+        try:
+            said = wording(_PROBE)
+            understood = not parts or _takes_parts(owner, template, said)
+        except Exception as error:  # a template is a program of others: it may raise whatever it likes
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            continue
+        if understood and said.count(_PROBE) == 1:
+            times = max(map(said.count, marks))
+            if times == 1:
+                return wording
+            reason = f"it says the picture {times} times"
+            if times:
+                break
+    raise RelevancyError(
+        f"the chat template of {type(owner).__name__} cannot word a question with its picture ({reason}): mend it, or "
+        "set chat_template to None for the plain wording"
+    )
+
+
+def _takes_parts(owner: Any, template: str, said: str) -> bool:
+    """Whether a template that said this understands a message in parts: the picture leaves a trace."""
+    without = _rendered(owner, template, [{"type": "text", "text": _PROBE}])
+    printed_as_list = f"'{_PROBE}'" in said
+    return said != without and not printed_as_list
+
+
+def _by_template(owner: Any, template: str, question: str, *, parts: bool, image: str) -> str:
     content: str | list[dict[str, str]] = f"{image}\n{question}"
     if parts:
         content = [{"type": "image"}, {"type": "text", "text": question}]
-    return _rendered(owner, [{"role": "user", "content": content}])
+    return _rendered(owner, template, content)
 
 
-def _rendered(owner: Any, turns: Sequence[Mapping[str, Any]]) -> str:
-    return owner.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+def _rendered(owner: Any, template: str, content: str | list[dict[str, str]]) -> str:
+    asked = [{"role": "user", "content": content}]
+    return owner.apply_chat_template(asked, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def _by_gemma_turns(question: str, *, image: str, bos: str) -> str:
@@ -107,21 +161,5 @@ def _plainly(question: str, *, image: str) -> str:
     return f"{image}\n{question}\n"
 
 
-def _places_picture(owner: Any) -> bool:
-    """Whether the template understands a message in parts: the picture leaves a trace, the text stands there once."""
-    words = {"type": "text", "text": _PROBE}
-    try:
-        with_picture = _rendered(owner, [{"role": "user", "content": [{"type": "image"}, words]}])
-        without = _rendered(owner, [{"role": "user", "content": [words]}])
-    except (TemplateError, TypeError):
-        return False
-    printed_as_list = f"'{_PROBE}'" in with_picture
-    return with_picture.count(_PROBE) == 1 and with_picture != without and not printed_as_list
-
-
-def _says_once(wording: Wording, image: str) -> bool:
-    try:
-        text = wording(_PROBE)
-    except (TemplateError, TypeError):
-        return False
-    return text.count(_PROBE) == 1 and text.count(image) == 1
+def _bare(question: str, *, image: str) -> str:
+    return f"{image}{question}"
