@@ -56,6 +56,62 @@ def test_one_fault_is_enough(tmp_path, change, told):
     assert told in str(found)
 
 
+def stored(tmp_path, *found):
+    """A store of (row, method, part, numbers), and the rows in it."""
+    store = Store(tmp_path, {})
+    for row, name, part, values in found:
+        store.add([((row, name, part), values)])
+    return store, [Row(row, row, "?", lambda: "") for row in dict.fromkeys(row for row, *_ in found)]
+
+
+def test_differences_are_taken_row_by_row(tmp_path):
+    """Rows that differ much among themselves, and a method that is better by the same bit on each.
+
+    The random map's numbers lie there in another order, and one row has none: it has no difference.
+    """
+    spread = {str(row): 10.0 * row for row in range(12)}
+    store, rows = stored(
+        tmp_path,
+        *((row, "mine", SCORES, {"faithfulness": value + 0.25, "flips": 1.0}) for row, value in spread.items()),
+        ("alone", "mine", SCORES, {"faithfulness": 1e6, "flips": 1.0}),
+        *((row, RANDOM, SCORES, {"faithfulness": value, "flips": 0.0}) for row, value in reversed(spread.items())),
+    )
+    mine, noise = summarise(store, rows, ["mine"])
+    gain = mine.against_random["faithfulness"]
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert gain.rows == 12
+    assert noise.against_first["faithfulness"].high == pytest.approx(-0.25)
+    assert "better than a random map" in str(mine.verdict)
+
+
+def test_effects_are_taken_row_by_row(tmp_path):
+    """What another question changes beyond what noise changes, on maps some of which noise changes much."""
+    found = []
+    for row in range(12):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+            (str(row), "mine", "noise", {"similarity": row / 12}),
+        ]
+    found += [(str(row), "mine", "question", {"similarity": row / 12 - 0.06}) for row in reversed(range(12))]
+    effect = summarise(*stored(tmp_path, *found), ["mine"])[0].numbers["question effect"]
+    assert (effect.low, effect.high) == pytest.approx((0.06, 0.06))
+
+
+@pytest.mark.parametrize(("stages", "passes"), [((0.9, 0.7, 0.1), True), ((0.1, 0.3, 0.9), False)])
+def test_a_cascade_is_judged_by_its_end_where_every_weight_is_random(tmp_path, stages, passes):
+    found = []
+    for row in range(40):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+        ]
+        for name, value in zip(("decoder 2", "decoder 0", "tower"), stages, strict=True):
+            found.append((str(row), "mine", f"{RANDOMISED} to {name}", {"similarity": 0.0, "similarity_abs": value}))
+    told = str(summarise(*stored(tmp_path, *found), ["mine"])[0].verdict)
+    assert ("passes the randomisation test" if passes else "fails the randomisation test") in told
+
+
 def test_truth_is_heard_where_it_is_known(tmp_path):
     found = verdict(tmp_path, points=0.8)
     assert found.word == TRUST
