@@ -105,6 +105,24 @@ def test_tiles_do_not_change_the_row(pair, monkeypatch):
     assert relative(tiled.vision, whole.vision) < 1e-5
 
 
+@pytest.mark.parametrize("vision", [tiny.clip, tiny.dinov2], ids=["clip", "dinov2"])
+def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
+    """Strategy "full" hands the class token on as an image token: it is no patch, and is given no patch's relevance."""
+    tokenizer = tiny.gemma_tokenizer()
+    decoder = tiny.text(tiny.LlamaConfig, len(tokenizer))
+    model = tiny.build(
+        decoder, vision(), tokenizer=tokenizer, seed=5, vision_feature_select_strategy="full", image_seq_length=17
+    )
+    processor = tiny.processor_for(tokenizer)
+    processor.vision_feature_select_strategy = "full"
+    inputs = inputs_for(processor, QUESTIONS[:2])
+    assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [17, 17]
+    expected = reference(model, inputs, full=True, patches_of=torch.eye(17)[:, 1:])
+    rows, _ = rows_of(model, inputs)
+    assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
+    assert relative(rows.vision, expected.vision) < 1e-5
+
+
 def test_other_positions_and_targets_over_one_forward_do_not_leak(pair):
     model, processor = pair
     inputs = inputs_for(processor, QUESTIONS[:1])
