@@ -222,6 +222,7 @@ def test_gradients_pass_through_a_layer_that_advances_no_row():
     for grad, expected_grad in zip(found, expected, strict=True):
         torch.testing.assert_close(grad, expected_grad)
     assert not below.requires_grad, "below the first layer of interest no graph is kept"
+    torch.testing.assert_close(below, output.detach())
     assert not tape.roots
 
 

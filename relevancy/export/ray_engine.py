@@ -109,7 +109,7 @@ def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[Ray
 
 
 def _require_answer(address: str) -> None:
-    """Raise RelevancyError for a cluster that does not answer us: `ray.init` itself would try for a quarter of an hour."""
+    """Raise RelevancyError for a cluster that does not answer us: `ray.init` would try for a quarter of an hour."""
     if "://" in address:  # a Ray Client server, which has a time limit of its own
         return
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]

@@ -112,6 +112,62 @@ def test_a_cascade_is_judged_by_its_end_where_every_weight_is_random(tmp_path, s
     assert ("passes the randomisation test" if passes else "fails the randomisation test") in told
 
 
+def judged(tmp_path, **numbers):
+    """The summaries of `mine` and of the random map, from (own, random) numbers of each row."""
+    found, rows = [], len(next(iter(numbers.values()))[0])
+    base = {"faithfulness": ([1.0] * rows, [0.0] * rows), "flips": ([1.0] * rows, [0.0] * rows)}
+    for row in range(rows):
+        for place, name in enumerate(("mine", RANDOM)):
+            values = {number: float(both[place][row]) for number, both in (base | numbers).items()}
+            found.append((str(row), name, SCORES, values))
+    return summarise(*stored(tmp_path, *found), ["mine"])
+
+
+def test_noise_is_held_against_what_chance_gives(tmp_path):
+    """The mask's share for pointing, zero for NSS."""
+    shifts = np.linspace(-0.2, 0.2, 40)
+    _, fair = judged(
+        tmp_path / "fair", chance=([0.3] * 40,) * 2, pointing=([1] * 40, 0.3 + shifts), nss=([1] * 40, shifts)
+    )
+    assert "at chance, by its interval, in 2 of 2 numbers whose chance is known" in str(fair.verdict)
+    _, off = judged(
+        tmp_path / "off", chance=([0.3] * 40,) * 2, pointing=([1] * 40, 1.3 + shifts), nss=([1] * 40, shifts - 1)
+    )
+    assert "in 0 of 2 numbers" in str(off.verdict)
+    assert "in pointing" in str(off.verdict)
+    assert "in nss" in str(off.verdict)
+    _, unknown = judged(tmp_path / "unknown", entropy=([1] * 4, [1] * 4))
+    assert "chance" not in str(unknown.verdict)
+
+
+def test_no_gain_at_all_is_no_gain(tmp_path):
+    same = [1.0, 0.0] * 20
+    mine, _ = judged(tmp_path, chance=([0.3] * 40,) * 2, pointing=(same, same))
+    assert "does not point at the truth more often than a random map" in str(mine.verdict)
+
+
+@pytest.mark.parametrize(("spread", "word"), [(0.05, True), (1.0, False)])
+def test_what_an_interval_leaves_open_is_not_decided(tmp_path, spread, word):
+    """Six rows whose mean passes: narrow, the randomisation test is passed; wide, it may not be."""
+    found = []
+    for row, shift in enumerate(np.linspace(-spread, spread, 6)):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+            (str(row), "mine", LAST, {"similarity_abs": 0.3 + shift}),
+            *((str(row), "mine", part, {"similarity": near}) for part, near in (("noise", 0.9), ("question", 0.1))),
+            (str(row), "mine", "picture", {"similarity": 0.1}),
+            (str(row), "mine", ALONE, {"similarity": 0.8 + shift}),
+        ]
+    verdict = summarise(*stored(tmp_path, *found), ["mine"])[0].verdict
+    if word:
+        assert verdict.word == DOUBT  # explained alone, its maps are surely others
+        assert "as if maps were mixed up" in str(verdict)
+    else:
+        assert verdict.word == UNDECIDED
+        assert "mixed up" not in str(verdict)
+
+
 def test_truth_is_heard_where_it_is_known(tmp_path):
     found = verdict(tmp_path, points=0.8)
     assert found.word == TRUST
