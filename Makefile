@@ -1,18 +1,20 @@
 # Two commands do everything on a Linux machine with Python 3.10 or newer: `make demo` and `make test`.
-# Settings: PYTHON (which Python makes the environment), VENV (where), OUT (where the demo's pictures go),
+# Settings: PYTHON (which Python makes the environments), VENV and ENGINES (where), OUT (where the demo's pictures go),
 # PYTEST_ARGS (what else pytest is told), APP_ARGS (what the app is told).
 
 PYTHON ?= python3
 VENV ?= .venv
+ENGINES ?= .venv-engines
 OUT ?= relevancy-demo
 PYTEST_ARGS ?= --numprocesses 2
 APP_ARGS ?=
 
 RUN := $(VENV)/bin/python -m
-INSTALL := $(RUN) pip install --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := pip install --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(RUN) $(PIP_INSTALL)
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo app space test lint format pictures notebooks clean
+.PHONY: help demo app space test test-engines lint format pictures notebooks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +22,7 @@ help:
 	@echo "make app       set up, then serve the app on http://127.0.0.1:7860"
 	@echo "make space     put the app and the package into build/space, ready to be pushed as a Hugging Face Space"
 	@echo "make test      set up, then run the whole test suite"
+	@echo "make test-engines  set up $(ENGINES) with Ray, DeepSpeed, bitsandbytes and Quantus, then run the tests that need them"
 	@echo "make lint      style, format and types"
 	@echo "make format    mend style and format"
 	@echo "make pictures  draw the README's pictures again"
@@ -43,6 +46,11 @@ space: $(VENV)/.made
 test: $(VENV)/.installed-dev
 	$(RUN) pytest $(PYTEST_ARGS)
 
+# Only what carries the marker, where nothing is skipped: a package that is missing or broken is a failure.
+test-engines: $(ENGINES)/.installed
+	$(ENGINES)/bin/python -m pytest -m "engines and not slow" \
+	  $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark[.]engines' tests)
+
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -63,16 +71,16 @@ notebooks: $(VENV)/.installed-dev
 	$(RUN) jupytext --update --to ipynb notebooks/*.py
 
 clean:
-	rm -rf "$(VENV)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" "$(ENGINES)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from, so nothing is installed twice. The package itself is installed
 # editable: changes to its code need no new installation.
 
-$(VENV)/.made:
+%/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "Python 3.10 or newer is needed. Name one: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv "$(VENV)" \
+	@$(PYTHON) -m venv "$*" \
 	  || { echo "No environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@touch "$@"
 
@@ -87,3 +95,10 @@ $(VENV)/.installed-app: $(REQUIREMENTS) $(VENV)/.made
 $(VENV)/.installed-dev: $(REQUIREMENTS) $(VENV)/.made
 	$(INSTALL) --editable ".[dev]"
 	@touch "$@" "$(VENV)/.installed" "$(VENV)/.installed-app"
+
+# DeepSpeed's kernels are for accelerators, and built when they are used. Quantus comes without what it asks for: its
+# opencv-python lies over the cv2 of opencv-python-headless, and wants a screen's libraries.
+$(ENGINES)/.installed: $(REQUIREMENTS) $(ENGINES)/.made
+	DS_BUILD_OPS=0 $(ENGINES)/bin/python -m $(PIP_INSTALL) --editable ".[engines]"
+	$(ENGINES)/bin/python -m $(PIP_INSTALL) --no-deps quantus
+	@touch "$@"

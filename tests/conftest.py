@@ -1,7 +1,10 @@
 """Tiny random models for every test: built once per session, given back unchanged by whoever borrows them."""
 
+import logging
+import re
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,9 +16,16 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes runs when it is asked for: `pytest -m slow -s tests/test_export`."""
+    """What takes minutes runs when it is asked for: `pytest -m slow -s tests/test_export`.
+
+    What needs packages of the environment for engines is skipped without them; `-m engines` fails instead.
+    """
     if config.option.markexpr:
         return
+    for item in items:
+        needed = {name for mark in item.iter_markers("engines") for name in mark.args}
+        if missing := sorted(name for name in needed if find_spec(name) is None):
+            item.add_marker(pytest.mark.skip(reason=f"{', '.join(missing)} not installed: make test-engines"))
     slow = [item for item in items if item.get_closest_marker("slow")]
     items[:] = [item for item in items if item not in slow]
     config.hook.pytest_deselected(items=slow)
@@ -25,6 +35,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _one_thread() -> None:
     """Tiny matrices gain nothing from threads, and the machine may be shared."""
     torch.set_num_threads(1)
+
+
+class _Announcements(logging.Handler):
+    """Raises what transformers logs of its own end: most of its deprecations are log messages, not warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if re.search(r"deprecat|will be removed in", message, re.IGNORECASE):
+            raise DeprecationWarning(message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _deprecations_are_heard() -> Iterator[None]:
+    """The package lives on transformers' inner parts: what is about to go must not be found out by a user."""
+    logger, handler = logging.getLogger("transformers"), _Announcements(logging.WARNING)
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

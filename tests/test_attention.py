@@ -198,6 +198,31 @@ def test_output_gradients_and_row_equal_autograd_through_plain_attention(call):
     torch.testing.assert_close(sum(row.totals, torch.zeros_like(expected_total)), expected_total, **exact)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("rows", [2, 3, 7, 11])
+def test_no_tile_sees_the_future(rows, softcap):
+    """Tiles of several query rows, the first, those between and the last: each hides its own later tokens."""
+    generator = torch.Generator().manual_seed(rows)
+    shape = (2, 4, 11, 3)
+    leaves = [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    call = {"mask": None, "causal": True, "softcap": softcap, "scaling": None}
+    expected, probabilities = plain(call, *leaves)
+    *expected_grads, slopes = torch.autograd.grad((expected * weight).sum(), [*leaves, probabilities])
+    start = torch.rand(2, 11, generator=generator, dtype=torch.float64)
+    expected_update = torch.einsum("bi,bhij->bj", start, (probabilities * slopes).clamp(min=0)) / 4
+    row = Row(start, fresh=False)
+    with mock.patch.object(attention, "_CPU_TILE_BYTES", 4 * 2 * 4 * 11 * rows), recording(row):
+        assert len(list(attention._tiles(leaves[0], 11, causal=True))) == -(-11 // rows)
+        output, _ = attention.attend(Layer(), *leaves, None, softcap=softcap)
+        found = output.transpose(1, 2)
+        grads = torch.autograd.grad((found * weight).sum(), leaves)
+    torch.testing.assert_close(found, expected)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+    torch.testing.assert_close(row.updates[0], expected_update)
+
+
 def test_without_a_flag_the_module_says_whether_it_is_causal():
     values = torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     causal, _ = attention.attend(Layer(is_causal=True), values, values, values, None)
@@ -218,6 +243,7 @@ def test_gradients_pass_through_a_layer_that_advances_no_row():
     for grad, expected_grad in zip(found, expected, strict=True):
         torch.testing.assert_close(grad, expected_grad)
     assert not below.requires_grad, "below the first layer of interest no graph is kept"
+    torch.testing.assert_close(below, output.detach())
     assert not tape.roots
 
 

@@ -157,6 +157,13 @@ def test_boxes_run_row_by_row_and_stop_at_the_picture():
     assert grid.boxes().tolist() == [[0, 0, 5, 2], [5, 0, 10, 2], [0, 2, 5, 4], [5, 2, 10, 4]]
 
 
+def test_at_middles_by_hand():
+    """Pixel (row, column) is 10 * row + column; a rectangle is cut at the picture's border before it is halved."""
+    grid = Grid(10, 4, np.array([-2.0, 5.0, 12.0]), np.array([0.0, 2.0, 4.0]))
+    pixels = 10 * np.arange(4)[:, None] + np.arange(10)
+    assert grid.at_middles(pixels).tolist() == [[12, 17], [32, 37]]
+
+
 def test_heatmap_by_hand():
     grid = Grid(6, 1, np.array([1.0, 3.0, 5.0]), np.array([0.0, 1.0]))
     image_map = np.array([[1.0, 3.0]])
@@ -225,6 +232,21 @@ class OwnResize(CLIPImageProcessorPil):
         return super().resize(*args, **kwargs)
 
 
+class Bare:
+    """Has the settings, and no steps that are known."""
+
+    do_resize = do_center_crop = do_pad = False
+    size = crop_size = square(64)
+
+
+class Half(CLIPImageProcessorPil):
+    """Tells its height alone."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.size = {"height": 64}
+
+
 @pytest.mark.parametrize(
     ("processor", "reason"),
     [
@@ -234,6 +256,8 @@ class OwnResize(CLIPImageProcessorPil):
         (SimpleNamespace(size={"shortest_edge": 336}), "SimpleNamespace.*not built like"),
         (CLIPImageProcessorPil(size={"shortest_edge": 100, "longest_edge": 200}), "longest_edge"),
         (CLIPImageProcessorPil(do_pad=True), "pad_size"),
+        (Bare(), "Bare.*not built like"),
+        (Half(size=square(64)), "no known way to follow size={'height': 64}"),
         (clip(100), "7 image tokens do not divide the 100 pixels"),
         (clip(5), "7 image tokens do not divide the 5 pixels"),
     ],

@@ -457,6 +457,18 @@ def test_neutralizing_only_adds_spaces(text):
     assert found or neutral == text
 
 
+@pytest.mark.parametrize(
+    ("controls", "text", "neutral", "found"),
+    [
+        ("<<", "<<<", "< < <", ("<<",)),
+        ("<<", "<<<<<", "< < < < <", ("<<",)),
+        (r"\[ x\]|\[\[", "[[ x]", "[ [  x]", ("[[", "[ x]")),  # one token, taken apart, makes another
+    ],
+)
+def test_what_neutralizing_leaves_is_looked_at_again(controls, text, neutral, found):
+    assert prompts.neutralize(text, re.compile(controls)) == (neutral, found)
+
+
 @pytest.mark.parametrize("question", ["", "  ", "\n\t"])
 def test_an_empty_question_is_refused(wrapped, question):
     with pytest.raises(RelevancyError, match="question is empty"):
@@ -845,9 +857,9 @@ def test_only_safe_files_are_fetched(monkeypatch):
     assert not {"*.bin", "*.py", "*.pt", "*"} & set(asked["allow_patterns"])
 
 
+@pytest.mark.engines("bitsandbytes")
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_quantized_models_keep_connector_and_head(quantization):
-    pytest.importorskip("bitsandbytes")
     model = models.load(PUBLISHED, device="cpu", quantization=quantization).model
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     assert kinds["model.multi_modal_projector.linear_2"] == kinds["lm_head"] == "Linear"

@@ -8,7 +8,7 @@ import torch
 from reference import reference
 from torch import Tensor
 
-from relevancy.core.tape import record
+from relevancy.core.tape import _Images, record
 from relevancy.errors import RelevancyError
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
@@ -114,6 +114,63 @@ def test_tiles_do_not_change_the_row(pair, monkeypatch):
     tiled, _ = rows_of(model, inputs)
     assert relative(passed_on(tiled.language), passed_on(whole.language)) < 1e-5
     assert relative(tiled.vision, whole.vision) < 1e-5
+
+
+@pytest.mark.parametrize("vision", [tiny.clip, tiny.dinov2], ids=["clip", "dinov2"])
+def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
+    """Strategy "full" hands the class token on as an image token: it is no patch, and is given no patch's relevance."""
+    tokenizer = tiny.gemma_tokenizer()
+    decoder = tiny.text(tiny.LlamaConfig, len(tokenizer))
+    model = tiny.build(
+        decoder, vision(), tokenizer=tokenizer, seed=5, vision_feature_select_strategy="full", image_seq_length=17
+    )
+    processor = tiny.processor_for(tokenizer)
+    processor.vision_feature_select_strategy = "full"
+    inputs = inputs_for(processor, QUESTIONS[:2])
+    assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [17, 17]
+    expected = reference(model, inputs, full=True, patches_of=torch.eye(17)[:, 1:])
+    rows, _ = rows_of(model, inputs)
+    assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
+    assert relative(rows.vision, expected.vision) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "kept", "patches"),
+    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64), ("llava", 17, 16)],
+)
+def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
+    side, merged = int(patches**0.5), int((patches // min(kept, patches)) ** 0.5)
+    mask = torch.tensor([[False, *[True] * kept, False]])
+    row = torch.arange(kept + 2, dtype=torch.float32)[None]
+    placed = _Images(mask, side, side, family).place(row, torch.zeros(1, 2, patches + 1, 3))
+    values = row[0, 1 : kept + 1][-patches:].view(side // merged, side // merged)
+    expected = [values[down // merged, across // merged] for down in range(side) for across in range(side)]
+    assert placed[0].tolist() == [0, *expected]
+
+
+@pytest.mark.parametrize(
+    ("family", "kept", "tokens"),
+    [
+        ("llava", 4, 17),  # merged, by a rule that is not known
+        ("gemma3", 5, 17),  # no whole blocks
+        ("gemma3", 4, 15),  # fewer tower tokens than patches
+        ("llava", 18, 17),  # more image tokens than the tower has
+        ("llava", 15, 17),
+    ],
+)
+def test_image_tokens_that_are_not_known_to_be_patches_are_refused(family, kept, tokens):
+    mask = torch.tensor([[False, *[True] * kept, False]])
+    with pytest.raises(RelevancyError, match=f'scope="full" is not exact for {family}'):
+        _Images(mask, 4, 4, family).place(torch.ones(1, kept + 2), torch.zeros(1, 2, tokens, 3))
+
+
+def test_a_graph_is_given_up_unless_it_is_asked_for(built):
+    model, processor = built["gemma-clip"]
+    with record(model) as tape:
+        logits = model(**inputs_for(processor, QUESTIONS[:1]), logits_to_keep=1).logits
+        tape.relevance(logits[:, -1, 7])
+        with pytest.raises(RuntimeError, match="second time"):
+            tape.relevance(logits[:, -1, 8])
 
 
 def test_other_positions_and_targets_over_one_forward_do_not_leak(pair):

@@ -108,6 +108,21 @@ def test_an_identity_follows_the_weights(pair_with_one_tower, monkeypatch):
     assert identity(first) == identity(other)
 
 
+@pytest.mark.parametrize("place", [0, -1, 7])
+def test_an_identity_follows_any_weight_that_is_changed_in_place(pair_with_one_tower, place):
+    """Not only the one that is looked at: torch counts the changes of every tensor."""
+    first, other = pair_with_one_tower
+    assert identity(first) == identity(other)
+    weights = list(tower(first.model).parameters())
+    with torch.no_grad():
+        weights[place].reshape(-1)[place] += 1
+    changed = identity(first)
+    assert changed != identity(other)
+    with torch.no_grad():
+        weights[place].reshape(-1)[place] -= 2
+    assert identity(first) not in (changed, identity(other))
+
+
 def test_weights_are_read_once(pair_with_one_tower, monkeypatch):
     first, _ = pair_with_one_tower
     found = identity(first)

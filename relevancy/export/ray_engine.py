@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +17,8 @@ from relevancy.errors import RelevancyError
 from relevancy.export.chunks import Chunk
 from relevancy.export.engines import Post, Results, processes
 from relevancy.parallel.worker_pool import Crew
+
+_PATIENCE = 30  # seconds in which a cluster answers that is there
 
 
 class _Actor:
@@ -78,9 +82,12 @@ def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[Ray
     """An engine on the cluster at `address`, or on a local one that ends with the block. Raises RelevancyError."""
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise RelevancyError("The engine ray needs Ray: pip install 'relevancy[ray]'.") from error
     joined = address or os.environ.get("RAY_ADDRESS")
+    if joined:
+        _require_answer(joined)
     try:
         if joined:
             ray.init(address=joined, log_to_driver=False, logging_level=logging.ERROR)
@@ -90,7 +97,7 @@ def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[Ray
                 address="local", num_cpus=actors, include_dashboard=False, log_to_driver=False,
                 logging_level=logging.ERROR,
             )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise RelevancyError(f"Ray cannot be reached at {joined or 'this machine'}: {_last_line(error)}") from error
     try:
         there = ray.cluster_resources()
@@ -101,5 +108,23 @@ def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[Ray
         ray.shutdown()
 
 
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def _require_answer(address: str) -> None:
+    """Raise RelevancyError for a cluster that does not answer us: `ray.init` would try for a quarter of an hour."""
+    if "://" in address:  # a Ray Client server, which has a time limit of its own
+        return
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RelevancyError(f"Ray cannot be reached at {address}: no answer in {_PATIENCE} seconds.") from error
+    if done.returncode and "AuthenticationError" in done.stderr:
+        raise RelevancyError(
+            f"Ray at {address} wants a token, and this process has none or another: set RAY_AUTH_MODE=token and the "
+            "same RAY_AUTH_TOKEN on every node and here."
+        )
+    if done.returncode:
+        raise RelevancyError(f"Ray cannot be reached at {address}: {_last_line(done.stderr)}")
+
+
+def _last_line(told: object) -> str:
+    return (str(told).strip().splitlines() or [type(told).__name__])[-1]

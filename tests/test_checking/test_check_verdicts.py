@@ -56,6 +56,118 @@ def test_one_fault_is_enough(tmp_path, change, told):
     assert told in str(found)
 
 
+def stored(tmp_path, *found):
+    """A store of (row, method, part, numbers), and the rows in it."""
+    store = Store(tmp_path, {})
+    for row, name, part, values in found:
+        store.add([((row, name, part), values)])
+    return store, [Row(row, row, "?", lambda: "") for row in dict.fromkeys(row for row, *_ in found)]
+
+
+def test_differences_are_taken_row_by_row(tmp_path):
+    """Rows that differ much among themselves, and a method that is better by the same bit on each.
+
+    The random map's numbers lie there in another order, and one row has none: it has no difference.
+    """
+    spread = {str(row): 10.0 * row for row in range(12)}
+    store, rows = stored(
+        tmp_path,
+        *((row, "mine", SCORES, {"faithfulness": value + 0.25, "flips": 1.0}) for row, value in spread.items()),
+        ("alone", "mine", SCORES, {"faithfulness": 1e6, "flips": 1.0}),
+        *((row, RANDOM, SCORES, {"faithfulness": value, "flips": 0.0}) for row, value in reversed(spread.items())),
+    )
+    mine, noise = summarise(store, rows, ["mine"])
+    gain = mine.against_random["faithfulness"]
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert gain.rows == 12
+    assert noise.against_first["faithfulness"].high == pytest.approx(-0.25)
+    assert "better than a random map" in str(mine.verdict)
+
+
+def test_effects_are_taken_row_by_row(tmp_path):
+    """What another question changes beyond what noise changes, on maps some of which noise changes much."""
+    found = []
+    for row in range(12):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+            (str(row), "mine", "noise", {"similarity": row / 12}),
+        ]
+    found += [(str(row), "mine", "question", {"similarity": row / 12 - 0.06}) for row in reversed(range(12))]
+    effect = summarise(*stored(tmp_path, *found), ["mine"])[0].numbers["question effect"]
+    assert (effect.low, effect.high) == pytest.approx((0.06, 0.06))
+
+
+@pytest.mark.parametrize(("stages", "passes"), [((0.9, 0.7, 0.1), True), ((0.1, 0.3, 0.9), False)])
+def test_a_cascade_is_judged_by_its_end_where_every_weight_is_random(tmp_path, stages, passes):
+    found = []
+    for row in range(40):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+        ]
+        for name, value in zip(("decoder 2", "decoder 0", "tower"), stages, strict=True):
+            found.append((str(row), "mine", f"{RANDOMISED} to {name}", {"similarity": 0.0, "similarity_abs": value}))
+    told = str(summarise(*stored(tmp_path, *found), ["mine"])[0].verdict)
+    assert ("passes the randomisation test" if passes else "fails the randomisation test") in told
+
+
+def judged(tmp_path, **numbers):
+    """The summaries of `mine` and of the random map, from (own, random) numbers of each row."""
+    found, rows = [], len(next(iter(numbers.values()))[0])
+    base = {"faithfulness": ([1.0] * rows, [0.0] * rows), "flips": ([1.0] * rows, [0.0] * rows)}
+    for row in range(rows):
+        for place, name in enumerate(("mine", RANDOM)):
+            values = {number: float(both[place][row]) for number, both in (base | numbers).items()}
+            found.append((str(row), name, SCORES, values))
+    return summarise(*stored(tmp_path, *found), ["mine"])
+
+
+def test_noise_is_held_against_what_chance_gives(tmp_path):
+    """The mask's share for pointing, zero for NSS."""
+    shifts = np.linspace(-0.2, 0.2, 40)
+    _, fair = judged(
+        tmp_path / "fair", chance=([0.3] * 40,) * 2, pointing=([1] * 40, 0.3 + shifts), nss=([1] * 40, shifts)
+    )
+    assert "at chance, by its interval, in 2 of 2 numbers whose chance is known" in str(fair.verdict)
+    _, off = judged(
+        tmp_path / "off", chance=([0.3] * 40,) * 2, pointing=([1] * 40, 1.3 + shifts), nss=([1] * 40, shifts - 1)
+    )
+    assert "in 0 of 2 numbers" in str(off.verdict)
+    assert "in pointing" in str(off.verdict)
+    assert "in nss" in str(off.verdict)
+    _, unknown = judged(tmp_path / "unknown", entropy=([1] * 4, [1] * 4))
+    assert "chance" not in str(unknown.verdict)
+
+
+def test_no_gain_at_all_is_no_gain(tmp_path):
+    same = [1.0, 0.0] * 20
+    mine, _ = judged(tmp_path, chance=([0.3] * 40,) * 2, pointing=(same, same))
+    assert "does not point at the truth more often than a random map" in str(mine.verdict)
+
+
+@pytest.mark.parametrize(("spread", "word"), [(0.05, True), (1.0, False)])
+def test_what_an_interval_leaves_open_is_not_decided(tmp_path, spread, word):
+    """Six rows whose mean passes: narrow, the randomisation test is passed; wide, it may not be."""
+    found = []
+    for row, shift in enumerate(np.linspace(-spread, spread, 6)):
+        found += [
+            (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
+            (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
+            (str(row), "mine", LAST, {"similarity_abs": 0.3 + shift}),
+            *((str(row), "mine", part, {"similarity": near}) for part, near in (("noise", 0.9), ("question", 0.1))),
+            (str(row), "mine", "picture", {"similarity": 0.1}),
+            (str(row), "mine", ALONE, {"similarity": 0.8 + shift}),
+        ]
+    verdict = summarise(*stored(tmp_path, *found), ["mine"])[0].verdict
+    if word:
+        assert verdict.word == DOUBT  # explained alone, its maps are surely others
+        assert "as if maps were mixed up" in str(verdict)
+    else:
+        assert verdict.word == UNDECIDED
+        assert "mixed up" not in str(verdict)
+
+
 def test_truth_is_heard_where_it_is_known(tmp_path):
     found = verdict(tmp_path, points=0.8)
     assert found.word == TRUST

@@ -51,8 +51,8 @@ def test_killed_again_and_again(saved, tmp_path, kills, rows, processes):
 
 
 @pytest.mark.slow
+@pytest.mark.engines("ray")
 def test_killed_on_ray(saved, tmp_path):
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'relevancy[ray]'")
     items = input_of(tmp_path / "input", 3000)
     same_as_undisturbed(tmp_path, items, 3000, 6, models=[saved], engine="ray")
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)

@@ -154,6 +154,19 @@ def test_removed_tokens_may_as_well_be_masked(sight, picture, monkeypatch):
     np.testing.assert_allclose(found, masked, rtol=1e-4)
 
 
+def test_each_version_gets_its_own_number_whatever_the_others_are(sight, picture):
+    """Versions are read in order of their length: more, less and more again come back where they were."""
+    counts = [8, 2, 14, 5, 0, 11, 5]
+    removed = np.zeros((len(counts), 16), bool)
+    for row, count in enumerate(counts):
+        removed[row, np.random.default_rng(row).permutation(16)[:count]] = True
+    found = sight.without(removed)
+    alone = [Sight(sight.model, picture, QUESTION, sight.said).without(mask[None]) for mask in removed]
+    np.testing.assert_allclose(found.probability, [one.probability[0] for one in alone], rtol=1e-4)
+    assert found.kept.tolist() == [bool(one.kept[0]) for one in alone]
+    assert len(np.unique(np.round(found.probability, 12))) == len(counts)
+
+
 def test_nothing_is_read_twice(sight, monkeypatch):
     hidden = np.random.default_rng(5).random((6, 16)) < 0.4
     first = sight.hiding(hidden)

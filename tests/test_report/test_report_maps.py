@@ -33,6 +33,14 @@ def test_the_top_tenth_of_25_cells_is_two_and_a_half_of_them():
     assert top_mass(masses(values))[0] == pytest.approx((24 + 23 + 22 / 2) / 300)
 
 
+@pytest.mark.parametrize("cells", [2, 9, 16, 25, 36, 57, 576])
+def test_the_top_tenth_has_as_much_as_it_has_when_each_cell_is_cut_into_ten(cells):
+    """Where a tenth is no whole number of cells, the next cell counts in part, whichever way it would be rounded."""
+    values = np.random.default_rng(cells).permutation(np.arange(1.0, cells + 1)) ** 2
+    cut = np.sort(np.repeat(values / 10, 10))[::-1]
+    assert top_mass(masses(values[None]))[0] == pytest.approx(cut[:cells].sum() / values.sum())
+
+
 @settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 30)), elements=positive))
 def test_concentration_equals_loops_and_stays_between_its_ends(maps):

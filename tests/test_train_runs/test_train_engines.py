@@ -56,9 +56,9 @@ def test_the_files_are_handed_out(tmp_path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.engines("deepspeed")
 def test_zero_2_learns_what_one_process_learns(small, data, tmp_path) -> None:
     """Stopped after three of six steps, taken up, and held against one process that was not stopped."""
-    pytest.importorskip("deepspeed")
     preset = replace(small, align=None, finetune=replace(small.finetune, steps=6, save_every=100))
     out = tmp_path / "spread"
     stopped = runs.together(preset, data, out, kill=("finetune", 2, runs.TERM), **ZERO2)
