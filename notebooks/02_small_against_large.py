@@ -107,14 +107,14 @@ with (work / "items.jsonl").open("w") as lines:
 print((work / "items.jsonl").read_text().splitlines()[0])
 
 # %%
-from relevancy.explanations.explain import Wish
+from relevancy.explanations.explain import ExplainConfig
 from relevancy.export.run import Request, export
 
 asked_for = Request(
     models=[small, large],
     input=str(work / "items.jsonl"),
     out=work / "maps",
-    wish=Wish(target="first-relevant"),
+    wish=ExplainConfig(target="first-relevant"),
 )
 done = export(asked_for)
 print(f"{done.count:,} results, {done.errors} errors")

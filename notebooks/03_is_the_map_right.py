@@ -97,9 +97,9 @@ for line, (name, values) in zip(axes, maps.items(), strict=True):
 # %%
 from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.patch_order import random_order
-from relevancy.metrics.teacher_forcing import Said, Sight
+from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 
-sight = Sight(model, first.image, first.question, Said.of(first, model))
+sight = TeacherForcing(model, first.image, first.question, GivenAnswer.of(first, model))
 orders = [order(values, sight.seen) for values in maps.values()] + [
     random_order(sight.seen, seed) for seed in range(10)
 ]
@@ -138,7 +138,7 @@ numbers = {name: {"deletion": [], "insertion": [], "flips": [], "pointing": []} 
 for place, number in enumerate(right):
     drawn, question = asked_about[number]
     own = [explained[name][place] for name in methods]
-    sight = Sight(model, drawn.image, question.text, Said.of(explained["relevancy"][place], model))
+    sight = TeacherForcing(model, drawn.image, question.text, GivenAnswer.of(explained["relevancy"][place], model))
     orders = [order(result.image_map, sight.seen) for result in own]
     drawn_curves, flips = curves(sight, orders, steps=8), answer_flips(sight, orders)
     for name, result, curve, flip in zip(methods, own, drawn_curves, flips, strict=True):

@@ -59,7 +59,7 @@ drawn.image
 
 # %%
 from relevancy.train.presets import overridden, preset
-from relevancy.train.run import Source, Way, export, train
+from relevancy.train.run import RunOptions, TrainingSource, export, train
 
 STEPS, EVERY = 240, 20
 plan = overridden(
@@ -89,8 +89,8 @@ def watch(stage, share):
         export(work / "run", folders[step])
 
 
-source = {"finetune": Source(str(work / "train.json"))}
-folders[STEPS] = train(plan, source, work / "run", Way(cache=True, log_every=5, progress=watch))
+source = {"finetune": TrainingSource(str(work / "train.json"))}
+folders[STEPS] = train(plan, source, work / "run", RunOptions(cache=True, log_every=5, progress=watch))
 
 # %% [markdown]
 # Before the first step there is no checkpoint. The same parts, put together as the run put them:

@@ -60,7 +60,7 @@ _GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """One measurement: which model, how long a sequence, which way of getting the map."""
 
     size: str
@@ -80,7 +80,7 @@ class Measurement:
     heap_bytes: on a CPU the peak as the system's default allocator leaves it, its unused holes included.
     """
 
-    setting: Setting
+    setting: Workload
     seconds: float
     peak_bytes: int
     parameters: int
@@ -88,7 +88,7 @@ class Measurement:
     failure: str | None = None
 
 
-def random_model(setting: Setting) -> LlavaForConditionalGeneration:
+def random_model(setting: Workload) -> LlavaForConditionalGeneration:
     """LLaVA-Gemma of true size with random weights, made in place in its final type: no copy, no slow sampling."""
     shape = dict(SIZES[setting.size])
     if setting.layers is not None:
@@ -123,7 +123,7 @@ def random_model(setting: Setting) -> LlavaForConditionalGeneration:
     return model.eval()
 
 
-def random_inputs(setting: Setting) -> dict[str, Tensor]:
+def random_inputs(setting: Workload) -> dict[str, Tensor]:
     """One picture, its image tokens, and random words up to the wanted length."""
     side = _TOWER["image_size"]
     patches = (side // _TOWER["patch_size"]) ** 2
@@ -203,7 +203,7 @@ VARIANTS: dict[str, Callable[..., Any]] = {
 }
 
 
-def measure(setting: Setting) -> Measurement:
+def measure(setting: Workload) -> Measurement:
     """Run one variant here and now: a warm-up, then the median of `repeats`."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
@@ -221,7 +221,7 @@ def measure(setting: Setting) -> Measurement:
     return Measurement(setting, statistics.median(seconds[1:] or seconds), _peak(setting.device), parameters)
 
 
-def measure_apart(setting: Setting) -> Measurement:
+def measure_apart(setting: Workload) -> Measurement:
     """`measure` in fresh processes; a variant that dies or does not fit comes back with its failure named.
 
     On a CPU time and memory are taken apart: memory in one more process, which gives every freed block of more than a
@@ -237,7 +237,7 @@ def measure_apart(setting: Setting) -> Measurement:
     return replace(timed, peak_bytes=weighed.peak_bytes, heap_bytes=timed.peak_bytes, failure=weighed.failure)
 
 
-def _in_process(setting: Setting, environment: dict[str, str]) -> Measurement:
+def _in_process(setting: Workload, environment: dict[str, str]) -> Measurement:
     code = "import sys; from relevancy.bench import _serve; _serve(sys.argv[1])"
     command = [sys.executable, "-c", code, json.dumps(asdict(setting))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
@@ -246,30 +246,30 @@ def _in_process(setting: Setting, environment: dict[str, str]) -> Measurement:
     return _parse(done.stdout.strip().splitlines()[-1])
 
 
-def _failed(setting: Setting, why: str) -> Measurement:
+def _failed(setting: Workload, why: str) -> Measurement:
     return Measurement(setting, seconds=float("nan"), peak_bytes=0, parameters=0, failure=why)
 
 
-def sweep(settings: list[Setting]) -> Iterator[Measurement]:
+def sweep(settings: list[Workload]) -> Iterator[Measurement]:
     """Measure one setting after the other, each in its own process."""
     for setting in settings:
         yield measure_apart(setting)
 
 
-def settings_for(size: str, *, tokens: tuple[int, ...], variants: tuple[str, ...], **common: Any) -> list[Setting]:
+def settings_for(size: str, *, tokens: tuple[int, ...], variants: tuple[str, ...], **common: Any) -> list[Workload]:
     """Every variant at every length. Raises RelevancyError for a size or variant that does not exist."""
     if size not in SIZES:
         raise RelevancyError(f"There is no size {size!r}; choose one of {', '.join(SIZES)}.")
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown:
         raise RelevancyError(f"There is no variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
-    base = Setting(size, "forward", **common)
+    base = Workload(size, "forward", **common)
     if base.dtype not in DTYPES:
         raise RelevancyError(f"There is no dtype {base.dtype!r} here; choose from {', '.join(DTYPES)}.")
     return [replace(base, tokens=length, variant=variant) for length in tokens for variant in variants]
 
 
-def expected_bytes(setting: Setting) -> int:
+def expected_bytes(setting: Workload) -> int:
     """A low estimate of what a variant needs, to refuse in time what cannot fit."""
     shape = SIZES[setting.size]
     hidden, wide = shape["hidden_size"], shape["intermediate_size"]
@@ -302,13 +302,13 @@ def available_bytes(device: str) -> int:
 
 
 def _serve(setting: str) -> None:
-    measurement = measure(Setting(**json.loads(setting)))
+    measurement = measure(Workload(**json.loads(setting)))
     sys.stdout.write(json.dumps(asdict(measurement)) + "\n")
 
 
 def _parse(line: str) -> Measurement:
     fields = json.loads(line)
-    return Measurement(**{**fields, "setting": Setting(**fields["setting"])})
+    return Measurement(**{**fields, "setting": Workload(**fields["setting"])})
 
 
 def _synchronize(device: str) -> None:

@@ -102,7 +102,7 @@ def grid_for(
     anything else, or would have to blow the picture up beyond reason, raises `RelevancyError`: no map is better than a
     wrong one.
     """
-    x, y = _Axis(width), _Axis(height)
+    x, y = _GridAxis(width), _GridAxis(height)
     squaring = _check_known(image_processor)
     name = type(image_processor).__name__
     if squaring and image_processor.do_pad:
@@ -127,26 +127,26 @@ def grid_for(
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _GridAxis:
     """One axis on its way to the model: pixel p of its `length` starts at `origin + p * step` in the original."""
 
     length: int
     origin: float = 0.0
     step: float = 1.0
 
-    def padded(self, side: int) -> "_Axis":
-        return _Axis(side, self.origin - (side - self.length) // 2 * self.step, self.step)
+    def padded(self, side: int) -> "_GridAxis":
+        return _GridAxis(side, self.origin - (side - self.length) // 2 * self.step, self.step)
 
-    def resized(self, length: int) -> "_Axis":
-        return _Axis(length, self.origin, self.step * self.length / length)
+    def resized(self, length: int) -> "_GridAxis":
+        return _GridAxis(length, self.origin, self.step * self.length / length)
 
-    def cropped(self, length: int, ceil: bool) -> "_Axis":
+    def cropped(self, length: int, ceil: bool) -> "_GridAxis":
         # A crop larger than the picture pads it with zeros; Pillow's path puts the odd pixel first, torchvision's last.
         first = (self.length - length) // 2 if ceil or length <= self.length else -((length - self.length) // 2)
-        return _Axis(length, self.origin + first * self.step, self.step)
+        return _GridAxis(length, self.origin + first * self.step, self.step)
 
-    def extended(self, length: int) -> "_Axis":
-        return _Axis(length, self.origin, self.step)
+    def extended(self, length: int) -> "_GridAxis":
+        return _GridAxis(length, self.origin, self.step)
 
     def edges(self, cells: int, side: int | None) -> np.ndarray:
         """Edges (cells + 1,) of the cells; a remainder too small for one more cell is never looked at."""

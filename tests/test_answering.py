@@ -9,7 +9,7 @@ from test_families import paligemma
 
 from relevancy.errors import RelevancyError
 from relevancy.models import generation
-from relevancy.models.generation import Likelihood, Prompt, answers, encoded, likelihoods, read, spellings
+from relevancy.models.generation import Likelihood, Prefill, answers, encoded, likelihoods, read, spellings
 from relevancy.models.model import Model, wrap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
@@ -117,7 +117,7 @@ def test_a_prefix_that_sees_itself_whole_goes_on_causally():
     model = Model(hf_model, None, "paligemma")
     vars(model)["stop_token_ids"] = (1,)
     with torch.no_grad():
-        prompt = Prompt.of(inputs, hf_model(**inputs, logits_to_keep=1, use_cache=True))
+        prompt = Prefill.of(inputs, hf_model(**inputs, logits_to_keep=1, use_cache=True))
         said = (13, 14, 15)
         tail = torch.tensor([said])
         whole = inputs | {

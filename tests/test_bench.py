@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from relevancy import benchmark
-from relevancy.benchmark import Measurement, Setting
+from relevancy.benchmark import Measurement, Workload
 from relevancy.errors import RelevancyError
 
 SHAPE = {
@@ -28,7 +28,7 @@ TOWER = {
     "patch_size": 14,
     "projection_dim": 16,
 }
-SETTING = Setting("tiny", "engine", tokens=12, dtype="float32", repeats=1)
+SETTING = Workload("tiny", "engine", tokens=12, dtype="float32", repeats=1)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_all_variants_measure_the_same_map():
 
 
 def test_random_weights_are_the_same_each_time_and_of_the_type_asked_for():
-    one, two = (benchmark.random_model(Setting("tiny", "forward", tokens=12, layers=1)) for _ in range(2))
+    one, two = (benchmark.random_model(Workload("tiny", "forward", tokens=12, layers=1)) for _ in range(2))
     assert len(one.get_decoder().layers) == 1
     assert {parameter.dtype for parameter in one.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
@@ -70,7 +70,7 @@ def test_random_weights_are_the_same_each_time_and_of_the_type_asked_for():
 
 @pytest.mark.parametrize("variant", benchmark.VARIANTS)
 def test_each_variant_can_be_measured_here(variant):
-    measured = benchmark.measure(Setting("tiny", variant, tokens=12, dtype="float32", repeats=1))
+    measured = benchmark.measure(Workload("tiny", variant, tokens=12, dtype="float32", repeats=1))
     assert measured.setting.variant == variant
     assert measured.seconds > 0
     assert measured.peak_bytes > 0
@@ -80,7 +80,7 @@ def test_each_variant_can_be_measured_here(variant):
 
 def test_a_sequence_must_hold_the_picture():
     with pytest.raises(RelevancyError, match="more than the picture's own 5, not 5"):
-        benchmark.random_inputs(Setting("tiny", "forward", tokens=5))
+        benchmark.random_inputs(Workload("tiny", "forward", tokens=5))
 
 
 def test_settings_are_every_variant_at_every_length():
@@ -106,7 +106,7 @@ def ended(code: int, out: str = "", err: str = ""):
 def test_what_cannot_fit_is_not_tried(monkeypatch):
     monkeypatch.setattr(benchmark, "available_bytes", lambda device: 1 << 20)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("was tried"))
-    measured = benchmark.measure_apart(Setting("2b", "eager-weights"))
+    measured = benchmark.measure_apart(Workload("2b", "eager-weights"))
     assert "GiB (estimated), not enough is free" in measured.failure
     assert measured.seconds != measured.seconds
 
@@ -121,10 +121,10 @@ def test_a_process_that_dies_is_named(monkeypatch, code, err, said):
 
 
 def test_time_and_memory_come_from_processes_of_their_own(monkeypatch):
-    asked: list[Setting] = []
+    asked: list[Workload] = []
 
     def answer(command, *, env, **_):
-        setting = Setting(**json.loads(command[-1]))
+        setting = Workload(**json.loads(command[-1]))
         asked.append(setting)
         apart = "MALLOC_MMAP_THRESHOLD_" in env
         measured = Measurement(setting, 9.0 if apart else 2.0, 100 if apart else 150, 7)
@@ -140,7 +140,7 @@ def test_estimates_grow_as_the_variants_do(monkeypatch):
     monkeypatch.setattr(benchmark, "_VOCABULARY", 256_064)
 
     def needed(variant: str, tokens: int) -> int:
-        return benchmark.expected_bytes(Setting("2b", variant, tokens=tokens))
+        return benchmark.expected_bytes(Workload("2b", variant, tokens=tokens))
 
     assert 5e9 < needed("forward", 601) < 7e9
     rising = [needed(variant, 601) for variant in ("forward", "engine", "eager-frozen", "eager-weights")]

@@ -31,9 +31,9 @@ def managers(model: GemmaForCausalLM) -> dict:
     register()
     stack = model.get_decoder()
     return {
-        "frozen": lambda: patching.frozen(model),
-        "evaluating": lambda: patching.evaluating(model),
-        "attention_named": lambda: patching.attention_named(NAME, stack),
+        "frozen": lambda: patching.frozen_parameters(model),
+        "evaluating": lambda: patching.eval_mode(model),
+        "attention_named": lambda: patching.attention_implementation(NAME, stack),
         "activations_recomputed": lambda: patching.activations_recomputed(stack),
         "output_rows_picked": lambda: patching.output_rows_picked(model),
         "linears_fast_backward": lambda: patching.linears_fast_backward(stack),
@@ -95,7 +95,7 @@ def test_attention_that_cannot_be_replaced_is_refused_and_kept(model):
     stack = model.get_decoder()
     stack.set_attn_implementation = lambda name: None
     refused = pytest.raises(RelevancyError, match="GemmaModel does not let its attention be replaced")
-    with refused, patching.attention_named(NAME, stack):
+    with refused, patching.attention_implementation(NAME, stack):
         pass
     assert stack.config._attn_implementation == "sdpa"
 
@@ -117,7 +117,7 @@ def test_recomputed_activations_store_less_and_change_no_bit(model):
     def measured(manager) -> tuple[Tensor, int]:
         """The gradients, and the bytes that autograd itself still holds for backward."""
         kept.clear()
-        with patching.frozen(model), saved_tensors_hooks(pack, lambda tensor: tensor), manager:
+        with patching.frozen_parameters(model), saved_tensors_hooks(pack, lambda tensor: tensor), manager:
             found = gradients(model, lambda logits: logits[0, -1, 3])
         return found, sum(kept)
 
@@ -136,7 +136,7 @@ def test_recomputed_activations_store_less_and_change_no_bit(model):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_tensors_hooks, "__init__", counted)
-        with patching.frozen(model), patching.activations_recomputed(model.get_decoder()):
+        with patching.frozen_parameters(model), patching.activations_recomputed(model.get_decoder()):
             found = gradients(model, lambda logits: logits[0, -1, 3])
     config = model.config
     recomputed = config.num_hidden_layers * IDS.numel() * config.intermediate_size * 4

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relevancy.cli import app
-from relevancy.demo.cells import Cell, Measured, cells, read, write
+from relevancy.demo.cells import Cell, CellResult, cells, read, write
 from relevancy.demo.effects import FACTORS, effects, means, over_runs, student
 from relevancy.demo.grid import grid
 from relevancy.demo.grid_page import save
@@ -27,7 +27,7 @@ ASKED = [
 PRETRAINED, LARGE, DINOV2 = FACTORS
 
 
-def measured(seeds: int = 3) -> list[Measured]:
+def measured(seeds: int = 3) -> list[CellResult]:
     """Of each scene's four questions: "color" right where pretrained, one "side" right where large, "count" never, but
     by seed 0 with DINOv2's kind of tower.
     """
@@ -37,7 +37,7 @@ def measured(seeds: int = 3) -> list[Measured]:
         right[:, 0] = cell.aligned
         right[:, 1] = cell.size == "large"
         right[:, 3] = cell.tower == "dinov2" and cell.seed == 0
-        found.append(Measured(cell, right.ravel(), 1.0))
+        found.append(CellResult(cell, right.ravel(), 1.0))
     return found
 
 

@@ -17,7 +17,7 @@ from relevancy.explanations.comparison import compare
 from relevancy.explanations.counterfactual import Region, counterfactual
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
-from relevancy.metrics.teacher_forcing import Said, Sight
+from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.models import generation
 from relevancy.models.model import Model, wrap
 
@@ -71,7 +71,7 @@ def test_all_readers_of_a_given_answer_agree_with_generation(family):
     logs = [float(step[0].float().log_softmax(-1)[token]) for step, token in zip(logits, said, strict=False)]
     ((found,),) = generation.likelihoods(family, generation.read(family, [picture], [question]), [said])
     assert found.whole == pytest.approx(np.exp(sum(logs)), rel=1e-4)
-    sight = Sight(family, picture, question, Said(tuple(said), len(said) - 1, said[-1]))
+    sight = TeacherForcing(family, picture, question, GivenAnswer(tuple(said), len(said) - 1, said[-1]))
     untouched = np.zeros((1, sight.patches), dtype=bool)
     for reading in (sight.hiding(untouched), sight.without(untouched)):
         assert reading.probability[0] == pytest.approx(np.exp(logs[-1]), rel=1e-4)

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from relevancy.models.model import Model, wrap
-from relevancy.models.vision_cache import TowerMemory, identity
+from relevancy.models.vision_cache import VisionCache, identity
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def pixels() -> torch.Tensor:
 def test_the_second_model_gets_the_first_ones_features(pair_with_one_tower, pixels):
     first, other = pair_with_one_tower
     alone = [features(model, pixels) for model in pair_with_one_tower]
-    memory, runs, others = TowerMemory(), Runs(first), Runs(other)
+    memory, runs, others = VisionCache(), Runs(first), Runs(other)
     given = []
     for model in pair_with_one_tower * 2:
         with memory.shared(model), torch.no_grad():
@@ -60,7 +60,7 @@ def test_the_second_model_gets_the_first_ones_features(pair_with_one_tower, pixe
 @pytest.mark.parametrize("what", ["picture", "weight", "setting", "attention", "memory"])
 def test_anything_else_runs_on_its_own(pair_with_one_tower, pixels, what):
     first, other = pair_with_one_tower
-    memory, seen = TowerMemory(), pixels
+    memory, seen = VisionCache(), pixels
     with memory.shared(first):
         features(first, pixels)
     match what:
@@ -74,7 +74,7 @@ def test_anything_else_runs_on_its_own(pair_with_one_tower, pixels, what):
         case "attention":
             tower(other.model).set_attn_implementation("eager")
         case "memory":
-            memory = TowerMemory()
+            memory = VisionCache()
     runs = Runs(other)
     expected = features(other, seen)
     with memory.shared(other):
@@ -86,7 +86,7 @@ def test_two_feature_layers_of_one_tower_are_two_runs(pair_with_one_tower, pixel
     first, other = pair_with_one_tower
     other.model.config.vision_feature_layer = -1
     expected = features(other, pixels)
-    memory = TowerMemory()
+    memory = VisionCache()
     with memory.shared(first):
         features(first, pixels)
     with memory.shared(other):
@@ -137,7 +137,7 @@ def test_weights_are_read_once(pair_with_one_tower, monkeypatch):
 def test_gradients_are_never_cut(pair_with_one_tower, pixels):
     """Where weights ask for gradients, features carry them, and are not handed on."""
     first, other = pair_with_one_tower
-    memory = TowerMemory()
+    memory = VisionCache()
     for model in (first, other):
         with memory.shared(model):
             torch.cat(model.model.model.get_image_features(pixels).pooler_output).sum().backward()
@@ -158,7 +158,7 @@ def test_towers_with_code_of_their_own_or_weights_elsewhere_are_not_shared(pair_
     tower(other.model).to("meta")
     assert identity(other) is None
     runs = Runs(first)
-    memory = TowerMemory()
+    memory = VisionCache()
     for _ in range(2):
         with memory.shared(first):
             features(first, pixels)
@@ -170,7 +170,7 @@ def test_the_tower_is_given_back(pair_with_one_tower, fails):
     first, other = pair_with_one_tower
     tower(other.model).forward = own = copy.copy(tower(other.model).forward)
     for model in (first, other):
-        with suppress(KeyError), TowerMemory().shared(model):
+        with suppress(KeyError), VisionCache().shared(model):
             assert "forward" in vars(tower(model.model))
             assert tower(model.model).forward is not own
             if fails:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from relevancy.checking.rows import Row
+from relevancy.checking.rows import CheckRow
 from relevancy.checking.store import ANSWER, RANDOM, SCORES, Store, fingerprint
-from relevancy.checking.verdicts import Findings, summarise
-from relevancy.checking.worker import Done, Job, Settings, Worker
+from relevancy.checking.verdicts import CheckFindings, summarise
+from relevancy.checking.worker import Job, JobResult, Settings, Worker
 from relevancy.errors import RelevancyError
 from relevancy.metrics.explainers import BATCH, Explainer
 from relevancy.models.model import Model
-from relevancy.parallel.worker_pool import Crew, Died, Work
+from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
 Progress = Callable[[str, float], None]
 Make = Callable[[int], Work]
@@ -32,7 +32,7 @@ class Check:
     """
 
     model: Model
-    rows: Sequence[Row]
+    rows: Sequence[CheckRow]
     methods: Mapping[str, Explainer]
     folder: Path
     settings: Settings = field(default_factory=Settings)
@@ -42,7 +42,7 @@ class Check:
     make: Make | None = None
     untrue: dict[str, str] = field(default_factory=dict)
 
-    def run(self, progress: Progress = lambda _, __: None) -> Findings:
+    def run(self, progress: Progress = lambda _, __: None) -> CheckFindings:
         """Do what is not done yet, and judge. Stopped at any moment, the same call goes on."""
         if RANDOM in self.methods:
             raise RelevancyError(f"The method {RANDOM} is always there: leave it out.")
@@ -67,7 +67,7 @@ class Check:
         if any(row.expected is not None for row in self.rows):
             heading += ", those answered rightly"
         summaries = summarise(store, self.rows, list(self.methods), self.settings.seed)
-        return Findings(heading, summaries, tuple(self.notes))
+        return CheckFindings(heading, summaries, tuple(self.notes))
 
     def usable(self, store: Store) -> dict[int, str]:
         """The model's answers by row, where it gives any, and where the right one is known, that one."""
@@ -136,7 +136,7 @@ class _Hands:
 
     def __init__(self, check: Check) -> None:
         self.check = check
-        self.crew: Crew | None = None
+        self.crew: WorkerPool | None = None
 
     def __enter__(self) -> _Hands:
         return self
@@ -145,7 +145,7 @@ class _Hands:
         if self.crew is not None:
             self.crew.close()
 
-    def do(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
+    def do(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
         """Each job with what came of it, as they come."""
         if not jobs:
             return
@@ -153,10 +153,10 @@ class _Hands:
             yield from ((job, self.check.worker.do(job)) for job in jobs)
             return
         if self.crew is None:
-            self.crew = Crew(self.check.processes, self.check.make, environment={"OMP_NUM_THREADS": "1"})
+            self.crew = WorkerPool(self.check.processes, self.check.make, environment={"OMP_NUM_THREADS": "1"})
         left = iter(jobs)
         for job, result in self.crew.run(lambda: next(left, None)):
-            if isinstance(result, Died):
+            if isinstance(result, WorkerCrash):
                 raise RelevancyError(f"The check cannot go on: {result.why}.")
             yield job, result
 

@@ -21,7 +21,7 @@ _LISTS = ("metadata.jsonl", "metadata.csv")
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One question about one picture.
 
     key: names the row, the same each time the data is read. picture_key: equal for rows about the same picture.
@@ -37,7 +37,7 @@ class Row:
     mask: Callable[[], np.ndarray] | None = None
 
 
-def read_rows(data: Path, question: str | None = None, layout: str | None = None) -> list[Row]:
+def read_rows(data: Path, question: str | None = None, layout: str | None = None) -> list[CheckRow]:
     """The rows of whatever `relevancy export` takes as an input, and of a folder with metadata.jsonl or metadata.csv.
 
     Columns are found by the names that an export knows: picture, question, the expected answer, a mask (black where the
@@ -57,7 +57,7 @@ def read_rows(data: Path, question: str | None = None, layout: str | None = None
     return [_row(item, reader.base) for item in items]
 
 
-def _row(item: Item, base: Path) -> Row:
+def _row(item: Item, base: Path) -> CheckRow:
     def picture() -> Source:
         if item.fault or item.picture is None:
             raise RelevancyError(f"Row {item.row}: {item.fault}.")
@@ -75,11 +75,11 @@ def _row(item: Item, base: Path) -> Row:
     left_out = any("left out" in note for note in item.notes)
     truth = mask if item.mask or item.mask_png else boxed if item.boxes else nothing if left_out else None
     place = item.picture.key if item.picture else ""
-    return Row(f"{item.row}:{item.id}", place, item.question or "", picture, item.expected, truth)
+    return CheckRow(f"{item.row}:{item.id}", place, item.question or "", picture, item.expected, truth)
 
 
 def _masked(item: Item, base: Path) -> Source:
-    from relevancy.data.items import Source as Place
+    from relevancy.data.items import PictureSource as Place
 
     return item.mask_png or Place(item.mask, str(base / (item.mask or ""))).encoded
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.atomic_io import whole_files, write_whole
-from relevancy.checking.verdicts import Findings, Summary
+from relevancy.checking.verdicts import CheckFindings, Summary
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import versions
 from relevancy.explanations.explanation import finite
@@ -66,7 +66,7 @@ def _groups(summaries: Sequence[Summary]) -> dict[str, dict[str, str]]:
     return {heading: titles for heading, titles in (groups | {_WEIGHTS: weights}).items() if titles}
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: CheckFindings) -> str:
     """Tables of every number, its interval beside it, of the differences to the first method, and the verdicts."""
     summaries = findings.summaries
     lines = [f"## {findings.heading}", ""]
@@ -91,7 +91,7 @@ def _table(heading: str, titles: Mapping[str, str], rows: Iterable[tuple[str, Ma
     return [*lines, ""]
 
 
-def as_json(findings: Findings) -> dict[str, Any]:
+def as_json(findings: CheckFindings) -> dict[str, Any]:
     """The same as JSON takes it: {"heading", "methods": {name: a Summary's fields but its name}, "notes"}."""
     methods = {
         one.method: {key: value for key, value in asdict(one).items() if key != "method"} for one in findings.summaries
@@ -99,7 +99,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     return finite({"heading": findings.heading, "methods": methods, "notes": list(findings.notes)})
 
 
-def save(folder: Path, findings: Sequence[Findings]) -> Path:
+def save(folder: Path, findings: Sequence[CheckFindings]) -> Path:
     """Write table.md and table.json of one model or several into the folder, both or none; gives table.md."""
     with whole_files(folder) as part:
         (part / "table.md").write_text("\n".join(map(markdown, findings)), encoding="utf-8")
@@ -121,7 +121,7 @@ def place_in(page: Path) -> tuple[str, str]:
     return before + start, end + after
 
 
-def write_into(page: Path, findings: Sequence[Findings]) -> None:
+def write_into(page: Path, findings: Sequence[CheckFindings]) -> None:
     """Put the tables into a page's place for them, instead of what stands there. Raises RelevancyError."""
     before, after = place_in(page)
     made = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.checking.rows import Row
+from relevancy.checking.rows import CheckRow
 from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
 from relevancy.stats.intervals import FEWEST, Interval, interval
 
@@ -58,7 +58,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Findings:
+class CheckFindings:
     """What a check found of one model: a line that says of what, a summary of each method, and what is to be said."""
 
     heading: str
@@ -66,7 +66,7 @@ class Findings:
     notes: Sequence[str] = ()
 
 
-def summarise(store: Store, rows: Sequence[Row], methods: Sequence[str], seed: int = 0) -> list[Summary]:
+def summarise(store: Store, rows: Sequence[CheckRow], methods: Sequence[str], seed: int = 0) -> list[Summary]:
     """A summary of each method and, last, of the random map."""
     pictures = {row.key: row.picture_key for row in rows}
     numbers = {name: _columns(store, name) for name in (*methods, RANDOM)}

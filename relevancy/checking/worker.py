@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from relevancy.checking.rows import Row
+from relevancy.checking.rows import CheckRow
 from relevancy.checking.store import ALONE, ANSWER, RANDOM, RANDOMISED, SCORES, Key
 from relevancy.core.targets import shown
 from relevancy.data.answer_match import correct
@@ -23,7 +23,7 @@ from relevancy.metrics.localization import against_truth
 from relevancy.metrics.patch_order import order
 from relevancy.metrics.randomization import Way, blocks, randomised, stages, usual_stages
 from relevancy.metrics.sanity_checks import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
-from relevancy.metrics.teacher_forcing import Replacement, Said, Sight
+from relevancy.metrics.teacher_forcing import GivenAnswer, Replacement, TeacherForcing
 from relevancy.metrics.token_perturbation import perturbation
 from relevancy.models import generation
 from relevancy.models.model import Model
@@ -63,7 +63,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class JobResult:
     """What came of a job: numbers by row, method and part, and what is to be said about them.
 
     untrue: for each row whose truth could not be taken, why.
@@ -77,13 +77,15 @@ class Done:
 class Worker:
     """A model, rows, and methods by name, at work on one job after the other; the random map is always there."""
 
-    def __init__(self, model: Model, rows: Sequence[Row], methods: Mapping[str, Explainer], settings: Settings) -> None:
+    def __init__(
+        self, model: Model, rows: Sequence[CheckRow], methods: Mapping[str, Explainer], settings: Settings
+    ) -> None:
         self.model, self.rows, self.methods, self.settings = model, rows, methods, settings
         self._before: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
         self._notes: list[str] = []
         self._untrue: dict[str, str] = {}
 
-    def do(self, job: Job) -> Done:
+    def do(self, job: Job) -> JobResult:
         """The job, done."""
         self._notes, self._untrue = [], {}
         if job.part == ANSWER:
@@ -92,7 +94,7 @@ class Worker:
             results = self._scores(job)
         else:
             results = self._control(job)
-        return Done(results, tuple(dict.fromkeys(self._notes)), self._untrue)
+        return JobResult(results, tuple(dict.fromkeys(self._notes)), self._untrue)
 
     def controls(self) -> list[str]:
         """The parts that are controls, in their order."""
@@ -105,11 +107,11 @@ class Worker:
         rows = [self.rows[number] for number in job.rows]
         return [((row.key, "", ANSWER), values) for row, values in zip(rows, self._said(rows), strict=True)]
 
-    def _said(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def _said(self, rows: Sequence[CheckRow]) -> list[dict[str, Any]]:
         """What the model says, and whether it is right (1, 0 or NaN); of a row that it cannot read, why."""
         try:
             pictures = [open_picture(row.picture()).image for row in rows]
-            with self.model.lock, generation.memory_named():
+            with self.model.lock, generation.oom_as_error():
                 prompt = generation.read(self.model, pictures, [row.question for row in rows])
                 answers = generation.answers(self.model, prompt)
         except RelevancyError as error:
@@ -139,7 +141,7 @@ class Worker:
         """Every number of one row's maps, by method; what can be read together is."""
         row, settings = self.rows[number], self.settings
         picture = open_picture(row.picture()).image
-        sight = Sight(self.model, picture, row.question, Said.words(self.model, words, settings.target))
+        sight = TeacherForcing(self.model, picture, row.question, GivenAnswer.words(self.model, words, settings.target))
         orders = [order(result.image_map, sight.seen, [settings.seed, number]) for result in results.values()]
         found: dict[str, dict[str, float]] = {name: {} for name in results}
         drawn = curves(sight, orders, steps=settings.steps, replacement=settings.replacement)
@@ -155,7 +157,7 @@ class Worker:
             values |= self._truth(row, result)
         return found
 
-    def _truth(self, row: Row, result: Explanation) -> dict[str, float]:
+    def _truth(self, row: CheckRow, result: Explanation) -> dict[str, float]:
         """A map against the row's mask; nothing where there is none, or none that can be read."""
         try:
             return {} if row.mask is None else against_truth(result, row.mask())

@@ -30,8 +30,8 @@ from relevancy.cli.terminal import bars, check_writable, escaped, out, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
-    from relevancy.checking.rows import Row
-    from relevancy.checking.verdicts import Findings
+    from relevancy.checking.rows import CheckRow
+    from relevancy.checking.verdicts import CheckFindings
     from relevancy.checking.worker import Settings
     from relevancy.core.tape import Scope
     from relevancy.metrics.explainers import Explainer
@@ -116,7 +116,7 @@ def check(
     settings = Settings(
         steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed
     )
-    asked = _Asked(
+    asked = _Questions(
         data=data, question=question, layout=value(box_layout), rows=rows, scope=scope.value, layers=layers,
         settings=settings,
         methods=tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip())),
@@ -148,7 +148,7 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Questions:
     """What a process of a check is told, so that it makes the same rows and methods."""
 
     data: str
@@ -166,11 +166,11 @@ class _Asked:
 
         return explainers_of(self.methods, self.scope, layer_numbers(self.layers), target=self.settings.target)
 
-    def listed(self) -> list[Row]:
+    def listed(self) -> list[CheckRow]:
         return _rows(self.data, self.question, self.layout)[: self.rows]
 
 
-def _begin(model: str, asked: _Asked, _number: int) -> Work:
+def _begin(model: str, asked: _Questions, _number: int) -> Work:
     """A process's own worker."""
     from relevancy.checking.worker import Worker
 
@@ -183,7 +183,7 @@ def _naming(model: str, report: Callable[[str, float], None]) -> Callable[[str, 
     return lambda what, share: report(f"{model}, {what}", share)
 
 
-def _say(findings: Findings) -> None:
+def _say(findings: CheckFindings) -> None:
     """One model's numbers, a column for each method, and the verdicts."""
     from relevancy.checking.tables import columns
 
@@ -202,7 +202,7 @@ def _say(findings: Findings) -> None:
         say(f"note: {note}")
 
 
-def _rows(data: str, question: str | None, layout: str | None) -> list[Row]:
+def _rows(data: str, question: str | None, layout: str | None) -> list[CheckRow]:
     if data.startswith(DEMO):
         from relevancy.demo.held_out import held_out_rows
 

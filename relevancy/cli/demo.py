@@ -14,7 +14,7 @@ from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 
 if TYPE_CHECKING:
-    from relevancy.demo.cells import Measured
+    from relevancy.demo.cells import CellResult
 
 PAIR = ("demo-small", "demo-large")
 
@@ -101,7 +101,7 @@ def train_grid(
     return 0
 
 
-def _cell(found: Measured, done: int, of: int, seconds: float) -> None:
+def _cell(found: CellResult, done: int, of: int, seconds: float) -> None:
     err.print(
         f"{done}/{of} {found.cell.name}: {found.accuracy:.1%} right, {found.seconds:.0f} s; about {seconds / 60:.0f} "
         "min left",

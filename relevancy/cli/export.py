@@ -142,7 +142,7 @@ def export(
     if not dry_run:
         check_writable(out_folder)
     from relevancy.data.columns import Columns
-    from relevancy.explanations.explain import Wish
+    from relevancy.explanations.explain import ExplainConfig
     from relevancy.export.run import Request
     from relevancy.images import MAX_PIXELS
 
@@ -166,7 +166,7 @@ def export(
             layout=value(box_layout),
         ),
         pictures=pictures,
-        wish=Wish(target, scope.value, method, layers=layer_numbers(layers), max_new_tokens=max_new_tokens),
+        wish=ExplainConfig(target, scope.value, method, layers=layer_numbers(layers), max_new_tokens=max_new_tokens),
         options={name: given for name, given in options.items() if given is not None},
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         map_dtype=map_dtype.value,

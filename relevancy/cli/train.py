@@ -15,9 +15,9 @@ from relevancy.cli.terminal import bars, busy, check_writable, out, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
-    from relevancy.train.plan import Plan, StagePlan
+    from relevancy.train.plan import RunPlan, StagePlan
     from relevancy.train.presets import Preset
-    from relevancy.train.run import Source
+    from relevancy.train.run import TrainingSource
 
 DEFAULT_PRESET = "llava-gemma-2b-clip"
 EXIT_CODES = (
@@ -292,13 +292,13 @@ def _do(
     from transformers.utils import logging
 
     from relevancy.train.records import SKIPPED, skipped_in
-    from relevancy.train.run import Way, train
+    from relevancy.train.run import RunOptions, train
     from relevancy.train.trainer import StoppedError, is_first
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     with bars() as report:
-        way = Way(resume, report_to or (), workers, log_every, cache, progress=report, max_skipped=max_skipped)
+        way = RunOptions(resume, report_to or (), workers, log_every, cache, progress=report, max_skipped=max_skipped)
         try:
             folder = train(preset, sources, out_folder, way)
         except StoppedError as stopped:
@@ -312,14 +312,14 @@ def _do(
     return 0
 
 
-def _sources(given: Mapping[str, Given]) -> dict[str, Source]:
-    from relevancy.train.run import Source
+def _sources(given: Mapping[str, Given]) -> dict[str, TrainingSource]:
+    from relevancy.train.run import TrainingSource
 
     missing = [name for name, (data, _) in given.items() if not data]
     if missing:
         option = "--data" if len(given) == 1 else f"--{missing[0]}-data"
         raise RelevancyError(f"stage {missing[0]} needs {option}")
-    return {name: Source(_plain(data), _plain(images)) for name, (data, images) in given.items()}
+    return {name: TrainingSource(_plain(data), _plain(images)) for name, (data, images) in given.items()}
 
 
 def _plain(given: list[str] | None) -> Any:
@@ -352,7 +352,7 @@ def _planned(preset: Preset, given: Mapping[str, Given], processes: int) -> None
     say("Memory is an estimate for a device that holds everything; nothing was built or written.")
 
 
-def _rows(found: Plan, stages: list[StagePlan]) -> dict[str, list[str]]:
+def _rows(found: RunPlan, stages: list[StagePlan]) -> dict[str, list[str]]:
     def each(text: Any) -> list[str]:
         return [text(stage) for stage in stages]
 

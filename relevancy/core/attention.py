@@ -58,7 +58,7 @@ _INERT = frozenset(
 )
 
 
-class Row(Protocol):
+class RelevanceRow(Protocol):
     """The relevance row of one stack of layers, as the backward pass of its attention sees it."""
 
     @property
@@ -82,7 +82,7 @@ class Row(Protocol):
 class Recorder(Protocol):
     """Decides, call by call, what a running model's attention does."""
 
-    def row_for(self, module: nn.Module) -> Row | None:
+    def row_for(self, module: nn.Module) -> RelevanceRow | None:
         """The row this layer advances, or None when it only passes gradients on."""
 
     def root(self, device: torch.device) -> Tensor:
@@ -203,7 +203,7 @@ class _Attention(torch.autograd.Function):
         value: Tensor,
         root: Tensor | None,  # noqa: ARG004  a leaf up to which backward goes, whatever else asks for gradients
         call: Call,
-        row: Row | None,
+        row: RelevanceRow | None,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.call, ctx.row = call, row
@@ -232,7 +232,7 @@ class _Sweep:
             self.grad_key = torch.zeros_like(self.exact_key)
             self.grad_value = torch.zeros_like(self.exact_value)
 
-    def run(self, row: Row | None) -> Tensor | None:
+    def run(self, row: RelevanceRow | None) -> Tensor | None:
         """r Abar, (batch, tokens), when given a row; gradients accumulate on the way.
 
         Before a row's first layer, query rows that carry no gradient are passed over: there that is every position but

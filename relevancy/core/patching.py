@@ -70,7 +70,7 @@ def _lock_of(part: Any) -> tuple[int, Any]:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient; the work of a map is then that of activations alone."""
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -83,7 +83,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, its outputs by name; afterwards each has its own ways again."""
     training = [module for module in model.modules() if module.training]
     found = (vars(module).get("config") for module in model.modules())
@@ -101,7 +101,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def attention_named(name: str, stack: PreTrainedModel) -> Iterator[None]:
+def attention_implementation(name: str, stack: PreTrainedModel) -> Iterator[None]:
     """The stack's attention goes through the registered function `name`.
 
     Raises RelevancyError when the model's attention takes no other implementation.

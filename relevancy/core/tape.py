@@ -59,14 +59,14 @@ class Tape:
     ) -> None:
         self._decoder, self._tower, self._layers = decoder, tower, layers
         self._position: int | Tensor = -1
-        self._language = (_Row if carried else _StandingRow)(self._one_hot, rule)
-        self._vision = _Row(self._on_tower, rule) if tower is not None else None
+        self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
+        self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
 
     # What attention asks while the model runs.
 
-    def row_for(self, module: nn.Module) -> attention.Row | None:
+    def row_for(self, module: nn.Module) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
             return self._language if self._decoder.hear(module) in self._layers else None
@@ -162,11 +162,11 @@ def record(
     attention.register()
     with ExitStack() as stack:
         stack.enter_context(patching.alone(model))
-        stack.enter_context(patching.frozen(model))
-        stack.enter_context(patching.evaluating(model))
+        stack.enter_context(patching.frozen_parameters(model))
+        stack.enter_context(patching.eval_mode(model))
         for part in (decoder, tower):
             if part is not None:
-                stack.enter_context(patching.attention_named(attention.NAME, part.model))
+                stack.enter_context(patching.attention_implementation(attention.NAME, part.model))
                 stack.enter_context(part.guarded())
         stack.enter_context(patching.activations_recomputed(decoder.model))
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
@@ -179,7 +179,7 @@ def record(
         yield tape
 
 
-class _Row:
+class _CarriedRow:
     """A relevance row that starts from `seed` at the first layer which backward visits."""
 
     def __init__(self, seed: Callable[[Tensor], Tensor], rule: Rule) -> None:
@@ -218,7 +218,7 @@ class _Row:
         return torch.where(whole > 0, self._removed / whole, 0).clamp(0, 1)
 
 
-class _StandingRow(_Row):
+class _StandingRow(_CarriedRow):
     """A row of which every layer reads the seed, whatever layers above have added."""
 
     def read(self, like: Tensor) -> Tensor:

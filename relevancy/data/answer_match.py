@@ -70,8 +70,8 @@ def correct(answer: str, expected: Any) -> bool | None:
     wanted = answers_of(expected)
     if not wanted:
         return None
-    said = _Reading.of(answer)
-    return (isinstance(expected, str) and answer == expected) or any(said.says(_Reading.of(one)) for one in wanted)
+    said = _Spelled.of(answer)
+    return (isinstance(expected, str) and answer == expected) or any(said.says(_Spelled.of(one)) for one in wanted)
 
 
 def answers_of(expected: Any) -> list[str]:
@@ -108,7 +108,7 @@ def _answers(given: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Spelled:
     """An answer's words, and apart from them the letter of the option that it names."""
 
     whole: str
@@ -116,7 +116,7 @@ class _Reading:
     text: str
 
     @classmethod
-    def of(cls, answer: str) -> _Reading:
+    def of(cls, answer: str) -> _Spelled:
         option = _OPTION.match(answer)
         if option is None:
             words = _words(answer)
@@ -124,7 +124,7 @@ class _Reading:
         letter = option["closed"] or option["open"] or option["marked"] or option["alone"]
         return cls(_words(answer), letter.lower(), _words(option["rest"]))
 
-    def says(self, truth: _Reading) -> bool:
+    def says(self, truth: _Spelled) -> bool:
         """Whether this answer is the other one, or begins with it."""
         if self.letter and truth.letter:
             agree = self.letter == truth.letter

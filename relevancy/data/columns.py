@@ -18,8 +18,8 @@ from relevancy.data.answer_match import answers_of
 from relevancy.data.arrow import pa
 from relevancy.data.boxes import LAYOUTS, Box, read_boxes
 from relevancy.data.fields import DIALOGUES, IMAGE, NAMES, ShapeError, listed, short, turns_of
-from relevancy.data.items import Item, Source
-from relevancy.data.reader import Broken, Reader
+from relevancy.data.items import Item, PictureSource
+from relevancy.data.reader import Broken, RowReader
 from relevancy.errors import RelevancyError
 from relevancy.images import data_url, is_data_url
 
@@ -89,7 +89,7 @@ class Survey:
     repeated: frozenset[int] = field(default=frozenset(), repr=False)
 
     @classmethod
-    def of(cls, reader: Reader, columns: Columns) -> Survey:
+    def of(cls, reader: RowReader, columns: Columns) -> Survey:
         """Reads every row once. Memory grows by eight bytes a row where there are ids, not at all otherwise."""
         known = reader.types()
         guessed = columns.boxes if columns.layout is None else None
@@ -135,7 +135,7 @@ class Itemizer:
     def __init__(self, columns: Columns, survey: Survey, base: Path) -> None:
         self.columns, self.survey, self.base = columns, survey, base
 
-    def items(self, reader: Reader, limit: int | None = None) -> Iterable[Item]:
+    def items(self, reader: RowReader, limit: int | None = None) -> Iterable[Item]:
         """Every row in its order, numbered from 0."""
         for row, values in enumerate(reader.rows()):
             if limit is not None and row >= limit:
@@ -321,13 +321,13 @@ def _of_dialogue(given: Any) -> tuple[str | None, str | None, str | None]:
     return question or None, told[0] if told else None, fault
 
 
-def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
+def _source(value: Any, base: Path) -> tuple[PictureSource | None, str | None]:
     """Where the picture of a value lies, or what is wrong with the value."""
     if isinstance(value, Mapping):  # Hugging Face's Image: bytes, or else a path
         content, path = value.get("bytes"), value.get("path")
         return _source(content if content is not None else path, base)
     if isinstance(value, bytes | bytearray | memoryview):
-        return (Source(content=bytes(value)), None) if len(value) else (None, "the picture has 0 bytes")
+        return (PictureSource(content=bytes(value)), None) if len(value) else (None, "the picture has 0 bytes")
     pictures = _several(value)
     if pictures is not None:
         if len(pictures) > 1:
@@ -339,15 +339,17 @@ def _source(value: Any, base: Path) -> tuple[Source | None, str | None]:
         return None, f"the picture is no path and no bytes but {type(value).__name__}"
     if is_data_url(value):
         try:
-            return Source(content=data_url(value)), None
+            return PictureSource(content=data_url(value)), None
         except RelevancyError as error:
             return None, str(error)
     name = clean(value)
     if value.startswith(("http://", "https://")):
-        return Source(name), f"{name[:_LONGEST_SHOWN]}: is a web address; download the picture first and give the file"
+        return PictureSource(
+            name
+        ), f"{name[:_LONGEST_SHOWN]}: is a web address; download the picture first and give the file"
     if name != value or "\0" in value:
-        return Source(name), f"{name[:_LONGEST_SHOWN]!r}: is not a path"
-    return Source(name, str(base / value)), None
+        return PictureSource(name), f"{name[:_LONGEST_SHOWN]!r}: is not a path"
+    return PictureSource(name, str(base / value)), None
 
 
 def _several(value: Any) -> Sequence[Any] | None:

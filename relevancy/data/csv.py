@@ -11,8 +11,8 @@ from relevancy.data.fields import NAMES, short
 from relevancy.data.reader import (
     LONGEST_LINE,
     Broken,
-    Reader,
     Row,
+    RowReader,
     digest_of,
     encoding_of,
     files_of,
@@ -25,7 +25,7 @@ SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _TOO_LONG = "\0"  # no csv file holds it, and a cell that is nothing else says what a line was
 
 
-class Csv(Reader):
+class Csv(RowReader):
     """Every cell is text; a further column whose every cell is a number becomes one of numbers.
 
     Cells are parted by commas, semicolons, tabs or bars, lines end in LF, CRLF or CR; text is UTF-8, or UTF-16 with its

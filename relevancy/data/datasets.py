@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.data.arrow import pa
-from relevancy.data.reader import Reader, Row
+from relevancy.data.reader import Row, RowReader
 from relevancy.errors import RelevancyError
 
 PREFIX = "hf:"
 
 
-class HuggingFace(Reader):
+class HuggingFace(RowReader):
     """One split; pictures stay encoded as the dataset holds them."""
 
     kind = "datasets"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relevancy.data import csv, datasets, jsonl, parquet, picture_folder, tar
-from relevancy.data.reader import Reader
+from relevancy.data.reader import RowReader
 from relevancy.errors import RelevancyError
 
-READERS: dict[str, Callable[[str], Reader]] = {
+READERS: dict[str, Callable[[str], RowReader]] = {
     "jsonl": jsonl.JsonLines,
     "csv": csv.Csv,
     "parquet": parquet.Parquet,
-    "folder": picture_folder.Folder,
+    "folder": picture_folder.PictureFolder,
     "tar": tar.Tar,
     "datasets": datasets.HuggingFace,
 }
@@ -26,7 +26,7 @@ _SUFFIXES = {
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
-def open_input(name: str, kind: str | None = None) -> Reader:
+def open_input(name: str, kind: str | None = None) -> RowReader:
     """The reader for a file, a folder, a pattern, or `hf:` and a dataset. Raises RelevancyError."""
     if kind is not None and kind not in READERS:
         raise RelevancyError(f"There is no kind of input {kind!r}; choose from {', '.join(READERS)}.")

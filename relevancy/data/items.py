@@ -18,7 +18,7 @@ _LARGEST_MEMBER = 1 << 30
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """Where a picture's encoded bytes are.
 
     name: as the input calls it, `shard.tar::member` inside a tar; None for bytes. path: the file to open; of a member,
@@ -87,7 +87,7 @@ class Item:
 
     row: int
     id: str
-    picture: Source | None = None
+    picture: PictureSource | None = None
     question: str | None = None
     expected: str | None = None
     boxes: tuple[tuple[float, float, float, float], ...] | None = None

@@ -10,8 +10,8 @@ from pathlib import Path
 from relevancy.data.reader import (
     LONGEST_LINE,
     Broken,
-    Reader,
     Row,
+    RowReader,
     digest_of,
     encoding_of,
     files_of,
@@ -26,7 +26,7 @@ _MARK = "\ufeff"
 _LIST = re.compile(r"\s*\[\s*[{\]]")  # of objects; a line that holds another list is only a row that is none
 
 
-class JsonLines(Reader):
+class JsonLines(RowReader):
     """Blank lines are no rows; a line that is no JSON object is a broken one."""
 
     kind = "jsonl"

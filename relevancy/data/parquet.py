@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from relevancy.data.arrow import pa
-from relevancy.data.reader import Reader, Row, digest_of, files_of
+from relevancy.data.reader import Row, RowReader, digest_of, files_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".parquet",)
@@ -25,7 +25,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise RelevancyError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
-class Parquet(Reader):
+class Parquet(RowReader):
     """Rows of one or several files with the same columns."""
 
     kind = "parquet"

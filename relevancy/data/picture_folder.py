@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from relevancy.data.reader import Reader, Row
+from relevancy.data.reader import Row, RowReader
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".qoi", ".heic")
 
 
-class Folder(Reader):
+class PictureFolder(RowReader):
     """Pictures by their names, folders below included, in the order of their paths. Other files are passed over."""
 
     kind = "folder"

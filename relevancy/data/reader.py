@@ -37,7 +37,7 @@ class Broken:
 Row = Mapping[str, Any] | Broken
 
 
-class Reader(ABC):
+class RowReader(ABC):
     """Rows of an input, streamed, the same in the same order every time."""
 
     kind: str

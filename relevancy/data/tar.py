@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.data.picture_folder import SUFFIXES as PICTURES
-from relevancy.data.reader import LONGEST_LINE, Broken, Reader, Row, digest_of, files_of
+from relevancy.data.reader import LONGEST_LINE, Broken, Row, RowReader, digest_of, files_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".tar",)
 
 
-class Tar(Reader):
+class Tar(RowReader):
     """A sample is the members that stand together and share a name up to its first dot."""
 
     kind = "tar"

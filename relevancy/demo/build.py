@@ -19,7 +19,7 @@ from relevancy.atomic_io import whole
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import (
     SAMPLE,
-    Dialogues,
+    SceneDialogues,
     Talk,
     caption,
     look_and_answer,
@@ -29,7 +29,7 @@ from relevancy.demo.dialogues import (
 )
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, GAIN, QUICK, Decoder
+from relevancy.demo.plan import FULL, GAIN, QUICK, DecoderSize
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models.model import wrap
@@ -98,7 +98,7 @@ def teach_tower(
 
 def train_one(
     name: str,
-    decoder: Decoder,
+    decoder: DecoderSize,
     tower: PreTrainedModel,
     tokenizer: GemmaTokenizer,
     pool: Pool,
@@ -137,7 +137,7 @@ def teach(
 ) -> None:
     """One stage of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE."""
     stage, talk, features = lesson
-    data = Dialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed)
+    data = SceneDialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed)
     freeze(model, stage)
     with stored_features(model):
         named = replace(stage, name=f"{name} {stage.name}")

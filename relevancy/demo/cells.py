@@ -34,7 +34,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellResult:
     """A trained cell. right: whether each question of `asked` was answered right, in that order."""
 
     cell: Cell
@@ -64,7 +64,7 @@ def asked(drawn: Sequence[Scene]) -> list[tuple[int, Question]]:
     ]
 
 
-def write(folder: Path, measured: Measured) -> None:
+def write(folder: Path, measured: CellResult) -> None:
     """FOLDER/NAME.json, whole or not at all."""
     bits = "".join("01"[int(hit)] for hit in measured.right)
     told = asdict(measured.cell) | {"accuracy": measured.accuracy, "seconds": measured.seconds, "right": bits}
@@ -72,10 +72,10 @@ def write(folder: Path, measured: Measured) -> None:
     write_whole(folder / f"{measured.cell.name}.json", json.dumps(told))
 
 
-def read(folder: Path, cell: Cell) -> Measured | None:
+def read(folder: Path, cell: Cell) -> CellResult | None:
     """What `write` wrote of a cell; None if it is not finished."""
     file = folder / f"{cell.name}.json"
     if not file.exists():
         return None
     told = json.loads(file.read_text())
-    return Measured(cell, np.array([bit == "1" for bit in told["right"]]), told["seconds"])
+    return CellResult(cell, np.array([bit == "1" for bit in told["right"]]), told["seconds"])

@@ -129,7 +129,7 @@ def _without_hints(questions: list[Question], rng: np.random.Generator) -> list[
     return early + late if early and (not late or rng.integers(2)) else late
 
 
-class Dialogues(Dataset):
+class SceneDialogues(Dataset):
     """One dialogue per scene and pass: forms and order of the questions are drawn anew in every pass."""
 
     def __init__(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from relevancy.demo.cells import SIZES, TOWERS, Cell, Measured
+from relevancy.demo.cells import SIZES, TOWERS, Cell, CellResult
 from relevancy.demo.questions import TYPES, Question, chance
 from relevancy.stats.intervals import Interval, interval, student
 
@@ -48,7 +48,7 @@ class Effect:
     over_scenes: Interval
 
 
-def means(measured: Sequence[Measured], asked: Asked) -> list[Mean]:
+def means(measured: Sequence[CellResult], asked: Asked) -> list[Mean]:
     """For each kind of model, over all questions and for each type."""
     found = []
     for kind in sorted({replace(one.cell, seed=0) for one in measured}, key=_order):
@@ -60,7 +60,7 @@ def means(measured: Sequence[Measured], asked: Asked) -> list[Mean]:
     return found
 
 
-def effects(measured: Sequence[Measured], asked: Asked) -> list[Effect]:
+def effects(measured: Sequence[CellResult], asked: Asked) -> list[Effect]:
     """Of each factor, on all questions and on each type."""
     runs = {one.cell: one.right.astype(np.float64) for one in measured}
     scenes = np.array([number for number, _ in asked])

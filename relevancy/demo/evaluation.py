@@ -264,7 +264,7 @@ def _relevancy(
 @torch.no_grad()
 def _last_attention(model: Model, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """What the explained position attends to in the decoder's last layer, mean over heads: (batch, tokens)."""
-    with patching.attention_named("eager", model.model.get_decoder()):
+    with patching.attention_implementation("eager", model.model.get_decoder()):
         probabilities = model.model(**inputs, output_attentions=True).attentions[-1]
     return probabilities[torch.arange(len(position)), :, position].float().mean(1)
 

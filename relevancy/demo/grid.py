@@ -25,13 +25,13 @@ from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrained
 
 from relevancy.atomic_io import whole, write_whole
 from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
-from relevancy.demo.cells import TOWERS, Cell, Measured, asked, cells, read, write
-from relevancy.demo.dialogues import Dialogues, caption, look_and_answer_openly, read_and_answer
+from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
+from relevancy.demo.dialogues import SceneDialogues, caption, look_and_answer_openly, read_and_answer
 from relevancy.demo.effects import Effect
 from relevancy.demo.evaluation import answered, held_out
 from relevancy.demo.grid_page import save
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import GRID, QUICK_GRID, Decoder, Plan
+from relevancy.demo.plan import GRID, QUICK_GRID, BuildPlan, DecoderSize
 from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
@@ -43,15 +43,15 @@ from relevancy.train.features import look_once
 
 CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))
 PLAN, POOL, SEEN = "plan.json", "pool.pickle", "seen.safetensors"
-Told = Callable[[Measured, int, int, float], None]  # what is new, cells done, of how many, seconds left
+Told = Callable[[CellResult, int, int, float], None]  # what is new, cells done, of how many, seconds left
 
 
 @dataclass(frozen=True)
-class Place:
+class GridPlace:
     """Where a grid lies and what is planned for it."""
 
     folder: Path
-    plan: Plan
+    plan: BuildPlan
 
     @property
     def cells(self) -> Path:
@@ -81,7 +81,7 @@ def grid(
     a step is (of one process alone), `told` of every cell that is finished. Raises RelevancyError where `out` holds a
     grid of another plan.
     """
-    place = Place(out, QUICK_GRID if quick else GRID)
+    place = GridPlace(out, QUICK_GRID if quick else GRID)
     wanted = cells(seeds)
     report = progress or silent
     _claim(place)
@@ -99,7 +99,7 @@ def grid(
     return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
 
 
-def _claim(place: Place) -> None:
+def _claim(place: GridPlace) -> None:
     """Say what is planned for a folder, or hold it against what was."""
     planned, file = json.dumps(asdict(place.plan), indent=1), place.folder / PLAN
     if not file.exists():
@@ -126,7 +126,7 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
                 one.cancel()
 
 
-def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, Measured], jobs: int) -> float:
+def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, CellResult], jobs: int) -> float:
     """What is left, each cell taken to last as long as those of its size did."""
     whole = float(np.mean([one.seconds for one in found.values()]))
 
@@ -137,7 +137,7 @@ def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, Measured], jobs: int
     return sum(lasts(cell.size) for cell in wanted if cell not in found) / jobs
 
 
-def _draw(place: Place, jobs: int, report: Progress) -> None:
+def _draw(place: GridPlace, jobs: int, report: Progress) -> None:
     """The scenes to train on."""
     file = place.folder / POOL
     if file.exists():
@@ -163,12 +163,12 @@ def _asked(scenes: int) -> list[tuple[int, Question]]:
     return asked(list(held_out(scenes, seed=0)))
 
 
-def questions(place: Place) -> list[tuple[int, Question]]:
+def questions(place: GridPlace) -> list[tuple[int, Question]]:
     """What every cell is asked: (number of the scene, question)."""
     return _asked(place.plan.check_scenes)
 
 
-def _look(place: Place, kind: str, report: Progress) -> None:
+def _look(place: GridPlace, kind: str, report: Progress) -> None:
     """A tower, and what it sees in the pictures of training and in those held out."""
     folder = place.folder / "towers" / kind
     if (folder / SEEN).exists():
@@ -194,11 +194,11 @@ def _tower(folder: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     return AutoModel.from_pretrained(folder).eval().requires_grad_(False), load_file(folder / SEEN)
 
 
-def _decoder_folder(place: Place, size: str, seed: int) -> Path:
+def _decoder_folder(place: GridPlace, size: str, seed: int) -> Path:
     return place.folder / "decoders" / f"{size}-{seed}"
 
 
-def _read(place: Place, which: tuple[str, int], report: Progress) -> None:
+def _read(place: GridPlace, which: tuple[str, int], report: Progress) -> None:
     """A decoder that has learned to read; all cells of its size and seed begin with it."""
     size, seed = which
     folder = _decoder_folder(place, size, seed)
@@ -207,7 +207,7 @@ def _read(place: Place, which: tuple[str, int], report: Progress) -> None:
     tokenizer, pool, stage = _tokenizer(), _pool(place.folder), place.plan.decoders[size].language
     torch.manual_seed(seed)
     decoder = GemmaForCausalLM(place.plan.decoders[size].config(tokenizer))
-    data = Dialogues(pool, read_and_answer, tokenizer, SIDE * SIDE, passes_of(stage, pool), None, seed)
+    data = SceneDialogues(pool, read_and_answer, tokenizer, SIDE * SIDE, passes_of(stage, pool), None, seed)
     work = place.stages / folder.name
     named = replace(stage, name=f"{folder.name} language")
     finish(named, decoder, data, Collate(tokenizer.pad_token_id), work, seed, report)
@@ -216,12 +216,12 @@ def _read(place: Place, which: tuple[str, int], report: Progress) -> None:
     shutil.rmtree(work)
 
 
-def _train(place: Place, cell: Cell, report: Progress) -> Measured:
+def _train(place: GridPlace, cell: Cell, report: Progress) -> CellResult:
     """One cell: its connector aligned or not, then decoder and connector together, then asked."""
     started = time.perf_counter()
     tokenizer, pool = _tokenizer(), _pool(place.folder)
     tower, seen = _tower(place.folder / "towers" / cell.tower)
-    decoder: Decoder = place.plan.decoders[cell.size]
+    decoder: DecoderSize = place.plan.decoders[cell.size]
     model = compose(
         tower,
         decoder.config(tokenizer),
@@ -236,7 +236,7 @@ def _train(place: Place, cell: Cell, report: Progress) -> Measured:
         teach(model, cell.name, (stage, talk, seen["train"]), tokenizer, pool, place.stages, cell.seed, report)
     held = wrap(model.eval(), build_processor(tokenizer, SIZE, PATCH))
     hits = answered(held, questions(place), seen["check"].float(), progress=partial(report, f"{cell.name} answers"))
-    measured = Measured(cell, np.array(hits), time.perf_counter() - started)
+    measured = CellResult(cell, np.array(hits), time.perf_counter() - started)
     write(place.cells, measured)
     for stage, _ in stages:
         shutil.rmtree(place.stages / f"{cell.name}-{stage.name}")

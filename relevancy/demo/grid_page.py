@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from relevancy.atomic_io import write_whole
-from relevancy.demo.cells import Measured
+from relevancy.demo.cells import CellResult
 from relevancy.demo.effects import ALL, FACTORS, Asked, Effect, Mean, effects, means
-from relevancy.demo.plan import Plan
+from relevancy.demo.plan import BuildPlan
 from relevancy.stats.intervals import Interval
 
 _COLORS = ("#5b4b9a", "#d9822b", "#3a7d5c")
@@ -56,7 +56,7 @@ other scenes would show it. With one run of each model, as in the paper, there c
 """
 
 
-def save(folder: Path, plan: Plan, measured: Sequence[Measured], asked: Asked) -> list[Effect]:
+def save(folder: Path, plan: BuildPlan, measured: Sequence[CellResult], asked: Asked) -> list[Effect]:
     """Write FOLDER/grid.json, grid.md and grid.png; returns what each choice changes."""
     levels, changes = means(measured, asked), effects(measured, asked)
     write_whole(folder / "grid.json", json.dumps(_numbers(plan, measured, levels, changes), indent=1))
@@ -66,7 +66,7 @@ def save(folder: Path, plan: Plan, measured: Sequence[Measured], asked: Asked) -
 
 
 def _numbers(
-    plan: Plan, measured: Sequence[Measured], levels: Sequence[Mean], changes: Sequence[Effect]
+    plan: BuildPlan, measured: Sequence[CellResult], levels: Sequence[Mean], changes: Sequence[Effect]
 ) -> dict[str, Any]:
     cells = [asdict(one.cell) | {"accuracy": one.accuracy, "seconds": one.seconds} for one in measured]
     kinds = [
@@ -88,7 +88,7 @@ def _plain(found: Interval) -> dict[str, float | None]:
 
 
 def page(
-    plan: Plan, measured: Sequence[Measured], levels: Sequence[Mean], changes: Sequence[Effect], asked: Asked
+    plan: BuildPlan, measured: Sequence[CellResult], levels: Sequence[Mean], changes: Sequence[Effect], asked: Asked
 ) -> str:
     """Markdown: what was done, means of each kind of model, what each choice changes."""
     seeds = len({one.cell.seed for one in measured})
@@ -108,7 +108,7 @@ def page(
     )
 
 
-def _stages(plan: Plan) -> str:
+def _stages(plan: BuildPlan) -> str:
     rows = []
     for name, each in plan.decoders.items():
         stages = (each.language, each.align, each.describe, each.openly)

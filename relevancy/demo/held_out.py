@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from relevancy.checking.rows import Row
+from relevancy.checking.rows import CheckRow
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.questions import Question
 from relevancy.demo.world import Scene, scene
@@ -16,17 +16,17 @@ from relevancy.demo.world import Scene, scene
 SEED = 2  # scenes that no table of `evaluate demo` uses by default
 
 
-def held_out_rows(scenes: int, seed: int = SEED) -> list[Row]:
+def held_out_rows(scenes: int, seed: int = SEED) -> list[CheckRow]:
     """One question of each scene that asks about exactly one visible object; scenes without one give none."""
     return list(_rows(scenes, seed))
 
 
-def _rows(scenes: int, seed: int) -> Iterator[Row]:
+def _rows(scenes: int, seed: int) -> Iterator[CheckRow]:
     for drawn in held_out(scenes, seed):
         question = next((one for one in drawn.questions if len(one.items) == 1), None)
         if question is not None:
             picture, mask = _shown(drawn.seed), _outlined(drawn.seed, question)
-            yield Row(str(drawn.seed), str(drawn.seed), question.text, picture, question.answer, mask)
+            yield CheckRow(str(drawn.seed), str(drawn.seed), question.text, picture, question.answer, mask)
 
 
 def _shown(seed: int) -> Callable[[], Image.Image]:

@@ -31,7 +31,7 @@ ATTEMPTS = 60
 
 
 @dataclass(frozen=True)
-class Item:
+class SceneItem:
     """One drawn thing. `x` is its middle, `y` its base line, `width` a share of the picture's side."""
 
     kind: str
@@ -94,11 +94,11 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneLayout:
     """A scene as data. Items are listed from far to near, the order in which they are drawn."""
 
     ground: Ground
-    items: tuple[Item, ...]
+    items: tuple[SceneItem, ...]
 
     def of_kind(self, kind: str) -> list[int]:
         """Indices of the items of this kind."""
@@ -131,7 +131,7 @@ def random_ground(rng: np.random.Generator) -> Ground:
     )
 
 
-def random_layout(rng: np.random.Generator) -> Layout:
+def random_layout(rng: np.random.Generator) -> SceneLayout:
     """A scene of two to four objects: one kind stands there one to three times, one or two other kinds once each.
 
     Kinds, colors, counts and what floats are drawn uniformly and independently, so that no answer is likelier than
@@ -146,7 +146,7 @@ def random_layout(rng: np.random.Generator) -> Layout:
     return place(rng, list(zip(wanted, colors, floats, strict=True)))
 
 
-def place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]]) -> Layout:
+def place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]]) -> SceneLayout:
     """Find places for (kind, color, floats) on a random ground; the dice are thrown again until all have room."""
     for attempt in range(ATTEMPTS):
         layout = _try_place(rng, wanted, shrink=0.985**attempt)
@@ -155,11 +155,11 @@ def place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]]) -> Layo
     raise RuntimeError(f"no room for {wanted}")
 
 
-def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], shrink: float) -> Layout | None:
+def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], shrink: float) -> SceneLayout | None:
     ground = random_ground(rng)
     regions = ground.regions(64)
     base = WIDTH_BY_COUNT[len(wanted)] * shrink
-    placed: list[Item] = []
+    placed: list[SceneItem] = []
     for index in rng.permutation(len(wanted)):
         kind, color, floats = wanted[index]
         support = _support(rng, kind, floats)
@@ -176,10 +176,10 @@ def _try_place(rng: np.random.Generator, wanted: list[tuple[str, str, bool]], sh
         if item is not None:
             placed.append(item)
     # A rock is drawn just before what stands on it: same depth, but its base lies lower.
-    return Layout(ground, tuple(sorted(placed, key=_depth)))
+    return SceneLayout(ground, tuple(sorted(placed, key=_depth)))
 
 
-def _depth(item: Item) -> tuple[float, int]:
+def _depth(item: SceneItem) -> tuple[float, int]:
     return (round(item.y - 0.45 * item.height, 6) if item.kind == "rock" else item.y, item.kind != "rock")
 
 
@@ -195,30 +195,30 @@ def _find_place(
     rng: np.random.Generator,
     regions: np.ndarray,
     ground: Ground,
-    placed: list[Item],
+    placed: list[SceneItem],
     kind: str,
     color: str | None,
     support: str,
     base: float,
-) -> Item | None:
+) -> SceneItem | None:
     for _ in range(ATTEMPTS):
         y = rng.uniform(ground.horizon + 0.08, 0.97) if support != "sky" else rng.uniform(0.3, 0.62)
         near = 0.82 + 0.36 * (y - ground.horizon) / (1 - ground.horizon) if support != "sky" else 1.0
         width = base * near * RELATIVE_WIDTH[kind] * rng.uniform(0.92, 1.1)
         x = rng.uniform(width / 2 + EDGE, 1 - width / 2 - EDGE)
-        item = Item(kind, color, float(x), float(y), float(width), support, bool(rng.integers(2)))
+        item = SceneItem(kind, color, float(x), float(y), float(width), support, bool(rng.integers(2)))
         if item.box[1] > EDGE and _stands_well(item, regions) and all(_apart(item, other) for other in placed):
             return item
     return None
 
 
-def _rock_under(rng: np.random.Generator, item: Item) -> Item:
+def _rock_under(rng: np.random.Generator, item: SceneItem) -> SceneItem:
     width = item.width * rng.uniform(1.1, 1.3)
     height = width * ASPECT["rock"]
-    return Item("rock", None, item.x, item.y + 0.72 * height, float(width), "land", bool(rng.integers(2)))
+    return SceneItem("rock", None, item.x, item.y + 0.72 * height, float(width), "land", bool(rng.integers(2)))
 
 
-def _stands_well(item: Item, regions: np.ndarray) -> bool:
+def _stands_well(item: SceneItem, regions: np.ndarray) -> bool:
     """Whether the ground under the item's base is what it should stand on, over its whole width."""
     if item.support == "sky":
         return True
@@ -232,7 +232,7 @@ def _stands_well(item: Item, regions: np.ndarray) -> bool:
     return bool((under == GROUNDS.index(item.support)).all())
 
 
-def _apart(one: Item, other: Item) -> bool:
+def _apart(one: SceneItem, other: SceneItem) -> bool:
     """Whether two items overlap at most a little; what swims or stands side by side keeps its base line free."""
     left, top = max(one.box[0], other.box[0]), max(one.box[1], other.box[1])
     right, bottom = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
@@ -241,7 +241,7 @@ def _apart(one: Item, other: Item) -> bool:
     return bool(overlap <= MAX_OVERLAP * smaller)
 
 
-def mirrored(layout: Layout) -> Layout:
+def mirrored(layout: SceneLayout) -> SceneLayout:
     """The same scene seen in a mirror."""
     items = tuple(replace(item, x=1 - item.x, flipped=not item.flipped) for item in layout.items)
-    return Layout(replace(layout.ground, mirrored=not layout.ground.mirrored), items)
+    return SceneLayout(replace(layout.ground, mirrored=not layout.ground.mirrored), items)

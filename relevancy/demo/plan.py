@@ -19,7 +19,7 @@ GAIN = 3.0
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderSize:
     """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to describe and to answer."""
 
     width: int
@@ -55,13 +55,13 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """Everything that is decided before the build starts."""
 
     scenes: int  # drawn for training
     check_scenes: int  # held out, drawn to measure accuracy
     tower: Stage
-    decoders: Mapping[str, Decoder]
+    decoders: Mapping[str, DecoderSize]
 
 
 def _decoder(
@@ -72,7 +72,7 @@ def _decoder(
     steps: tuple[int, int, int, int, int, int, int],
     batch: int,
     rate: float,
-) -> Decoder:
+) -> DecoderSize:
     """Steps and batch of the stages in their order; dialogues are longer than descriptions, so half as many make up a
     batch.
     """
@@ -80,7 +80,7 @@ def _decoder(
     both = ("connector", "decoder")
     steady = partial(Stage, learning_rate=rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98)
     answering = replace(steady("finetune", both, finetune, batch // 2), schedule="cosine")
-    return Decoder(
+    return DecoderSize(
         width=width,
         layers=layers,
         heads=heads,
@@ -97,7 +97,7 @@ def _decoder(
     )
 
 
-FULL = Plan(
+FULL = BuildPlan(
     scenes=20_000,
     check_scenes=2000,
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
@@ -107,7 +107,7 @@ FULL = Plan(
         "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900), batch=32, rate=2e-3),
     },
 )
-QUICK = Plan(  # a few minutes, to see that everything works; the models stay near chance
+QUICK = BuildPlan(  # a few minutes, to see that everything works; the models stay near chance
     scenes=250,
     check_scenes=5,
     tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
@@ -120,13 +120,13 @@ QUICK = Plan(  # a few minutes, to see that everything works; the models stay ne
 
 def _in_grid(
     width: int, layers: int, heads: int, key_heads: int, steps: tuple[int, int, int, int], batch: int, rate: float
-) -> Decoder:
+) -> DecoderSize:
     """As in the pair, ending with open questions; their rate falls to nothing, so that a short run ends settled."""
     decoder = _decoder(width, layers, heads, key_heads, (*steps, 0, 0, 0), batch, rate)
     return replace(decoder, openly=replace(decoder.openly, schedule="cosine"))
 
 
-GRID = Plan(
+GRID = BuildPlan(
     scenes=4000,
     check_scenes=300,
     tower=Stage("tower", ("tower",), steps=600, batch=32, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
@@ -135,7 +135,7 @@ GRID = Plan(
         "large": _in_grid(96, 3, 2, 1, steps=(60, 60, 200, 500), batch=32, rate=2e-3),
     },
 )
-QUICK_GRID = Plan(  # to see that everything works
+QUICK_GRID = BuildPlan(  # to see that everything works
     scenes=250,
     check_scenes=8,
     tower=Stage("tower", ("tower",), steps=2, batch=8, learning_rate=1e-3),

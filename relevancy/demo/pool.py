@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from relevancy.demo.layout import COLORS, DISTRACTORS, GROUNDS, KINDS, SUPPORTS, Layout
+from relevancy.demo.layout import COLORS, DISTRACTORS, GROUNDS, KINDS, SUPPORTS, SceneLayout
 from relevancy.demo.world import Scene, scene
 
 LABELS = {  # what the tower learns to say about each patch: number of classes; class 0 is "no object"
@@ -34,7 +34,7 @@ class Pool:
 
     pixels: np.ndarray  # (scenes, size, size, 3) uint8, resized as the image processor does
     labels: dict[str, np.ndarray]  # each (scenes, patches) int8
-    layouts: list[Layout]
+    layouts: list[SceneLayout]
     shares: list[np.ndarray]
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ def patch_labels(drawn: Scene, patches: int) -> dict[str, np.ndarray]:
     return {name: values.astype(np.int8) for name, values in (labels | {"ground": ground, "middle": middle}).items()}
 
 
-_Drawn = tuple[np.ndarray, dict[str, np.ndarray], list[Layout], list[np.ndarray]]
+_Drawn = tuple[np.ndarray, dict[str, np.ndarray], list[SceneLayout], list[np.ndarray]]
 
 
 def _draw(seeds: Sequence[int], size: int, patches: int) -> _Drawn:

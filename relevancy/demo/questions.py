@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from relevancy.demo.layout import COLORS, FLOATERS, KINDS, MOST, Item, Layout
+from relevancy.demo.layout import COLORS, FLOATERS, KINDS, MOST, SceneItem, SceneLayout
 
 TYPES = ("floating", "color", "is-color", "presence", "side", "left-of", "count")
 FORMS = ("open", "ab")
@@ -47,7 +47,7 @@ def plural(kind: str) -> str:
 
 
 def ask(
-    layout: Layout, shares: np.ndarray, rng: np.random.Generator, forms: Sequence[str] = FORMS, doubt: float = 0.0
+    layout: SceneLayout, shares: np.ndarray, rng: np.random.Generator, forms: Sequence[str] = FORMS, doubt: float = 0.0
 ) -> list[Question]:
     """All questions this scene can be asked, each in one of `forms`, in random order.
 
@@ -60,7 +60,7 @@ def ask(
     return [_in_some_form(draft, rng, forms) for draft in drafts]
 
 
-def ask_twice(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[tuple[Question, Question]]:
+def ask_twice(layout: SceneLayout, shares: np.ndarray, rng: np.random.Generator) -> list[tuple[Question, Question]]:
     """As `ask`, each question openly and with options."""
     return [
         (_in_some_form(draft, rng, ("open",)), _in_some_form(draft, rng, ("ab",)))
@@ -79,7 +79,7 @@ class _Draft:
     items: tuple[int, ...]
 
 
-def _drafts(layout: Layout, shares: np.ndarray, rng: np.random.Generator) -> list[_Draft]:
+def _drafts(layout: SceneLayout, shares: np.ndarray, rng: np.random.Generator) -> list[_Draft]:
     counts = {kind: layout.of_kind(kind) for kind in KINDS}
     single = [where[0] for where in counts.values() if len(where) == 1 and shares[where[0]] >= MIN_VISIBLE]
     drafts = _about_one(layout, single, rng) + _about_presence(counts, rng) + _about_pairs(layout, single, rng)
@@ -110,7 +110,7 @@ def _yes_no(kind: str, text: str, truth: bool, items: tuple[int, ...]) -> _Draft
     return _Draft(kind, text, right, wrong, items)
 
 
-def _about_one(layout: Layout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
+def _about_one(layout: SceneLayout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
     drafts = []
     for index in single:
         item = layout.items[index]
@@ -132,7 +132,7 @@ def _about_presence(counts: dict[str, list[int]], rng: np.random.Generator) -> l
     return [_yes_no("presence", f"Is there a {kind}?", bool(counts[kind]), tuple(counts[kind])) for kind in kinds]
 
 
-def _about_pairs(layout: Layout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
+def _about_pairs(layout: SceneLayout, single: Sequence[int], rng: np.random.Generator) -> list[_Draft]:
     if len(single) < 2:
         return []
     one, other = (int(index) for index in rng.permutation(np.array(single))[:2])
@@ -155,7 +155,7 @@ def _about_count(counts: dict[str, list[int]], rng: np.random.Generator) -> _Dra
     return _Draft("count", f"How many {plural(kind)} are there?", str(number), str(wrong), tuple(counts[kind]))
 
 
-def describe(layout: Layout, rng: np.random.Generator) -> str:
+def describe(layout: SceneLayout, rng: np.random.Generator) -> str:
     """What can be said about a scene, in random order: a few words on each object, and the number of some kinds.
 
     An object's kind, color, stand and place are said in random order, so that any of them may be what the next one has
@@ -170,7 +170,7 @@ def describe(layout: Layout, rng: np.random.Generator) -> str:
     return " ".join(sentences[index] for index in rng.permutation(len(sentences)))
 
 
-def _words_on(item: Item) -> list[str]:
+def _words_on(item: SceneItem) -> list[str]:
     stand = {"water": "floats", "sky": "flies"}.get(item.support, "stands")
     place = "middle" if abs(item.x - 0.5) < FROM_MIDDLE else ("left" if item.x < 0.5 else "right")
     return [str(item.color), item.kind, stand, place]

@@ -12,7 +12,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from relevancy.demo.layout import GROUNDS, Ground, Item, Layout
+from relevancy.demo.layout import GROUNDS, Ground, SceneItem, SceneLayout
 
 SIDE = 400  # pixels of the finished picture
 SUPERSAMPLING = 2
@@ -32,7 +32,7 @@ ORANGE, BROWN, CREAM, STONE, LEAF = (240, 134, 30), (116, 80, 52), (240, 226, 20
 INK = (36, 34, 40)
 
 
-def render(layout: Layout, seed: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+def render(layout: SceneLayout, seed: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     """Picture (side, side, 3) uint8 RGB, and owner (side, side) int16: index of the visible item, -1 for background."""
     large = side * SUPERSAMPLING
     brush = Brush(_background(layout.ground, large, np.random.default_rng(seed)), np.full((large, large), -1, np.int16))
@@ -45,7 +45,7 @@ def render(layout: Layout, seed: int, side: int = SIDE) -> tuple[np.ndarray, np.
     return picture, brush.owner[::SUPERSAMPLING, ::SUPERSAMPLING].copy()
 
 
-def visible_shares(layout: Layout, side: int = 96) -> np.ndarray:
+def visible_shares(layout: SceneLayout, side: int = 96) -> np.ndarray:
     """Share of each item that nothing nearer hides, (items,) float64; measured on a small owner canvas."""
     brush = Brush(np.zeros((side, side, 3), np.uint8), np.full((side, side), -1, np.int16))
     drawn = np.ones(len(layout.items))
@@ -62,10 +62,10 @@ class Brush:
 
     canvas: np.ndarray
     owner: np.ndarray
-    item: Item | None = None
+    item: SceneItem | None = None
     index: int = -1
 
-    def take(self, item: Item, index: int) -> None:
+    def take(self, item: SceneItem, index: int) -> None:
         """Draw for this item from now on."""
         self.item, self.index = item, index
 
@@ -112,13 +112,13 @@ def mix(color: Color, other: Color, share: float) -> Color:
     return tuple((1 - share) * a + share * b for a, b in zip(color, other, strict=True))  # type: ignore[return-value]
 
 
-def tones(item: Item) -> tuple[Color, Color, Color]:
+def tones(item: SceneItem) -> tuple[Color, Color, Color]:
     """The item's color, a darker and a lighter tone of it."""
     main = PAINT[item.color or "white"]
     return main, mix(main, INK, 0.28), mix(main, (255, 255, 255), 0.35)
 
 
-def _shadow(brush: Brush, item: Item, half_x: float) -> None:
+def _shadow(brush: Brush, item: SceneItem, half_x: float) -> None:
     """A soft ground shadow: belongs to the ground, so nobody owns it."""
     if item.support not in ("land", "rock"):
         return
@@ -131,7 +131,7 @@ def _shadow(brush: Brush, item: Item, half_x: float) -> None:
     part[:] = cv2.addWeighted(dark, 0.3, part, 0.7, 0)
 
 
-def _duck(brush: Brush, item: Item) -> None:
+def _duck(brush: Brush, item: SceneItem) -> None:
     main, dark, light = tones(item)
     lift = 0.0
     if item.floating:
@@ -154,7 +154,7 @@ def _duck(brush: Brush, item: Item) -> None:
         brush.ellipse(0.16, lift + 0.68, 0.05, 0.025, light, 0.5)
 
 
-def _boat(brush: Brush, item: Item) -> None:
+def _boat(brush: Brush, item: SceneItem) -> None:
     main, dark, light = tones(item)
     lift = -0.08 if item.floating else 0.0
     _shadow(brush, item, 0.42)
@@ -165,7 +165,7 @@ def _boat(brush: Brush, item: Item) -> None:
     brush.polygon([(-0.5, lift + 0.3), (0.5, lift + 0.3), (0.47, lift + 0.24), (-0.47, lift + 0.24)], dark)
 
 
-def _ball(brush: Brush, item: Item) -> None:
+def _ball(brush: Brush, item: SceneItem) -> None:
     main, dark, light = tones(item)
     middle = 0.4 if item.floating else 0.5
     _shadow(brush, item, 0.42)
@@ -176,7 +176,7 @@ def _ball(brush: Brush, item: Item) -> None:
     brush.ellipse(-0.17, middle + 0.23, 0.11, 0.07, light, 0.6)
 
 
-def _house(brush: Brush, item: Item) -> None:
+def _house(brush: Brush, item: SceneItem) -> None:
     main, dark, _ = tones(item)
     _shadow(brush, item, 0.5)
     brush.polygon([(0.22, 0.66), (0.36, 0.66), (0.36, 0.96), (0.22, 0.96)], mix(STONE, INK, 0.3))
@@ -188,7 +188,7 @@ def _house(brush: Brush, item: Item) -> None:
         brush.polygon([(x, 0.24), (x + 0.15, 0.24), (x + 0.15, 0.4), (x, 0.4)], (178, 214, 232))
 
 
-def _tree(brush: Brush, item: Item) -> None:
+def _tree(brush: Brush, item: SceneItem) -> None:
     main, dark, light = tones(item)
     _shadow(brush, item, 0.4)
     brush.polygon([(-0.1, 0.0), (0.1, 0.0), (0.06, 0.6), (-0.06, 0.6)], BROWN)
@@ -199,7 +199,7 @@ def _tree(brush: Brush, item: Item) -> None:
         brush.ellipse(x, y, 0.07, 0.05, light)
 
 
-def _balloon(brush: Brush, item: Item) -> None:
+def _balloon(brush: Brush, item: SceneItem) -> None:
     main, dark, light = tones(item)
     brush.line([(-0.2, 0.5), (-0.1, 0.18)], 0.02, INK)
     brush.line([(0.2, 0.5), (0.1, 0.18)], 0.02, INK)
@@ -211,7 +211,7 @@ def _balloon(brush: Brush, item: Item) -> None:
     brush.ellipse(-0.3, 1.0, 0.06, 0.11, light, -0.5)
 
 
-def _mushroom(brush: Brush, item: Item) -> None:
+def _mushroom(brush: Brush, item: SceneItem) -> None:
     main, dark, _ = tones(item)
     _shadow(brush, item, 0.3)
     brush.polygon([(-0.15, 0.0), (0.15, 0.0), (0.11, 0.45), (-0.11, 0.45)], CREAM)
@@ -222,7 +222,7 @@ def _mushroom(brush: Brush, item: Item) -> None:
         brush.ellipse(x, y, radius, radius * 0.85, spots)
 
 
-def _car(brush: Brush, item: Item) -> None:
+def _car(brush: Brush, item: SceneItem) -> None:
     main, dark, _ = tones(item)
     _shadow(brush, item, 0.48)
     brush.polygon([(-0.3, 0.34), (0.3, 0.34), (0.16, 0.6), (-0.2, 0.6)], main)
@@ -235,7 +235,7 @@ def _car(brush: Brush, item: Item) -> None:
         brush.ellipse(x, 0.12, 0.055, 0.055, (196, 198, 202))
 
 
-def _rock(brush: Brush, _: Item) -> None:
+def _rock(brush: Brush, _: SceneItem) -> None:
     points = [
         (-0.5, 0.0),
         (0.5, 0.0),
@@ -254,7 +254,7 @@ def _rock(brush: Brush, _: Item) -> None:
     brush.polygon([(0.5, 0.0), (0.47, 0.16), (0.34, 0.37), (0.22, 0.18), (0.26, 0.0)], mix(STONE, INK, 0.25))
 
 
-def _bush(brush: Brush, item: Item) -> None:
+def _bush(brush: Brush, item: SceneItem) -> None:
     _shadow(brush, item, 0.44)
     for x, y, radius in ((-0.27, 0.2, 0.22), (0.27, 0.2, 0.22), (0.0, 0.32, 0.28)):
         brush.ellipse(x, y, radius, radius, LEAF)
@@ -274,7 +274,7 @@ def _water_colors(ground: Ground) -> tuple[Color, Color]:
     return mix((150, 202, 222), (236, 180, 150), warm), mix((58, 134, 176), (108, 112, 150), warm)
 
 
-def _waterline(brush: Brush, item: Item) -> None:
+def _waterline(brush: Brush, item: SceneItem) -> None:
     """Water over the part below the base line, and ripples around it; nobody owns them."""
     side = len(brush.canvas)
     y0 = int(item.y * side)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from relevancy.demo.layout import COLORS, KINDS, Layout, place, random_layout
+from relevancy.demo.layout import COLORS, KINDS, SceneLayout, place, random_layout
 from relevancy.demo.questions import MIN_VISIBLE, Question, ask, with_options
 from relevancy.demo.renderer import SIDE, render, visible_shares
 
@@ -20,7 +20,7 @@ class Scene:
     """A layout and what follows from it; the picture is drawn when it is first asked for."""
 
     seed: int
-    layout: Layout
+    layout: SceneLayout
     shares: np.ndarray  # (items,) share of each item that nothing nearer hides
     questions: tuple[Question, ...]
     side: int = SIDE

@@ -16,13 +16,13 @@ from PIL import Image
 from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
-from relevancy.explanations.explain import Wish, explained_with_prompt
+from relevancy.explanations.explain import ExplainConfig, explain_one
 from relevancy.explanations.explanation import Explanation, as_html, finite
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.models import generation, memory
-from relevancy.models.generation import Likelihood, Prompt
+from relevancy.models.generation import Likelihood, Prefill
 from relevancy.models.model import Model, load
-from relevancy.models.vision_cache import TowerMemory
+from relevancy.models.vision_cache import VisionCache
 from relevancy.plotting import figures, overlay
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def growing(
     iterator's models read in their only turn). Between two steps no model's lock is held, and stopping there leaves
     the models as they were. Raises RelevancyError, with the first step at the earliest.
     """
-    wish = Wish(**options)
+    wish = ExplainConfig(**options)
     if wish.target == "all":
         raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
     listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
@@ -234,7 +234,7 @@ class _Turns:
         picture: Picture,
         question: str,
         answer: str | None,
-        wish: Wish,
+        wish: ExplainConfig,
         keep: bool | None,
         loader: Callable[[str], Model],
         progress: Progress,
@@ -244,8 +244,8 @@ class _Turns:
         self.keep, self.loader, self.progress, self.listed = keep, loader, progress, listed
         self.explanations: list[Explanation] = []
         self.read: dict[int, list[Likelihood | None]] = {}
-        self.held: dict[int, tuple[Model, Prompt | None]] = {}
-        self.towers = TowerMemory()
+        self.held: dict[int, tuple[Model, Prefill | None]] = {}
+        self.towers = VisionCache()
         self.stages = 0
 
     def explain(self, given: Model | str) -> None:
@@ -266,8 +266,8 @@ class _Turns:
         if last or isinstance(given, Model) or (memory.may_stay(model) if self.keep is None else self.keep):
             self.held[number] = model, prompt
 
-    def explained(self, model: Model) -> tuple[Explanation, Prompt | None]:
-        return explained_with_prompt(model, self.picture, self.question, self.answer, self.wish)
+    def explained(self, model: Model) -> tuple[Explanation, Prefill | None]:
+        return explain_one(model, self.picture, self.question, self.answer, self.wish)
 
     def loaded(self, given: Model | str) -> Model:
         if isinstance(given, Model):
@@ -289,14 +289,14 @@ class _Turns:
             if number not in self.read and self.listed is not None:
                 self.read_answers(number, *self.held.pop(number, None) or (self.loaded(self.listed[number]), None))
 
-    def read_answers(self, number: int, model: Model, prompt: Prompt | None) -> None:
+    def read_answers(self, number: int, model: Model, prompt: Prefill | None) -> None:
         """How likely the model is to say each answer that is known, its own in its own tokens."""
         self.report(f"{model.name} reads all answers")
         tokenizer: Any = model.tokenizer
         own = self.explanations[number].answer_tokens
         said: list[str | Sequence[int]] = [result.answer for result in self.explanations]
         said[number] = tokenizer.convert_tokens_to_ids(list(own))
-        with model.lock, generation.memory_named():
+        with model.lock, generation.oom_as_error():
             if prompt is None:
                 with self.towers.shared(model):
                     prompt = generation.read(model, [self.picture.image], [self.question])

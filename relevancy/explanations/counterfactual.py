@@ -72,7 +72,7 @@ def counterfactual(
     picture = open_picture(image, max_pixels=max_pixels).image
     grid = model.grid(*picture.size)
     changed = [hidden(picture, grid, region, replacement) for region in listed]
-    with model.lock, generation.memory_named():
+    with model.lock, generation.oom_as_error():
         said: str | Sequence[int]
         if answer is None:
             (said,) = generation.answers(model, generation.read(model, [picture], [question]), max_new_tokens)

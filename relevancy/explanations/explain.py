@@ -21,10 +21,10 @@ from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
-from relevancy.methods.base import Reader, Round, Setting, opened
+from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
 from relevancy.methods.registry import Method
 from relevancy.models import generation
-from relevancy.models.generation import MAX_NEW_TOKENS, Prompt
+from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model, load
 from relevancy.plotting.overlay import FLOOR, percent
 
@@ -57,20 +57,20 @@ def explain(
         whatever generation settings came with the checkpoint.
     Raises RelevancyError. Source of the default: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     """
-    wish = Wish(target, scope, method, layers, max_new_tokens)
+    wish = ExplainConfig(target, scope, method, layers, max_new_tokens)
     many, images, questions, answers = _paired(image, question, answer)
     if isinstance(model, str):
         model = load(model)
     pictures = (open_picture(source, max_pixels=max_pixels) for source in images)
     items = [_item(model, *parts) for parts in zip(pictures, questions, answers, strict=True)]
-    with model.lock, generation.memory_named():
+    with model.lock, generation.oom_as_error():
         results = _Run(model, items, wish).results()
     by_item: list[Any] = results if wish.target == "all" else [only for (only,) in results]
     return by_item if many else by_item[0]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExplainConfig:
     """What is to be explained and how, as in `explain`; raises RelevancyError for what there is not."""
 
     target: str | int = "first"
@@ -87,22 +87,24 @@ class Wish:
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
 
-def explained_with_prompt(
-    model: Model, picture: Picture, question: str, answer: str | None, wish: Wish
-) -> tuple[Explanation, Prompt | None]:
+def explain_one(
+    model: Model, picture: Picture, question: str, answer: str | None, wish: ExplainConfig
+) -> tuple[Explanation, Prefill | None]:
     """What `explain` gives for one token of one answer, and the prompt as the model has read it.
 
     The prompt is None where it was read together with a given answer only.
     """
-    with model.lock, generation.memory_named():
+    with model.lock, generation.oom_as_error():
         run = _Run(model, [_item(model, picture, question, answer)], wish, keep_prompt=True)
         ((result,),) = run.results()
     return result, run.prompt
 
 
-def explained(model: Model, pictures: Sequence[Picture], questions: Sequence[str], wish: Wish) -> list[Explanation]:
+def explain_batch(
+    model: Model, pictures: Sequence[Picture], questions: Sequence[str], wish: ExplainConfig
+) -> list[Explanation]:
     """What `explain` gives for one target of each answer, read as one batch; pictures are open already."""
-    with model.lock, generation.memory_named():
+    with model.lock, generation.oom_as_error():
         items = [_item(model, *asked, None) for asked in zip(pictures, questions, strict=True)]
         return [only for (only,) in _Run(model, items, wish).results()]
 
@@ -133,13 +135,13 @@ class _Reading:
 class _Run:
     """One batch: the answers, the targets in them, and the method's rows for each round of targets."""
 
-    def __init__(self, model: Model, items: list[_Item], wish: Wish, *, keep_prompt: bool = False) -> None:
+    def __init__(self, model: Model, items: list[_Item], wish: ExplainConfig, *, keep_prompt: bool = False) -> None:
         self.model, self.items, self.target = model, items, wish.target
         self.scope, self.max_new_tokens = wish.scope, wish.max_new_tokens
         self.method = registry.METHODS[wish.method]
         self.layers = None if wish.layers is None else tuple(wish.layers)
         self.keep_prompt = keep_prompt
-        self.prompt: Prompt | None = None
+        self.prompt: Prefill | None = None
         self.pictures = [item.picture.image for item in items]
         self.questions = [item.question for item in items]
 
@@ -163,7 +165,7 @@ class _Run:
             logits = output.logits[:, -1:]
             choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
             readings = self._read(reader, inputs, logits, choices, [0] * len(choices))
-            answers = self._answers(Prompt.of(inputs, output))
+            answers = self._answers(Prefill.of(inputs, output))
         return self._explained(inputs, answers, readings)
 
     def _teacher_forced(self, answers: list[list[int]], choices: list[list[targets.Choice]]) -> list[list[Explanation]]:
@@ -176,13 +178,13 @@ class _Run:
             readings = self._read(reader, inputs, logits, choices, last)
         return self._explained(inputs, answers, readings)
 
-    def _opened(self) -> AbstractContextManager[Reader]:
+    def _opened(self) -> AbstractContextManager[Attributor]:
         grid = self.items[0].grid  # as many patches on every picture, wherever they lie on it
-        return opened(self.method, self.model, Setting(self.scope, self.layers, grid.rows, grid.cols))
+        return opened(self.method, self.model, MethodSettings(self.scope, self.layers, grid.rows, grid.cols))
 
     def _read(
         self,
-        reader: Reader,
+        reader: Attributor,
         inputs: BatchFeature,
         logits: Tensor,
         choices: list[list[targets.Choice]],
@@ -200,7 +202,7 @@ class _Run:
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
             places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
             wanted = [number < len(chosen) for chosen in choices]
-            round_ = Round(now, places, wanted, number == rounds - 1)
+            round_ = TargetBatch(now, places, wanted, number == rounds - 1)
             found, here = reader.read(round_), round_.here(logits).detach()
             for index in (index for index, read in enumerate(wanted) if read):
                 own = found.rows[index][kept[index]].float().cpu()
@@ -211,7 +213,7 @@ class _Run:
                 readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut))
         return readings
 
-    def _answers(self, prompt: Prompt) -> list[list[int]]:
+    def _answers(self, prompt: Prefill) -> list[list[int]]:
         """The model's own answers, ids; they go on from the prompt's cache."""
         if self.keep_prompt:
             self.prompt = prompt.branch()

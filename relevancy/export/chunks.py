@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from relevancy.data.items import Item, Source
+from relevancy.data.items import Item, PictureSource
 
 WINDOW_ROWS, WINDOW_BYTES = 4096, 64 << 20
 
@@ -16,7 +16,7 @@ class Chunk:
 
     items: tuple[Item, ...]
 
-    def pictures(self) -> dict[str, Source]:
+    def pictures(self) -> dict[str, PictureSource]:
         """The different pictures, by their keys."""
         return {item.picture.key: item.picture for item in self.items if item.picture is not None}
 

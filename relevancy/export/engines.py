@@ -11,15 +11,15 @@ import torch
 
 from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import Wish
+from relevancy.explanations.explain import ExplainConfig
 from relevancy.export import prefetch
 from relevancy.export.chunks import Chunk
 from relevancy.export.processed import Eyes
-from relevancy.export.records import Explainer, Way
+from relevancy.export.records import ExplainBatches, RecordMaker
 from relevancy.export.schema import table_of
 from relevancy.models import adapters, checkpoints
 from relevancy.models.model import Model, load
-from relevancy.parallel.worker_pool import Crew, Died, Work
+from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
 SMALL = 300_000_000
 """Parameters below which every core gets a process of its own; a larger model fills several cores by itself."""
@@ -30,7 +30,7 @@ _QUIET_HEAP = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 
-Results = Iterator[tuple[Chunk, pa.Table | Died]]
+Results = Iterator[tuple[Chunk, pa.Table | WorkerCrash]]
 
 
 class Engine(Protocol):
@@ -45,12 +45,12 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Post:
+class WorkerSpec:
     """What a working process needs to know: models by name, and how they explain."""
 
     models: tuple[str, ...]
     options: Mapping[str, Any]
-    wish: Wish
+    wish: ExplainConfig
     batch: int
     max_pixels: int
     columns: pa.Schema
@@ -73,10 +73,10 @@ class Post:
         for model in models:
             rehearse(model, self.wish)
         eyes = Eyes.of([model.processor.image_processor for model in models], self.max_pixels)
-        explainer = Explainer(models, eyes.of_model, Way(self.wish, self.batch))
+        explainer = RecordMaker(models, eyes.of_model, ExplainBatches(self.wish, self.batch))
         return partial(self._tables, explainer, eyes)
 
-    def _tables(self, explainer: Explainer, eyes: Eyes, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
+    def _tables(self, explainer: RecordMaker, eyes: Eyes, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
         for chunk, seen in prefetch.seen(chunks, eyes, self.decoders):
             yield table_of(explainer.records(chunk.items, seen), self.columns)
 
@@ -95,15 +95,15 @@ class Here:
             yield chunk, table
 
 
-def processes(size: int, make: Callable[[int], Work], *, threads: int | None) -> Crew:
+def processes(size: int, make: Callable[[int], Work], *, threads: int | None) -> WorkerPool:
     """`size` processes of this machine, each with `threads` (all where None); a Crew is an Engine."""
     environment = dict(_QUIET_HEAP)
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return Crew(size, make, ahead=2, environment=environment)
+    return WorkerPool(size, make, ahead=2, environment=environment)
 
 
-def rehearse(model: Model, wish: Wish) -> None:
+def rehearse(model: Model, wish: ExplainConfig) -> None:
     """Raise RelevancyError for a model or layers that would turn every row into an error."""
     model.grid(64, 64)
     count = model.model.config.get_text_config().num_hidden_layers

@@ -12,14 +12,14 @@ from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns
 from relevancy.export.chunks import Chunk
 from relevancy.export.overlays import Wanted
-from relevancy.export.run import Plan, Request, employed, planned_for, turns
-from relevancy.parallel.worker_pool import Died
+from relevancy.export.run import ExportPlan, Request, employed, planned_for, turns
+from relevancy.parallel.worker_pool import WorkerCrash
 
 SAMPLE = 20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ExportEstimate:
     """rows and models there are; of a sample of `sampled` rows `faults` could not be explained.
 
     seconds, bytes: estimated for the whole, without the time to load models. overlays: how many would be drawn.
@@ -36,9 +36,9 @@ class Estimate:
     first_fault: str | None
 
 
-def estimate(request: Request) -> Estimate:
+def estimate(request: Request) -> ExportEstimate:
     """Look through the input and explain its first rows. Raises RelevancyError for what cannot be exported."""
-    plan = Plan.of(request)
+    plan = ExportPlan.of(request)
     items = list(islice(plan.items(), SAMPLE))
     good = [item for item in items if item.fault is None]
     planning = planned_for(request, None)
@@ -53,11 +53,11 @@ def estimate(request: Request) -> Estimate:
                 took = time.perf_counter() - start
             working = 1 if request.engine == "ray" else engine.size
             seconds += took / len(items) / working
-            if not isinstance(table, Died):
+            if not isinstance(table, WorkerCrash):
                 tables.append(table)
                 fault = fault or next((why for why in table["error"].to_pylist() if why is not None), None)
     failed = {row for table in tables for row in table.filter(table["error"].is_valid())["row"].to_pylist()}
-    return Estimate(
+    return ExportEstimate(
         rows=plan.rows,
         models=plan.names,
         columns=plan.columns,
@@ -76,6 +76,6 @@ def _size(table: pa.Table) -> int:
     return int(sink.getvalue().size)
 
 
-def _overlays(request: Request, plan: Plan) -> int:
+def _overlays(request: Request, plan: ExportPlan) -> int:
     wanted = Wanted.parsed(request.overlays, plan.rows)
     return (plan.rows if wanted.every else len(wanted.rows)) * len(plan.names)

@@ -22,7 +22,7 @@ MANIFEST, RESULTS, OVERLAYS, LOG = "manifest.json", "results", "overlays", "log.
 _UNFINISHED = ".unfinished-"
 
 
-class Done:
+class FinishedRows:
     """Which rows of which model have ended; a bit each."""
 
     def __init__(self) -> None:
@@ -47,14 +47,14 @@ class Done:
         return True
 
 
-class Folder:
+class ExportFolder:
     """The folder while one process holds it; made by `held`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.results = path / RESULTS
         self.manifest: dict[str, Any] | None = None
-        self.done = Done()
+        self.done = FinishedRows()
         self._next = 0
 
     def read(self, configuration: Mapping[str, Any]) -> None:
@@ -111,10 +111,10 @@ class Folder:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[Folder]:
+def held(path: Path) -> Iterator[ExportFolder]:
     """The folder, made where it is not there. Raises RelevancyError where another process works on it."""
     with locked(path):
-        yield Folder(path)
+        yield ExportFolder(path)
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from relevancy.data.items import Source
+from relevancy.data.items import PictureSource
 from relevancy.errors import RelevancyError
-from relevancy.export.folder import OVERLAYS, Folder
+from relevancy.export.folder import OVERLAYS, ExportFolder
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import overlay
@@ -65,12 +65,12 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
 class Drawing:
     """Draws on a thread; `finish` waits until all that was asked for stands on the disk."""
 
-    def __init__(self, folder: Folder, models: Sequence[str], max_pixels: int) -> None:
+    def __init__(self, folder: ExportFolder, models: Sequence[str], max_pixels: int) -> None:
         self._folder, self._names, self._max_pixels = folder, names_of(models), max_pixels
         self._thread = ThreadPoolExecutor(1)
         self._begun: list[Future[None]] = []
 
-    def begin(self, record: dict[str, Any], source: Source) -> None:
+    def begin(self, record: dict[str, Any], source: PictureSource) -> None:
         """One overlay; named by row and model, never by anything that the input says."""
         self._begun.append(self._thread.submit(self._draw, record, source))
 
@@ -84,7 +84,7 @@ class Drawing:
         """End the thread; what has not begun is left."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _draw(self, record: dict[str, Any], source: Source) -> None:
+    def _draw(self, record: dict[str, Any], source: PictureSource) -> None:
         try:
             image = open_picture(source.encoded, max_pixels=self._max_pixels).image
         except RelevancyError as error:

@@ -10,17 +10,17 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
-from relevancy.data.items import Source
+from relevancy.data.items import PictureSource
 from relevancy.export.chunks import Chunk
 from relevancy.export.processed import Eyes, Seen
-from relevancy.parallel.worker_pool import Crew, Died, Work
+from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
-Look = Callable[[Sequence[Source]], list[Seen]]
+Look = Callable[[Sequence[PictureSource]], list[Seen]]
 _CHUNKS_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class _PictureDecoder:
     """What a decoding process does."""
 
     eyes: Eyes
@@ -36,8 +36,8 @@ def seen(chunks: Iterable[Chunk], eyes: Eyes, decoders: int) -> Iterator[tuple[C
             yield chunk, _looked(chunk, eyes.see_all)
         return
     # Each decoding process has a thread that speaks with it; one more reads chunks as they come.
-    crews = [Crew(1, _Decoder(eyes), environment={"OMP_NUM_THREADS": "1"}) for _ in range(decoders)]
-    idle: queue.Queue[Crew] = queue.Queue()
+    crews = [WorkerPool(1, _PictureDecoder(eyes), environment={"OMP_NUM_THREADS": "1"}) for _ in range(decoders)]
+    idle: queue.Queue[WorkerPool] = queue.Queue()
     for crew in crews:
         idle.put(crew)
     begun: queue.Queue[tuple[Chunk, Future[dict[str, Seen]]] | None] = queue.Queue(_CHUNKS_AHEAD + decoders)
@@ -71,10 +71,10 @@ def _looked(chunk: Chunk, look: Look) -> dict[str, Seen]:
     return dict(zip(pictures, look(list(pictures.values())), strict=True))
 
 
-def _look_elsewhere(crew: Crew, sources: Sequence[Source]) -> list[Seen]:
+def _look_elsewhere(crew: WorkerPool, sources: Sequence[PictureSource]) -> list[Seen]:
     """Through another process; a picture that kills it is told from the others."""
     result: Any = crew.ask(list(sources))
-    if not isinstance(result, Died):
+    if not isinstance(result, WorkerCrash):
         return list(result)
     if len(sources) == 1:
         return [Seen(fault=f"the picture cannot be opened: {result.why}")]

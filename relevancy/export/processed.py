@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from relevancy.data.items import Source, picture_hash
+from relevancy.data.items import PictureSource, picture_hash
 from relevancy.errors import RelevancyError
 from relevancy.geometry import grid_for
 from relevancy.images import open_picture
@@ -54,7 +54,7 @@ class Eyes:
             of_model.append(different[told])
         return cls(tuple(kept), tuple(of_model), max_pixels)
 
-    def see(self, source: Source) -> Seen:
+    def see(self, source: PictureSource) -> Seen:
         """One picture for every model. Never raises for what is wrong with the picture."""
         try:
             encoded = source.encoded
@@ -68,7 +68,7 @@ class Eyes:
         except Exception as error:  # whatever a picture does to a processor, the other pictures must not pay for it
             return Seen(fault=f"{type(error).__name__}: {error}")
 
-    def see_all(self, sources: Sequence[Source]) -> list[Seen]:
+    def see_all(self, sources: Sequence[PictureSource]) -> list[Seen]:
         """Every picture, in order."""
         return [self.see(source) for source in sources]
 

@@ -15,8 +15,8 @@ from typing import Any
 from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
 from relevancy.export.chunks import Chunk
-from relevancy.export.engines import Post, Results, processes
-from relevancy.parallel.worker_pool import Crew
+from relevancy.export.engines import Results, WorkerSpec, processes
+from relevancy.parallel.worker_pool import WorkerPool
 
 _PATIENCE = 30  # seconds in which a cluster answers that is there
 
@@ -25,8 +25,8 @@ class _Actor:
     """Holds the models in a process of its own, so that a row that kills it is told from a machine that is gone."""
 
     def __init__(self, post: bytes) -> None:
-        made: Post = pickle.loads(post)
-        self._crew: Crew = processes(1, made, threads=made.threads)
+        made: WorkerSpec = pickle.loads(post)
+        self._crew: WorkerPool = processes(1, made, threads=made.threads)
         self._crew.wait_until_ready()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -38,7 +38,7 @@ class _Actor:
 class RayEngine:
     """`size` actors, each with a GPU where the cluster has any. Ray starts lost ones anew and repeats their chunks."""
 
-    post: Post
+    post: WorkerSpec
     size: int
     gpus: bool
 
@@ -78,7 +78,7 @@ def _stored(number: int, chunk: Chunk) -> Any:
 
 
 @contextmanager
-def cluster(post: Post, actors: int | None, address: str | None) -> Iterator[RayEngine]:
+def cluster(post: WorkerSpec, actors: int | None, address: str | None) -> Iterator[RayEngine]:
     """An engine on the cluster at `address`, or on a local one that ends with the block. Raises RelevancyError."""
     try:
         import ray

@@ -20,13 +20,13 @@ from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
 from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import Wish, explained
+from relevancy.explanations.explain import ExplainConfig, explain_batch
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.processed import Ready, Seen
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
 from relevancy.models.model import Model
-from relevancy.models.vision_cache import TowerMemory
+from relevancy.models.vision_cache import VisionCache
 
 _TOWER_PICTURES = 8  # run through the tower together: its activations still fit a CPU's cache
 _FOREIGN = "mm_encoder_outputs"
@@ -86,10 +86,10 @@ class Reader(Model):
 
 
 @dataclass(frozen=True)
-class Way:
+class ExplainBatches:
     """How rows are explained: as in `explain`, and how many at once."""
 
-    wish: Wish
+    wish: ExplainConfig
     batch: int
 
     def batches(self, items: Sequence[Item]) -> Iterator[list[int]]:
@@ -99,10 +99,10 @@ class Way:
             yield order[start : start + self.batch]
 
 
-class Explainer:
+class RecordMaker:
     """Models in memory that turn items with their seen pictures into records."""
 
-    def __init__(self, models: Sequence[Model], eyes_of_model: Sequence[int], way: Way) -> None:
+    def __init__(self, models: Sequence[Model], eyes_of_model: Sequence[int], way: ExplainBatches) -> None:
         self.readers, self.eyes, self.way = [Reader.of(model) for model in models], eyes_of_model, way
 
     def records(self, items: Sequence[Item], seen: Mapping[str, Seen]) -> list[dict[str, Any]]:
@@ -139,13 +139,13 @@ class Explainer:
         keys = list(pixels)
         for start in range(0, len(keys), _TOWER_PICTURES):
             some = keys[start : start + _TOWER_PICTURES]
-            memory = TowerMemory()
+            memory = VisionCache()
             for reader, which, own in zip(self.readers, self.eyes, found, strict=True):
                 if own is None:
                     continue
                 batch = torch.stack([pixels[key][which] for key in some]).to(reader.device, reader.dtype)
                 model: Any = reader.model
-                with reader.lock, torch.no_grad(), patching.evaluating(model), memory.shared(reader):
+                with reader.lock, torch.no_grad(), patching.eval_mode(model), memory.shared(reader):
                     output = model.get_image_features(batch, return_dict=True)
                 pooled = output.pooler_output
                 own.update(zip(some, (one[None] if one.ndim == 2 else one for one in pooled), strict=True))
@@ -158,7 +158,7 @@ class Explainer:
         pictures = [Picture(cast(Any, frames[_key(item)]), seen[_key(item)].notes) for item in items]
         start = time.perf_counter()
         try:
-            results = explained(reader, pictures, [item.question or "" for item in items], self.way.wish)
+            results = explain_batch(reader, pictures, [item.question or "" for item in items], self.way.wish)
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
                 return [faulty(items[0], reader.name, _reason(error))]

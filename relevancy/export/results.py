@@ -17,8 +17,8 @@ from relevancy.core.targets import Target
 from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
-from relevancy.data.items import Item, Source, picture_hash
-from relevancy.data.reader import Reader
+from relevancy.data.items import Item, PictureSource, picture_hash
+from relevancy.data.reader import RowReader
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.folder import manifest_of, parts_of
@@ -45,7 +45,7 @@ class Export:
         self.manifest: dict[str, Any] = manifest
         self._parts = parts_of(self.folder)
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
-        self._input: tuple[Itemizer, Reader] | None = None
+        self._input: tuple[Itemizer, RowReader] | None = None
         self._forward: tuple[int, Iterator[Item]] | None = None
         order = {name: number for number, name in enumerate(manifest["models"])}
         places = []
@@ -160,11 +160,11 @@ class Export:
             versions=self.manifest["versions"],
         )
 
-    def _source(self, record: dict[str, Any]) -> Source:
+    def _source(self, record: dict[str, Any]) -> PictureSource:
         """Where the row's picture lies: by its name, or, of bytes, in the input's own row."""
         given = self.manifest["configuration"]["input"]
         if record["picture"] is not None:
-            return Source(record["picture"], str(self._opened()[0].base / record["picture"]))
+            return PictureSource(record["picture"], str(self._opened()[0].base / record["picture"]))
         item = self._item(record["row"])
         if item.picture is None:
             raise RelevancyError(f"Row {record['row']} of {given['path']} holds no picture any more.")
@@ -182,7 +182,7 @@ class Export:
             raise RelevancyError(f"{reader.name} has no row {row} any more: its pictures cannot be opened again.")
         return found
 
-    def _opened(self) -> tuple[Itemizer, Reader]:
+    def _opened(self) -> tuple[Itemizer, RowReader]:
         """The input as the export read it, opened when it is first needed."""
         if self._input is None:
             given = self.manifest["configuration"]["input"]

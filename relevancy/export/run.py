@@ -17,13 +17,13 @@ from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
-from relevancy.data.reader import Reader, digest_of
+from relevancy.data.reader import RowReader, digest_of
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import Wish, versions
+from relevancy.explanations.explain import ExplainConfig, versions
 from relevancy.export import engines
 from relevancy.export.chunks import Chunk, chunks, windows
-from relevancy.export.engines import Engine, Here, Post
-from relevancy.export.folder import FORMAT, Done, Folder, configuration_hash, held, manifest_of, now
+from relevancy.export.engines import Engine, Here, WorkerSpec
+from relevancy.export.folder import FORMAT, ExportFolder, FinishedRows, configuration_hash, held, manifest_of, now
 from relevancy.export.overlays import Drawing, Wanted
 from relevancy.export.records import faulty
 from relevancy.export.schema import schema, table_of
@@ -32,7 +32,7 @@ from relevancy.images import MAX_PIXELS
 from relevancy.models import adapters
 from relevancy.models.device import device_for
 from relevancy.models.model import Model
-from relevancy.parallel.worker_pool import Died
+from relevancy.parallel.worker_pool import WorkerCrash
 
 ENGINES = ("processes", "ray")
 MAP_DTYPES = ("float32", "float16")
@@ -55,7 +55,7 @@ class Request:
     kind: str | None = None
     columns: Columns = field(default_factory=Columns)
     pictures: Path | None = None
-    wish: Wish = field(default_factory=Wish)
+    wish: ExplainConfig = field(default_factory=ExplainConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
     map_dtype: str = "float32"
@@ -87,17 +87,17 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """A request with its input looked through."""
 
     request: Request
-    reader: Reader
+    reader: RowReader
     columns: Columns
     survey: Survey
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, request: Request) -> Plan:
+    def of(cls, request: Request) -> ExportPlan:
         """Reads the input once. Raises RelevancyError for what cannot be exported."""
         names = _names(request.models)
         _check(request, names)
@@ -147,7 +147,7 @@ class Plan:
         }
 
 
-def export(request: Request, report: Report | None = None, *, engine: Engine | None = None) -> Done:
+def export(request: Request, report: Report | None = None, *, engine: Engine | None = None) -> FinishedRows:
     """Explain every row of the input by every model, into `request.out`; goes on where an earlier process stopped.
 
     Each (row, model) ends once, as a result or as an error with its reason. `report` is called as rows end; `engine`
@@ -158,7 +158,7 @@ def export(request: Request, report: Report | None = None, *, engine: Engine | N
     report = report or _unheard
     with held(request.out) as folder:
         earlier = manifest_of(request.out)
-        plan = Plan.of(request)
+        plan = ExportPlan.of(request)
         configuration = plan.configuration()
         folder.read(configuration)
         total = plan.rows * len(plan.names)
@@ -197,7 +197,7 @@ def export(request: Request, report: Report | None = None, *, engine: Engine | N
 
 
 def _ended(
-    plan: Plan, engine: Engine, done: Done, models: Sequence[str | Model], chunk_rows: int
+    plan: ExportPlan, engine: Engine, done: FinishedRows, models: Sequence[str | Model], chunk_rows: int
 ) -> Iterator[tuple[pa.Table, Chunk | None]]:
     """Tables of rows that ended, as they come."""
     names = _names(models)
@@ -228,7 +228,7 @@ def _ended(
     for chunk, found in engine.run(next_chunk):
         while faults:
             yield faults.popleft(), None
-        if not isinstance(found, Died):
+        if not isinstance(found, WorkerCrash):
             yield found, chunk
         elif len(chunk.items) > 1:
             half = len(chunk.items) // 2
@@ -241,11 +241,11 @@ def _ended(
 
 
 @contextmanager
-def employed(request: Request, plan: Plan, planning: Mapping[str, Any]) -> Iterator[Engine]:
+def employed(request: Request, plan: ExportPlan, planning: Mapping[str, Any]) -> Iterator[Engine]:
     """The engine that a request asks for, ready for work, ended with the block."""
     device = _device(request)
     present = [model for model in request.models if not isinstance(model, str)]
-    post = Post(
+    post = WorkerSpec(
         models=tuple(model for model in request.models if isinstance(model, str)),
         options=dict(request.options),
         wish=request.wish,
@@ -310,7 +310,7 @@ def _names(models: Sequence[str | Model]) -> tuple[str, ...]:
     return tuple(model if isinstance(model, str) else model.name for model in models)
 
 
-def _left(done: Done, plan: Plan, names: Sequence[str]) -> bool:
+def _left(done: FinishedRows, plan: ExportPlan, names: Sequence[str]) -> bool:
     return any(not done.has(row, name) for name in names for row in range(plan.rows))
 
 
@@ -360,7 +360,7 @@ def _weights(model: str | Model, revision: str | None) -> str | None:
     return digest_of([file for file in files if file.suffix in (".json", ".safetensors", ".jinja")])
 
 
-def _manifest(plan: Plan, configuration: dict[str, Any], planning: Mapping[str, int]) -> dict[str, Any]:
+def _manifest(plan: ExportPlan, configuration: dict[str, Any], planning: Mapping[str, int]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "configuration": configuration,
@@ -375,7 +375,7 @@ def _manifest(plan: Plan, configuration: dict[str, Any], planning: Mapping[str, 
     }
 
 
-def _begin(folder: Folder, plan: Plan, configuration: dict[str, Any], planning: Mapping[str, int]) -> None:
+def _begin(folder: ExportFolder, plan: ExportPlan, configuration: dict[str, Any], planning: Mapping[str, int]) -> None:
     """Called when models and input are known to be good: a mistake in their names binds the folder to nothing."""
     if folder.manifest is None:
         folder.write_manifest(_manifest(plan, configuration, planning))
@@ -383,7 +383,7 @@ def _begin(folder: Folder, plan: Plan, configuration: dict[str, Any], planning: 
         folder.write_manifest(folder.manifest | {"finished": False})
 
 
-def _finish(folder: Folder, plan: Plan) -> None:
+def _finish(folder: ExportFolder, plan: ExportPlan) -> None:
     assert folder.manifest is not None
     rows = max(plan.rows, folder.manifest["rows"] or 0)
     ended = {"rows": rows, "finished": True, "errors": folder.done.errors}
@@ -396,7 +396,7 @@ def _unheard(_: Progress) -> None:
     return
 
 
-def _progress(done: Done, total: int, began: float, before: int) -> Progress:
+def _progress(done: FinishedRows, total: int, began: float, before: int) -> Progress:
     seconds = time.monotonic() - began
     rate = (done.count - before) / seconds if seconds > 0 else 0.0
     return Progress(done.count, total, done.errors, rate, (total - done.count) / rate if rate else None)

@@ -7,14 +7,14 @@ from typing import Any
 
 from relevancy.data.arrow import pa
 from relevancy.export.chunks import Chunk
-from relevancy.export.folder import Folder
+from relevancy.export.folder import ExportFolder
 from relevancy.export.overlays import Drawing, Wanted
 
 
 class Writer:
     """Takes tables as they come and writes a part when `rows` are together, or `seconds` have passed."""
 
-    def __init__(self, folder: Folder, drawing: Drawing, wanted: Wanted, *, rows: int, seconds: float) -> None:
+    def __init__(self, folder: ExportFolder, drawing: Drawing, wanted: Wanted, *, rows: int, seconds: float) -> None:
         self._folder, self._drawing, self._wanted = folder, drawing, wanted
         self._rows, self._seconds = rows, seconds
         self._tables: list[pa.Table] = []

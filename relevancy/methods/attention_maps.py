@@ -17,7 +17,7 @@ from transformers import BatchFeature
 from relevancy.core import attention, patching
 from relevancy.core.stacks import Stack
 from relevancy.core.tape import chosen_layers
-from relevancy.methods.base import Found, Reader, Round, Setting
+from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.model import Model
 
 # What is known before a layer, its query, key and call -> the state after it.
@@ -25,7 +25,7 @@ Step = Callable[["_Watched", Tensor, Tensor, attention.Call], Tensor]
 
 
 @contextmanager
-def mean(model: Model, setting: Setting) -> Iterator[Reader]:
+def mean(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Raw attention: mean_l mean_h A_lh[t], over the chosen layers.
 
     Costs one forward pass for all targets. It does not depend on which token is explained, only on the position.
@@ -35,16 +35,16 @@ def mean(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
-def last(model: Model, setting: Setting) -> Iterator[Reader]:
+def last(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Raw attention of the last chosen layer alone: mean_h A_Lh[t]. Costs one forward pass for all targets."""
     layers = chosen_layers(setting.layers, model.model.get_decoder())
-    only = Setting(setting.scope, (max(layers),), setting.rows, setting.cols)
+    only = MethodSettings(setting.scope, (max(layers),), setting.rows, setting.cols)
     with _watching(model, only, _summed) as reader:
         yield reader
 
 
 @contextmanager
-def rollout(model: Model, setting: Setting) -> Iterator[Reader]:
+def rollout(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Attention rollout: R <- (mean_h A_h + I)/2 R from R = I over the chosen layers, row t of R.
 
     Abnar and Zuidema, ACL 2020. Costs one forward pass for all targets, and one (batch, tokens, tokens) matrix. Rows
@@ -55,11 +55,15 @@ def rollout(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
-def _watching(model: Model, setting: Setting, step: Step) -> Iterator[Reader]:
+def _watching(model: Model, setting: MethodSettings, step: Step) -> Iterator[Attributor]:
     decoder = Stack.decoder(model.model)
     layers = chosen_layers(setting.layers, decoder.model)
     attention.register()
-    with patching.evaluating(model.model), patching.attention_named(attention.NAME, decoder.model), decoder.guarded():
+    with (
+        patching.eval_mode(model.model),
+        patching.attention_implementation(attention.NAME, decoder.model),
+        decoder.guarded(),
+    ):
         yield _Watched(model, decoder, layers, step)
 
 
@@ -85,10 +89,10 @@ class _Watched:
         if self.decoder.owns(call.module) and self.decoder.hear(call.module) in self.layers:
             self.state = self.step(self, query, key, call)
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         self.decoder.require_every_layer()
         assert self.state is not None
-        return Found(torch.stack([self.state[index, place] for index, place in enumerate(round_.places)]))
+        return Attribution(torch.stack([self.state[index, place] for index, place in enumerate(round_.places)]))
 
 
 def _summed(watched: _Watched, query: Tensor, key: Tensor, call: attention.Call) -> Tensor:

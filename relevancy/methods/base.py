@@ -20,7 +20,7 @@ from relevancy.models.model import Model
 
 
 @dataclass(frozen=True)
-class Setting:
+class MethodSettings:
     """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture."""
 
     scope: Scope
@@ -41,7 +41,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Round:
+class TargetBatch:
     """One target for each example of a batch.
 
     places: where in the sequences the targets' logits are, counted from the end: -1 is the last position.
@@ -66,7 +66,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Found:
+class Attribution:
     """What a method found for one round of targets.
 
     rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
@@ -80,20 +80,22 @@ class Found:
     cut: Tensor | None = None
 
 
-class Reader(Protocol):
+class Attributor(Protocol):
     """A method at work on a borrowed model."""
 
     def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
         """The model's output for a batch, with the logits of the last `keep` positions."""
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         """The rows of one target of each example of the latest forward pass."""
 
 
-def opened(method: Method, model: Model, setting: Setting) -> AbstractContextManager[Reader]:
+def opened(method: Method, model: Model, setting: MethodSettings) -> AbstractContextManager[Attributor]:
     """The method, ready to run; the model is given back as it was once the block is left. Raises RelevancyError."""
     module, name = method.home.split(":")
-    open_on: Callable[[Model, Setting], AbstractContextManager[Reader]] = getattr(import_module(module), name)
+    open_on: Callable[[Model, MethodSettings], AbstractContextManager[Attributor]] = getattr(
+        import_module(module), name
+    )
     return open_on(model, setting)
 
 

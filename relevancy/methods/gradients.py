@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy.core import patching
-from relevancy.methods.base import Found, Reader, Round, Setting, on_image_tokens
+from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_connector, into_decoder
 from relevancy.models.model import Model
 
 
 @contextmanager
-def input_gradient(model: Model, setting: Setting) -> Iterator[Reader]:
+def input_gradient(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Input x gradient: sum_d x_d * dy/dx_d over the entries of each embedding that enters the decoder.
 
     With scope "full" the map is of the processed pixels, summed over each patch; words keep their embeddings' numbers.
@@ -28,7 +28,7 @@ def input_gradient(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
-def gradcam(model: Model, setting: Setting) -> Iterator[Reader]:
+def gradcam(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Grad-CAM: max(0, sum_c w_c F_pc) with w_c = mean_p dy/dF_pc, where patches p of F are what the connector reads.
 
     These features are the output of the tower's last block that is used, its class token left out; of a connector that
@@ -42,7 +42,7 @@ def gradcam(model: Model, setting: Setting) -> Iterator[Reader]:
 @contextmanager
 def _borrowed(model: Model) -> Iterator[None]:
     patching.require_gradients(model.model)
-    with patching.frozen(model.model), patching.evaluating(model.model):
+    with patching.frozen_parameters(model.model), patching.eval_mode(model.model):
         yield
 
 
@@ -58,7 +58,7 @@ class _Leaf:
 
 
 class _InputGradient:
-    def __init__(self, model: Model, setting: Setting) -> None:
+    def __init__(self, model: Model, setting: MethodSettings) -> None:
         self.model, self.setting = model, setting
         self.embeddings, self.pixels = _Leaf(), _Leaf()
         self.logits: Tensor | None = None
@@ -72,7 +72,7 @@ class _InputGradient:
         self.logits = output.logits
         return output
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None
         sources = [leaf.value for leaf in (self.embeddings, self.pixels) if leaf.value is not None]
         with torch.enable_grad():
@@ -81,11 +81,13 @@ class _InputGradient:
         rows, *pixels = (
             source.detach().float() * gradient.float() for source, gradient in zip(sources, found, strict=True)
         )
-        return Found(rows.sum(-1), self.setting.blocks(pixels[0].sum(1)).sum((2, 4)).flatten(1) if pixels else None)
+        return Attribution(
+            rows.sum(-1), self.setting.blocks(pixels[0].sum(1)).sum((2, 4)).flatten(1) if pixels else None
+        )
 
 
 class _GradCam:
-    def __init__(self, model: Model, setting: Setting) -> None:
+    def __init__(self, model: Model, setting: MethodSettings) -> None:
         self.model, self.setting = model, setting
         self.features = _Leaf()
         self.logits: Tensor | None = None
@@ -97,7 +99,7 @@ class _GradCam:
         self.logits, self.ids = output.logits, inputs["input_ids"]
         return output
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None
         assert self.features.value is not None
         assert self.ids is not None
@@ -107,4 +109,4 @@ class _GradCam:
         patches = slice(self.features.value.shape[1] - self.setting.patches, None)
         features, slopes = self.features.value.detach()[:, patches].float(), gradient[:, patches].float()
         cam = (slopes.mean(1, keepdim=True) * features).sum(-1).clamp(min=0)
-        return Found(on_image_tokens(self.ids, self.model.image_token_id, cam))
+        return Attribution(on_image_tokens(self.ids, self.model.image_token_id, cam))

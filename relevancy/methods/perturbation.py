@@ -23,7 +23,7 @@ from transformers import BatchFeature
 
 from relevancy.core import patching
 from relevancy.core.targets import Choice
-from relevancy.methods.base import Found, Reader, Round, Setting, on_image_tokens
+from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_decoder, read_by_decoder
 from relevancy.models.model import Model
 
@@ -36,7 +36,7 @@ _TOGETHER = 16  # changed pictures in one forward pass
 _SEED = 0
 
 # A subject and its setting -> values of its patches (rows, cols), and notes.
-Explainer = Callable[["Subject", Setting], tuple[Tensor, tuple[str, ...]]]
+Explainer = Callable[["Subject", MethodSettings], tuple[Tensor, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Subject:
         """Where the image tokens stand."""
         return (self.prompt["input_ids"][0] == self.model.image_token_id).nonzero().squeeze(1)
 
-    def groups(self, setting: Setting) -> tuple[Tensor, Tensor]:
+    def groups(self, setting: MethodSettings) -> tuple[Tensor, Tensor]:
         """Which group each number of the picture is in, as the picture is shaped; patches in a patch's group."""
         step = ceil(max(setting.rows, setting.cols) / GROUPS)
         down, across = torch.arange(setting.rows) // step, torch.arange(setting.cols) // step
@@ -94,7 +94,7 @@ class Subject:
         cols = (torch.arange(width) // side).clamp(max=setting.cols - 1)
         return mask[rows][:, cols].expand_as(self.picture).contiguous(), sizes
 
-    def by_patch(self, values: Tensor, setting: Setting, *, total: bool = False) -> Tensor:
+    def by_patch(self, values: Tensor, setting: MethodSettings, *, total: bool = False) -> Tensor:
         """Values (1, channels, height, width) as (rows, cols): of a patch's first number, or the sum of all."""
         blocks = setting.blocks(values[0])
         return blocks.sum((0, 2, 4)) if total else blocks[0, :, 0, :, 0]
@@ -103,7 +103,7 @@ class Subject:
 class _Perturbed:
     """One example after the other, since captum's answers for one must not depend on those beside it."""
 
-    def __init__(self, model: Model, setting: Setting, explainer: Explainer) -> None:
+    def __init__(self, model: Model, setting: MethodSettings, explainer: Explainer) -> None:
         self.model, self.setting, self.explainer = model, setting, explainer
         self.inputs: dict[str, Tensor] = {}
         self.embeddings: list[Tensor] = []
@@ -114,7 +114,7 @@ class _Perturbed:
         with torch.no_grad(), read_by_decoder(self.model) as self.embeddings:
             return self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         ids = self.inputs["input_ids"]
         maps = torch.zeros(len(ids), self.setting.patches, device=ids.device)
         notes: list[tuple[str, ...]] = [()] * len(ids)
@@ -123,7 +123,7 @@ class _Perturbed:
                 subject = self.subject(index, round_.choices[index], round_.places[index])
                 values, notes[index] = self.explainer(subject, self.setting)
                 maps[index] = values.detach().flatten().to(maps)
-        return Found(on_image_tokens(ids, self.model.image_token_id, maps), notes=notes)
+        return Attribution(on_image_tokens(ids, self.model.image_token_id, maps), notes=notes)
 
     def subject(self, index: int, choice: Choice, place: int) -> Subject:
         """One example by itself, without padding and what comes after its explained position."""
@@ -154,14 +154,18 @@ class _Perturbed:
 
 
 @contextmanager
-def _perturbing(explainer: Explainer, model: Model, setting: Setting) -> Iterator[Reader]:
+def _perturbing(explainer: Explainer, model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     patching.require_gradients(model.model)
     devices = [model.device] if model.device.type == "cuda" else []
-    with patching.frozen(model.model), patching.evaluating(model.model), torch.random.fork_rng(devices=devices):
+    with (
+        patching.frozen_parameters(model.model),
+        patching.eval_mode(model.model),
+        torch.random.fork_rng(devices=devices),
+    ):
         yield _Perturbed(model, setting, explainer)
 
 
-def _integrated_gradients(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _integrated_gradients(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Integrated gradients: sum_d (x - x0)_d * mean over 32 steps a of dy/dx_d at x0 + a (x - x0).
 
     Sundararajan, Taly and Yan, ICML 2017; captum's Gauss-Legendre steps. They should sum to y(x) - y(x0): the
@@ -180,7 +184,7 @@ def _integrated_gradients(subject: Subject, setting: Setting) -> tuple[Tensor, t
     return subject.by_patch(found.float(), setting, total=True), (note,)
 
 
-def _occlusion(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _occlusion(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Occlusion: the target's loss when a window of patches is hidden, mean over the windows that hold a patch.
 
     The window slides by half its side. Each loss is divided by the patches in the window. Zeiler and Fergus, ECCV 2014.
@@ -202,7 +206,7 @@ def _occlusion(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, .
     return subject.by_patch(found, setting) / (down * across), ()
 
 
-def _ablation(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _ablation(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Feature ablation: the target's loss when a group of patches is hidden, divided by the patches in it.
 
     captum's FeatureAblation; groups of a grid of at most 8 x 8. Costs a forward pass for each, and 3 beside.
@@ -212,7 +216,7 @@ def _ablation(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ..
     return _by_group(FeatureAblation(subject.score), subject, setting)
 
 
-def _shapley(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _shapley(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Shapley values of groups of patches, sampled: what a group adds, mean over 8 random orders of appearance.
 
     captum's ShapleyValueSampling; Castro, Gomez and Tejada, 2009. They sum to y(picture) - y(hidden picture). Costs 8
@@ -223,7 +227,7 @@ def _shapley(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...
     return _by_group(ShapleyValueSampling(subject.score), subject, setting, n_samples=ORDERS)
 
 
-def _kernel_shap(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _kernel_shap(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Kernel SHAP: the linear fit to 512 random sets of hidden groups, weighted by Shapley's kernel.
 
     Lundberg and Lee, NeurIPS 2017; captum's KernelShap on scikit-learn. Costs 512 forward passes, and 2 beside.
@@ -233,7 +237,7 @@ def _kernel_shap(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str,
     return _by_group(KernelShap(subject.score), subject, setting, n_samples=SETS)
 
 
-def _lime(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
+def _lime(subject: Subject, setting: MethodSettings) -> tuple[Tensor, tuple[str, ...]]:
     """LIME: captum's Lime with its own defaults, a lasso (0.01) of 512 random sets weighted by cosine nearness.
 
     Ribeiro, Singh and Guestrin, KDD 2016; scikit-learn's Lasso. Costs 512 forward passes, and 2 beside.
@@ -243,7 +247,9 @@ def _lime(subject: Subject, setting: Setting) -> tuple[Tensor, tuple[str, ...]]:
     return _by_group(Lime(subject.score), subject, setting, n_samples=SETS)
 
 
-def _by_group(algorithm: Any, subject: Subject, setting: Setting, **options: Any) -> tuple[Tensor, tuple[str, ...]]:
+def _by_group(
+    algorithm: Any, subject: Subject, setting: MethodSettings, **options: Any
+) -> tuple[Tensor, tuple[str, ...]]:
     """One of captum's algorithms that give a value to each group, shared evenly by its patches."""
     mask, sizes = subject.groups(setting)
     torch.manual_seed(_SEED)

@@ -95,7 +95,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(1, 1),
                 "Never negative, so nothing can speak against the token; first tokens gather attention that has "
                 "nothing to do.",
-                "relevancy.methods.relevancy:carried",
+                "relevancy.methods.relevancy:relevancy",
                 scopes=_BOTH,
                 layered=True,
             ),
@@ -152,7 +152,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 Cost(1, 1),
                 "Sees only what this position reads itself: what a patch told to another token is credited to that "
                 "token.",
-                "relevancy.methods.relevancy:standing",
+                "relevancy.methods.relevancy:attention_x_gradient",
                 layered=True,
             ),
             Method(

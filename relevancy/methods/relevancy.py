@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy.core.tape import Tape, chosen_layers, record
-from relevancy.methods.base import Found, Reader, Round, Setting
+from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.model import Model
 
 
 @contextmanager
-def carried(model: Model, setting: Setting) -> Iterator[Reader]:
+def relevancy(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Relevancy: row t of R, without the position's own unit e_t.
 
     Abar = mean_h max(0, A_h * dy/dA_h), R <- R + Abar R. Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
@@ -27,7 +27,7 @@ def carried(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
-def magnitude(model: Model, setting: Setting) -> Iterator[Reader]:
+def magnitude(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Relevancy with sizes in place of eq. 5's clamp: row t of R, without the position's own unit e_t.
 
     Abar = mean_h |A_h * dy/dA_h| with rows summing to 1, R <- R + Abar R. Costs what relevancy costs.
@@ -37,7 +37,7 @@ def magnitude(model: Model, setting: Setting) -> Iterator[Reader]:
 
 
 @contextmanager
-def standing(model: Model, setting: Setting) -> Iterator[Reader]:
+def attention_x_gradient(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     """Attention x gradient: mean_l mean_h max(0, A_lh * dy/dA_lh), the explained position's row.
 
     Barkan et al., CIKM 2021 (Grad-SAM), who average all rows of an encoder; here one position is explained, and its row
@@ -60,11 +60,11 @@ class _Recorded:
         self.logits = output.logits
         return output
 
-    def read(self, round_: Round) -> Found:
+    def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None
         positions = torch.tensor(round_.places, device=self.logits.device)
         scalars = round_.scalars(self.logits)
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
         language = rows.language.clone()
         language[torch.arange(len(language)), list(round_.places)] -= 1  # e_t, the position's own unit
-        return Found(language / self.parts, rows.vision, cut=rows.cut)
+        return Attribution(language / self.parts, rows.vision, cut=rows.cut)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from relevancy.metrics.patch_order import first_of
-from relevancy.metrics.teacher_forcing import Replacement, Sight
+from relevancy.metrics.teacher_forcing import Replacement, TeacherForcing
 
 SHARE = 0.125  # of the patches: 8 of 64 cells in the published protocol
 
 
 def answer_flips(
-    sight: Sight, orders: Sequence[np.ndarray], *, share: float = SHARE, replacement: Replacement = "grey"
+    sight: TeacherForcing, orders: Sequence[np.ndarray], *, share: float = SHARE, replacement: Replacement = "grey"
 ) -> np.ndarray:
     """Whether the model's greedy answer changes once the first `share` of each order is hidden: 1, 0, or NaN.
 

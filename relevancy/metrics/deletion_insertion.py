@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from relevancy.metrics.patch_order import area, first_of
-from relevancy.metrics.teacher_forcing import Replacement, Sight
+from relevancy.metrics.teacher_forcing import Replacement, TeacherForcing
 
 STEPS = 64
 
@@ -37,7 +37,7 @@ class Curves:
 
 
 def curves(
-    sight: Sight, orders: Sequence[np.ndarray], *, steps: int = STEPS, replacement: Replacement = "grey"
+    sight: TeacherForcing, orders: Sequence[np.ndarray], *, steps: int = STEPS, replacement: Replacement = "grey"
 ) -> list[Curves]:
     """The curves of several orders of one picture's patches (see `orders.order`), read together.
 

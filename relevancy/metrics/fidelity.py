@@ -11,14 +11,14 @@ from torch import Tensor
 from relevancy.errors import RelevancyError
 from relevancy.images import Source, open_picture
 from relevancy.metrics.explainers import Explainer
-from relevancy.metrics.teacher_forcing import Replacement, Sight
+from relevancy.metrics.teacher_forcing import Replacement, TeacherForcing
 from relevancy.models.model import Model
 
 RADIUS = 0.02  # of the range of colors, captum's own default
 
 
 def infidelity(
-    sight: Sight,
+    sight: TeacherForcing,
     image_map: np.ndarray,
     *,
     samples: int = 64,

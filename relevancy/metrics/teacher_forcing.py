@@ -31,7 +31,7 @@ _CACHED = 1 << 18  # activations of a layer that a CPU's cache holds, for each t
 
 
 @dataclass(frozen=True)
-class Said:
+class GivenAnswer:
     """An answer and the token of it that is explained.
 
     ids: of the answer, stop token excluded. position: of the explained token in them. token: its id.
@@ -42,7 +42,7 @@ class Said:
     token: int
 
     @classmethod
-    def of(cls, result: Explanation, model: Model) -> Said:
+    def of(cls, result: Explanation, model: Model) -> GivenAnswer:
         """What a result explains. Raises RelevancyError for an answer without a token."""
         ids: tuple[int, ...] = tuple(map(model.tokenizer.convert_tokens_to_ids, result.answer_tokens))  # type: ignore[arg-type]
         if not ids:
@@ -50,7 +50,7 @@ class Said:
         return cls(ids, result.target.position, result.target.id)
 
     @classmethod
-    def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> Said:
+    def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> GivenAnswer:
         """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for target "all"."""
         ids = generation.encoded(model, answer)
         choice = targets.choose(target, ids, model.tokenizer)[0]
@@ -58,7 +58,7 @@ class Said:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class VersionScores:
     """What a model makes of several versions of a picture.
 
     probability: (versions,) float64, of the explained token after the answer's tokens before it. kept: (versions,)
@@ -69,7 +69,7 @@ class Reading:
     kept: np.ndarray
 
 
-class Sight:
+class TeacherForcing:
     """One question about one picture with its answer, ready to be read on many versions of the picture.
 
     Patches are replaced in what the tower sees, the picture after its processor, where each patch is a square of its
@@ -77,7 +77,7 @@ class Sight:
     """
 
     def __init__(
-        self, model: Model, picture: Image.Image, question: str, said: Said, *, batch: int | None = None
+        self, model: Model, picture: Image.Image, question: str, said: GivenAnswer, *, batch: int | None = None
     ) -> None:
         self.model, self.said = model, said
         self.grid = model.grid(*picture.size)
@@ -124,7 +124,7 @@ class Sight:
             self._others[replacement] = other.to(like.device, like.dtype)
         return self._others[replacement]
 
-    def read(self, pixels: Tensor) -> Reading:
+    def read(self, pixels: Tensor) -> VersionScores:
         """The answer on versions of the picture (versions, channels, height, width)."""
 
         def run(part: slice) -> Any:
@@ -139,18 +139,18 @@ class Sight:
         with self.model.lock, unused_tower_layers_skipped(self.model):
             return self._reading([0] * len(pixels), run)
 
-    def hiding(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Reading:
+    def hiding(self, hidden: np.ndarray, replacement: Replacement = "grey") -> VersionScores:
         """The answer with patches replaced; hidden bool (versions, patches)."""
         return self._once(replacement, hidden, lambda rows: self.read(self.replaced(rows, replacement)))
 
-    def without(self, removed: np.ndarray) -> Reading:
+    def without(self, removed: np.ndarray) -> VersionScores:
         """The answer with patches' image tokens taken out of the sequence; removed bool (versions, patches).
 
         The tower runs once, on the whole picture. The other tokens keep their places: no token sees a removed one.
         """
         return self._once("removed", removed, self._removed)
 
-    def _once(self, how: str, masks: np.ndarray, read: Callable[[np.ndarray], Reading]) -> Reading:
+    def _once(self, how: str, masks: np.ndarray, read: Callable[[np.ndarray], VersionScores]) -> VersionScores:
         """What `read` makes of masks (versions, patches), of each but once: curves begin and end alike."""
         keys = [(how, np.packbits(mask).tobytes()) for mask in masks]
         new = {key: mask for key, mask in zip(keys, masks, strict=True) if key not in self._known}
@@ -158,9 +158,9 @@ class Sight:
             found = read(np.stack(list(new.values())))
             self._known |= zip(new, zip(found.probability.tolist(), found.kept.tolist(), strict=True), strict=True)
         probability, kept = zip(*(self._known[key] for key in keys), strict=True)
-        return Reading(np.array(probability), np.array(kept))
+        return VersionScores(np.array(probability), np.array(kept))
 
-    def _removed(self, removed: np.ndarray) -> Reading:
+    def _removed(self, removed: np.ndarray) -> VersionScores:
         """Shorter sequences, those of one length together; masked ones where an attention window counts places."""
         ids = self._inputs["input_ids"]
         tokens = ids.shape[1]
@@ -190,7 +190,7 @@ class Sight:
 
         found = self._reading([tokens] * len(removed) if masked else stays.sum(1).tolist(), run)
         back = np.argsort(order)
-        return Reading(found.probability[back], found.kept[back])
+        return VersionScores(found.probability[back], found.kept[back])
 
     def _expanded(self, count: int) -> dict[str, Any]:
         return {key: _repeated(value, count) for key, value in self._inputs.items()}
@@ -198,18 +198,18 @@ class Sight:
     def _embedded(self) -> Tensor:
         """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
         model = self.model
-        with model.lock, torch.no_grad(), patching.evaluating(model.model), read_by_decoder(model) as embedded:
+        with model.lock, torch.no_grad(), patching.eval_mode(model.model), read_by_decoder(model) as embedded:
             model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
         return embedded[0]
 
-    def _reading(self, lengths: Sequence[int], run: Callable[[slice], Tensor]) -> Reading:
+    def _reading(self, lengths: Sequence[int], run: Callable[[slice], Tensor]) -> VersionScores:
         """What `run` makes of versions, as many together as fit, and never of two lengths."""
         probabilities, kept = [], []
         model = self.model.model
         answer = torch.tensor(self.said.ids, device=self.pixels.device)
         stops = torch.tensor(self.model.stop_token_ids, device=self.pixels.device)
-        with self.model.lock, generation.memory_named(), torch.no_grad(), ExitStack() as stack:
-            stack.enter_context(patching.evaluating(model))
+        with self.model.lock, generation.oom_as_error(), torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(patching.eval_mode(model))
             stack.enter_context(patching.unread_rows_skipped(model, model.get_decoder()))
             for part in _parts(lengths, self.batch):
                 logits = run(part)
@@ -217,7 +217,7 @@ class Sight:
                 kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
                 here = logits[:, self.said.position].float().softmax(-1)
                 probabilities.append(here[:, self.said.token])
-        return Reading(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
+        return VersionScores(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
 
 
 def _parts(lengths: Sequence[int], most: int) -> Iterator[slice]:

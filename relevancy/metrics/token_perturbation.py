@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from relevancy.metrics.patch_order import area, first_of
-from relevancy.metrics.teacher_forcing import Sight
+from relevancy.metrics.teacher_forcing import TeacherForcing
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
@@ -36,7 +36,9 @@ class Perturbation:
         return area(self.shares, self.negative)
 
 
-def perturbation(sight: Sight, orders: Sequence[np.ndarray], *, shares: Sequence[float] = SHARES) -> list[Perturbation]:
+def perturbation(
+    sight: TeacherForcing, orders: Sequence[np.ndarray], *, shares: Sequence[float] = SHARES
+) -> list[Perturbation]:
     """The curves of several orders of one picture's patches, read together; the tower runs once."""
     steps = np.asarray(shares, np.float64)
     removed = [first_of(way, steps, sight.patches) for ordered in orders for way in (ordered, ordered[::-1])]

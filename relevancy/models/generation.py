@@ -43,7 +43,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class Prefill:
     """Pictures with a question each, as a model has read them: what any answer goes on from.
 
     ids, mask: (batch, tokens), padded on the left. logits: (batch, vocabulary), of the answer's first token. cache: the
@@ -57,7 +57,7 @@ class Prompt:
     positions: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Any], output: Any) -> Prompt:
+    def of(cls, inputs: Mapping[str, Any], output: Any) -> Prefill:
         """From a forward pass's inputs and what it gave, its cache included."""
         positions = inputs.get("position_ids")
         return cls(
@@ -73,7 +73,7 @@ class Prompt:
         """How many the longest of the batch has, padding left out."""
         return int(self.mask.sum(-1).max())
 
-    def branch(self) -> Prompt:
+    def branch(self) -> Prefill:
         """The same prompt with a cache of its own, which may grow while this one stays; nothing is copied yet."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
@@ -82,15 +82,15 @@ class Prompt:
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
         return replace(self, cache=cache)
 
-    def repeated(self, times: int) -> Prompt:
+    def repeated(self, times: int) -> Prefill:
         """A branch with each row so many times, one after the other."""
         branch = self.branch()
         branch.cache.batch_repeat_interleave(times)
         positions = None if self.positions is None else self.positions.repeat_interleave(times, 0)
         ids, mask, logits = (each.repeat_interleave(times, 0) for each in (self.ids, self.mask, self.logits))
-        return Prompt(ids, mask, logits, branch.cache, positions)
+        return Prefill(ids, mask, logits, branch.cache, positions)
 
-    def further(self, model: Model, ids: Tensor) -> tuple[Prompt, Tensor]:
+    def further(self, model: Model, ids: Tensor) -> tuple[Prefill, Tensor]:
         """The prompt with more tokens (batch, new), in the same cache, and the logits after each of them.
 
         They are read as generation reads its own: causally, and from the next position on.
@@ -101,17 +101,17 @@ class Prompt:
             known["position_ids"] = self.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
         output = model.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **known)
         read = {"input_ids": torch.cat([self.ids, ids], 1), "attention_mask": mask, **known}
-        return Prompt.of(read, output), output.logits
+        return Prefill.of(read, output), output.logits
 
 
-def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
+def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prefill:
     """One forward pass over pictures (RGB) with a question each."""
     inputs = model.prepare(pictures, questions)
-    with torch.no_grad(), patching.evaluating(model.model):
-        return Prompt.of(inputs, model.model(**inputs, logits_to_keep=1, use_cache=True))
+    with torch.no_grad(), patching.eval_mode(model.model):
+        return Prefill.of(inputs, model.model(**inputs, logits_to_keep=1, use_cache=True))
 
 
-def answers(model: Model, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+def answers(model: Model, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
     """Ids of the greedy answers, each token the one of the largest logit, stop tokens left out.
 
     Of a checkpoint's own generation settings only the stop tokens are heard: none of the others can change an answer.
@@ -121,7 +121,7 @@ def answers(model: Model, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS) 
     longest = min(max_new_tokens, model.room - prompt.tokens)
     said = [prompt.logits.argmax(-1, keepdim=True)]
     ended = torch.isin(said[0], stops)
-    with torch.no_grad(), patching.evaluating(model.model):
+    with torch.no_grad(), patching.eval_mode(model.model):
         while len(said) < longest and not ended.all():
             prompt, _ = prompt.further(model, said[-1])
             said.append(prompt.logits.argmax(-1, keepdim=True))
@@ -153,7 +153,7 @@ def spellings(model: Model, answer: str) -> list[tuple[int, ...]]:
 
 
 def likelihoods(
-    model: Model, prompt: Prompt, said: Sequence[str | Sequence[int]]
+    model: Model, prompt: Prefill, said: Sequence[str | Sequence[int]]
 ) -> tuple[tuple[Likelihood | None, ...], ...]:
     """How likely each of the answers is after each of the prompts, teacher-forced, all in one batch: [prompt][answer].
 
@@ -170,7 +170,7 @@ def likelihoods(
 
 
 def _log_probabilities(
-    model: Model, prompt: Prompt, every: Sequence[tuple[int, ...]]
+    model: Model, prompt: Prefill, every: Sequence[tuple[int, ...]]
 ) -> list[dict[tuple[int, ...], list[float]]]:
     """For each prompt, the log-probabilities of each answer's tokens; of an answer without any, that of stopping."""
     batch, longest = len(prompt.logits), max(map(len, every), default=0)
@@ -182,7 +182,7 @@ def _log_probabilities(
     if longest < 2:
         return found
     before = pad_sequence([torch.tensor(ids[:-1], dtype=torch.long) for ids in every], batch_first=True)
-    with torch.no_grad(), patching.evaluating(model.model):
+    with torch.no_grad(), patching.eval_mode(model.model):
         # Padding comes after an answer's own tokens, so that none of them sees it.
         _, logits = prompt.repeated(len(every)).further(model, before.repeat(batch, 1).to(prompt.logits.device))
     for row in range(batch):
@@ -198,7 +198,7 @@ def _likelihood(ids: tuple[int, ...], logs: list[float]) -> Likelihood:
 
 
 @contextmanager
-def memory_named() -> Iterator[None]:
+def oom_as_error() -> Iterator[None]:
     """Turn a failed allocation into a line that says what to lower."""
     try:
         yield

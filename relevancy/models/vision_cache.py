@@ -63,7 +63,7 @@ def _digest(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class TowerMemory:
+class VisionCache:
     """What towers made of pictures, for the next model with the same tower and the same picture."""
 
     def __init__(self) -> None:

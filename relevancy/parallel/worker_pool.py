@@ -31,7 +31,7 @@ _PATIENCE = 5.0  # seconds for a process to end by itself
 
 
 @dataclass(frozen=True)
-class Died:
+class WorkerCrash:
     """The result of a task on which processes died again and again."""
 
     why: str
@@ -52,7 +52,7 @@ class _Member:
     tasks: deque[_Task] = field(default_factory=deque)
 
 
-class Crew:
+class WorkerPool:
     """`size` processes; each calls `make(number)` once and then works on a stream of tasks.
 
     ahead: tasks that a process is sent before it has answered the first. environment: added to this process's own.
@@ -74,7 +74,7 @@ class Crew:
             self.close()
             raise
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -91,7 +91,7 @@ class Crew:
             list(self._listen())
 
     def run(self, next_task: Callable[[], Any | None]) -> Iterator[tuple[Any, Any]]:
-        """Each task with its result, as they come; `Died` is the result of one that kills its processes.
+        """Each task with its result, as they come; `WorkerCrash` is the result of one that kills its processes.
 
         next_task: asked whenever a process has room; None for no task now. Ends when nothing is under way.
         """
@@ -183,7 +183,7 @@ class Crew:
             suspect.attempts += 1
             if suspect.attempts >= _ATTEMPTS:
                 member.tasks.popleft()
-                yield suspect.what, Died(f"its process died {_ATTEMPTS} times (code {code})")
+                yield suspect.what, WorkerCrash(f"its process died {_ATTEMPTS} times (code {code})")
         self._again.extendleft(reversed(member.tasks))
 
 

@@ -96,10 +96,10 @@ def figure(
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
     named_colormap(colormap)
-    return _Layout(panels, question, shared_scale, colormap, opacity, notes).draw()
+    return _FigureLayout(panels, question, shared_scale, colormap, opacity, notes).draw()
 
 
-class _Layout:
+class _FigureLayout:
     """One figure in the making: sizes in inches, y growing downwards from the upper edge."""
 
     def __init__(

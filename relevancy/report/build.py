@@ -16,7 +16,7 @@ from relevancy.report import claim
 from relevancy.report.contents import ExportFacts, Report
 from relevancy.report.findings import Pair, find
 from relevancy.report.gallery import Drawer, shelves
-from relevancy.report.measures import Measured, measure
+from relevancy.report.measures import Measures, measure
 from relevancy.report.page import page
 from relevancy.report.source import open_source
 
@@ -77,7 +77,7 @@ def save(report: Report, folder: str | os.PathLike[str]) -> Path:
     return Path(folder) / PAGE
 
 
-def _ordered(measured: Measured, smaller: str | None) -> tuple[Measured, bool]:
+def _ordered(measured: Measures, smaller: str | None) -> tuple[Measures, bool]:
     """Series from the smallest model to the largest, and whether that is a guess."""
     series = measured.series
     order, told = claim.by_size([one.model for one in series])

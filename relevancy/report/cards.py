@@ -7,7 +7,7 @@ from html import escape
 
 from relevancy.plotting.overlay import COLORMAP, SIGNED, named_colormap
 from relevancy.report import words
-from relevancy.report.gallery import Card, Seen, Shelf
+from relevancy.report.gallery import Card, DrawnMap, Shelf
 from relevancy.report.pieces import cut, heading
 from relevancy.report.words import MEASURES
 
@@ -73,7 +73,7 @@ def _share(value: float) -> str:
     return f"{value:.2%}" if value < 0.01 or value > 0.99 else words.level(value, True)
 
 
-def _shot(seen: Seen) -> str:
+def _shot(seen: DrawnMap) -> str:
     mark = {True: ' <span class="right">✓ right</span>', False: ' <span class="wrong">✗ wrong</span>', None: ""}
     facts = [
         f"{title} {_share(number)}"

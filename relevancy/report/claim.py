@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relevancy.report.findings import SMALL_SHARE, Difference, Findings, ModelFindings, PairFindings
+from relevancy.report.findings import SMALL_SHARE, Difference, ModelFindings, PairFindings, ReportFindings
 from relevancy.report.words import effect, effect_interval, level, level_interval, step, step_interval
 from relevancy.stats.clustered import FEWEST, Estimate
 
@@ -21,7 +21,7 @@ _WORDS = ("nano", "tiny", "mini", "small", "base", "medium", "large", "huge", "g
 
 
 @dataclass(frozen=True)
-class Reading:
+class ClaimReading:
     """What the data say about the claim, in plain words and in the numbers behind them.
 
     What is measured is where the relevance lies; whether a picture was used is another question.
@@ -63,21 +63,21 @@ def _word(name: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def read(findings: Findings, *, assumed: bool, targets: Collection[str] = ()) -> Reading:
+def read(findings: ReportFindings, *, assumed: bool, targets: Collection[str] = ()) -> ClaimReading:
     """The reading, the first model being the smallest and the last the largest; `assumed` if only their order tells.
 
     targets: which token of the answers was explained, as `explain` calls it, where that is known.
     """
     models = findings.models
     if len(models) < 2:
-        return Reading(
+        return ClaimReading(
             "not asked",
             "One model, so nothing to compare.",
             ("The claim is about a smaller and a larger model: export with both, or give --compare another export.",),
         )
     smaller, larger = models[0], models[-1]
     if smaller.model == larger.model:
-        return Reading(
+        return ClaimReading(
             "not asked",
             f"Both are {smaller.model}, so the claim about model size is not asked.",
             ("The differences below are between two exports of the same model.",),
@@ -85,7 +85,7 @@ def read(findings: Findings, *, assumed: bool, targets: Collection[str] = ()) ->
     (pair,) = (each for each in findings.pairs if (each.first, each.second) == (smaller.name, larger.name))
     difference = pair.differences["image_share"]
     (outcome,) = (one for one in pair.outcomes if not one.first_right and one.second_right)
-    return Reading(
+    return ClaimReading(
         *_verdict(smaller, larger, difference),
         (*_sentences(smaller, larger, pair, outcome.difference), *_other_token(targets)),
         smaller.name,

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from relevancy.explanations.explanation import finite
-from relevancy.report.claim import CLAIM, SOURCE, Reading
-from relevancy.report.findings import Findings
+from relevancy.report.claim import CLAIM, SOURCE, ClaimReading
+from relevancy.report.findings import ReportFindings
 from relevancy.report.gallery import Card, Shelf
-from relevancy.report.source import Source
+from relevancy.report.source import ExportSource
 from relevancy.report.words import MEASURES
 from relevancy.stats.clustered import FEWEST
 from relevancy.stats.intervals import LEVEL
@@ -34,7 +34,7 @@ class ExportFacts:
     own_columns: tuple[str, ...]
 
     @classmethod
-    def of(cls, source: Source) -> ExportFacts:
+    def of(cls, source: ExportSource) -> ExportFacts:
         """The facts in an export's manifest."""
         manifest = source.manifest
         return cls(
@@ -55,8 +55,8 @@ class Report:
     """Exports, what they show, what that says about the claim, and the rows worth looking at."""
 
     exports: tuple[ExportFacts, ...]
-    findings: Findings
-    reading: Reading
+    findings: ReportFindings
+    reading: ClaimReading
     gallery: tuple[tuple[Shelf, tuple[Card, ...]], ...]
     version: str
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from relevancy.report import maps
 from relevancy.report.groups import Grouping
-from relevancy.report.measures import Measured, Series
+from relevancy.report.measures import Measures, Series
 from relevancy.stats.clustered import Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
 from relevancy.stats.intervals import Resamples
 
@@ -158,7 +158,7 @@ class Localisation:
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportFindings:
     """Everything that is counted; by model name where a mapping is given."""
 
     models: tuple[ModelFindings, ...]
@@ -220,13 +220,13 @@ class Pair:
 
 
 def find(
-    measured: Measured,
+    measured: Measures,
     *,
     by: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
     progress: Callable[[str, float], None] = lambda *_: None,
-) -> Findings:
+) -> ReportFindings:
     """All estimates of what was measured."""
     drawn = Resamples(measured.pictures, resamples, seed)
     series = measured.series
@@ -238,7 +238,7 @@ def find(
     progress("groups", 0.5)
     splits = tuple(_split(column, series, pairs, drawn) for column in by)
     progress("right and wrong", 0.7)
-    return Findings(
+    return ReportFindings(
         models=models,
         pairs=compared,
         splits=splits,

@@ -20,7 +20,7 @@ from relevancy.plotting import overlay
 from relevancy.plotting.figures import resized
 from relevancy.report.findings import Pair
 from relevancy.report.measures import Series
-from relevancy.report.source import Place, Source
+from relevancy.report.source import ExportSource, Place
 
 _LONGEST = 320  # pixels of a picture's longer side on the page
 _QUALITY = 82
@@ -32,7 +32,7 @@ _READ = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class ShelfRow:
     """One row to show: its key, the number it was chosen for, and the series it was chosen from (None: all)."""
 
     key: int
@@ -51,11 +51,11 @@ class Shelf:
     reason: str
     measure: str
     candidates: int
-    choices: tuple[Choice, ...]
+    choices: tuple[ShelfRow, ...]
 
 
 @dataclass(frozen=True)
-class Seen:
+class DrawnMap:
     """One model's answer in a card; drawn: its map over the picture, a data address."""
 
     model: str
@@ -82,7 +82,7 @@ class Card:
     picture: str | None = field(repr=False)
     missing: str | None
     signed: bool
-    seen: tuple[Seen, ...]
+    seen: tuple[DrawnMap, ...]
 
 
 def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
@@ -98,7 +98,7 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
             "divergence",
             int(np.isfinite(apart).sum()),
             tuple(
-                Choice(int(pair.first.keys[pair.in_first[row]]), float(apart[row]))
+                ShelfRow(int(pair.first.keys[pair.in_first[row]]), float(apart[row]))
                 for row in _first(-apart, pair.first.pictures[pair.in_first], count)
             ),
         )
@@ -122,7 +122,7 @@ def _over_all(
     owner = np.repeat(np.arange(len(series)), [len(one) for one in series])
     keys = np.concatenate([one.keys for one in series])
     chosen = _first(sign * every, np.concatenate([one.pictures for one in series]), count)
-    choices = (Choice(int(keys[place]), float(every[place]), series[owner[place]].name) for place in chosen)
+    choices = (ShelfRow(int(keys[place]), float(every[place]), series[owner[place]].name) for place in chosen)
     return Shelf(title, reason, measure, int(np.isfinite(every).sum()), tuple(choices))
 
 
@@ -139,7 +139,7 @@ def _first(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
 class Drawer:
     """Draws the cards of chosen rows from the lines of their exports."""
 
-    def __init__(self, sources: Sequence[Source], series: Sequence[Series], choices: Iterable[Choice]) -> None:
+    def __init__(self, sources: Sequence[ExportSource], series: Sequence[Series], choices: Iterable[ShelfRow]) -> None:
         self.sources, self.series = sources, series
         self.opened: dict[int, Export] = {}
         keys = {choice.key for choice in choices}
@@ -151,7 +151,7 @@ class Drawer:
                 wanted[one.source].add(one.places[line])
         self.lines = [source.lines(places, _READ) for source, places in zip(sources, wanted, strict=True)]
 
-    def card(self, choice: Choice) -> Card:
+    def card(self, choice: ShelfRow) -> Card:
         """The row with every model's map, all on one scale."""
         there = [(one, self.lines[one.source][place]) for one, place in self.where[choice.key]]
         first_series, first = there[0]
@@ -161,7 +161,7 @@ class Drawer:
         heats = [_heat(line, size) for _, line in there]
         low, high = overlay.value_range([heat for heat, _ in heats])
         seen = tuple(
-            Seen(
+            DrawnMap(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
                 line["share_image"],
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),

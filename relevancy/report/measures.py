@@ -15,7 +15,7 @@ from relevancy.errors import RelevancyError
 from relevancy.export.schema import EXTRA
 from relevancy.report import maps
 from relevancy.report.maps import NOTHING
-from relevancy.report.source import Place, Source
+from relevancy.report.source import ExportSource, Place
 from relevancy.report.truth import Truths
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Series:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measures:
     """All series, how many pictures they are about, and what was noticed on the way.
 
     failed: lines that are errors. errors: how often each of the most frequent reasons stands there.
@@ -76,8 +76,8 @@ class Measured:
 
 
 def measure(
-    sources: Sequence[Source], by: Sequence[str] = (), progress: Callable[[float], None] | None = None
-) -> Measured:
+    sources: Sequence[ExportSource], by: Sequence[str] = (), progress: Callable[[float], None] | None = None
+) -> Measures:
     """Every result's numbers, series in the order in which the manifests name the models.
 
     by: names of columns to group by, an input's own with or without their prefix. Raises RelevancyError when a column
@@ -106,7 +106,7 @@ def form_of(question: str) -> str:
     return " ".join(words[:2]) + (" … with options" if _OPTION.search(question) else "")
 
 
-def column_named(name: str, source: Source) -> str:
+def column_named(name: str, source: ExportSource) -> str:
     """The column meant by a name, with or without the prefix of the input's own; raises RelevancyError."""
     for found in (EXTRA + name, name):
         if found in source.columns:
@@ -117,7 +117,7 @@ def column_named(name: str, source: Source) -> str:
     raise RelevancyError(f"--by {name}: {source.folder} has no such column; its input had {had}.")
 
 
-def _columns_read(source: Source, by: Sequence[str]) -> list[str]:
+def _columns_read(source: ExportSource, by: Sequence[str]) -> list[str]:
     optional = ["mask_png"] if "mask_png" in source.columns else []
     wanted = (*_KEY, "model", "error", *_STORED.values(), *_PLACE, "boxes", "mask", *optional, *by)
     return list(dict.fromkeys(wanted))  # a column to group by may be one of the others
@@ -140,7 +140,7 @@ class _Growing:
 class _Collector:
     """Numbers of lines as they come, and the numbers by which pictures and rows are known."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[ExportSource]) -> None:
         self.sources = sources
         self.series: dict[tuple[int, str], _Growing] = {}
         self.pictures: dict[str, int] = {}
@@ -216,7 +216,7 @@ class _Collector:
             growing.measures[name].append(np.array([getattr(one, name) for one in meetings], np.float64))
         growing.rasters.append(rasters)
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measures:
         """What was collected."""
         named = Counter(model for _, model in self.series)
         series = []
@@ -237,7 +237,7 @@ class _Collector:
                     errors=self.failed[number][model],
                 )
             )
-        return Measured(
+        return Measures(
             series=tuple(series),
             pictures=len(self.pictures),
             failed=sum(self.errors.values()),
@@ -252,7 +252,7 @@ class _Collector:
         return number, named.index(model) if model in named else len(named)
 
 
-def _short_name(number: int, sources: Sequence[Source]) -> str:
+def _short_name(number: int, sources: Sequence[ExportSource]) -> str:
     """What tells two exports apart: their folders' names, or which was named first."""
     names = [source.name for source in sources]
     return names[number] if len(set(names)) == len(names) else f"{('first', 'second')[number]} {names[number]}"

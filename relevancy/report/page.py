@@ -12,9 +12,9 @@ from relevancy.plotting.overlay import FLOOR, percent
 from relevancy.report import charts, sections, words
 from relevancy.report.cards import gallery
 from relevancy.report.charts import Axis
-from relevancy.report.claim import CLAIM, SOURCE, Reading
+from relevancy.report.claim import CLAIM, SOURCE, ClaimReading
 from relevancy.report.contents import ExportFacts, Report
-from relevancy.report.findings import Findings, PairFindings
+from relevancy.report.findings import PairFindings, ReportFindings
 from relevancy.report.maps import SIDE
 from relevancy.report.pieces import cut, heading, step
 from relevancy.stats.clustered import FEWEST
@@ -108,7 +108,7 @@ def _warnings(report: Report) -> str:
     return f'<div class="card warn">{lines}</div>' if lines else ""
 
 
-def _errors(findings: Findings) -> str:
+def _errors(findings: ReportFindings) -> str:
     if not findings.failed:
         return ""
     listed = list(findings.errors.items())[:_MOST_ERRORS]
@@ -119,7 +119,7 @@ def _errors(findings: Findings) -> str:
     return f"<details><summary>{what}</summary><ul>{items}{more}</ul></details>"
 
 
-def _claim(reading: Reading, findings: Findings) -> str:
+def _claim(reading: ClaimReading, findings: ReportFindings) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in reading.sentences)
     drawn = guess = ""
     for pair in findings.pairs:

@@ -7,7 +7,14 @@ from html import escape
 
 from relevancy.report import charts, words
 from relevancy.report.charts import Axis
-from relevancy.report.findings import Findings, Localisation, ModelFindings, PairFindings, Rightness, SplitFindings
+from relevancy.report.findings import (
+    Localisation,
+    ModelFindings,
+    PairFindings,
+    ReportFindings,
+    Rightness,
+    SplitFindings,
+)
 from relevancy.report.pieces import axis_of, card, forest, heading, line, named, step, steps_forest, table, value
 from relevancy.report.words import MEASURES
 from relevancy.stats.clustered import FEWEST, Estimate
@@ -66,7 +73,7 @@ def _middle(median: Estimate, *, share: bool) -> str:
     )
 
 
-def differences(findings: Findings) -> str:
+def differences(findings: ReportFindings) -> str:
     """Each two models over the rows both have."""
     title = "Differences over the same rows"
     if not findings.pairs:
@@ -138,7 +145,7 @@ def _outcomes(pair: PairFindings) -> str:
     return card(title, "Intervals only, no tests.", steps_forest(lines, known))
 
 
-def right(findings: Findings, colors: Colors) -> str:
+def right(findings: ReportFindings, colors: Colors) -> str:
     """Right answers beside wrong ones."""
     title = "Does the image share go with being right?"
     if not findings.rightness:
@@ -192,7 +199,7 @@ def _right_row(measure: str, found: Rightness) -> tuple[str, list[str]]:
     return f"<b>{MEASURES[measure].title}</b>", cells
 
 
-def where(findings: Findings, colors: Colors) -> str:
+def where(findings: ReportFindings, colors: Colors) -> str:
     """Maps held against boxes or masks."""
     title = "Do the maps lie where the answer is?"
     if not findings.localisation:
@@ -217,7 +224,7 @@ def _where_row(found: Localisation) -> list[str]:
     return cells
 
 
-def split(found: SplitFindings, findings: Findings, colors: Colors) -> str:
+def split(found: SplitFindings, findings: ReportFindings, colors: Colors) -> str:
     """Each model's means and each pair's difference in the groups of one column."""
     tests = sum(one.p is not None for group in found.groups for one in group.differences)
     parts = [

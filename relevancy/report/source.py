@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relevancy.data.items import Source as Encoded
+from relevancy.data.items import PictureSource as Encoded
 from relevancy.errors import RelevancyError
 from relevancy.export.folder import FORMAT, MANIFEST, parts_of
 from relevancy.export.schema import EXTRA
@@ -28,7 +28,7 @@ Place = tuple[int, int]  # the number of a part, and of a line in it
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """One export: its folder, what its manifest says, the parts of its results, and the columns they have."""
 
     folder: Path
@@ -94,7 +94,7 @@ class Source:
             raise RelevancyError(f"{path}: cannot be read ({_first_line(error)}). Export these rows again.") from error
 
 
-def open_source(folder: str | Path) -> Source:
+def open_source(folder: str | Path) -> ExportSource:
     """An export's folder. Raises RelevancyError when it is none, or when it has not one line."""
     path = Path(folder)
     if not path.is_dir():
@@ -115,7 +115,7 @@ def open_source(folder: str | Path) -> Source:
         if missing:
             raise RelevancyError(f"{part}: has no column {', '.join(missing)}: no part of an export of this version.")
         columns = {name: schema.field(name).type for name in schema.names}
-    return Source(path, manifest, parts, columns)
+    return ExportSource(path, manifest, parts, columns)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from relevancy.data.boxes import in_pixels
 from relevancy.errors import RelevancyError
 from relevancy.images import mask_in
 from relevancy.report.maps import Truth
-from relevancy.report.source import Source
+from relevancy.report.source import ExportSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Truths:
     """An export's boxes and masks; a mask is everything in its picture that is not black."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ExportSource) -> None:
         self.source = source
         self._in_pixels = source.manifest.get("boxes") == "pixels"  # older exports kept boxes as they were given
         self.unreadable = 0

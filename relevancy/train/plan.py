@@ -46,7 +46,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A preset's shapes, and its stages."""
 
     preset: Preset
@@ -61,7 +61,7 @@ class Plan:
         return sum(self.parameters.values())
 
 
-def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: int = 1) -> Plan:
+def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: int = 1) -> RunPlan:
     """The plan of every stage of a preset; `samples` says how many sequences the user's data has, by stage."""
     language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
     check_size(vision, preset)
@@ -74,7 +74,7 @@ def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: in
     stages = tuple(
         _stage(stage, preset, config, (in_tower, handed), counts[stage.name], processes) for stage in preset.stages()
     )
-    return Plan(preset, parameters, language.vocab_size, handed, stages)
+    return RunPlan(preset, parameters, language.vocab_size, handed, stages)
 
 
 def hollow(config: PreTrainedConfig) -> LlavaForConditionalGeneration:

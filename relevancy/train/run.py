@@ -47,7 +47,7 @@ _FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat1
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """Where a stage's data lies, one set or several; see `open_data`."""
 
     data: str | list[str]
@@ -60,7 +60,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Way:
+class RunOptions:
     """How a run is carried out; none of it changes what comes out on the same hardware.
 
     max_skipped: share of samples that cannot be trained on above which a stage stops.
@@ -82,14 +82,14 @@ class Way:
             )
 
 
-def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | None = None) -> Path:
+def train(preset: Preset, sources: Mapping[str, TrainingSource], out: Path, way: RunOptions | None = None) -> Path:
     """Run the stages that have a source, in their order; returns the folder of the model, `out`/model.
 
     `out`/STAGE holds its checkpoints, figures (metrics.jsonl), what was skipped, and at the end what it trained.
     Finished stages are read, an unfinished one goes on from its last whole checkpoint. Everything that can be known to
     be wrong is refused before the first step. In a run of several processes all of them call this.
     """
-    way = way or Way()
+    way = way or RunOptions()
     preflight.check_order(preset, sources, out)
     stages = [stage for stage in preset.stages() if stage.name in sources]
     preflight.check_settings(preset, stages, processes_here())
@@ -120,7 +120,7 @@ def train(preset: Preset, sources: Mapping[str, Source], out: Path, way: Way | N
     return out / MODEL
 
 
-def _opened(stage: Stage, source: Source) -> tuple[Stage, Dialogues]:
+def _opened(stage: Stage, source: TrainingSource) -> tuple[Stage, Dialogues]:
     """The stage with its number of steps, and its data."""
     data = open_data(source.data, source.images)
     if not isinstance(data, Dialogues):
@@ -128,7 +128,7 @@ def _opened(stage: Stage, source: Source) -> tuple[Stage, Dialogues]:
     return replace(stage, steps=steps_of(stage, len(data))), data
 
 
-def _encoder(preset: Preset, parts: Parts, stage: Stage, source: Source, dialogues: Dialogues) -> Encoder:
+def _encoder(preset: Preset, parts: Parts, stage: Stage, source: TrainingSource, dialogues: Dialogues) -> Encoder:
     """The stage's encoder, once settings, model and data were seen to fit together."""
     token = parts.tokenizer.convert_tokens_to_ids(IMAGE)
     config = joined_config(parts.language, parts.vision, token, preset.feature_layer)  # type: ignore[arg-type]
@@ -140,7 +140,9 @@ def _encoder(preset: Preset, parts: Parts, stage: Stage, source: Source, dialogu
     return encoder
 
 
-def _run(preset: Preset, parts: Parts, opened: tuple[Stage, Dialogues], encoder: Encoder, out: Path, way: Way) -> None:
+def _run(
+    preset: Preset, parts: Parts, opened: tuple[Stage, Dialogues], encoder: Encoder, out: Path, way: RunOptions
+) -> None:
     stage, dialogues = opened
     folder = out / stage.name
     model = assembled(preset, parts, stage)

@@ -189,7 +189,7 @@ def _lost(stage: Stage, what: str, folder: Path) -> RelevancyError:
     )
 
 
-class _Report(TrainerCallback):
+class _StepReport(TrainerCallback):
     """Tells progress, and writes what is logged to a file of lines."""
 
     def __init__(self, stage: Stage, progress: Progress | None, folder: Path):
@@ -346,7 +346,7 @@ def run(
         args=arguments,
         train_dataset=data,
         data_collator=collate,
-        callbacks=[_Report(stage, progress, folder), watch],
+        callbacks=[_StepReport(stage, progress, folder), watch],
         stage=stage,
         order=order,
         sizes=sizes,

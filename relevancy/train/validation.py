@@ -118,7 +118,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Inspected:
     """What inspecting one entry gave."""
 
     turns: int
@@ -139,7 +139,7 @@ class _Inspector:
         self._unknown = None if tokenizer is None else tokenizer.unk_token
         self._control = () if tokenizer is None else tuple({*tokenizer.all_special_tokens} - {IMAGE})
 
-    def inspected(self, position: int, dialogue: Dialogue, seen: list[_Seen]) -> _Found:
+    def inspected(self, position: int, dialogue: Dialogue, seen: list[_Seen]) -> _Inspected:
         """All faults of the dialogue at this position, whose pictures' faults are there already."""
         found = [("no dialogue", dialogue.fault)] if dialogue.fault is not None else list(self._texts(dialogue.turns))
         encoded = None
@@ -157,7 +157,7 @@ class _Inspector:
         if any(token in turn.text for turn in dialogue.turns for token in self._control):
             notes.append("control token")
         faults = [Fault(position, dialogue.id, kind, why) for kind, why in found]
-        return _Found(len(dialogue.turns), len(dialogue.images), faults, encoded, tuple(notes))
+        return _Inspected(len(dialogue.turns), len(dialogue.images), faults, encoded, tuple(notes))
 
     def pictures(self, dialogue: Dialogue) -> list[_Seen]:
         """What is wrong with which of the dialogue's pictures."""
@@ -280,7 +280,7 @@ def _dialogues(source: str, images: Path | None) -> Iterator[_Entry]:
 
 def _inspected(
     dialogues: Iterator[_Entry], inspector: _Inspector, pool: ThreadPoolExecutor | None, ahead: int
-) -> Iterator[list[_Found]]:
+) -> Iterator[list[_Inspected]]:
     """Blocks of entries in their order. Pictures are looked at by the pool, texts here: a tokenizer is for one thread.
 
     Few blocks wait at any time.
@@ -299,14 +299,14 @@ def _pictures(block: list[_Entry], inspector: _Inspector) -> list[list[_Seen]]:
     return [[] if isinstance(given, Fault) else inspector.pictures(given) for _, given in block]
 
 
-def _texts(block: list[_Entry], pictures: Callable[[], list[list[_Seen]]], inspector: _Inspector) -> list[_Found]:
+def _texts(block: list[_Entry], pictures: Callable[[], list[list[_Seen]]], inspector: _Inspector) -> list[_Inspected]:
     return [
-        _Found(0, 0, [given]) if isinstance(given, Fault) else inspector.inspected(position, given, seen)
+        _Inspected(0, 0, [given]) if isinstance(given, Fault) else inspector.inspected(position, given, seen)
         for (position, given), seen in zip(block, pictures(), strict=True)
     ]
 
 
-def _count(result: Audit, found: _Found, listed: TextIO | None) -> None:
+def _count(result: Audit, found: _Inspected, listed: TextIO | None) -> None:
     kinds = {fault.kind for fault in found.faults}
     result.entries += kinds != {"unreadable rest"}
     result.turns += found.turns

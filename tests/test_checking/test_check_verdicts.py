@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relevancy.checking.rows import Row
+from relevancy.checking.rows import CheckRow
 from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
 from relevancy.checking.verdicts import BETTER, DOUBT, TRUST, UNDECIDED, summarise
 
@@ -16,7 +16,7 @@ def verdict(tmp_path, rows=40, **changes):
     numbers = GOOD | {key.replace("last", LAST): value for key, value in changes.items()}
     rng = np.random.default_rng(0)
     store = Store(tmp_path, {})
-    asked = [Row(str(number), str(number), "?", lambda: "") for number in range(rows)]
+    asked = [CheckRow(str(number), str(number), "?", lambda: "") for number in range(rows)]
     for row in asked:
         for name, gain in (("mine", numbers["gain"]), (RANDOM, 0.0)):
             values = {"faithfulness": gain + rng.normal(0, spread), "flips": float(gain > 0)}
@@ -61,7 +61,7 @@ def stored(tmp_path, *found):
     store = Store(tmp_path, {})
     for row, name, part, values in found:
         store.add([((row, name, part), values)])
-    return store, [Row(row, row, "?", lambda: "") for row in dict.fromkeys(row for row, *_ in found)]
+    return store, [CheckRow(row, row, "?", lambda: "") for row in dict.fromkeys(row for row, *_ in found)]
 
 
 def test_differences_are_taken_row_by_row(tmp_path):

@@ -172,14 +172,14 @@ def die_at(call: int) -> None:
 
 
 def main(told: str) -> None:
-    from relevancy.explanations.explain import Wish
+    from relevancy.explanations.explain import ExplainConfig
     from relevancy.export.run import Request, export
 
     arguments = json.loads(told)
     arguments["out"] = Path(arguments["out"])
     if call := arguments.pop("dies", None):
         die_at(call)
-    export(Request(wish=Wish(max_new_tokens=4), options={"device": "cpu"}, **arguments))
+    export(Request(wish=ExplainConfig(max_new_tokens=4), options={"device": "cpu"}, **arguments))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import tiny
 
 from relevancy.export.records import faulty
-from relevancy.export.run import Plan, Request
+from relevancy.export.run import ExportPlan, Request
 from relevancy.export.schema import table_of
 
 QUESTIONS = ("Is the duck floating? (a) Yes (b) No", "What color is the ball?", "Where is the dog?")
@@ -69,7 +69,7 @@ def stub_request(source: Path, out: Path, **changes: Any) -> Request:
 
 
 def stub_for(request: Request, **options: Any) -> Stub:
-    return Stub(Plan.of(request).schema, tuple(model.name for model in request.models), **options)
+    return Stub(ExportPlan.of(request).schema, tuple(model.name for model in request.models), **options)
 
 
 def command(*arguments: str | Path) -> list[str]:

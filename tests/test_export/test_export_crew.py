@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relevancy.errors import RelevancyError
-from relevancy.parallel.worker_pool import Crew, Died
+from relevancy.parallel.worker_pool import WorkerCrash, WorkerPool
 
 
 @dataclass(frozen=True)
@@ -47,33 +47,33 @@ def doubled(crew, tasks):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_every_task_has_its_result(size):
-    with Crew(size, Worker(), ahead=2) as crew:
+    with WorkerPool(size, Worker(), ahead=2) as crew:
         assert doubled(crew, range(6)) == {task: 2 * task for task in range(6)}
         assert doubled(crew, []) == {}
         assert crew.ask(20) == 40
 
 
 def test_a_process_that_dies_is_replaced_and_its_task_done_again(tmp_path):
-    with Crew(1, Worker(str(tmp_path / "note")), ahead=2) as crew:
+    with WorkerPool(1, Worker(str(tmp_path / "note")), ahead=2) as crew:
         assert doubled(crew, range(9)) == {task: 2 * task for task in range(9)}
 
 
 def test_a_task_that_kills_again_and_again_is_given_up_alone(tmp_path):
-    with Crew(1, Worker(str(tmp_path / "note")), ahead=2) as crew:
+    with WorkerPool(1, Worker(str(tmp_path / "note")), ahead=2) as crew:
         found = doubled(crew, [12, 13, 14])
-    assert isinstance(found.pop(13), Died)
+    assert isinstance(found.pop(13), WorkerCrash)
     assert found == {12: 24, 14: 28}
 
 
 def test_a_refusal_is_the_parents():
-    with pytest.raises(RelevancyError, match="no such model"), Crew(1, Worker(refuse="no such model")) as crew:
+    with pytest.raises(RelevancyError, match="no such model"), WorkerPool(1, Worker(refuse="no such model")) as crew:
         crew.wait_until_ready()
 
 
 def test_a_process_that_dies_in_the_middle_of_a_message_is_replaced():
     with (
         pytest.raises(RelevancyError, match="died 3 times while it loaded"),
-        Crew(1, Worker(broken=True)) as crew,
+        WorkerPool(1, Worker(broken=True)) as crew,
     ):
         crew.wait_until_ready()
 
@@ -81,7 +81,7 @@ def test_a_process_that_dies_in_the_middle_of_a_message_is_replaced():
 def test_processes_that_never_start_are_not_started_for_ever():
     with (
         pytest.raises(RelevancyError, match="died 3 times while it loaded"),
-        Crew(1, Worker(refuse="stillborn")) as crew,
+        WorkerPool(1, Worker(refuse="stillborn")) as crew,
     ):
         crew.wait_until_ready()
 

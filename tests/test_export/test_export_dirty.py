@@ -19,7 +19,7 @@ from making import run
 import relevancy
 from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import Wish
+from relevancy.explanations.explain import ExplainConfig
 from relevancy.export.run import Request, export
 from relevancy.report.build import make_report, save
 
@@ -70,7 +70,7 @@ def test_a_thousand_dirty_rows(tmp_path, monkeypatch):
     done = export(
         Request(
             models=["demo-small"], input=str(place / "items.jsonl"), out=out, processes=0, overlays="sample:100",
-            wish=Wish(max_new_tokens=2), options={"device": "cpu"},
+            wish=ExplainConfig(max_new_tokens=2), options={"device": "cpu"},
         )
     )  # fmt: skip
     after = {path: state for path, state in seen(tmp_path).items() if not Path(path).is_relative_to(out)}
@@ -135,7 +135,9 @@ def test_the_command_refuses_in_one_line(tmp_path):
 
 def ended(source: Path, out: Path, **changes: object) -> list[str | None]:
     """The errors of an export's rows, in order."""
-    request = Request(models=["demo-small"], input=str(source), out=out, processes=0, wish=Wish(max_new_tokens=2))
+    request = Request(
+        models=["demo-small"], input=str(source), out=out, processes=0, wish=ExplainConfig(max_new_tokens=2)
+    )
     export(replace(request, **changes))
     found = relevancy.open_export(out)
     assert len(list(found)) + len(found.errors()) == found.manifest["rows"]

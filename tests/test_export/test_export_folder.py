@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relevancy.errors import RelevancyError
-from relevancy.export.folder import Done, configuration_hash, held, manifest_of, parts_of
+from relevancy.export.folder import FinishedRows, configuration_hash, held, manifest_of, parts_of
 
 TABLE = pa.table({"row": [0, 1], "model": ["m", "m"], "error": [None, "why"]})
 
 
 @given(st.lists(st.tuples(st.integers(0, 20_000), st.sampled_from("ab"))))
 def test_done_counts_each_end_once(ends):
-    done, known = Done(), set()
+    done, known = FinishedRows(), set()
     for row, model in ends:
         assert done.add(row, model, error=False) is ((row, model) not in known)
         known.add((row, model))

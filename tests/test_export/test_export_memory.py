@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from making import Stub, stub_request
 
 from relevancy.export.records import faulty
-from relevancy.export.run import Plan, export
+from relevancy.export.run import ExportPlan, export
 from relevancy.export.schema import table_of
 
 SIDE, TOKENS = 24, 640  # of a LLaVA's map, and of its prompt
@@ -59,7 +59,7 @@ def main(place: Path, rows: int) -> None:
         if reached.done * 10 >= (len(found) + 1) * reached.total:
             found.append(held_now())
 
-    export(request, report, engine=Maps(Plan.of(request).schema))
+    export(request, report, engine=Maps(ExportPlan.of(request).schema))
     print(json.dumps(found))  # noqa: T201
 
 

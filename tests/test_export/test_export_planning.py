@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relevancy.data.items import Item, Source
+from relevancy.data.items import Item, PictureSource
 from relevancy.export import chunks as planning
 
 
 def item(row: int, picture: int) -> Item:
-    return Item(row, str(row), Source(f"{picture}.png", f"/{picture}.png"), "?")
+    return Item(row, str(row), PictureSource(f"{picture}.png", f"/{picture}.png"), "?")
 
 
 @given(st.lists(st.integers(0, 6), max_size=60), st.integers(1, 9))
@@ -30,7 +30,7 @@ def test_a_pictures_rows_travel_together_where_they_fit(pictures):
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 7))
 def test_windows_keep_the_order_and_their_size(sizes, rows):
     made = [
-        Item(row, str(row), Source(content=bytes(size * planning.WINDOW_BYTES // 4)), "?")
+        Item(row, str(row), PictureSource(content=bytes(size * planning.WINDOW_BYTES // 4)), "?")
         for row, size in enumerate(sizes[:6])
     ]
     windows = list(planning.windows(made))

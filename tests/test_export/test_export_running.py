@@ -18,12 +18,12 @@ import relevancy
 from relevancy.cli import export as cli_export
 from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import Wish, explain
+from relevancy.explanations.explain import ExplainConfig, explain
 from relevancy.export import estimate
 from relevancy.export.run import Request, export
 from relevancy.images import open_picture
 
-LIMITS = {"wish": Wish(max_new_tokens=4)}
+LIMITS = {"wish": ExplainConfig(max_new_tokens=4)}
 
 
 def asked(saved, items, out, **changes):
@@ -104,8 +104,8 @@ def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
     ("changes", "why"),
     [
         ({"models": ["nothing-of-that-name"]}, "nothing-of-that-name"), ({"models": []}, "at least one model"),
-        ({"wish": Wish("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
-        ({"wish": Wish(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
+        ({"wish": ExplainConfig("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
+        ({"wish": ExplainConfig(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
         ({"limit": 0}, "--limit"), ({"engine": "slurm"}, "no engine"), ({"input": "none.jsonl"}, "no input"),
         ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "no kind"),
     ],

@@ -7,10 +7,10 @@ import pytest
 from making import QUESTIONS, encoded
 
 import relevancy
-from relevancy.data.items import Item, Source
-from relevancy.explanations.explain import Wish, explain
+from relevancy.data.items import Item, PictureSource
+from relevancy.explanations.explain import ExplainConfig, explain
 from relevancy.export.processed import Eyes
-from relevancy.export.records import Explainer, Way
+from relevancy.export.records import ExplainBatches, RecordMaker
 from relevancy.images import MAX_PIXELS
 from relevancy.models import vision_cache
 
@@ -18,13 +18,13 @@ EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def items_over(pictures, rows):
-    sources = [Source(content=encoded(number, 60 + 17 * number)) for number in range(pictures)]
+    sources = [PictureSource(content=encoded(number, 60 + 17 * number)) for number in range(pictures)]
     return [Item(row, str(row), sources[row % pictures], QUESTIONS[row % 3] * (1 + row % 2)) for row in range(rows)]
 
 
 def records_of(models, items, wish=None, batch=4):
     eyes = Eyes.of([model.processor.image_processor for model in models], MAX_PIXELS)
-    explainer = Explainer(models, eyes.of_model, Way(wish or Wish(max_new_tokens=4), batch))
+    explainer = RecordMaker(models, eyes.of_model, ExplainBatches(wish or ExplainConfig(max_new_tokens=4), batch))
     seen = {item.picture.key: eyes.see(item.picture) for item in items}
     return explainer, {(one["row"], one["model"]): one for one in explainer.records(items, seen)}
 
@@ -59,7 +59,7 @@ def test_every_map_equals_a_single_explanation(pair, batch):
 def test_any_wish(built, options):
     model = relevancy.wrap(*built["gemma-clip"], name="tiny")
     items = items_over(2, 4)
-    _, records = records_of([model], items, Wish(max_new_tokens=4, **options))
+    _, records = records_of([model], items, ExplainConfig(max_new_tokens=4, **options))
     for item in items:
         check(model, item, records[item.row, "tiny"], **options)
 
@@ -80,7 +80,7 @@ def test_a_row_that_fails_costs_the_others_nothing(built):
     model = relevancy.wrap(*built["gemma-clip"], name="tiny")
     items = items_over(2, 5)
     items[2] = replace(items[2], question="too long " * 400)
-    items[4] = replace(items[4], picture=Source(content=encoded(0)[:200]))
+    items[4] = replace(items[4], picture=PictureSource(content=encoded(0)[:200]))
     _, records = records_of([model], items)
     assert "too long" in records[2, "tiny"]["error"]
     assert "damaged" in records[4, "tiny"]["error"]
@@ -92,12 +92,12 @@ def test_equal_image_processors_work_once(built):
     first, other = built["gemma-clip"][1].image_processor, built["gemma-dinov2"][1].image_processor
     eyes = Eyes.of([first, other], MAX_PIXELS)
     assert eyes.of_model == (0, 0)
-    assert len(eyes.see(Source(content=encoded(0))).pixels) == 1
+    assert len(eyes.see(PictureSource(content=encoded(0))).pixels) == 1
 
 
 def test_the_digest_is_of_the_encoded_file(tmp_path, built):
     (tmp_path / "a.png").write_bytes(encoded(0))
     eyes = Eyes.of([built["gemma-clip"][1].image_processor], MAX_PIXELS)
-    by_path = eyes.see(Source("a.png", str(tmp_path / "a.png")))
-    assert by_path.digest == eyes.see(Source(content=encoded(0))).digest
+    by_path = eyes.see(PictureSource("a.png", str(tmp_path / "a.png")))
+    assert by_path.digest == eyes.see(PictureSource(content=encoded(0))).digest
     assert by_path.size == (80, 60)

@@ -80,7 +80,7 @@ def test_the_model_is_given_back_unchanged(gemma, picture, method, scope, fails,
     try:
         if fails:
             monkeypatch.setattr(
-                "relevancy.methods.base.Round.here", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
+                "relevancy.methods.base.TargetBatch.here", lambda *_: (_ for _ in ()).throw(KeyError("planted"))
             )
             monkeypatch.setattr(
                 "relevancy.methods.perturbation.Subject.score", lambda *_: (_ for _ in ()).throw(KeyError("planted"))

@@ -11,7 +11,7 @@ from by_hand import ByHand
 from relevancy.core.targets import Choice
 from relevancy.explanations.explain import explain
 from relevancy.methods import perturbation
-from relevancy.methods.base import Setting, opened
+from relevancy.methods.base import MethodSettings, opened
 from relevancy.methods.perturbation import Subject
 from relevancy.methods.registry import METHODS
 from relevancy.models.model import Model, wrap
@@ -81,10 +81,10 @@ class Game(Subject):
         return torch.arange(self.picture.numel(), dtype=torch.float32).view_as(self.picture) - 4
 
 
-def game(rows: int, cols: int) -> tuple[Game, Setting]:
+def game(rows: int, cols: int) -> tuple[Game, MethodSettings]:
     picture = torch.full((1, 1, rows, cols), 2.0)
     nothing = torch.zeros_like(picture)
-    return Game(None, Choice(0, 0), {}, picture, nothing, None), Setting("full", None, rows, cols)
+    return Game(None, Choice(0, 0), {}, picture, nothing, None), MethodSettings("full", None, rows, cols)
 
 
 @pytest.mark.parametrize("name", ["_integrated_gradients", "_ablation", "_shapley", "_kernel_shap"])
@@ -129,7 +129,7 @@ def test_what_is_run_again_is_the_same_model(family):
     hf, inputs = family()
     inputs["attention_mask"] = inputs["attention_mask"].clone()
     holder = Model(hf, None, "tiny")
-    with opened(METHODS["ablation"], holder, Setting("language", None, 2, 2)) as reader:
+    with opened(METHODS["ablation"], holder, MethodSettings("language", None, 2, 2)) as reader:
         logits = reader.forward(inputs, 1, use_cache=False).logits[0, -1]
         subject = reader.subject(0, Choice(0, 5, 6), -1)
         again = subject.score(subject.picture.repeat(2, 1, 1, 1))
@@ -151,7 +151,7 @@ def test_random_methods_give_the_same_map_twice_and_leave_the_generator_alone(ge
 
 def test_a_side_that_patches_do_not_divide_keeps_its_patches():
     subject = Subject(None, Choice(0, 0), {}, torch.zeros(1, 3, 11, 11), torch.zeros(1, 3, 11, 11), None)
-    setting = Setting("full", None, 2, 2)
+    setting = MethodSettings("full", None, 2, 2)
     mask, sizes = subject.groups(setting)
     assert torch.equal(subject.by_patch(mask, setting), torch.tensor([[0, 1], [2, 3]]))
     assert int(mask[0, 0, 10, 10]) == 3

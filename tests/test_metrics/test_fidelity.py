@@ -8,7 +8,7 @@ import torch
 from relevancy.metrics.explainers import explainer_of, random_maps
 from relevancy.metrics.fidelity import infidelity, max_sensitivity
 from relevancy.metrics.sanity_checks import Asked
-from relevancy.metrics.teacher_forcing import Said, Sight
+from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.models.model import wrap
 
 pytest.importorskip("captum", reason="captum is not installed: its metrics are not tested")
@@ -21,7 +21,7 @@ def model(built):
 
 def test_what_hiding_takes_is_the_truest_map(model):
     """With one patch hidden at a time, the map of single drops has no infidelity; noise has some."""
-    sight = Sight(model, tiny.picture(), "Where is the dog?", Said.words(model, "left"))
+    sight = TeacherForcing(model, tiny.picture(), "Where is the dog?", GivenAnswer.words(model, "left"))
     read = sight.hiding(np.concatenate([np.zeros((1, 16), bool), np.eye(16, dtype=bool)])).probability
     drops = read[0] - read[1:]
     true = infidelity(sight, drops.reshape(4, 4), share=1 / 16)
@@ -32,7 +32,7 @@ def test_what_hiding_takes_is_the_truest_map(model):
 
 def test_infidelity_equals_a_loop_over_single_sets(model):
     """Yeh et al. 2019, definition 2.1, with the map scaled by what fits best: captum and this loop share no code."""
-    sight = Sight(model, tiny.picture(), "Where is the dog?", Said.words(model, "left"))
+    sight = TeacherForcing(model, tiny.picture(), "Where is the dog?", GivenAnswer.words(model, "left"))
     image_map = np.random.default_rng(1).random((4, 4)) - 0.3
     rng = np.random.default_rng(3)
     pairs = []

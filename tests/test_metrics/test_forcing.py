@@ -10,7 +10,7 @@ from relevancy.errors import RelevancyError
 from relevancy.metrics.answer_flip import answer_flips
 from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.patch_order import order
-from relevancy.metrics.teacher_forcing import REPLACEMENTS, Said, Sight, unused_tower_layers_skipped
+from relevancy.metrics.teacher_forcing import REPLACEMENTS, GivenAnswer, TeacherForcing, unused_tower_layers_skipped
 from relevancy.metrics.token_perturbation import perturbation
 from relevancy.models.model import Model, wrap
 
@@ -24,11 +24,11 @@ def model(pair: tiny.Built) -> Model:
 
 
 @pytest.fixture
-def sight(model: Model, picture) -> Sight:
-    return Sight(model, picture, QUESTION, Said.words(model, ANSWER, "duck"))
+def sight(model: Model, picture) -> TeacherForcing:
+    return TeacherForcing(model, picture, QUESTION, GivenAnswer.words(model, ANSWER, "duck"))
 
 
-def single(sight: Sight, pixels: torch.Tensor) -> tuple[float, bool]:
+def single(sight: TeacherForcing, pixels: torch.Tensor) -> tuple[float, bool]:
     """The explained token's probability and whether the answer stays, by a plain forward pass."""
     said = sight.said
     with torch.no_grad():
@@ -49,8 +49,8 @@ def test_a_batch_is_single_passes(sight, replacement):
 
 def test_the_untouched_picture_is_explains_own(model, picture):
     result = explain(model, picture, QUESTION, answer=ANSWER, target=1)
-    sight = Sight(model, picture, QUESTION, Said.of(result, model))
-    assert sight.said == Said.words(model, ANSWER, 1)
+    sight = TeacherForcing(model, picture, QUESTION, GivenAnswer.of(result, model))
+    assert sight.said == GivenAnswer.words(model, ANSWER, 1)
     found = sight.hiding(np.zeros((1, sight.patches), bool))
     assert found.probability[0] == pytest.approx(result.target.probability, rel=1e-4)
 
@@ -113,7 +113,7 @@ def test_more_steps_than_patches(sight):
 
 def test_flips(model, picture):
     own = explain(model, picture, QUESTION, max_new_tokens=3)
-    sight = Sight(model, picture, QUESTION, Said.of(own, model))
+    sight = TeacherForcing(model, picture, QUESTION, GivenAnswer.of(own, model))
     ordered = order(np.arange(16), sight.seen)
     hidden = np.zeros((2, 16), bool)
     hidden[1, ordered[:8]] = True
@@ -150,7 +150,7 @@ def test_removed_tokens_may_as_well_be_masked(sight, picture, monkeypatch):
     removed[8] = True
     found = sight.without(removed).probability
     monkeypatch.setattr("relevancy.metrics.teacher_forcing._has_windows", lambda _: True)
-    masked = Sight(sight.model, picture, QUESTION, sight.said).without(removed).probability
+    masked = TeacherForcing(sight.model, picture, QUESTION, sight.said).without(removed).probability
     np.testing.assert_allclose(found, masked, rtol=1e-4)
 
 
@@ -161,7 +161,7 @@ def test_each_version_gets_its_own_number_whatever_the_others_are(sight, picture
     for row, count in enumerate(counts):
         removed[row, np.random.default_rng(row).permutation(16)[:count]] = True
     found = sight.without(removed)
-    alone = [Sight(sight.model, picture, QUESTION, sight.said).without(mask[None]) for mask in removed]
+    alone = [TeacherForcing(sight.model, picture, QUESTION, sight.said).without(mask[None]) for mask in removed]
     np.testing.assert_allclose(found.probability, [one.probability[0] for one in alone], rtol=1e-4)
     assert found.kept.tolist() == [bool(one.kept[0]) for one in alone]
     assert len(np.unique(np.round(found.probability, 12))) == len(counts)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.report.maps import NOTHING, SIDE, Truth, divergence, entropy, masses, on_raster, top_mass
-from relevancy.report.source import Source
+from relevancy.report.source import ExportSource
 from relevancy.report.truth import Truths
 
 positive = st.floats(0, 1000, width=32)
@@ -133,7 +133,7 @@ def test_energy_equals_a_loop_over_pixels(seed):
     ],
 )  # fmt: skip
 def test_boxes_of_older_exports_and_boxes_outside_of_the_picture(tmp_path, kept, boxes, area, unreadable):
-    truths = Truths(Source(tmp_path, kept, (), {}))
+    truths = Truths(ExportSource(tmp_path, kept, (), {}))
     lines = pa.RecordBatch.from_pylist(
         [{"boxes": boxes, "mask": None}],
         schema=pa.schema({"boxes": pa.list_(pa.list_(pa.float64())), "mask": pa.string()}),

@@ -20,7 +20,7 @@ from relevancy.train.composition import assembled
 from relevancy.train.losses import lean_loss
 from relevancy.train.parts import parts_of
 from relevancy.train.presets import Preset
-from relevancy.train.run import Source, Way, train
+from relevancy.train.run import RunOptions, TrainingSource, train
 from relevancy.train.stages import freeze
 from relevancy.train.trainer import LlavaTrainer, StoppedError
 
@@ -30,8 +30,8 @@ STOPPED, REFUSED = 143, 2
 
 def trained(preset: Preset, data: Path, out: Path, *, resume: bool = False, **options: Any) -> Path:
     """Train here."""
-    sources = {stage.name: Source(str(data)) for stage in preset.stages()}
-    return train(preset, sources, out, Way(resume=resume, log_every=1, **options))
+    sources = {stage.name: TrainingSource(str(data)) for stage in preset.stages()}
+    return train(preset, sources, out, RunOptions(resume=resume, log_every=1, **options))
 
 
 def forked(preset: Preset, data: Path, out: Path, *, resume: bool = False, kill: Kill | None = None) -> int:

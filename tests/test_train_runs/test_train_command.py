@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.cli import app
-from relevancy.train.run import Source, Way, train
+from relevancy.train.run import RunOptions, TrainingSource, train
 
 
 def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,9 +50,9 @@ def test_both_stages_from_the_command_line(data, tmp_path) -> None:
 
 
 def test_cached_features_train_nearly_the_same(small, data, tmp_path) -> None:
-    sources = {name: Source(str(data)) for name in ("align", "finetune")}
-    train(small, sources, tmp_path / "plain", Way(log_every=1))
-    train(small, sources, tmp_path / "cached", Way(log_every=1, cache=True))
+    sources = {name: TrainingSource(str(data)) for name in ("align", "finetune")}
+    train(small, sources, tmp_path / "plain", RunOptions(log_every=1))
+    train(small, sources, tmp_path / "cached", RunOptions(log_every=1, cache=True))
     import runs
 
     plain, cached = (runs.losses(tmp_path / name, "align") for name in ("plain", "cached"))

@@ -19,7 +19,7 @@ from relevancy.errors import RelevancyError
 from relevancy.train.composition import assembled
 from relevancy.train.conversion import to_original
 from relevancy.train.parts import parts_of
-from relevancy.train.run import Source, train
+from relevancy.train.run import TrainingSource, train
 
 PREFIX = "model.mm_projector."
 NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
@@ -69,7 +69,7 @@ def test_stage_two_begins_with_it_and_it_goes_back_as_it_came(file, weights, sma
     """A stage that moves nothing (rate 0) ends with the very connector, in the original's layout too."""
     still = replace(small.finetune, steps=1, learning_rate=0.0)
     out = tmp_path / "run"
-    train(replace(small, connector=str(file), finetune=still), {"finetune": Source(str(data))}, out)
+    train(replace(small, connector=str(file), finetune=still), {"finetune": TrainingSource(str(data))}, out)
     back = to_original(out / "model", tmp_path / "back")
     state = load_file(back / "model.safetensors")
     for name, value in weights.items():

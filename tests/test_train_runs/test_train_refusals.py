@@ -40,7 +40,7 @@ from relevancy.train.parts import parts_of, tokenizer_of
 from relevancy.train.plan import plan
 from relevancy.train.preflight import check_settings
 from relevancy.train.presets import Preset, overridden, preset
-from relevancy.train.run import TRAINED, Order, Source, Way, train
+from relevancy.train.run import TRAINED, Order, RunOptions, TrainingSource, train
 from relevancy.train.stages import SCHEDULES, freeze, states_of
 from relevancy.train.telemetry import unlabeled
 from relevancy.train.trainer import LlavaTrainer, StoppedError
@@ -149,7 +149,7 @@ def test_a_later_stage_is_looked_at_before_the_first_one_trains(small, data, tmp
 def test_a_folder_without_the_pictures(one, data, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RelevancyError, match=r"no such file|cannot be opened|0\.png"):
-        train(one, {"finetune": Source(str(data), str(tmp_path / "empty"))}, tmp_path / "run")
+        train(one, {"finetune": TrainingSource(str(data), str(tmp_path / "empty"))}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -158,11 +158,11 @@ def test_too_many_skipped_samples_stop_the_run_and_few_are_counted(one, data, tm
     shutil.copytree(data.parent, pictures)
     for number in range(0, 64, 2):
         (pictures / f"{number}.png").unlink()
-    sources = {"finetune": Source(str(data), str(pictures))}
+    sources = {"finetune": TrainingSource(str(data), str(pictures))}
     with pytest.raises(RelevancyError, match=r"could not be trained on .*\.png.*max_skipped 0\.05"):
         train(one, sources, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
-    train(one, sources, tmp_path / "run", Way(max_skipped=1.0))
+    train(one, sources, tmp_path / "run", RunOptions(max_skipped=1.0))
     assert 0 < records.skipped_in(tmp_path / "run", "finetune") <= 24
 
 

@@ -19,7 +19,7 @@ from relevancy.errors import RelevancyError
 from relevancy.train.checkpoints import newest
 from relevancy.train.composition import assembled
 from relevancy.train.parts import parts_of
-from relevancy.train.run import TRAINED, Order, Source, export, train
+from relevancy.train.run import TRAINED, Order, TrainingSource, export, train
 
 STAGES = ("align", "finetune")
 
@@ -191,7 +191,7 @@ def test_bad_settings_are_one_line_before_training(change, message, small, data,
 
 def test_finetune_needs_an_aligned_connector(small, data, tmp_path) -> None:
     with pytest.raises(RelevancyError, match="train align"):
-        train(small, {"finetune": Source(str(data))}, tmp_path / "run")
+        train(small, {"finetune": TrainingSource(str(data))}, tmp_path / "run")
 
 
 def test_going_on_from_a_whole_model(whole, small, data, tmp_path) -> None:
