@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from relevancy.cli import app
 from relevancy.errors import RelevancyError
-from relevancy.images import COLUMNS
+from relevancy.data.fields import NAMES
 from relevancy.train.data.dialogues import dialogue_of
 from relevancy.train.data.examples import Encoder, Examples
 from relevancy.train.data.sources import open_data
@@ -129,7 +129,7 @@ def test_nothing_to_audit(tmp_path, text):
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relevancy.cli", "train", "check", *map(str, arguments)],
-        capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}, check=False,
+        capture_output=True, text=True, env=os.environ | {"NAMES["picture"]": "200"}, check=False,
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def test_without_a_tokenizer_only_pictures_that_are_asked_about_are_missed(tmp_p
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["image", "images", *COLUMNS])
+@pytest.mark.parametrize("name", ["image", "images", *NAMES["picture"]])
 def test_a_picture_is_found_under_every_usual_name(name, pictures):
     found = dialogue_of({"question": "What?", "answer": "Red.", name: "wide.png"}, 0, pictures)
     assert found.images == (pictures / "wide.png",)
