@@ -16,8 +16,8 @@ from training_data import entry, write
 from typer.testing import CliRunner
 
 from relevancy.cli import app
-from relevancy.errors import RelevancyError
 from relevancy.data.fields import NAMES
+from relevancy.errors import RelevancyError
 from relevancy.train.data.dialogues import dialogue_of
 from relevancy.train.data.examples import Encoder, Examples
 from relevancy.train.data.sources import open_data
@@ -129,7 +129,7 @@ def test_nothing_to_audit(tmp_path, text):
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relevancy.cli", "train", "check", *map(str, arguments)],
-        capture_output=True, text=True, env=os.environ | {"NAMES["picture"]": "200"}, check=False,
+        capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}, check=False,
     )  # fmt: skip
 
 
