@@ -12,7 +12,12 @@ from hypothesis.extra import numpy as hnp
 
 from relevancy.explanations import evidence
 from relevancy.explanations.evidence import Areas, Evidence
-from relevancy.models import generation, knockout, wrap
+from relevancy.explanations.explain import explain
+from relevancy.explanations.explanation import Explanation
+from relevancy.models import knockout, wrap
+from relevancy.models.generation import Prefill
+from relevancy.models.knockout import Variant
+from relevancy.models.model import only
 
 QUESTIONS = ["Is the duck floating?", "Duck?", "Is the ball red or is the duck floating on the water?"]
 
@@ -34,29 +39,40 @@ def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray) 
         hf_model.set_attn_implementation(before)
 
 
-@pytest.mark.parametrize("name", ["gemma-clip", "llama-clip", "gemma-dinov2"])
+def prefilled(model, said):
+    """The inputs of a padded batch with answers, and what a forward pass over it leaves behind."""
+    inputs = model.prepare([tiny.picture()] * len(QUESTIONS), QUESTIONS, said)
+    with torch.no_grad():
+        return inputs, Prefill.of(inputs, model.model(**inputs, use_cache=True))
+
+
+@pytest.mark.parametrize("name", sorted(tiny.FAMILIES))
 def test_knockout_equals_a_mask_written_out(name):
-    hf_model, processor = tiny.BUILDERS[name]()
+    hf_model, processor = tiny.FAMILIES[name]()
     model = wrap(hf_model.double(), processor)
-    picture = tiny.picture()
-    prompt = generation.read(model, [picture] * len(QUESTIONS), QUESTIONS)
+    inputs, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
     rng = np.random.default_rng(0)
     patterns = [np.zeros(16, bool), np.ones(16, bool), rng.random(16) < 0.3]
-    said = [(), (7,), (7, 9)]
-    variants = [
-        knockout.Variant(row, words, torch.from_numpy(hidden)) for row, words in enumerate(said) for hidden in patterns
-    ]
-    assert knockout.shares_prefix(model, prompt, prompt.ids.shape[1] + 2)
-    found = knockout.logits_of(model, prompt, variants)
-    cache = [layer.keys.shape for layer in prompt.cache.layers]
-    for logits, variant in zip(found, variants, strict=True):
-        inputs = dict(model.prepare([picture], [QUESTIONS[variant.row]], [variant.said]))
-        places = (inputs["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
-        expected = reference(model.model, inputs, places, variant.hidden.numpy())
-        torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
-        whole = knockout.logits_in_full(model, picture, QUESTIONS[variant.row], [variant])[0]
-        torch.testing.assert_close(whole.double(), expected, rtol=1e-5, atol=1e-5)
-    assert [layer.keys.shape for layer in prompt.cache.layers] == cache
+    lengths = prefill.mask.sum(-1).tolist()
+    asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2])]
+    variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
+    before = [layer.keys.shape for layer in prefill.cache.layers]
+    whole = knockout.logits_in_full(model, inputs, variants)
+    shared = knockout.shares_prefix(model, prefill, max(lengths))
+    assert shared == (name not in ("paligemma", "paligemma2", "gemma2-clip"))  # prefix without mask, short windows
+    found = knockout.logits_of(model, prefill, variants) if shared else whole
+    for logits, other, variant in zip(found, whole, variants, strict=True):
+        own = only(inputs, variant.row, variant.length)
+        places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
+        torch.testing.assert_close(logits, other, rtol=1e-5, atol=1e-5)
+        if model.causal and name != "gemma2-clip":
+            expected = reference(model.model, own, places, variant.hidden.numpy())
+            torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
+        if not variant.hidden.any():
+            with torch.no_grad():
+                plain = model.model(**own).logits[0, -1]
+            torch.testing.assert_close(logits.double(), plain, rtol=1e-5, atol=1e-5)
+    assert [layer.keys.shape for layer in prefill.cache.layers] == before
     assert (found[1] - found[0]).abs().max() > 1e-3  # knocking out the picture is felt
 
 
@@ -64,12 +80,45 @@ def test_a_model_is_given_back_after_a_knockout():
     hf_model, processor = tiny.gemma_clip()
     model = wrap(hf_model, processor)
     before = hf_model.config.get_text_config()._attn_implementation
+    _, prefill = prefilled(model, [(), (), ()])
     plain = model.prepare([tiny.picture()], QUESTIONS[:1])
     expected = hf_model(**plain).logits
-    prompt = generation.read(model, [tiny.picture()], QUESTIONS[:1])
-    knockout.logits_of(model, prompt, [knockout.Variant(0, (), torch.ones(16, dtype=torch.bool))])
+    knockout.logits_of(model, prefill, [Variant(0, len(prefill.ids[0]), torch.ones(16, dtype=torch.bool))])
     assert hf_model.config.get_text_config()._attn_implementation == before
     torch.testing.assert_close(hf_model(**plain).logits, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gemma-clip", "paligemma"])
+@pytest.mark.parametrize("method", ["relevancy", "relevancy-magnitude", "rollout", "gradcam"])
+def test_a_result_carries_its_evidence(name, method, tmp_path):
+    model = wrap(*tiny.FAMILIES[name]())
+    picture = tiny.picture()
+    single = explain(model, picture, QUESTIONS[0], method=method, max_new_tokens=3)
+    batch = explain(model, picture, QUESTIONS, method=method, max_new_tokens=3)
+    tokens = explain(model, picture, QUESTIONS[0], method=method, target="all", max_new_tokens=3)
+    for one in (single, batch[0], tokens[0]):
+        found = one.evidence
+        assert found.probability == pytest.approx(one.target.probability, abs=1e-5)
+        assert found.shared == (name == "gemma-clip")
+        for part in evidence.NUMBERS:
+            assert getattr(found, part) == pytest.approx(getattr(single.evidence, part), abs=1e-4)
+    for one in tokens:
+        assert one.evidence.probability == pytest.approx(one.target.probability, abs=1e-5)
+    own = only(model.prepare([picture], QUESTIONS[:1]), 0, 1000)
+    blind = Variant(0, own["input_ids"].shape[1], torch.ones(16, dtype=torch.bool))
+    expected = knockout.logits_in_full(model, own, [blind])[0].softmax(-1)
+    assert single.evidence.blind == pytest.approx(float(expected[single.target.id]), abs=1e-5)
+    again = Explanation.load(single.save(tmp_path / "result")).evidence
+    assert again == single.evidence
+    assert explain(model, picture, QUESTIONS[0], method=method, evidence=False, max_new_tokens=1).evidence is None
+
+
+def test_a_contrast_has_the_lead_of_its_logits():
+    model = wrap(*tiny.gemma_clip())
+    result = explain(model, tiny.picture(), QUESTIONS[0], target="duck|ball", max_new_tokens=2)
+    target = result.target
+    assert result.evidence.lead["untouched"] == pytest.approx(target.logit - target.contrast_logit, abs=1e-4)
+    assert set(result.evidence.lead) == {"untouched", "blind", "best", "peak", "elsewhere"}
 
 
 maps = hnp.arrays(

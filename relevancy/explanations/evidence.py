@@ -13,6 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from relevancy.core.targets import Choice, shown
+from relevancy.models import knockout
+from relevancy.models.generation import Prefill
+from relevancy.models.knockout import Variant
+from relevancy.models.model import Model
 
 Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
@@ -82,6 +90,97 @@ class Evidence:
         """All numbers, the verdict and the sentence."""
         return asdict(self) | {"verdict": self.verdict, "sentence": self.sentence}
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Evidence:
+        """What `to_json` gave; null stands for what was not a number."""
+        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        numbers = {name: math.nan for name in NUMBERS if known.get(name) is None}
+        return cls(**{**known, **numbers})
+
+
+_PARTS = ("blind", "best", "peak", "elsewhere")
+NUMBERS = (
+    "probability", "blind", "best", "peak", "elsewhere", "blind_tv", "best_tv", "peak_tv", "elsewhere_tv"
+)  # fmt: skip
+"""The fields that are numbers, in their order."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapInQuestion:
+    """A map of one example of a batch.
+
+    row: which example. length: its own tokens up to the position whose logits emit the target. image_map: (rows, cols).
+    """
+
+    row: int
+    length: int
+    choice: Choice
+    image_map: np.ndarray
+
+
+def evidence_for(
+    model: Model, prefill: Prefill, inputs: Mapping[str, Any], maps: Sequence[MapInQuestion]
+) -> list[Evidence]:
+    """The evidence for maps of one batch, read together.
+
+    prefill: what a forward pass over `inputs` left behind, at least as far as the maps' lengths. Costs about 6 short
+    passes over the tokens after the picture, as one batch; 6 whole forward passes where the model cannot share what
+    comes before (see `knockout.shares_prefix`).
+    """
+    parts = [Areas.of(one.image_map).named() for one in maps]
+    tokens = [int((only_ids == model.image_token_id).sum()) for only_ids in prefill.ids]
+    variants = [
+        Variant(one.row, one.length, _on_tokens(area, tokens[one.row]))
+        for one, areas in zip(maps, parts, strict=True)
+        for _, area in areas
+    ]
+    shared = knockout.shares_prefix(model, prefill, max(one.length for one in maps))
+    logits = (
+        knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, inputs, variants)
+    )
+    found, start = [], 0
+    for one, areas in zip(maps, parts, strict=True):
+        own = logits[start : start + len(areas)].cpu()
+        found.append(_told(model, one.choice, [name for name, _ in areas], own, shared=shared))
+        start += len(areas)
+    return found
+
+
+def _on_tokens(area: np.ndarray, tokens: int) -> Tensor:
+    """A part of the map as image tokens, (tokens,) bool; those before the first patch go with the whole picture."""
+    before = np.full(tokens - area.size, bool(area.all()))
+    return torch.from_numpy(np.concatenate([before, area.ravel()]))
+
+
+def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:
+    """Numbers of one map from the logits of its variants, (variants, vocabulary); variants of one name are averaged."""
+    shares = logits.double().softmax(-1)
+    plain = shares[0]
+    first, second = plain.topk(2).indices.tolist()
+    other = second if first == choice.id else first
+    distances = (shares - plain).abs().sum(-1) / 2
+    contrast = choice.contrast_id
+    leads = None if contrast is None else logits[:, choice.id] - logits[:, contrast]
+
+    def mean(values: Tensor, name: str) -> float:
+        own = [float(value) for value, known in zip(values, names, strict=True) if known == name]
+        return sum(own) / len(own) if own else math.nan
+
+    def by_name(values: Tensor) -> dict[str, float]:
+        return {name: mean(values, name) for name in dict.fromkeys(names)}
+
+    probability = by_name(shares[:, choice.id])
+    numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
+    numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
+    return Evidence(
+        probability=probability["untouched"],
+        **numbers,
+        runner_up=by_name(shares[:, other]),
+        lead=None if leads is None else by_name(leads),
+        says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
+        shared=shared,
+    )
+
 
 @dataclass(frozen=True)
 class Areas:
@@ -94,7 +193,7 @@ class Areas:
 
     @classmethod
     def of(cls, image_map: np.ndarray, *, seed: int = 0) -> Areas:
-        """Of a map (rows, cols); elsewhere are squares that do not meet the one around the peak, as far from the border."""
+        """Of a map (rows, cols); squares elsewhere do not meet the peak's and are as far from the border."""
         everything = np.ones(image_map.shape, bool)
         values = np.asarray(image_map, np.float64)
         if not np.isfinite(values).all() or np.ptp(values) == 0:
@@ -109,6 +208,13 @@ class Areas:
             _square(corner, values.shape),
             tuple(_square(other, values.shape) for other in _others(corner, values.shape, seed)),
         )
+
+    def named(self) -> list[tuple[str, np.ndarray]]:
+        """Every part with its name, the untouched picture first."""
+        known = [("untouched", ~self.blind), ("blind", self.blind)]
+        if self.best is not None and self.peak is not None:
+            known += [("best", self.best), ("peak", self.peak)]
+        return known + [("elsewhere", area) for area in self.elsewhere]
 
 
 def side_of(shape: tuple[int, ...]) -> tuple[int, int]:

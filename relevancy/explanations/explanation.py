@@ -19,6 +19,7 @@ from PIL import Image
 from relevancy.atomic_io import whole_files
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import Evidence
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import figures
@@ -46,6 +47,7 @@ class Explanation:
         that of their sizes.
     cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
         eq. 5 removed because it was negative; None for methods without that clamp.
+    evidence: what knocking out parts of the picture does to the explained token; None where it was not asked for.
     answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """
@@ -64,6 +66,7 @@ class Explanation:
     image_map: np.ndarray = field(repr=False)
     shares: Mapping[str, float]
     cut: float | None = None
+    evidence: Evidence | None = None
     layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     answer_tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -169,6 +172,7 @@ class Explanation:
             },
             "shares": dict(self.shares),
             "cut": finite(self.cut),
+            "evidence": None if self.evidence is None else finite(self.evidence.to_json()),
             "tokens": list(self.tokens),
             "is_image": self.is_image.astype(int).tolist(),
             "relevance": finite(self.relevance.tolist()),
@@ -219,6 +223,7 @@ class Explanation:
                 relevance=np.array(stored["relevance"], dtype=np.float32),
                 image_map=np.array(stored["image_map"], dtype=np.float32),
                 cut=stored.get("cut"),
+                evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
                 layers=None if stored["layers"] is None else tuple(stored["layers"]),
                 notes=tuple(stored["notes"]),
                 answer_tokens=tuple(stored.get("answer_tokens", ())),

@@ -25,11 +25,10 @@ from relevancy.explanations.explanation import Explanation
 from relevancy.export.processed import Ready, Seen
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
-from relevancy.models.model import Model
+from relevancy.models.model import FEATURES, Model
 from relevancy.models.vision_cache import VisionCache
 
 _TOWER_PICTURES = 8  # run through the tower together: its activations still fit a CPU's cache
-_FOREIGN = "mm_encoder_outputs"
 _ANY_PICTURE = Image.new("RGB", (1, 1))
 
 
@@ -66,7 +65,7 @@ class Reader(Model):
     @property
     def shares_features(self) -> bool:
         """Whether the model takes its tower's features ready made."""
-        return _FOREIGN in signature(self.model.forward).parameters
+        return FEATURES in signature(self.model.forward).parameters
 
     def expect(self, known: Mapping[Frame, tuple[torch.Tensor, Any]]) -> None:
         """Until the next call: each picture's pixels and, where the tower has run, its features."""
@@ -81,7 +80,7 @@ class Reader(Model):
         inputs = self._inner.prepare([_ANY_PICTURE] * len(images), questions, continuations)
         if features[0] is not None:
             del inputs["pixel_values"]
-            inputs[_FOREIGN] = {"image": SimpleNamespace(pooler_output=list(features))}
+            inputs[FEATURES] = {"image": SimpleNamespace(pooler_output=list(features))}
         return inputs
 
 

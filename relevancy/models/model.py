@@ -5,11 +5,12 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 # Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
 _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+
+FEATURES = "mm_encoder_outputs"
+"""Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
 
 # Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
 # positions from 1.
@@ -76,6 +80,11 @@ class Model:
     def image_token_id(self) -> int:
         """The id that stands at every image token's place in `input_ids`."""
         return _image_token_id(self.model.config, self.processor)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token of a prompt reads a later one."""
+        return self.model.config.model_type not in _PREFIXED
 
     @property
     def room(self) -> int:
@@ -176,8 +185,7 @@ class Model:
                 "that comes before it"
             )
         kept = inputs["attention_mask"].bool()
-        causal = self.model.config.model_type in _PREFIXED
-        new = {"attention_mask": 1, "token_type_ids": int(causal)}
+        new = {"attention_mask": 1, "token_type_ids": int(not self.causal)}
         for key, value in list(inputs.items()):
             if not isinstance(value, torch.Tensor) or value.shape != kept.shape:
                 continue
@@ -197,7 +205,7 @@ class Model:
         if mask.all() or hasattr(self.model.base_model, "get_rope_index"):
             return
         positions = mask.cumsum(-1).sub(1).clamp(min=0)
-        inputs["position_ids"] = positions + int(self.model.config.model_type in _PREFIXED)
+        inputs["position_ids"] = positions + int(not self.causal)
 
     def _check_length(self, inputs: BatchFeature) -> None:
         longest = int(inputs["attention_mask"].sum(-1).max())
@@ -208,6 +216,22 @@ class Model:
             f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
             f"{self.room}; shorten it by about {longest - self.room} tokens"
         )
+
+
+def only(inputs: Mapping[str, Any], row: int, length: int) -> dict[str, Any]:
+    """One example of a batch by itself, as a batch of 1: its first `length` own tokens, without padding."""
+    shape = inputs["input_ids"].shape
+    kept = inputs["attention_mask"][row].bool().nonzero()[:length, 0]
+    own: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            own[name] = value[row : row + 1, kept] if value.shape == shape else value[row : row + 1]
+        else:
+            own[name] = value
+    if FEATURES in own:
+        features = own[FEATURES]["image"].pooler_output[row : row + 1]
+        own[FEATURES] = {"image": SimpleNamespace(pooler_output=features)}
+    return own
 
 
 def load(
