@@ -83,7 +83,10 @@ class Evidence:
         """The verdict as a sentence, with the numbers it rests on."""
         numbers = f"p = {self.probability:.2f}; without the picture {self.blind:.2f}"
         if not math.isnan(self.peak):
-            numbers += f", without the map's peak {self.peak:.2f}, without as much elsewhere {self.elsewhere:.2f}"
+            numbers += (
+                f", without the map's best eighth {self.best:.2f}, without the square at its peak {self.peak:.2f}"
+            )
+            numbers += f", without such a square elsewhere {self.elsewhere:.2f}"
         return f"{_SENTENCES[self.verdict]} ({numbers}.)"
 
     def to_json(self) -> dict[str, Any]:

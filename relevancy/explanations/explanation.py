@@ -149,7 +149,9 @@ class Explanation:
 
     def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
         """Picture, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
-        return figures.figure([self.panel(smooth=smooth, floor=floor)], question=self.question, **options)
+        notes = [] if self.evidence is None else [self.evidence.sentence]
+        panels = [self.panel(smooth=smooth, floor=floor)]
+        return figures.figure(panels, question=self.question, **{"notes": notes} | options)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON takes it; what is not a number becomes null."""
@@ -233,13 +235,14 @@ class Explanation:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     def summary(self) -> str:
-        """Answer, token and shares in two lines of plain words."""
+        """Answer, token, shares and, where there is some, the evidence, a line each of plain words."""
         target, shares = self.target, self.shares
         against = "" if target.contrast is None else f" rather than {target.contrast.strip()!r}"
         return (
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
             f"probability {target.probability:.3f}\nrelevance: "
             + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in _SHARES.items())
+            + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
 
     def _repr_html_(self) -> str:

@@ -20,9 +20,11 @@ from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
 from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explain import ExplainConfig, explain_batch
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.processed import Ready, Seen
+from relevancy.export.schema import EVIDENCE
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
 from relevancy.models.model import FEATURES, Model
@@ -227,12 +229,22 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         "is_image": result.is_image,
         "relevance": result.relevance,
         "answer_tokens": list(result.answer_tokens),
+        "cut": result.cut,
+        **_evidence(result),
         "boxes": boxes or given["boxes"],
         "notes": [*item.notes, *notes, *result.notes],
         "seconds": seconds,
         "scope": result.scope,
         "method": result.method,
     }
+
+
+def _evidence(result: Explanation) -> dict[str, Any]:
+    found = result.evidence
+    if found is None:
+        return {}
+    numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
+    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, **numbers}
 
 
 def _key(item: Item) -> str:
