@@ -123,8 +123,8 @@ class MapInQuestion:
 
 def evidence_for(
     model: Model, prefill: Prefill, inputs: Mapping[str, Any], maps: Sequence[MapInQuestion]
-) -> list[Evidence]:
-    """The evidence for maps of one batch, read together.
+) -> list[Evidence | None]:
+    """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
 
     prefill: what a forward pass over `inputs` left behind, at least as far as the maps' lengths. Costs about 6 short
     passes over the tokens after the picture, as one batch; 6 whole forward passes where the model cannot share what
@@ -141,10 +141,12 @@ def evidence_for(
     logits = (
         knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, inputs, variants)
     )
-    found, start = [], 0
+    found: list[Evidence | None] = []
+    start = 0
     for one, areas in zip(maps, parts, strict=True):
         own = logits[start : start + len(areas)].cpu()
-        found.append(_told(model, one.choice, [name for name, _ in areas], own, shared=shared))
+        told = _told(model, one.choice, [name for name, _ in areas], own, shared=shared)
+        found.append(None if math.isnan(told.probability) else told)
         start += len(areas)
     return found
 
