@@ -57,7 +57,7 @@ def test_memory_is_flat(tmp_path):
         folder.mkdir()
         planted = plant(folder, count, every=50)
         script = (
-            "import resource, sys; from pathlib import Path; from relevancy.train.auditing import audit\n"
+            "import resource, sys; from pathlib import Path; from relevancy.train.validation import audit\n"
             "found = audit(sys.argv[1] + '/data.json', Path(sys.argv[1]) / 'images', threads=2)\n"
             "print(sum(found.counts.values()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
