@@ -117,8 +117,8 @@ def test_tiles_do_not_change_the_row(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("vision", [tiny.clip, tiny.dinov2], ids=["clip", "dinov2"])
-def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
-    """Strategy "full" hands the class token on as an image token: it is no patch, and is given no patch's relevance."""
+def test_a_class_token_among_the_image_tokens_keeps_its_own(vision):
+    """Strategy "full" hands the class token on as an image token: each tower token has its own image token's value."""
     tokenizer = tiny.gemma_tokenizer()
     decoder = tiny.text(tiny.LlamaConfig, len(tokenizer))
     model = tiny.build(
@@ -128,7 +128,7 @@ def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
     processor.vision_feature_select_strategy = "full"
     inputs = inputs_for(processor, QUESTIONS[:2])
     assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [17, 17]
-    expected = reference(model, inputs, full=True, patches_of=torch.eye(17)[:, 1:])
+    expected = reference(model, inputs, full=True)
     rows, _ = rows_of(model, inputs)
     assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
     assert relative(rows.vision, expected.vision) < 1e-5
@@ -145,7 +145,7 @@ def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
     placed = _Images(mask, side, side, family).place(row, torch.zeros(1, 2, patches + 1, 3))
     values = row[0, 1 : kept + 1][-patches:].view(side // merged, side // merged)
     expected = [values[down // merged, across // merged] for down in range(side) for across in range(side)]
-    assert placed[0].tolist() == [0, *expected]
+    assert placed[0].tolist() == [row[0, 1] if kept > patches else 0, *expected]
 
 
 @pytest.mark.parametrize(
