@@ -94,7 +94,10 @@ def test_effects_are_taken_row_by_row(tmp_path):
             (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
             (str(row), "mine", "noise", {"similarity": row / 12}),
         ]
-    found += [(str(row), "mine", "question", {"similarity": row / 12 - 0.06 + 0.01 * (-1) ** row}) for row in reversed(range(12))]
+    found += [
+        (str(row), "mine", "question", {"similarity": row / 12 - 0.06 + 0.01 * (-1) ** row})
+        for row in reversed(range(12))
+    ]
     effect = summarise(*stored(tmp_path, *found), ["mine"])[0].numbers["question effect"]
     assert (effect.low, effect.high) == pytest.approx((0.06, 0.06), abs=0.01)
 

@@ -161,8 +161,7 @@ def test_the_authors_style_writes_and_loses_what_their_code_does(tokenizer, text
     ids, labels = original(conversation, tokenizer, PATCHES)
     try:
         found = encode(turns, tokenizer, PATCHES, style="authors")
-    except LostDialogueError as error:
-        assert "trains on nothing" in str(error)
+    except LostDialogueError:
         miscounted = sum(text.count(f"{END}\n") + text.count("<unk>") + (not text) for text in texts) + len(texts) % 2
         # Two wrong counts can make up for each other there: nonsense is trained on.
         assert set(labels) == {IGNORED} or miscounted > 1
