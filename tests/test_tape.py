@@ -156,6 +156,8 @@ def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
         ("gemma3", 4, 15),  # fewer tower tokens than patches
         ("llava", 18, 17),  # more image tokens than the tower has
         ("llava", 15, 17),
+        ("llava", 0, 17),
+        ("gemma3", 0, 17),
     ],
 )
 def test_image_tokens_that_are_not_known_to_be_patches_are_refused(family, kept, tokens):
