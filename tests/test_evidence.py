@@ -154,6 +154,8 @@ def test_the_parts_of_a_map(values):
     rows, cols = evidence.side_of(values.shape)
     assert areas.peak.sum() == rows * cols
     assert values[areas.peak].max() == values.max()
+    corners = (values.shape[0] - rows + 1) * (values.shape[1] - cols + 1)
+    assert len(areas.elsewhere) == min(evidence.DRAWS, corners - 1)
     for other in areas.elsewhere:
         assert other.sum() == rows * cols
         assert not (other == areas.peak).all()

@@ -166,6 +166,15 @@ def test_image_tokens_that_are_not_known_to_be_patches_are_refused(family, kept,
         _Images(mask, 4, 4, family).place(torch.ones(1, kept + 2), torch.zeros(1, 2, tokens, 3))
 
 
+def test_where_nothing_flows_nothing_is_cut(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    with record(model) as tape:
+        rows = tape.relevance(model(**inputs, logits_to_keep=1).logits[:, -1, 7] * 0)
+    assert rows.cut.tolist() == [0]
+    assert passed_on(rows.language).count_nonzero() == 0
+
+
 def test_a_graph_is_given_up_unless_it_is_asked_for(built):
     model, processor = built["gemma-clip"]
     with record(model) as tape:
