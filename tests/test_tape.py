@@ -136,16 +136,22 @@ def test_a_class_token_among_the_image_tokens_keeps_its_own(vision):
 
 @pytest.mark.parametrize(
     ("family", "kept", "patches"),
-    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64), ("llava", 17, 16)],
+    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64)],
 )
 def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
     side, merged = int(patches**0.5), int((patches // min(kept, patches)) ** 0.5)
     mask = torch.tensor([[False, *[True] * kept, False]])
     row = torch.arange(kept + 2, dtype=torch.float32)[None]
     placed = _Images(mask, side, side, family).place(row, torch.zeros(1, 2, patches + 1, 3))
-    values = row[0, 1 : kept + 1][-patches:].view(side // merged, side // merged)
+    values = row[0, 1 : kept + 1].view(side // merged, side // merged)
     expected = [values[down // merged, across // merged] for down in range(side) for across in range(side)]
-    assert placed[0].tolist() == [row[0, 1] if kept > patches else 0, *expected]
+    assert placed[0].tolist() == [0, *expected]
+
+
+def test_a_class_token_among_the_image_tokens_gets_its_own_tokens_value():
+    mask = torch.tensor([[False, *[True] * 17, False]])
+    placed = _Images(mask, 4, 4, "llava").place(torch.arange(19.0)[None], torch.zeros(1, 2, 17, 3))
+    assert placed[0].tolist() == list(range(1, 18))
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,7 @@ class _Inspector:
                 found += self._over(encoded)
         used = self._used(dialogue, encoded)
         found += [what for number, what in seen if number < used]
-        if dialogue.unread:
-            found.append(("unread picture", f"under {dialogue.unread!r}: call it image"))
+        found += [("unread picture", f"under {name!r}: call it image") for name in dialogue.unread]
         notes = [dialogue.placed] if dialogue.placed else []
         if any(token in turn.text for turn in dialogue.turns for token in self._control):
             notes.append("control token")

@@ -245,12 +245,14 @@ def test_a_picture_is_found_under_every_usual_name(name, pictures):
 )
 def test_a_picture_under_another_name_is_counted_and_said(given, tmp_path, pictures, caplog):
     found = dialogue_of({"question": "What?", "answer": "Red.", "photo": given}, 0, pictures)
-    assert (found.unread, found.images, found.fault) == ("photo", (), None)
+    assert (found.unread, found.images, found.fault) == (("photo",), (), None)
     if isinstance(given, str):
-        entries = [entry("a", "What?", "Red.", photo=given), entry("b", QUESTION, "Red.", image="wide.png")]
-        path = write(tmp_path / "data.json", entries)
+        path = write(tmp_path / "data.json", [entry("a", "What?", "Red.", photo=given), entry("b", "What?", "Red.")])
         assert audit(path, pictures).counts == {"unread picture": 1}
-        open_data(path, pictures)
+        with pytest.raises(RelevancyError, match="they seem to have one under 'photo'"):
+            open_data(path, pictures)
+        pictured = entry("b", QUESTION, "Red.", image="wide.png")
+        open_data(write(tmp_path / "more.json", [entry("a", "What?", "Red.", photo=given), pictured]), pictures)
         assert "1 entries have what looks like a picture under 'photo'" in caplog.text
 
 

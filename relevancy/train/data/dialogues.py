@@ -31,8 +31,8 @@ class Dialogue:
     """What was said about which pictures; nothing is opened yet.
 
     Each picture has its `<image>` in a user turn, in the same order. fault: why an entry is no dialogue; it then has
-    no turns. placed: what was decided about its pictures, a key of PLACED. unread: a name of the entry under which a
-    picture seems to lie that is not read.
+    no turns. placed: what was decided about its pictures, a key of PLACED. unread: names of the entry under which
+    pictures seem to lie that are not read.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Dialogue:
     images: tuple[Picture, ...] = ()
     fault: str | None = None
     placed: str | None = None
-    unread: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def words(self) -> int:
@@ -56,12 +56,13 @@ def dialogue_of(entry: Any, number: int, images: Path | None = None) -> Dialogue
     mentions its one picture again and again has it once. Never raises: what is wrong stands in `fault`.
     """
     name = str(entry.get("id", number)) if isinstance(entry, Mapping) else str(number)
-    unread = None
+    unread: tuple[str, ...] = ()
     try:
         if not isinstance(entry, Mapping):
             raise ShapeError(f"the entry is {kind_of(entry)}, not an object")
         turns, pictures = [Turn(*said) for said in turns_of(entry)], _pictures(entry, images)
-        unread = unread_picture(entry)
+        name_of_other = unread_picture(entry)
+        unread = () if name_of_other is None else (name_of_other,)
         turns, placed = _placed(turns, len(pictures))
         return Dialogue(name, tuple(turns), tuple(pictures), placed=placed, unread=unread)
     except ShapeError as error:

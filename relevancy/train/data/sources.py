@@ -57,7 +57,7 @@ class FileDialogues(Dialogues):
             ends.append(entry.end)
             lengths.append(found.words)
             pictured.append(bool(found.images))
-            unread.update([found.unread] if found.unread else [])
+            unread.update(found.unread)
         if not any(lengths):
             why = broken or "it takes a JSON list, or a JSON object a line"
             raise RelevancyError(f"{path}: holds no dialogue: {why}")
@@ -118,7 +118,7 @@ class TableDialogues(Dialogues):
             found = self[place]
             words.append(found.words)
             seen.append(bool(found.images))
-            unread.update([found.unread] if found.unread else [])
+            unread.update(found.unread)
         _warn("the data set", unread)
         return np.array(words), np.array(seen, dtype=bool)
 
