@@ -121,6 +121,19 @@ def test_a_contrast_has_the_lead_of_its_logits():
     assert set(result.evidence.lead) == {"untouched", "blind", "best", "peak", "elsewhere"}
 
 
+@pytest.mark.parametrize("target", ["first", "ball|duck"])
+def test_the_runner_up_is_the_likeliest_of_the_others(target):
+    model = wrap(*tiny.gemma_clip())
+    result = explain(model, tiny.picture(), QUESTIONS[0], target=target, max_new_tokens=1)
+    with torch.no_grad():
+        shares = model.model(**model.prepare([tiny.picture()], QUESTIONS[:1])).logits[0, -1].softmax(-1)
+    others = shares.clone()
+    others[result.target.id] = 0
+    assert (result.target.id == int(shares.argmax())) == (target == "first")
+    assert result.evidence.runner_up["untouched"] == pytest.approx(float(others.max()), abs=1e-6)
+    assert result.evidence.says["untouched"] == model.tokenizer.decode([int(shares.argmax())])
+
+
 maps = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
@@ -141,6 +154,8 @@ def test_the_parts_of_a_map(values):
     rows, cols = evidence.side_of(values.shape)
     assert areas.peak.sum() == rows * cols
     assert values[areas.peak].max() == values.max()
+    corners = (values.shape[0] - rows + 1) * (values.shape[1] - cols + 1)
+    assert len(areas.elsewhere) == min(evidence.DRAWS, corners - 1)
     for other in areas.elsewhere:
         assert other.sum() == rows * cols
         assert not (other == areas.peak).all()
