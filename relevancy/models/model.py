@@ -20,6 +20,8 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
+from relevancy.families.rules import RULES, layout_of
+from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 
@@ -116,6 +118,11 @@ class Model:
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
 
+    @property
+    def patchwise(self) -> bool:
+        """Whether the image tokens are the tower's patches, one by one, over one processed picture."""
+        return self.model.config.model_type in _ONE_GRID
+
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
         config, pictures = self.model.config, self.processor.image_processor
@@ -128,6 +135,18 @@ class Model:
         side = config.vision_config.patch_size
         rows, cols = size[0] // side, size[1] // side
         return geometry.grid_for(pictures, width, height, rows, cols, token_side=side)
+
+    def layout(self, width: int, height: int) -> Layout:
+        """Where the image tokens lie in a picture of `width` x `height` pixels; raises for a family not known here."""
+        family = self.model.config.model_type
+        if family in RULES:
+            return layout_of(self.model.config, self.processor, width, height)
+        if self.patchwise:
+            return one_grid(self.grid(width, height), self.extra_image_tokens)
+        raise RelevancyError(
+            f"how {family} with {type(self.processor.image_processor).__name__} lays its image tokens over a picture "
+            f"is not known here; it is known for {', '.join(sorted(_ONE_GRID | RULES.keys()))}"
+        )
 
     def prepare(
         self,
