@@ -1,6 +1,7 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
 import copy
+import inspect
 import itertools
 import re
 import sys
@@ -210,10 +211,14 @@ class Model:
     def _count_positions(self, inputs: BatchFeature) -> None:
         """Tells the model not to count padding, as generation does; without padding it counts rightly by itself.
 
-        So does a family whose positions lie in the picture.
+        A family whose positions lie in the picture is told them always: it would forget them while it answers.
         """
         mask = inputs["attention_mask"]
-        if mask.all() or hasattr(self.model.base_model, "get_rope_index"):
+        if (counts := getattr(self.model.base_model, "get_rope_index", None)) is not None:
+            known = {name: inputs[name] for name in inspect.signature(counts).parameters if name in inputs}
+            inputs["position_ids"], _ = counts(**known)
+            return
+        if mask.all():
             return
         positions = mask.cumsum(-1).sub(1).clamp(min=0)
         inputs["position_ids"] = positions + int(self.model.config.model_type in _PREFIXED)
