@@ -47,8 +47,8 @@ class Prefill:
     """Pictures with a question each, as a model has read them: what any answer goes on from.
 
     ids, mask: (batch, tokens), padded on the left. logits: (batch, vocabulary), of the answer's first token. cache: the
-    decoder's keys and values. positions: (batch, 1), of the last token, or (axes, batch, 1) in families that count along
-    time, rows and columns; None where the model counts by itself.
+    decoder's keys and values. positions: (batch, 1), of the last token, or (axes, batch, 1) where a family counts
+    along time, rows and columns; None where the model counts by itself.
     """
 
     ids: Tensor
