@@ -118,7 +118,7 @@ def test_the_answer_does_not_depend_on_the_method(gemma, picture, method):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "guess"}, "Unknown method 'guess'; there is relevancy, attention, attention-last, rollout"),
+        ({"method": "guess"}, "Unknown method 'guess'; there is relevancy, relevancy-magnitude, attention"),
         ({"method": "rollout", "scope": "full"}, "Method rollout has no scope full: use language"),
         ({"method": "gradcam", "scope": "full"}, "Method gradcam has no scope full"),
         ({"method": "occlusion", "layers": [0]}, "Method occlusion reads no layer's attention: leave layers out"),
