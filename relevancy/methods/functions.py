@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import BatchFeature
 
 from relevancy.core import patching
@@ -14,6 +16,26 @@ from relevancy.errors import RelevancyError
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class MapRequest:
+    """What a method from outside is asked: the maps of a batch, of one target in each answer.
+
+    model: its parameters are frozen, and it is in eval mode; gradients are on. inputs: what `model.model` takes for the
+    batch, padded on the left, each answer as far as its target needs it; a copy, whose entries may be replaced.
+    targets: which ids, and where. rows, cols: of the patches on each picture.
+    """
+
+    model: Model
+    inputs: BatchFeature
+    targets: TargetBatch
+    rows: int
+    cols: int
+
+    def scalars(self, logits: Tensor) -> Tensor:
+        """The numbers to explain, (batch,), from the logits (batch, tokens, vocabulary) of `inputs`."""
+        return self.targets.scalars(logits)
 
 
 @contextmanager
@@ -35,10 +57,11 @@ class _FunctionCall:
 
     def read(self, round_: TargetBatch) -> Attribution:
         assert self.method.function is not None
+        ids, rows, cols = self.inputs["input_ids"], self.setting.rows, self.setting.cols
+        request = MapRequest(self.model, BatchFeature(dict(self.inputs)), round_, rows, cols)
         with torch.enable_grad():
-            found = self.method.function(self.model, BatchFeature(dict(self.inputs)), round_)
-        ids = self.inputs["input_ids"]
-        expected = tuple(ids.shape) if self.method.words else (len(ids), self.setting.rows, self.setting.cols)
+            found = self.method.function(request)
+        expected = tuple(ids.shape) if self.method.words else (len(ids), rows, cols)
         try:
             values = torch.as_tensor(found).detach().float().to(ids.device)
         except (TypeError, ValueError, RuntimeError) as error:

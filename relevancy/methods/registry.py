@@ -12,8 +12,8 @@ from typing import Any
 from relevancy.errors import RelevancyError
 from relevancy.plugins import Plugins
 
-MapFunction = Callable[[Any, Any, Any], Any]
-"""A method as a function of (model: Model, inputs: BatchFeature, targets: TargetBatch); see `function_method`."""
+MapFunction = Callable[[Any], Any]
+"""A method as a function of one `functions.MapRequest`; see `function_method`."""
 
 DEFAULT = "relevancy"
 _FEW = 4  # passes that someone who waits for a map does not mind
@@ -82,14 +82,11 @@ def function_method(
     signed: bool = False,
     words: bool = False,
 ) -> Method:
-    """A method that calls `function(model, inputs, targets)` for the maps of a batch, once for each round of targets.
+    """A method that calls `function(request)` for the maps of a batch, once for each round of targets.
 
-    model: the `Model`, its parameters frozen. inputs: what the Hugging Face model takes for the batch, answers included
-    as far as they are needed, padded on the left. targets: `base.TargetBatch`; `targets.scalars(logits)` are the
-    numbers to explain, (batch,), from logits (batch, tokens, vocabulary). Gradients are on.
-    It returns a tensor or array (batch, rows, cols), one number for each patch of each picture; with `words`
-    (batch, tokens), one for each input token. summary: the function's first line of documentation where None. The
-    other arguments are as in `Method`.
+    function: takes a `functions.MapRequest`; returns a tensor or array (batch, rows, cols), one number for each patch
+    of each picture, or with `words` (batch, tokens), one for each input token, image tokens included.
+    summary: the function's first line of documentation where None. The other arguments are as in `Method`.
     """
     told = (getdoc(function) or name).splitlines()[0] if summary is None else summary
     return Method(
