@@ -38,6 +38,7 @@ ORDER = (
     "geometry",
     "images",
     "atomic_io",
+    "plugins",
     "errors",
 )
 # What knows nothing of the rest of the house, whatever the order would allow.
@@ -46,12 +47,13 @@ ONLY = {
     "families": {"geometry", "errors"},
     "plotting": {"errors"},
     "core": {"errors"},
-    "data": {"images", "errors"},
+    "data": {"images", "plugins", "errors"},
     "parallel": {"errors"},
     "stats": set(),
     "geometry": {"images", "errors"},
     "images": {"errors"},
     "atomic_io": {"errors"},
+    "plugins": {"errors"},
     "errors": set(),
 }
 HEAVY = ("torch", "transformers", "matplotlib", "cv2", "numpy", "PIL")

@@ -23,7 +23,7 @@ from relevancy.families.views import Layout
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
 from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
-from relevancy.methods.registry import Method
+from relevancy.methods.registry import MapFunction, Method
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model, load
@@ -39,7 +39,7 @@ def explain(
     *,
     target: str | int = "first",
     scope: Scope = "language",
-    method: str = registry.DEFAULT,
+    method: str | MapFunction = registry.DEFAULT,
     layers: Iterable[int] | None = None,
     answer: str | Sequence[str] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -55,7 +55,8 @@ def explain(
         per token of the answer). "word:2" is the string 2 in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
-        are as it gives them, and a note says where they may be negative.
+        are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps
+        of a batch, as `relevancy.register_method` takes.
     layers: decoder layers that take part, all by default; for methods that read the layers' attention.
     answer: explain this answer, teacher-forced, instead of the one the model gives: greedy, each token the likeliest,
         whatever generation settings came with the checkpoint.
@@ -80,7 +81,7 @@ class ExplainConfig:
 
     target: str | int = "first"
     scope: Scope = "language"
-    method: str = registry.DEFAULT
+    method: str | MapFunction = registry.DEFAULT
     layers: Iterable[int] | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     evidence: bool = True
@@ -91,6 +92,11 @@ class ExplainConfig:
         registry.chosen(self.method, self.scope, self.layers)
         object.__setattr__(self, "target", targets.parsed(self.target))
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
+
+    @property
+    def explainer(self) -> Method:
+        """The method itself."""
+        return registry.found(self.method)
 
 
 def explain_one(
@@ -145,7 +151,7 @@ class _Run:
     def __init__(self, model: Model, items: list[_Item], wish: ExplainConfig, *, keep_prompt: bool = False) -> None:
         self.model, self.items, self.target = model, items, wish.target
         self.scope, self.max_new_tokens, self.evidence = wish.scope, wish.max_new_tokens, wish.evidence
-        self.method = registry.METHODS[wish.method]
+        self.method = wish.explainer
         self.layers = None if wish.layers is None else tuple(wish.layers)
         self.keep_prompt = keep_prompt
         self.prompt: Prefill | None = None
