@@ -53,6 +53,7 @@ def test_knockout_equals_a_mask_written_out(name):
     inputs, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
     rng = np.random.default_rng(0)
     patterns = [np.zeros(16, bool), np.ones(16, bool), rng.random(16) < 0.3]
+    patterns[2][-1] = False  # the last image token stays in sight, and is as it was
     lengths = prefill.mask.sum(-1).tolist()
     asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2])]
     variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
