@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relevancy.explanations.explain import explain as explain
     from relevancy.explanations.explanation import Explanation as Explanation
     from relevancy.export.results import open_export as open_export
+    from relevancy.methods.registry import register_method as register_method
     from relevancy.models import Model as Model
     from relevancy.models import load as load
     from relevancy.models import wrap as wrap
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "models",
     "open_export": "export.results",
     "record": "core.tape",
+    "register_method": "methods.registry",
     "wrap": "models",
 }
 __all__ = sorted(_HOMES)

@@ -15,7 +15,7 @@ TARGETS = (
     ("No rather than Yes", "No|Yes"),
 )
 SCOPES = (("Decoder: up to the image tokens", "language"), ("Full: on through the vision tower", "full"))
-METHODS = tuple(name for name, method in registry.METHODS.items() if method.quick)
+METHODS = tuple(name for name, method in registry.METHODS.usable().items() if method.quick)
 """Those that cost a few passes: a visitor waits for them."""
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
 SCREEN_SIDE = 640  # pixels of the longer side of a picture as it is shown

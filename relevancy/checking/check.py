@@ -14,6 +14,7 @@ from relevancy.checking.verdicts import CheckFindings, summarise
 from relevancy.checking.worker import Job, JobResult, Settings, Worker
 from relevancy.errors import RelevancyError
 from relevancy.metrics.explainers import BATCH, Explainer
+from relevancy.metrics.registry import METRICS
 from relevancy.models.model import Model
 from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
@@ -47,7 +48,10 @@ class Check:
         if RANDOM in self.methods:
             raise RelevancyError(f"The method {RANDOM} is always there: leave it out.")
         data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
+        self._require_metrics()
         decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
+        if not self.settings.metrics:  # as checks of earlier versions say it
+            del decided["metrics"]
         store = Store(self.folder, decided)
         with _Hands(self) as hands:
             self._do(hands, "answers", self._answers(store), store, progress)
@@ -68,6 +72,15 @@ class Check:
             heading += ", those answered rightly"
         summaries = summarise(store, self.rows, list(self.methods), self.settings.seed)
         return CheckFindings(heading, summaries, tuple(self.notes))
+
+    def _require_metrics(self) -> None:
+        for name in self.settings.metrics:
+            METRICS.named(name)
+            if self.processes and not METRICS.travels(name):
+                raise RelevancyError(
+                    f"Metric {name} is known to this process only: declare it in a package (entry point "
+                    "relevancy.metrics), or check without working processes."
+                )
 
     def usable(self, store: Store) -> dict[int, str]:
         """The model's answers by row, where it gives any, and where the right one is known, that one."""

@@ -19,6 +19,9 @@ RANDOM = "random"
 ANSWER, SCORES, RANDOMISED, ALONE = "said", "scores", "randomised", "alone"
 """Parts of a check; the others are the controls by name, "answer" among them. What is said has no method: ""."""
 
+METRIC = "metric "
+"""With what the numbers of other packages' metrics begin."""
+
 _SETTINGS, _RESULTS = "settings.json", "results.jsonl"
 Key = tuple[str, str, str]  # row, method, part
 

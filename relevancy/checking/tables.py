@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.atomic_io import whole_files, write_whole
+from relevancy.checking.store import METRIC
 from relevancy.checking.verdicts import CheckFindings, Summary
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import versions
@@ -42,6 +43,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
 }
 """Columns in their order, by table; the arrow says which way is better. Those of random weights follow."""
 
+_OTHERS = "Metrics of other packages"
 _WEIGHTS = "Against random weights: rank correlation without signs"
 _COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "nss")
 _START, _END = "<!-- relevancy check: from here -->", "<!-- relevancy check: to here -->"
@@ -63,7 +65,8 @@ def _groups(summaries: Sequence[Summary]) -> dict[str, dict[str, str]]:
         heading: {number: title for number, title in titles.items() if number in present}
         for heading, titles in GROUPS.items()
     }
-    return {heading: titles for heading, titles in (groups | {_WEIGHTS: weights}).items() if titles}
+    others = {number: number.removeprefix(METRIC) for number in present if number.startswith(METRIC)}
+    return {heading: titles for heading, titles in (groups | {_OTHERS: others, _WEIGHTS: weights}).items() if titles}
 
 
 def markdown(findings: CheckFindings) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ALONE, ANSWER, RANDOM, RANDOMISED, SCORES, Key
+from relevancy.checking.store import ALONE, ANSWER, METRIC, RANDOM, RANDOMISED, SCORES, Key
 from relevancy.core.targets import shown
 from relevancy.data.answer_match import correct
 from relevancy.errors import RelevancyError
@@ -22,6 +22,7 @@ from relevancy.metrics.explainers import Explainer, random_maps
 from relevancy.metrics.localization import against_truth
 from relevancy.metrics.patch_order import order
 from relevancy.metrics.randomization import Way, blocks, randomised, stages, usual_stages
+from relevancy.metrics.registry import METRICS
 from relevancy.metrics.sanity_checks import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
 from relevancy.metrics.teacher_forcing import GivenAnswer, Replacement, TeacherForcing
 from relevancy.metrics.token_perturbation import perturbation
@@ -37,6 +38,7 @@ class Settings:
 
     steps: of deletion and insertion. share: of the patches, hidden for answer flips. control_rows: how many rows the
     controls are made on. tokens: whether image tokens are removed, too. target: which token of an answer is explained.
+    metrics: names of `metrics.registry.METRICS` that are taken, too.
     """
 
     steps: int = 8
@@ -46,6 +48,7 @@ class Settings:
     tokens: bool = True
     target: str | int = "first-relevant"
     seed: int = 0
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,16 +157,21 @@ class Worker:
             for values, both in zip(found.values(), removed, strict=True):
                 values |= {"positive": both.positive_auc, "negative": both.negative_auc}
         for values, result in zip(found.values(), results.values(), strict=True):
-            values |= self._truth(row, result)
+            truth, mask = self._truth(row, result)
+            values |= truth
+            values |= {f"{METRIC}{name}": float(METRICS[name](result, sight, mask)) for name in settings.metrics}
         return found
 
-    def _truth(self, row: CheckRow, result: Explanation) -> dict[str, float]:
-        """A map against the row's mask; nothing where there is none, or none that can be read."""
+    def _truth(self, row: CheckRow, result: Explanation) -> tuple[dict[str, float], np.ndarray | None]:
+        """A map against the row's mask, and the mask; nothing where there is none, or none that can be read."""
+        if row.mask is None:
+            return {}, None
         try:
-            return {} if row.mask is None else against_truth(result, row.mask())
+            mask = row.mask()
+            return against_truth(result, mask), mask
         except RelevancyError as error:
             self._untrue[row.key] = str(error)
-            return {}
+            return {}, None
 
     # -- controls
 

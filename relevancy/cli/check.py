@@ -68,6 +68,9 @@ def check(
             "relevancy@full or relevancy@layers=2-."
         ),
     ] = "relevancy",
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics of installed packages that are taken, too, as sharpness,center.")
+    ] = None,
     scope: Annotated[ScopeName, typer.Option(help="As in explain, for methods that know it.")] = ScopeName.language,
     layers: Annotated[str | None, typer.Option(help="Decoder layers, as 6-17 or 0,4,8; all by default.")] = None,
     target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
@@ -114,12 +117,13 @@ def check(
     if page is not None:
         tables.place_in(page)
     settings = Settings(
-        steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed
-    )
+        steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed,
+        metrics=_listed(metrics or ""),
+    )  # fmt: skip
     asked = _Questions(
         data=data, question=question, layout=value(box_layout), rows=rows, scope=scope.value, layers=layers,
         settings=settings,
-        methods=tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip())),
+        methods=_listed(methods),
         options={
             "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
         },
@@ -145,6 +149,11 @@ def check(
     for one in findings:
         _say(one)
     say(f"→ {file}")
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 @dataclass(frozen=True)

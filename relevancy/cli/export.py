@@ -61,7 +61,11 @@ def export(
     out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
     question: Annotated[str | None, typer.Option(help="One question for all pictures.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="jsonl, csv, parquet, folder, tar or datasets, where the name does not tell.")
+        str | None,
+        typer.Option(
+            help="jsonl, csv, parquet, folder, tar, datasets, or what an installed package reads, where the name does "
+            "not tell."
+        ),
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column of names; without one a row's number.")] = None,
     picture_column: Annotated[

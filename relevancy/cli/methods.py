@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, fields
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from relevancy.cli.terminal import escaped, out
-from relevancy.methods.registry import METHODS
+from relevancy.methods.registry import METHODS, Method
 
 METHOD_HELP = f"One of {', '.join(METHODS)}; see [bold]relevancy methods[/bold]."
 
@@ -26,14 +26,19 @@ def methods(
     Costs are passes of the model for one token, at most; "missing" stands behind a package that is not installed.
     """
     if as_json:
-        listed = [asdict(method) | {"quick": method.quick, "missing": method.missing} for method in METHODS.values()]
-        sys.stdout.write(json.dumps([{key: one[key] for key in one if key != "home"} for one in listed]) + "\n")
+        sys.stdout.write(json.dumps([_told(method) for method in METHODS.usable().values()]) + "\n")
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    for method in METHODS.values():
+    for method in METHODS.usable().values():
         needs = [f"{package} (missing)" if package in method.missing else package for package in method.needs]
         cost = f"{method.cost}{'; needs ' if needs else ''}{', '.join(needs)}"
         table.add_row(f"[bold]{method.name}[/bold]", f"{escaped(method.summary)}\n[dim]{cost}[/dim]")
     out.print(table)
+
+
+def _told(method: Method) -> dict[str, Any]:
+    """What a reader may want to know of a method; not how it is run."""
+    known = {one.name: getattr(method, one.name) for one in fields(method) if one.name not in ("home", "function")}
+    return known | {"cost": asdict(method.cost), "quick": method.quick, "missing": method.missing}

@@ -41,6 +41,7 @@ _INERT = frozenset(
         "cu_seq_lens_k",
         "cu_seq_lens_q",
         "image_sizes",
+        "logits_to_keep",
         "max_length_k",
         "max_length_q",
         "mm_token_type_ids",

@@ -44,6 +44,8 @@ class RowReader(ABC):
     name: str
     base: Path
     """The folder from which relative picture paths count."""
+    suffixes: Sequence[str] = ()
+    """How names of this kind of input end, for readers from outside."""
     only_text = False
     """Whether values are all text, so that numbers must be read out of it."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from relevancy.core.targets import Choice, shown
+from relevancy.families.views import Layout
 from relevancy.models import knockout
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
@@ -112,13 +113,15 @@ NUMBERS = (
 class MapInQuestion:
     """A map of one example of a batch.
 
-    row: which example. length: its own tokens up to the position whose logits emit the target. image_map: (rows, cols).
+    row: which example. length: its own tokens up to the position whose logits emit the target. image_map: (rows, cols),
+    of the picture's layout.
     """
 
     row: int
     length: int
     choice: Choice
     image_map: np.ndarray
+    layout: Layout
 
 
 def evidence_for(
@@ -126,18 +129,21 @@ def evidence_for(
 ) -> list[Evidence | None]:
     """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
 
+    None for all where neither what comes before the question can be shared, nor one example be read by itself.
+
     prefill: what a forward pass over `inputs` left behind, at least as far as the maps' lengths. Costs about 6 short
     passes over the tokens after the picture, as one batch; 6 whole forward passes where the model cannot share what
     comes before (see `knockout.shares_prefix`).
     """
     parts = [Areas.of(one.image_map).named() for one in maps]
-    tokens = [int((only_ids == model.image_token_id).sum()) for only_ids in prefill.ids]
     variants = [
-        Variant(one.row, one.length, _on_tokens(area, tokens[one.row]))
+        Variant(one.row, one.length, _on_tokens(area, one.layout))
         for one, areas in zip(maps, parts, strict=True)
         for _, area in areas
     ]
     shared = knockout.shares_prefix(model, prefill, max(one.length for one in maps))
+    if not shared and not model.patchwise:
+        return [None] * len(maps)
     logits = (
         knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, inputs, variants)
     )
@@ -151,10 +157,9 @@ def evidence_for(
     return found
 
 
-def _on_tokens(area: np.ndarray, tokens: int) -> Tensor:
-    """A part of the map as image tokens, (tokens,) bool; those before the first patch go with the whole picture."""
-    before = np.full(tokens - area.size, bool(area.all()))
-    return torch.from_numpy(np.concatenate([before, area.ravel()]))
+def _on_tokens(area: np.ndarray, layout: Layout) -> Tensor:
+    """Image tokens of a part of the map, bool; those that have no place go with the whole picture."""
+    return torch.from_numpy(np.ones(layout.count, bool) if area.all() else layout.tokens_of(area))
 
 
 def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:

@@ -19,11 +19,11 @@ from relevancy.core.tape import SCOPES, Scope, whole_numbers
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence, MapInQuestion, evidence_for
 from relevancy.explanations.explanation import Explanation
-from relevancy.geometry import Grid
+from relevancy.families.views import Layout
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
 from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
-from relevancy.methods.registry import Method
+from relevancy.methods.registry import MapFunction, Method
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model, load
@@ -39,7 +39,7 @@ def explain(
     *,
     target: str | int = "first",
     scope: Scope = "language",
-    method: str = registry.DEFAULT,
+    method: str | MapFunction = registry.DEFAULT,
     layers: Iterable[int] | None = None,
     answer: str | Sequence[str] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -55,7 +55,8 @@ def explain(
         per token of the answer). "word:2" is the string 2 in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
-        are as it gives them, and a note says where they may be negative.
+        are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps
+        of a batch, as `relevancy.register_method` takes.
     layers: decoder layers that take part, all by default; for methods that read the layers' attention.
     answer: explain this answer, teacher-forced, instead of the one the model gives: greedy, each token the likeliest,
         whatever generation settings came with the checkpoint.
@@ -80,7 +81,7 @@ class ExplainConfig:
 
     target: str | int = "first"
     scope: Scope = "language"
-    method: str = registry.DEFAULT
+    method: str | MapFunction = registry.DEFAULT
     layers: Iterable[int] | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     evidence: bool = True
@@ -91,6 +92,11 @@ class ExplainConfig:
         registry.chosen(self.method, self.scope, self.layers)
         object.__setattr__(self, "target", targets.parsed(self.target))
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
+
+    @property
+    def explainer(self) -> Method:
+        """The method itself."""
+        return registry.found(self.method)
 
 
 def explain_one(
@@ -122,7 +128,7 @@ class _Item:
     picture: Picture
     question: str
     answer: tuple[int, ...] | None
-    grid: Grid
+    layout: Layout
     notes: tuple[str, ...]
 
 
@@ -145,7 +151,7 @@ class _Run:
     def __init__(self, model: Model, items: list[_Item], wish: ExplainConfig, *, keep_prompt: bool = False) -> None:
         self.model, self.items, self.target = model, items, wish.target
         self.scope, self.max_new_tokens, self.evidence = wish.scope, wish.max_new_tokens, wish.evidence
-        self.method = registry.METHODS[wish.method]
+        self.method = wish.explainer
         self.layers = None if wish.layers is None else tuple(wish.layers)
         self.keep_prompt = keep_prompt
         self.prompt: Prefill | None = None
@@ -187,7 +193,13 @@ class _Run:
         return self._explained(inputs, Prefill.of(inputs, output), answers, readings)
 
     def _opened(self) -> AbstractContextManager[Attributor]:
-        grid = self.items[0].grid  # as many patches on every picture, wherever they lie on it
+        layout, model = self.items[0].layout, self.model
+        if not model.patchwise and (self.scope != "language" or not self.method.layered):
+            raise RelevancyError(
+                f"With {model.model.config.model_type}, scope language of methods that read attention is known here: "
+                f"{', '.join(name for name, other in registry.METHODS.items() if other.layered)}."
+            )
+        grid = layout.grid  # of a family that is patchwise: as many patches on every picture, wherever they lie on it
         return opened(self.method, self.model, MethodSettings(self.scope, self.layers, grid.rows, grid.cols))
 
     def _read(
@@ -246,7 +258,7 @@ class _Run:
     ) -> Sequence[Evidence | None]:
         """The evidence for each reading's map, in order."""
         maps = [
-            MapInQuestion(row, len(reading.row), reading.choice, reading.image_map)
+            MapInQuestion(row, len(reading.row), reading.choice, reading.image_map, self.items[row].layout)
             for row, read in enumerate(readings)
             for reading in read
         ]
@@ -260,6 +272,9 @@ class _Run:
         ids = ids[: len(row)]
         is_image = (ids == self.model.image_token_id).numpy()
         notes = [*item.notes, *reading.notes, *_method_notes(self.method)]
+        if not item.layout.placed.all():
+            apart = np.flatnonzero(is_image)[~item.layout.placed]
+            notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
         if not np.isfinite(image_map).all():
@@ -283,7 +298,7 @@ class _Run:
             answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
             image=item.picture.image,
-            grid=item.grid,
+            grid=item.layout.grid,
             tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
             is_image=is_image,
             relevance=row,
@@ -296,12 +311,14 @@ class _Run:
             versions=versions() | {package: metadata.version(package) for package in self.method.needs},
         )
 
-    def _image_map(self, grid: Grid, row: Tensor, ids: Tensor, vision: Tensor | None) -> np.ndarray:
-        """The patches' values, (rows, cols), of a row with its own ids or of the tower's tokens."""
-        patches = grid.rows * grid.cols
-        on_picture = row[ids[: len(row)].cpu() == self.model.image_token_id]
-        values = (on_picture if vision is None else vision.float()).numpy()
-        return values[len(values) - patches :].reshape(grid.rows, grid.cols).astype(np.float32)
+    def _image_map(self, layout: Layout, row: Tensor, ids: Tensor, vision: Tensor | None) -> np.ndarray:
+        """The picture's map, (rows, cols), from a row with its own ids or from the tower's tokens."""
+        on_picture = row[ids[: len(row)].cpu() == self.model.image_token_id].numpy()
+        layout.check(len(on_picture))
+        if vision is None:
+            return layout.image_map(on_picture)
+        rows, cols = layout.grid.rows, layout.grid.cols
+        return vision.float().numpy()[len(vision) - rows * cols :].reshape(rows, cols)
 
 
 def _method_notes(method: Method) -> list[str]:
@@ -312,6 +329,13 @@ def _method_notes(method: Method) -> list[str]:
     if not method.words:
         notes.append(f"{method.name} asks about the picture only: words are zero, and shares say nothing")
     return notes
+
+
+def _placeless(share: float) -> str:
+    return (
+        f"{percent(share)} of the relevance is on image tokens that have no place in the picture (separators of rows, "
+        "class tokens): it is in the image's share and not on the map"
+    )
 
 
 def _faint(share: float, *, known: bool) -> str:
@@ -345,9 +369,9 @@ def versions() -> dict[str, str]:
 
 
 def _item(model: Model, picture: Picture, question: str, answer: str | None) -> _Item:
-    grid = model.grid(picture.image.width, picture.image.height)
+    layout = model.layout(picture.image.width, picture.image.height)
     notes = model.notes + picture.notes + model.question_notes(question)
-    return _Item(picture, question, None if answer is None else generation.encoded(model, answer), grid, notes)
+    return _Item(picture, question, None if answer is None else generation.encoded(model, answer), layout, notes)
 
 
 def _paired(

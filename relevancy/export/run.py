@@ -29,6 +29,7 @@ from relevancy.export.records import faulty
 from relevancy.export.schema import schema, table_of
 from relevancy.export.writer import Writer
 from relevancy.images import MAX_PIXELS
+from relevancy.methods.registry import require_shared
 from relevancy.models import adapters
 from relevancy.models.device import device_for
 from relevancy.models.model import Model
@@ -132,7 +133,7 @@ class ExportPlan:
             "target": wish.target,
             "scope": wish.scope,
             "layers": None if wish.layers is None else list(wish.layers),
-            "method": wish.method,
+            "method": wish.explainer.name,
             "max_new_tokens": wish.max_new_tokens,
             "evidence": wish.evidence,
             **{name: request.options.get(name) for name in ("dtype", "framing", "quantization", "revision")},
@@ -261,6 +262,7 @@ def employed(request: Request, plan: ExportPlan, planning: Mapping[str, Any]) ->
         yield Here(replace(post, decoders=0).with_models(present))
         return
     if request.engine == "ray":
+        require_shared(request.wish.method)
         from relevancy.export import ray_engine
 
         with ray_engine.cluster(post, request.processes, request.address) as engine:
@@ -270,6 +272,7 @@ def employed(request: Request, plan: ExportPlan, planning: Mapping[str, Any]) ->
     if not size:
         yield Here(replace(post, decoders=0)(0))
         return
+    require_shared(request.wish.method)
     with engines.processes(size, replace(post, threads=threads, devices=devices), threads=threads) as crew:
         crew.wait_until_ready()
         yield crew

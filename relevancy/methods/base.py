@@ -93,10 +93,8 @@ class Attributor(Protocol):
 def opened(method: Method, model: Model, setting: MethodSettings) -> AbstractContextManager[Attributor]:
     """The method, ready to run; the model is given back as it was once the block is left. Raises RelevancyError."""
     module, name = method.home.split(":")
-    open_on: Callable[[Model, MethodSettings], AbstractContextManager[Attributor]] = getattr(
-        import_module(module), name
-    )
-    return open_on(model, setting)
+    open_on: Callable[..., AbstractContextManager[Attributor]] = getattr(import_module(module), name)
+    return open_on(model, setting) if method.function is None else open_on(model, setting, method)
 
 
 def on_image_tokens(ids: Tensor, image_token_id: int, values: Tensor) -> Tensor:

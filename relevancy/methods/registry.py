@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import getdoc
 from types import MappingProxyType
+from typing import Any
 
 from relevancy.errors import RelevancyError
+from relevancy.plugins import Plugins
+
+MapFunction = Callable[[Any], Any]
+"""A method as a function of one `functions.MapRequest`; see `function_method`."""
 
 DEFAULT = "relevancy"
 _FEW = 4  # passes that someone who waits for a map does not mind
@@ -50,6 +56,7 @@ class Method:
     signed: bool = False
     layered: bool = False
     words: bool = True
+    function: MapFunction | None = None
 
     @property
     def quick(self) -> bool:
@@ -59,22 +66,94 @@ class Method:
     @property
     def missing(self) -> tuple[str, ...]:
         """Those packages it needs that are not installed."""
-        return tuple(package for package in self.needs if find_spec(_INSTALL[package][0]) is None)
+        return tuple(package for package in self.needs if find_spec(_install(package)[0]) is None)
 
 
-def chosen(name: str, scope: str, layers: Iterable[int] | None) -> Method:
+def function_method(
+    name: str,
+    function: MapFunction,
+    *,
+    summary: str | None = None,
+    formula: str = "",
+    source: str = "",
+    cost: Cost = Cost(1, 1),
+    weaknesses: str = "",
+    needs: tuple[str, ...] = (),
+    signed: bool = False,
+    words: bool = False,
+) -> Method:
+    """A method that calls `function(request)` for the maps of a batch, once for each round of targets.
+
+    function: takes a `functions.MapRequest`; returns a tensor or array (batch, rows, cols), one number for each patch
+    of each picture, or with `words` (batch, tokens), one for each input token, image tokens included.
+    summary: the function's first line of documentation where None. The other arguments are as in `Method`.
+    """
+    told = (getdoc(function) or name).splitlines()[0] if summary is None else summary
+    return Method(
+        name, told, formula, source, cost, weaknesses, "relevancy.methods.functions:calling", needs=needs,
+        signed=signed, words=words, function=function,
+    )  # fmt: skip
+
+
+def register_method(name: str, function: MapFunction, **facts: Any) -> Method:
+    """Make a method of your own known by name in this process, wherever a method is chosen by name.
+
+    function, facts: as in `function_method`, which this calls. Working processes do not know it: those of an export
+    need a package that declares it as an entry point of `relevancy.methods` (docs/extending.md).
+    Raises RelevancyError for a name that is taken.
+    """
+    return METHODS.add(name, function_method(name, function, **facts))
+
+
+def found(method: str | MapFunction) -> Method:
+    """The method of this name, or a function as a method under its own name. Raises RelevancyError."""
+    if isinstance(method, str):
+        return METHODS.named(method)
+    if not callable(method):
+        raise RelevancyError(f"method takes a name or a function, not {method!r}.")
+    name = getattr(method, "__name__", type(method).__name__)
+    if name in METHODS and METHODS[name].function is not method:
+        raise RelevancyError(f"There is a method {name} already: give your function another name.")
+    return function_method(name, method)
+
+
+def require_shared(method: str | MapFunction) -> None:
+    """Raise RelevancyError for a method that working processes would not find."""
+    if not isinstance(method, str) or not METHODS.travels(method):
+        raise RelevancyError(
+            f"Method {found(method).name} is known to this process only: declare it in a package (entry point "
+            "relevancy.methods), or work here (--processes 0)."
+        )
+
+
+def chosen(name: str | MapFunction, scope: str, layers: Iterable[int] | None) -> Method:
     """The method of this name. Raises RelevancyError when there is none, or when it cannot do what is asked of it."""
-    if name not in METHODS:
-        raise RelevancyError(f"Unknown method {name!r}; there is {', '.join(METHODS)}.")
-    method = METHODS[name]
+    method = found(name)
+    name = method.name
     if scope not in method.scopes:
         raise RelevancyError(f"Method {name} has no scope {scope}: use {' or '.join(method.scopes)}.")
     if layers is not None and not method.layered:
-        takers = ", ".join(other.name for other in METHODS.values() if other.layered)
+        takers = ", ".join(other.name for other in METHODS.usable().values() if other.layered)
         raise RelevancyError(f"Method {name} reads no layer's attention: leave layers out, or use {takers}.")
     for package in method.missing:
-        raise RelevancyError(f"Method {name} needs {package}: {_INSTALL[package][1]}")
+        raise RelevancyError(f"Method {name} needs {package}: {_install(package)[1]}")
     return method
+
+
+def _install(package: str) -> tuple[str, str]:
+    """The module of a package, and how to install it."""
+    return _INSTALL.get(package, (package.replace("-", "_"), f"pip install {package}"))
+
+
+def _made(name: str, declared: Any) -> Method:
+    """What an entry point holds: a method of that name, or a function."""
+    if isinstance(declared, Method):
+        if declared.name != name:
+            raise RelevancyError(f"it calls itself {declared.name}")
+        return declared
+    if not callable(declared):
+        raise RelevancyError("it is neither a function nor a Method")
+    return function_method(name, declared)
 
 
 _BOTH = ("language", "full")
@@ -83,7 +162,7 @@ _HIDDEN = (
     "pixels. "
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+_OWN: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
@@ -264,3 +343,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
+
+METHODS: Plugins[Method] = Plugins("method", "relevancy.methods", _OWN, _made)
+"""Every method by name: the package's own, then those of installed packages, then those registered here."""

@@ -14,7 +14,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
 from relevancy.images import Source, open_picture
-from relevancy.methods.registry import METHODS, chosen
+from relevancy.methods.registry import METHODS, MapFunction, chosen
 from relevancy.models.model import Model
 
 BATCH = 16  # rows explained together
@@ -34,14 +34,14 @@ class Explainer(Protocol):
 
 
 def explainer_of(
-    method: str = "relevancy",
+    method: str | MapFunction = "relevancy",
     scope: Scope = "language",
     layers: Iterable[int] | slice | None = None,
     *,
     target: str | int = "first-relevant",
     batch: int = BATCH,
 ) -> Explainer:
-    """The explainer of a method that `explain` knows; arguments as there, and layers also as a slice of a model's."""
+    """The explainer of a method that `explain` takes; arguments as there, and layers also as a slice of a model's."""
     wanted = layers if layers is None or isinstance(layers, slice) else tuple(layers)
 
     def maps(

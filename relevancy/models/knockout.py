@@ -116,9 +116,14 @@ def _run(model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings
     cache: Any = DynamicCache()
     cache.layers = [_KnownLayer.of(layer, parts) for layer in prefill.cache.layers]
     mask = torch.ones(len(variants), length, dtype=prefill.mask.dtype, device=device)
+    known: dict[str, Tensor] = {}
+    if prefill.positions is not None:  # after the picture they go on one by one
+        last = torch.cat([prefill.positions[..., variant.row : variant.row + 1, :] for variant in variants], -2)
+        end = torch.tensor([each.tokens + len(each.rest) - 1 for each in own], device=device)[:, None]
+        known["position_ids"] = last + torch.arange(tokens, length, device=device) - end
     with _knocked_out(keys, tokens):
         output = model.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **known
         )
     return output.logits[:, -1].float()
 
