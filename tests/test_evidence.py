@@ -84,7 +84,7 @@ def test_a_model_is_given_back_after_a_knockout():
     _, prefill = prefilled(model, [(), (), ()])
     plain = model.prepare([tiny.picture()], QUESTIONS[:1])
     expected = hf_model(**plain).logits
-    knockout.logits_of(model, prefill, [Variant(0, len(prefill.ids[0]), torch.ones(16, dtype=torch.bool))])
+    knockout.logits_of(model, prefill, [Variant(0, int(prefill.mask[0].sum()), torch.ones(16, dtype=torch.bool))])
     assert hf_model.config.get_text_config()._attn_implementation == before
     torch.testing.assert_close(hf_model(**plain).logits, expected, rtol=0, atol=0)
 
