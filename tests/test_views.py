@@ -13,6 +13,7 @@ from torch import nn
 
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
+from relevancy.explanations.explanation import Explanation
 from relevancy.families.views import Layout, View, covering, tiled
 from relevancy.geometry import Grid
 from relevancy.models.hooks import read_by_decoder
@@ -255,3 +256,12 @@ def test_another_number_of_image_tokens_is_refused():
     layout = model.layout(80, 60)
     with pytest.raises(RelevancyError, match=f"{layout.count + 1} image tokens where {layout.count}"):
         layout.check(layout.count + 1)
+
+
+def test_a_result_is_drawn_and_comes_back_from_its_folder(model, tmp_path):
+    result = explain(model, tiny.picture(101, 99), QUESTIONS[0], max_new_tokens=1)
+    result.save(tmp_path)
+    again = Explanation.load(tmp_path)
+    assert again.overlay(floor=0).size == (101, 99)
+    assert (again.image_map == result.image_map).all()
+    assert np.allclose(again.heatmap(), result.heatmap(), equal_nan=True)
