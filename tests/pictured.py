@@ -130,6 +130,11 @@ def qwen2_5_vl() -> tiny.Pictured:
     return qwen("Qwen2_5_VL", window_size=56, fullatt_block_indexes=[1], **sizes)
 
 
+def qwen3_vl() -> tiny.Pictured:
+    sizes = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48, "num_position_embeddings": 64}
+    return qwen("Qwen3VL", deepstack_visual_indexes=[0], **sizes)
+
+
 def llava_next() -> tiny.Pictured:
     words = tokenizer("<image>")
     pictures = LlavaNextImageProcessorPil(
@@ -184,5 +189,5 @@ def smolvlm() -> tiny.Pictured:
 
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
-    for build in (gemma3, internvl, qwen2_vl, qwen2_5_vl, llava_next, llava_onevision, idefics3, smolvlm)
+    for build in (gemma3, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl, llava_next, llava_onevision, idefics3, smolvlm)
 }

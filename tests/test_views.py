@@ -13,6 +13,7 @@ from torch import nn
 
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
+from relevancy.explanations.explanation import Explanation
 from relevancy.families.views import Layout, View, covering, tiled
 from relevancy.geometry import Grid
 from relevancy.models.hooks import read_by_decoder
@@ -222,7 +223,23 @@ def test_settings_that_lead_elsewhere_are_refused(family, changes, said):
         model.layout(80, 60)
 
 
-def test_pan_and_scan_a_stranger_and_a_thread_are_refused():
+@pytest.mark.parametrize(("family", "setting"), [("internvl", "crop_to_patches"), ("idefics3", "do_image_splitting")])
+def test_pictures_that_are_not_cut_are_one_view(family, setting):
+    model = wrap(*pictured.BUILDERS[family](), name=family)
+    model.processor.images_kwargs = model.processor.images_kwargs | {setting: False}
+    layout = model.layout(230, 57)
+    assert layout.plain
+    assert (layout.grid.rows, layout.grid.cols, layout.grid.x_edges[-1]) == (2, 2, 230)
+    assert len(embeddings(model, tiny.picture(230, 57))) == layout.count
+
+
+@pytest.mark.parametrize("size", [(3, 90), (300, 14), (56, 56), (57, 56), (112, 56)])
+def test_as_many_tokens_as_the_processor_writes(model, size):
+    inputs = model.prepare([tiny.picture(*size)], [QUESTIONS[0]])
+    assert model.layout(*size).count == int((inputs["input_ids"] == model.image_token_id).sum())
+
+
+def test_pan_and_scan_a_strange_processor_and_a_thread_like_picture_are_refused():
     model = wrap(*pictured.gemma3(), name="gemma3")
     model.processor.images_kwargs = model.processor.images_kwargs | {"do_pan_and_scan": True}
     with pytest.raises(RelevancyError, match="pan and scan"):
@@ -249,3 +266,12 @@ def test_evidence_is_read_from_the_prefix_that_the_map_left_behind(model):
         assert np.isfinite([found.blind, found.best, found.peak, found.elsewhere]).all()
     later = explain(model, tiny.picture(80, 60), QUESTIONS[0], target=1, max_new_tokens=3)
     assert later.evidence.probability == pytest.approx(later.target.probability, abs=1e-5)
+
+
+def test_a_result_is_drawn_and_comes_back_from_its_folder(model, tmp_path):
+    result = explain(model, tiny.picture(101, 99), QUESTIONS[0], max_new_tokens=1)
+    result.save(tmp_path)
+    again = Explanation.load(tmp_path)
+    assert again.overlay(floor=0).size == (101, 99)
+    assert (again.image_map == result.image_map).all()
+    assert np.allclose(again.heatmap(), result.heatmap(), equal_nan=True)

@@ -208,6 +208,7 @@ RULES = MappingProxyType[str, tuple[str, Rule]](
         "llava_onevision": ("LlavaOnevisionImageProcessor", _llava_onevision),
         "qwen2_5_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
         "qwen2_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
+        "qwen3_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
         "smolvlm": ("SmolVLMImageProcessor", _idefics3),
     }
 )
