@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from relevancy import formats
 from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 _UNREAD = float("nan")
+_JSON = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Comparison:
             for number, result in enumerate(self.explanations):
                 result.write_files(part / f"{number}-{Path(result.model).name}", floor=floor)
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-            (part / "comparison.json").write_text(stored, encoding="utf-8")
+            (part / _JSON).write_text(stored, encoding="utf-8")
             drawn = self.figure(floor=floor)
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
@@ -111,15 +113,31 @@ class Comparison:
     @staticmethod
     def saved_in(folder: Path) -> list[Path]:
         """The files that `save` wrote into a folder; none where it holds no comparison."""
-        own = [folder / name for name in ("comparison.json", "side-by-side.png", "side-by-side.pdf")]
+        own = [folder / name for name in (_JSON, "side-by-side.png", "side-by-side.pdf")]
         if not own[0].is_file():
             return []
         results = [file for place in folder.glob("[0-9]*-*") for file in Explanation.saved_in(place)]
         return [*filter(Path.is_file, own), *results]
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Comparison:
+        """The comparison that `save` wrote. Raises RelevancyError when the folder does not hold one."""
+        path = Path(folder)
+        try:
+            stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
+            formats.require_known(stored, formats.COMPARISON, path / _JSON)
+            names = [f"{number}-{Path(one['model']).name}" for number, one in enumerate(stored["models"])]
+            pairs = [Agreement(**{key: _agreed(value) for key, value in one.items()}) for one in stored["agreement"]]
+            read = [_likelihood(one) for one in stored["probabilities"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RelevancyError(f"{path} holds no comparison that can be read: {error}") from error
+        rows = tuple(tuple(read[start : start + len(names)]) for start in range(0, len(read), len(names)))
+        return cls(tuple(Explanation.load(path / name) for name in names), tuple(pairs), rows)
+
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""
         stored: dict[str, Any] = {
+            formats.KEY: formats.COMPARISON,
             "question": self.explanations[0].question,
             "models": [
                 {
@@ -220,6 +238,21 @@ def compared(
     """The comparison of explanations that are already there, of one picture and question; no model is needed."""
     pairs = tuple(agreement(*pair) for pair in combinations(explanations, 2))
     return Comparison(tuple(explanations), pairs, tuple(map(tuple, likelihoods)))
+
+
+def _agreed(value: Any) -> Any:
+    """A number of an agreement from JSON, in which null stands for NaN, and a list for a pair."""
+    return tuple(map(_agreed, value)) if isinstance(value, list) else _UNREAD if value is None else value
+
+
+def _likelihood(stored: Mapping[str, Any]) -> Likelihood | None:
+    """How likely an answer is, from JSON; None where that was not read."""
+    known: dict[str, Any] = {
+        one.name: _UNREAD if stored[one.name] is None else stored[one.name]
+        for one in fields(Likelihood)
+        if one.name in stored
+    }
+    return Likelihood(**known) if known else None
 
 
 def _silent(stage: str, share: float) -> None:
