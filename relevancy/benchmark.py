@@ -238,7 +238,7 @@ def measure_apart(setting: Workload) -> Measurement:
 
 
 def _in_process(setting: Workload, environment: dict[str, str]) -> Measurement:
-    code = "import sys; from relevancy.bench import _serve; _serve(sys.argv[1])"
+    code = "import sys; from relevancy.benchmark import _serve; _serve(sys.argv[1])"
     command = [sys.executable, "-c", code, json.dumps(asdict(setting))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     if done.returncode:

@@ -78,6 +78,26 @@ class Grid:
         pixels[:, unseen_cols] = np.nan
         return pixels
 
+    def spread(self, image_map: np.ndarray) -> np.ndarray:
+        """A map (rows, cols) as a mass, float64 (height, width): each cell's is even over its part of the picture.
+
+        The sum is the map's own, less that of cells which saw padding only. Nothing is where the model never looked.
+        """
+        down = overlaps(self.y_edges, np.arange(self.height + 1.0))
+        across = overlaps(self.x_edges, np.arange(self.width + 1.0))
+        return down @ np.asarray(image_map, dtype=np.float64) @ across.T
+
+
+def overlaps(edges: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """Which part of each cell lies in each of other cells, (others, cells): columns sum to 1, or to 0 beside them all.
+
+    edges, onto: where the cells and the others begin and end, ascending. What lies beside all others is left out.
+    """
+    common = np.minimum(edges[1:], onto[1:, None]) - np.maximum(edges[:-1], onto[:-1, None])
+    common = np.where(common > _OVERLAP, common, 0.0)
+    sums = common.sum(0)
+    return common / np.where(sums > 0, sums, 1.0)
+
 
 def _weights(edges: np.ndarray, length: int, smooth: bool) -> tuple[np.ndarray, np.ndarray]:
     """How much of each cell a pixel shows, float32 (length, cells); whether no cell touches it, bool (length,)."""

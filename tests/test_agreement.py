@@ -50,6 +50,14 @@ def test_maps_of_different_grids_are_compared_on_the_picture():
     assert agreement(coarse, mapped(fine.image_map[:, ::-1])).rank_correlation < -0.99
 
 
+def test_every_pixel_of_a_small_picture_is_compared():
+    one, other = mapped(RANDOM), mapped(RANDOM[::-1, ::-1] ** 2)
+    maps = [each.heatmap().astype(np.float64).ravel() for each in (one, other)]
+    found = agreement(first=one, second=other)
+    assert found.rank_correlation == pytest.approx(spearman(*maps), abs=1e-12)
+    assert found.divergence == pytest.approx(_jensen_shannon(*maps), abs=1e-12)
+
+
 def test_only_what_both_saw_is_compared():
     """Two crops of one ramp agree wherever they overlap; what lies beside does not count."""
     left = explanation(image_map=[[1.0, 2]], grid=Grid(40, 30, np.array([0.0, 15, 30]), np.array([0.0, 30])))
@@ -95,6 +103,7 @@ def test_top_overlap_counts_the_most_relevant_share():
     turned[0, 0], turned[5, 7] = 20, 10
     assert agreement(mapped(swapped), mapped(turned), top=0.001).top_overlap < 0.5
     assert agreement(mapped(swapped), mapped(turned), top=1).top_overlap == 1
+    assert agreement(mapped(swapped), mapped(swapped), top=1e-9).top_overlap == 1  # of one place at least
 
 
 def spot(row, col, level=0.0, value=1.0):

@@ -276,3 +276,36 @@ def test_a_filled_cache_is_refused_while_recording():
     values = torch.randn(1, 1, 3, 2)
     with recording(Row(torch.zeros(1, 3))), pytest.raises(RelevancyError, match="1 new and 3 known tokens"):
         attention.attend(Layer(), values[:, :, -1:], values, values, None)
+
+
+def test_a_decoder_that_hides_later_tokens_by_its_mask_alone_needs_one():
+    values, layer = torch.randn(1, 1, 3, 2), Layer(is_causal=False)
+    layer.is_decoder = True
+    with recording(Row(torch.zeros(1, 3))):
+        with pytest.raises(RelevancyError, match="hides later tokens by a mask alone"):
+            attention.attend(layer, values, values, values, None)
+        mask = torch.ones(1, 1, 3, 3, dtype=torch.bool).tril()
+        output, _ = attention.attend(layer, values, values, values, mask)
+    torch.testing.assert_close(output[:, 0], values[:, :, 0])
+
+
+@pytest.mark.parametrize("queries", [6, 4, 2])  # of six tokens, those before them known
+@pytest.mark.parametrize("kind", [None, "bool", "float"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_knocked_out_keys_are_hidden_from_a_place_on(queries, kind, causal):
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 1, 6, 3, generator=draw) for _ in range(3))
+    query = query[:, :, -queries:]
+    keys = torch.tensor([[False, True, False], [True, False, True]])  # of the first three tokens
+    seen = torch.ones(2, 1, 6, 6, dtype=torch.bool)
+    seen = seen.tril() if causal or kind else seen
+    bias = torch.zeros(2, 1, 6, 6).masked_fill(~seen, float("-inf"))
+    mask = {None: None, "bool": seen[:, :, -queries:].clone(), "float": bias[:, :, -queries:]}[kind]
+    seen[:, :, 4:, :3] &= ~keys[:, None, None]
+    scores = (query @ key.mT * 3**-0.5).masked_fill(~seen[:, :, -queries:], float("-inf"))
+    token = attention.knockout.set(attention.Knockout(keys, 4))
+    try:
+        found, _ = attention.attend(Layer(is_causal=causal), query, key, value, mask)
+    finally:
+        attention.knockout.reset(token)
+    torch.testing.assert_close(found.transpose(1, 2), scores.softmax(-1) @ value)

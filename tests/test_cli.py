@@ -202,7 +202,7 @@ def test_control_tokens_in_an_answer_are_refused(run, tmp_path):
 def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
     broken, processor = tiny.gemma_clip()
     with torch.no_grad():
-        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+        broken.get_decoder().layers[1].mlp.down_proj.weight.fill_(3e38)  # numbers, but no product of them is one
     broken.save_pretrained(tmp_path / "broken")
     processor.save_pretrained(tmp_path / "broken")
     code, out, _ = run(*arguments(tmp_path / "out", model=str(tmp_path / "broken")), "--json")
@@ -260,7 +260,7 @@ def test_options_reach_the_comparison(run, second, tmp_path):
 def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
     broken, processor = tiny.gemma_clip()
     with torch.no_grad():
-        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+        broken.get_decoder().layers[1].mlp.down_proj.weight.fill_(3e38)
     broken.save_pretrained(tmp_path / "broken")
     processor.save_pretrained(tmp_path / "broken")
     code, out, _ = run(*comparison(tmp_path / "out", "model", str(tmp_path / "broken")))

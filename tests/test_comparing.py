@@ -403,11 +403,10 @@ def test_what_an_earlier_result_left_goes_and_nothing_else(both, tmp_path):
 
 
 def test_what_is_not_a_number_is_null_in_the_json(models, tmp_path):
-    broken, processor = tiny.gemma_clip()
+    broken = relevancy.wrap(*tiny.gemma_clip(), name="broken")
     with torch.no_grad():
-        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
-    found = compare([relevancy.wrap(broken, processor, name="broken"), models[1]], tiny.picture(), QUESTION,
-                    max_new_tokens=2)  # fmt: skip
+        broken.model.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    found = compare([broken, models[1]], tiny.picture(), QUESTION, max_new_tokens=2)
     found.save(tmp_path)
     stored = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert stored["agreement"][0]["rank_correlation"] is None

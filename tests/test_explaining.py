@@ -252,11 +252,12 @@ def test_what_was_done_to_a_picture_is_said(gemma):
 
 
 def test_weights_that_are_not_numbers_give_no_map(picture):
-    broken, processor = tiny.gemma_clip()
+    broken = wrap(*tiny.gemma_clip())
     with torch.no_grad():
-        broken.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
-    result = explain(wrap(broken, processor), picture, QUESTIONS[0], max_new_tokens=2)
+        broken.model.get_decoder().layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    result = explain(broken, picture, QUESTIONS[0], max_new_tokens=2)
     assert result.empty
+    assert result.evidence is None
     assert any("not a number" in note for note in result.notes)
     assert set(result.shares.values()) == {0.0}
     assert result.overlay().size == picture.size

@@ -284,7 +284,7 @@ def test_no_words_and_unknown_shares():
 def test_drawing_leaves_matplotlib_as_it_was():
     code = (
         "import sys, matplotlib, numpy as np; from PIL import Image; before = matplotlib.rcParams.copy();"
-        "from relevancy.figures import Panel, figure;"
+        "from relevancy.plotting.figures import Panel, figure;"
         "panel = Panel('m', 's', Image.new('RGB', (8, 8)), np.ones((8, 8)), [('a', 1.0)], {});"
         "figure([panel], question='?').canvas.draw();"
         "assert 'matplotlib.pyplot' not in sys.modules; assert matplotlib.rcParams.copy() == before"

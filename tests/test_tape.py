@@ -117,8 +117,8 @@ def test_tiles_do_not_change_the_row(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("vision", [tiny.clip, tiny.dinov2], ids=["clip", "dinov2"])
-def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
-    """Strategy "full" hands the class token on as an image token: it is no patch, and is given no patch's relevance."""
+def test_a_class_token_among_the_image_tokens_keeps_its_own(vision):
+    """Strategy "full" hands the class token on as an image token: each tower token has its own image token's value."""
     tokenizer = tiny.gemma_tokenizer()
     decoder = tiny.text(tiny.LlamaConfig, len(tokenizer))
     model = tiny.build(
@@ -128,7 +128,7 @@ def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
     processor.vision_feature_select_strategy = "full"
     inputs = inputs_for(processor, QUESTIONS[:2])
     assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [17, 17]
-    expected = reference(model, inputs, full=True, patches_of=torch.eye(17)[:, 1:])
+    expected = reference(model, inputs, full=True)
     rows, _ = rows_of(model, inputs)
     assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
     assert relative(rows.vision, expected.vision) < 1e-5
@@ -136,16 +136,22 @@ def test_a_class_token_among_the_image_tokens_starts_at_zero(vision):
 
 @pytest.mark.parametrize(
     ("family", "kept", "patches"),
-    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64), ("llava", 17, 16)],
+    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64)],
 )
 def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
     side, merged = int(patches**0.5), int((patches // min(kept, patches)) ** 0.5)
     mask = torch.tensor([[False, *[True] * kept, False]])
     row = torch.arange(kept + 2, dtype=torch.float32)[None]
     placed = _Images(mask, side, side, family).place(row, torch.zeros(1, 2, patches + 1, 3))
-    values = row[0, 1 : kept + 1][-patches:].view(side // merged, side // merged)
+    values = row[0, 1 : kept + 1].view(side // merged, side // merged)
     expected = [values[down // merged, across // merged] for down in range(side) for across in range(side)]
     assert placed[0].tolist() == [0, *expected]
+
+
+def test_a_class_token_among_the_image_tokens_gets_its_own_tokens_value():
+    mask = torch.tensor([[False, *[True] * 17, False]])
+    placed = _Images(mask, 4, 4, "llava").place(torch.arange(19.0)[None], torch.zeros(1, 2, 17, 3))
+    assert placed[0].tolist() == list(range(1, 18))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +162,23 @@ def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
         ("gemma3", 4, 15),  # fewer tower tokens than patches
         ("llava", 18, 17),  # more image tokens than the tower has
         ("llava", 15, 17),
+        ("llava", 0, 17),
+        ("gemma3", 0, 17),
     ],
 )
 def test_image_tokens_that_are_not_known_to_be_patches_are_refused(family, kept, tokens):
     mask = torch.tensor([[False, *[True] * kept, False]])
     with pytest.raises(RelevancyError, match=f'scope="full" is not exact for {family}'):
         _Images(mask, 4, 4, family).place(torch.ones(1, kept + 2), torch.zeros(1, 2, tokens, 3))
+
+
+def test_where_nothing_flows_nothing_is_cut(built):
+    model, processor = built["gemma-clip"]
+    inputs = inputs_for(processor, QUESTIONS[:1])
+    with record(model) as tape:
+        rows = tape.relevance(model(**inputs, logits_to_keep=1).logits[:, -1, 7] * 0)
+    assert rows.cut.tolist() == [0]
+    assert passed_on(rows.language).count_nonzero() == 0
 
 
 def test_a_graph_is_given_up_unless_it_is_asked_for(built):

@@ -6,6 +6,9 @@ import tiny
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from relevancy.core.targets import Choice, choose, needs_answer, parsed, shown
 from relevancy.errors import RelevancyError
@@ -115,12 +118,30 @@ def test_a_contrast_stands_where_the_answer_says_one_of_the_two():
     (choice,) = choose("Yes|No", answer, TOKENIZER)
     assert (choice.id, choice.contrast_id) == (ids(" Yes")[0], ids(" No")[0])  # spelled as there, with its space
     assert answer[choice.position] == ids(" No")[0]
+    spaced = ids(" No")[:1]  # an answer may begin with its space
+    assert choose("Yes|No", spaced, TOKENIZER) == [Choice(0, ids(" Yes")[0], spaced[0])]
+
+
+def test_a_contrast_of_words_whose_space_is_a_token_of_its_own():
+    """With a space before them, N and Y begin with the same token, which says neither."""
+    one, other = ids("N")[0], ids("Y")[0]
+    assert ids(" N")[0] == ids(" Y")[0]
+    answer = [*ids("("), ids(" N")[0], one]
+    assert choose("Y|N", answer, TOKENIZER) == [Choice(len(answer) - 1, other, one)]
 
 
 def test_a_contrast_is_logit_minus_logit():
     logits = torch.arange(5.0).square()
     assert Choice(0, 3, 1).scalar(logits) == 9 - 1
     assert Choice(0, 3).scalar(logits) == 9
+
+
+def test_tokens_are_shown_with_the_spaces_that_they_have():
+    words = ["red", ",", "green", "?"]
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    assert shown(tokenizer, *range(4)) == "red , green ?"
+    assert choose("green", range(4), tokenizer) == [Choice(2, 2)]
 
 
 def test_what_a_target_says_of_itself():

@@ -170,7 +170,8 @@ def _card(
     pressable: bool,
     line: str,
 ) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
+    told = [] if result.evidence is None else [result.evidence.sentence]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in [*told, *result.notes])
     return (
         f'<section class="rv-card" aria-label="{escape(title)}"><h3>{escape(title)}</h3>'
         f"{_answer(number, result, pressable)}"

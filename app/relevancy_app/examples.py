@@ -26,8 +26,11 @@ def examples() -> tuple[Example, ...]:
 
 
 def _example(drawn: Scene) -> Example:
-    """One question of each type, asked openly where the scene has one: then both of the pair know the answer's form."""
+    """One question of each type, asked openly where the scene has one: then both of the pair know the answer's form.
+
+    Colors come first: there both have maps that are strong enough to be drawn.
+    """
     kinds: dict[str, str] = {}
-    for question in sorted(drawn.questions, key=lambda one: one.form != "open"):
+    for question in sorted(drawn.questions, key=lambda one: (one.form != "open", one.type != "color")):
         kinds.setdefault(question.type, question.text)
     return Example(drawn.image, tuple(kinds.values())[:_SHOWN])

@@ -13,7 +13,16 @@ from rich.table import Table
 
 from relevancy.atomic_io import whole_files
 from relevancy.cli.methods import METHOD_HELP
-from relevancy.cli.options import Bits, Framing, ScopeName, layer_numbers, load_model, load_quietly, value
+from relevancy.cli.options import (
+    EVIDENCE_HELP,
+    Bits,
+    Framing,
+    ScopeName,
+    layer_numbers,
+    load_model,
+    load_quietly,
+    value,
+)
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
 from relevancy.methods.registry import DEFAULT
 
@@ -55,6 +64,7 @@ def explain(
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    evidence: Annotated[bool, typer.Option(help=EVIDENCE_HELP)] = True,
     floor: Annotated[
         float | None,
         typer.Option(
@@ -82,7 +92,7 @@ def explain(
     with busy(f"explaining {loaded.name}"):
         found = run(
             loaded, image, question, target=target, scope=scope.value, method=method, layers=chosen,
-            answer=answer, max_new_tokens=max_new_tokens, max_pixels=limit,
+            answer=answer, max_new_tokens=max_new_tokens, evidence=evidence, max_pixels=limit,
         )  # fmt: skip
     results: list[Explanation] = found if isinstance(found, list) else [found]
     names = [f"{number:03d}" for number in range(len(results))] if isinstance(found, list) else ["."]
@@ -138,6 +148,7 @@ def compare(
     framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest picture that is opened, in pixels.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    evidence: Annotated[bool, typer.Option(help=EVIDENCE_HELP)] = True,
     floor: Annotated[float | None, typer.Option(min=0, max=1, help="As in explain.")] = None,
 ) -> None:
     """Set maps of several models side by side, on one scale, with numbers for how far they agree.
@@ -155,6 +166,7 @@ def compare(
         found = run(
             [*models, *(more or [])], image, question, target=target, scope=scope.value, method=method,
             layers=layer_numbers(layers), answer=answer, keep=keep, progress=report, max_new_tokens=max_new_tokens,
+            evidence=evidence,
             loader=lambda name: load_quietly(name, **options),
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         )  # fmt: skip

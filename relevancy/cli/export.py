@@ -12,7 +12,16 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from relevancy.cli.methods import METHOD_HELP
-from relevancy.cli.options import BOX_LAYOUT_HELP, Bits, BoxLayout, Framing, ScopeName, layer_numbers, value
+from relevancy.cli.options import (
+    BOX_LAYOUT_HELP,
+    EVIDENCE_HELP,
+    Bits,
+    BoxLayout,
+    Framing,
+    ScopeName,
+    layer_numbers,
+    value,
+)
 from relevancy.cli.terminal import busy, check_writable, err, say, seldom, span
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import DEFAULT
@@ -86,6 +95,7 @@ def export(
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    evidence: Annotated[bool, typer.Option(help=EVIDENCE_HELP)] = True,
     map_dtype: Annotated[
         MapType, typer.Option(help="Of the stored image maps; float16 halves them and rounds.")
     ] = MapType.float32,
@@ -170,7 +180,7 @@ def export(
             layout=value(box_layout),
         ),
         pictures=pictures,
-        wish=ExplainConfig(target, scope.value, method, layers=layer_numbers(layers), max_new_tokens=max_new_tokens),
+        wish=ExplainConfig(target, scope.value, method, layer_numbers(layers), max_new_tokens, evidence),
         options={name: given for name, given in options.items() if given is not None},
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         map_dtype=map_dtype.value,

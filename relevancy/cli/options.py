@@ -45,6 +45,11 @@ class Bits(str, Enum):
     eight = "8bit"
 
 
+EVIDENCE_HELP = (
+    "Knock parts of the picture out of attention and see what becomes of the explained token, so that the map says by "
+    "itself whether to believe it."
+)
+
 BOX_LAYOUT_HELP = (
     "What a box is: its corners x0, y0, x1, y1 (xyxy, by default), x, y, width, height (xywh, as COCO) or the middle "
     "with width and height (cxcywh); in pixels, or from 0 to 1 as shares of the picture."

@@ -41,6 +41,7 @@ _INERT = frozenset(
         "cu_seq_lens_k",
         "cu_seq_lens_q",
         "image_sizes",
+        "logits_to_keep",
         "max_length_k",
         "max_length_q",
         "mm_token_type_ids",
@@ -95,6 +96,31 @@ recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 watcher: ContextVar[Callable[[Tensor, Tensor, Call], None] | None] = ContextVar("watcher", default=None)
 
 
+@dataclass(frozen=True)
+class Knockout:
+    """Keys that positions from `first` on cannot see, in every layer: keys (batch, tokens) bool, padded with False.
+
+    Geva et al., EMNLP 2023 (attention knockout).
+    """
+
+    keys: Tensor
+    first: int
+
+    def applied(self, mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
+        """The attention mask of a call without what is knocked out, (batch, 1 or heads, queries, keys)."""
+        queries, keys = query.shape[2], key.shape[2]
+        places = torch.arange(keys - queries, keys, device=query.device)
+        hidden = nn.functional.pad(self.keys.to(query.device), (0, keys - self.keys.shape[1]))[:, None, None]
+        hidden = hidden & (places >= self.first)[:, None]
+        if mask is None:
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
+            mask = mask.tril(keys - queries) if causal else mask
+        return mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, float("-inf"))
+
+
+knockout: ContextVar[Knockout | None] = ContextVar("knockout", default=None)
+
+
 def register() -> None:
     """Make `NAME` known to transformers, with the masks SDPA takes; without them padding would be ignored silently."""
     AttentionInterface.register(NAME, attend)
@@ -121,6 +147,9 @@ def attend(
     """
     _refuse_unknown(module, attention_mask, dropout, kwargs)
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    missing = knockout.get()
+    if missing is not None:
+        attention_mask = missing.applied(attention_mask, query, key, causal=causal)
     call = Call(
         module=module,
         mask=attention_mask,

@@ -124,15 +124,14 @@ def shown(tokenizer: PreTrainedTokenizerBase, *tokens: int) -> str:
 
 
 def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Choice:
-    """Logit against logit where the answer says one of the two words, else at its first token."""
-    spelled = {_first_id(first, tokenizer), _first_id(f" {first}", tokenizer)}
-    against = {_first_id(second, tokenizer), _first_id(f" {second}", tokenizer)}
-    position = next((place for place, token in enumerate(answer) if token in spelled | against), 0)
-    spaced = position > 0 and answer[position] in {_first_id(f" {word}", tokenizer) for word in (first, second)}
-    ids = [_first_id(f" {word}" if spaced else word, tokenizer) for word in (first, second)]
-    if ids[0] == ids[1]:
+    """Logit against logit where the answer says one of the two words, spelled as there, else at its first token."""
+    spelled = [tuple(_first_id(f"{space}{word}", tokenizer) for word in (first, second)) for space in ("", " ")]
+    known = [pair for pair in spelled if pair[0] != pair[1]]  # a space may be a token of its own
+    if not known:
         raise RelevancyError(f'"{first}" and "{second}" begin with the same token, so their logits cannot be compared.')
-    return Choice(position, ids[0], ids[1])
+    said = ((place, pair) for place, token in enumerate(answer) for pair in known if token in pair)
+    position, pair = next(said, (0, known[0]))
+    return Choice(position, *pair)
 
 
 def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -73,7 +73,10 @@ class Comparison:
             replace(result.panel(smooth=smooth, floor=floor), answers=self._answers_of(number))
             for number, result in enumerate(self.explanations)
         ]
-        notes = [pair.summary() for pair in self.agreement]
+        notes = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
+        notes += [pair.summary() for pair in self.agreement]
+        if self.agreement and any(one.evidence and one.evidence.verdict != "confirmed" for one in self.explanations):
+            notes.append("Agreement says little about maps that are not confirmed.")
         return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
 
     def _repr_html_(self) -> str:
@@ -145,6 +148,7 @@ class Comparison:
                     "answer": result.answer,
                     "target": asdict(result.target),
                     "shares": dict(result.shares),
+                    "evidence": None if result.evidence is None else result.evidence.to_json(),
                     "notes": list(result.notes),
                 }
                 for result in self.explanations

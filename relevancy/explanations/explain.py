@@ -17,8 +17,9 @@ from transformers import BatchFeature
 from relevancy.core import targets
 from relevancy.core.tape import SCOPES, Scope, whole_numbers
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import Evidence, MapInQuestion, evidence_for
 from relevancy.explanations.explanation import Explanation
-from relevancy.geometry import Grid
+from relevancy.families.views import Layout
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
 from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
@@ -27,6 +28,8 @@ from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model, load
 from relevancy.plotting.overlay import FLOOR, percent
+
+_MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
 
 
 def explain(
@@ -40,6 +43,7 @@ def explain(
     layers: Iterable[int] | None = None,
     answer: str | Sequence[str] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    evidence: bool = True,
     max_pixels: int = MAX_PIXELS,
 ) -> Any:
     """Why the model says what it says about a picture: an Explanation, or a list of them.
@@ -56,9 +60,10 @@ def explain(
     layers: decoder layers that take part, all by default; for methods that read the layers' attention.
     answer: explain this answer, teacher-forced, instead of the one the model gives: greedy, each token the likeliest,
         whatever generation settings came with the checkpoint.
+    evidence: knock parts of the picture out and see what becomes of the token, see `Explanation.evidence`.
     Raises RelevancyError. Source of the default: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     """
-    wish = ExplainConfig(target, scope, method, layers, max_new_tokens)
+    wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
     many, images, questions, answers = _paired(image, question, answer)
     if isinstance(model, str):
         model = load(model)
@@ -79,6 +84,7 @@ class ExplainConfig:
     method: str | MapFunction = registry.DEFAULT
     layers: Iterable[int] | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
+    evidence: bool = True
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
@@ -122,7 +128,7 @@ class _Item:
     picture: Picture
     question: str
     answer: tuple[int, ...] | None
-    grid: Grid
+    layout: Layout
     notes: tuple[str, ...]
 
 
@@ -136,6 +142,7 @@ class _Reading:
     vision: Tensor | None  # (tower tokens,)
     notes: tuple[str, ...]
     cut: float | None
+    image_map: np.ndarray  # (rows, cols)
 
 
 class _Run:
@@ -143,7 +150,7 @@ class _Run:
 
     def __init__(self, model: Model, items: list[_Item], wish: ExplainConfig, *, keep_prompt: bool = False) -> None:
         self.model, self.items, self.target = model, items, wish.target
-        self.scope, self.max_new_tokens = wish.scope, wish.max_new_tokens
+        self.scope, self.max_new_tokens, self.evidence = wish.scope, wish.max_new_tokens, wish.evidence
         self.method = wish.explainer
         self.layers = None if wish.layers is None else tuple(wish.layers)
         self.keep_prompt = keep_prompt
@@ -171,8 +178,9 @@ class _Run:
             logits = output.logits[:, -1:]
             choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
             readings = self._read(reader, inputs, logits, choices, [0] * len(choices))
-            answers = self._answers(Prefill.of(inputs, output))
-        return self._explained(inputs, answers, readings)
+            prefill = Prefill.of(inputs, output)
+            answers = self._answers(prefill.branch())
+        return self._explained(inputs, prefill, answers, readings)
 
     def _teacher_forced(self, answers: list[list[int]], choices: list[list[targets.Choice]]) -> list[list[Explanation]]:
         """One forward pass over prompts with their answers, as far as the last target needs."""
@@ -180,12 +188,18 @@ class _Run:
         said = [answer[:position] for answer, position in zip(answers, last, strict=True)]
         inputs = self.model.prepare(self.pictures, self.questions, said)
         with self._opened() as reader:
-            logits = reader.forward(inputs, max(last) + 1, use_cache=False).logits
-            readings = self._read(reader, inputs, logits, choices, last)
-        return self._explained(inputs, answers, readings)
+            output = reader.forward(inputs, max(last) + 1, use_cache=self.evidence)
+            readings = self._read(reader, inputs, output.logits, choices, last)
+        return self._explained(inputs, Prefill.of(inputs, output), answers, readings)
 
     def _opened(self) -> AbstractContextManager[Attributor]:
-        grid = self.items[0].grid  # as many patches on every picture, wherever they lie on it
+        layout, model = self.items[0].layout, self.model
+        if not model.patchwise and (self.scope != "language" or not self.method.layered):
+            raise RelevancyError(
+                f"With {model.model.config.model_type}, scope language of methods that read attention is known here: "
+                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.layered)}."
+            )
+        grid = layout.grid  # of a family that is patchwise: as many patches on every picture, wherever they lie on it
         return opened(self.method, self.model, MethodSettings(self.scope, self.layers, grid.rows, grid.cols))
 
     def _read(
@@ -216,7 +230,10 @@ class _Run:
                 vision = None if found.vision is None else found.vision[index].cpu()
                 notes = found.notes[index] if found.notes else ()
                 cut = None if found.cut is None else float(found.cut[index])
-                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut))
+                image_map = self._image_map(
+                    self.items[index].layout, own, inputs["input_ids"][index][kept[index]], vision
+                )
+                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut, image_map))
         return readings
 
     def _answers(self, prompt: Prefill) -> list[list[int]]:
@@ -226,22 +243,38 @@ class _Run:
         return generation.answers(self.model, prompt, self.max_new_tokens)
 
     def _explained(
-        self, inputs: BatchFeature, answers: list[list[int]], readings: list[list[_Reading]]
+        self, inputs: BatchFeature, prefill: Prefill, answers: list[list[int]], readings: list[list[_Reading]]
     ) -> list[list[Explanation]]:
         kept = inputs["attention_mask"].bool()
         ids = [row[mask].cpu() for row, mask in zip(inputs["input_ids"], kept, strict=True)]
+        judged = iter(self._judged(inputs, prefill, readings))
         return [
-            [self._explanation(item, item_ids, answer, reading) for reading in read]
+            [self._explanation(item, item_ids, answer, reading, next(judged)) for reading in read]
             for item, item_ids, answer, read in zip(self.items, ids, answers, readings, strict=True)
         ]
 
-    def _explanation(self, item: _Item, ids: Tensor, answer: list[int], reading: _Reading) -> Explanation:
+    def _judged(
+        self, inputs: BatchFeature, prefill: Prefill, readings: list[list[_Reading]]
+    ) -> Sequence[Evidence | None]:
+        """The evidence for each reading's map, in order."""
+        maps = [
+            MapInQuestion(row, len(reading.row), reading.choice, reading.image_map, self.items[row].layout)
+            for row, read in enumerate(readings)
+            for reading in read
+        ]
+        return evidence_for(self.model, prefill, inputs, maps) if self.evidence else [None] * len(maps)
+
+    def _explanation(
+        self, item: _Item, ids: Tensor, answer: list[int], reading: _Reading, evidence: Evidence | None
+    ) -> Explanation:
         tokenizer = self.model.tokenizer
-        row = reading.row.numpy()
+        row, image_map = reading.row.numpy(), reading.image_map
         ids = ids[: len(row)]
         is_image = (ids == self.model.image_token_id).numpy()
-        image_map = self._image_map(item.grid, row[is_image], reading.vision)
         notes = [*item.notes, *reading.notes, *_method_notes(self.method)]
+        if not item.layout.placed.all():
+            apart = np.flatnonzero(is_image)[~item.layout.placed]
+            notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
         if not np.isfinite(image_map).all():
@@ -250,7 +283,12 @@ class _Run:
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
         mass = shares(np.abs(row) if self.method.signed else row, is_image)
         if image_map.any() and mass["image"] < FLOOR:
-            notes.append(_faint(mass["image"]))
+            notes.append(_faint(mass["image"], known=evidence is not None))
+        if reading.cut is not None and reading.cut >= _MUCH_CUT:
+            notes.append(
+                f"the clamp of eq. 5 removed {percent(reading.cut)} of the relevance on its way; method "
+                "relevancy-magnitude keeps it"
+            )
         return Explanation(
             model=self.model.name,
             method=self.method.name,
@@ -260,22 +298,27 @@ class _Run:
             answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
             image=item.picture.image,
-            grid=item.grid,
+            grid=item.layout.grid,
             tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
             is_image=is_image,
             relevance=row,
             image_map=image_map,
             shares=mass,
             cut=reading.cut,
+            evidence=evidence,
             layers=self.layers,
             notes=tuple(notes),
             versions=versions() | {package: metadata.version(package) for package in self.method.needs},
         )
 
-    def _image_map(self, grid: Grid, image_row: np.ndarray, vision: Tensor | None) -> np.ndarray:
-        patches = grid.rows * grid.cols
-        values = image_row if vision is None else vision.float().numpy()
-        return values[len(values) - patches :].reshape(grid.rows, grid.cols).astype(np.float32)
+    def _image_map(self, layout: Layout, row: Tensor, ids: Tensor, vision: Tensor | None) -> np.ndarray:
+        """The picture's map, (rows, cols), from a row with its own ids or from the tower's tokens."""
+        on_picture = row[ids[: len(row)].cpu() == self.model.image_token_id].numpy()
+        layout.check(len(on_picture))
+        if vision is None:
+            return layout.image_map(on_picture)
+        rows, cols = layout.grid.rows, layout.grid.cols
+        return vision.float().numpy()[len(vision) - rows * cols :].reshape(rows, cols)
 
 
 def _method_notes(method: Method) -> list[str]:
@@ -288,11 +331,18 @@ def _method_notes(method: Method) -> list[str]:
     return notes
 
 
-def _faint(share: float) -> str:
+def _placeless(share: float) -> str:
+    return (
+        f"{percent(share)} of the relevance is on image tokens that have no place in the picture (separators of rows, "
+        "class tokens): it is in the image's share and not on the map"
+    )
+
+
+def _faint(share: float, *, known: bool) -> str:
+    asking = "" if known else ". The picture may have decided the answer all the same: explain with evidence=True"
     return (
         f"{percent(share)} of the relevance is on the picture, less than {percent(FLOOR)}: the map is drawn as "
-        "empty, since so faint a map mostly points at the wrong place. The picture may have decided the answer all "
-        "the same: hide it (relevancy.counterfactual) to know"
+        f"empty, since so faint a map mostly points at the wrong place{asking}"
     )
 
 
@@ -319,9 +369,9 @@ def versions() -> dict[str, str]:
 
 
 def _item(model: Model, picture: Picture, question: str, answer: str | None) -> _Item:
-    grid = model.grid(picture.image.width, picture.image.height)
+    layout = model.layout(picture.image.width, picture.image.height)
     notes = model.notes + picture.notes + model.question_notes(question)
-    return _Item(picture, question, None if answer is None else generation.encoded(model, answer), grid, notes)
+    return _Item(picture, question, None if answer is None else generation.encoded(model, answer), layout, notes)
 
 
 def _paired(

@@ -20,6 +20,7 @@ from relevancy import formats
 from relevancy.atomic_io import whole_files
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import Evidence
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import figures
@@ -47,6 +48,7 @@ class Explanation:
         that of their sizes.
     cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
         eq. 5 removed because it was negative; None for methods without that clamp.
+    evidence: what knocking out parts of the picture does to the explained token; None where it was not asked for.
     answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """
@@ -65,6 +67,7 @@ class Explanation:
     image_map: np.ndarray = field(repr=False)
     shares: Mapping[str, float]
     cut: float | None = None
+    evidence: Evidence | None = None
     layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     answer_tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -147,7 +150,9 @@ class Explanation:
 
     def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
         """Picture, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
-        return figures.figure([self.panel(smooth=smooth, floor=floor)], question=self.question, **options)
+        notes = [] if self.evidence is None else [self.evidence.sentence]
+        panels = [self.panel(smooth=smooth, floor=floor)]
+        return figures.figure(panels, question=self.question, **{"notes": notes} | options)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON takes it; what is not a number becomes null."""
@@ -171,6 +176,7 @@ class Explanation:
             },
             "shares": dict(self.shares),
             "cut": finite(self.cut),
+            "evidence": None if self.evidence is None else finite(self.evidence.to_json()),
             "tokens": list(self.tokens),
             "is_image": self.is_image.astype(int).tolist(),
             "relevance": finite(self.relevance.tolist()),
@@ -222,6 +228,7 @@ class Explanation:
                 relevance=np.array(stored["relevance"], dtype=np.float32),
                 image_map=np.array(stored["image_map"], dtype=np.float32),
                 cut=stored.get("cut"),
+                evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
                 layers=None if stored["layers"] is None else tuple(stored["layers"]),
                 notes=tuple(stored["notes"]),
                 answer_tokens=tuple(stored.get("answer_tokens", ())),
@@ -231,13 +238,14 @@ class Explanation:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     def summary(self) -> str:
-        """Answer, token and shares in two lines of plain words."""
+        """Answer, token, shares and, where there is some, the evidence, a line each of plain words."""
         target, shares = self.target, self.shares
         against = "" if target.contrast is None else f" rather than {target.contrast.strip()!r}"
         return (
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
             f"probability {target.probability:.3f}\nrelevance: "
             + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in _SHARES.items())
+            + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
 
     def _repr_html_(self) -> str:

@@ -62,6 +62,10 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
+DRAWN = ("row", "model", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map", "share_image")
+"""What an overlay needs of a result."""
+
+
 class Drawing:
     """Draws on a thread; `finish` waits until all that was asked for stands on the disk."""
 

@@ -20,16 +20,17 @@ from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
 from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explain import ExplainConfig, explain_batch
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.processed import Ready, Seen
+from relevancy.export.schema import EVIDENCE
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
-from relevancy.models.model import Model
+from relevancy.models.model import FEATURES, Model
 from relevancy.models.vision_cache import VisionCache
 
 _TOWER_PICTURES = 8  # run through the tower together: its activations still fit a CPU's cache
-_FOREIGN = "mm_encoder_outputs"
 _ANY_PICTURE = Image.new("RGB", (1, 1))
 
 
@@ -66,7 +67,7 @@ class Reader(Model):
     @property
     def shares_features(self) -> bool:
         """Whether the model takes its tower's features ready made."""
-        return _FOREIGN in signature(self.model.forward).parameters
+        return FEATURES in signature(self.model.forward).parameters
 
     def expect(self, known: Mapping[Frame, tuple[torch.Tensor, Any]]) -> None:
         """Until the next call: each picture's pixels and, where the tower has run, its features."""
@@ -81,7 +82,7 @@ class Reader(Model):
         inputs = self._inner.prepare([_ANY_PICTURE] * len(images), questions, continuations)
         if features[0] is not None:
             del inputs["pixel_values"]
-            inputs[_FOREIGN] = {"image": SimpleNamespace(pooler_output=list(features))}
+            inputs[FEATURES] = {"image": SimpleNamespace(pooler_output=list(features))}
         return inputs
 
 
@@ -228,12 +229,22 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         "is_image": result.is_image,
         "relevance": result.relevance,
         "answer_tokens": list(result.answer_tokens),
+        "cut": result.cut,
+        **_evidence(result),
         "boxes": boxes or given["boxes"],
         "notes": [*item.notes, *notes, *result.notes],
         "seconds": seconds,
         "scope": result.scope,
         "method": result.method,
     }
+
+
+def _evidence(result: Explanation) -> dict[str, Any]:
+    found = result.evidence
+    if found is None:
+        return {}
+    numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
+    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, **numbers}
 
 
 def _key(item: Item) -> str:

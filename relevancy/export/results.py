@@ -20,9 +20,10 @@ from relevancy.data.inputs import open_input
 from relevancy.data.items import Item, PictureSource, picture_hash
 from relevancy.data.reader import RowReader
 from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import NUMBERS, Evidence
 from relevancy.explanations.explanation import Explanation
 from relevancy.export.folder import manifest_of, parts_of
-from relevancy.export.schema import checksum
+from relevancy.export.schema import EVIDENCE, checksum
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 
@@ -154,6 +155,8 @@ class Export:
             relevance=np.array(record["relevance"], dtype=np.float32),
             image_map=np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols),
             shares={name: record[f"share_{name}"] for name in ("image", "text", "first_token")},
+            cut=record.get("cut"),
+            evidence=_evidence(record),
             layers=None if layers is None else tuple(layers),
             notes=notes,
             answer_tokens=tuple(record["answer_tokens"]),
@@ -201,3 +204,10 @@ def _kind_of(note: str) -> str:
 def open_export(folder: str | os.PathLike[str]) -> Export:
     """The export in a folder, finished or not. Raises RelevancyError when the folder does not hold one."""
     return Export(folder)
+
+
+def _evidence(record: dict[str, Any]) -> Evidence | None:
+    """What a row says of it; exports made without it, or before there was any, say nothing."""
+    if record.get("verdict") is None:
+        return None
+    return Evidence.from_json({name: record[f"{EVIDENCE}{name}"] for name in (*NUMBERS, "shared")})

@@ -135,6 +135,7 @@ class ExportPlan:
             "layers": None if wish.layers is None else list(wish.layers),
             "method": wish.explainer.name,
             "max_new_tokens": wish.max_new_tokens,
+            "evidence": wish.evidence,
             **{name: request.options.get(name) for name in ("dtype", "framing", "quantization", "revision")},
             "max_pixels": request.max_pixels,
             "map_dtype": request.map_dtype,

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from relevancy.data.arrow import pa
+from relevancy.explanations.evidence import NUMBERS
 
 EXTRA = "in_"
 """What stands before the name of an input column that is carried along."""
+
+EVIDENCE = "evidence_"
+"""What stands before the name of a field of `Evidence`."""
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _RESULT = {
@@ -37,6 +41,10 @@ _RESULT = {
     "is_image": pa.list_(pa.bool_()),
     "relevance": pa.list_(pa.float32()),
     "answer_tokens": pa.list_(pa.string()),
+    "cut": pa.float64(),
+    "verdict": pa.string(),
+    **{f"{EVIDENCE}{name}": pa.float64() for name in NUMBERS},
+    f"{EVIDENCE}shared": pa.bool_(),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from relevancy.data.arrow import pa
 from relevancy.export.chunks import Chunk
 from relevancy.export.folder import ExportFolder
-from relevancy.export.overlays import Drawing, Wanted
+from relevancy.export.overlays import DRAWN, Drawing, Wanted
 
 
 class Writer:
@@ -47,7 +47,7 @@ class Writer:
         sources = {item.row: item.picture for item in chunk.items if self._wanted.has(item.row)}
         if not sources:
             return
-        needed = ["row", "model", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map", "error"]
+        needed = [*DRAWN, "error"]
         records: list[dict[str, Any]] = table.select(needed).to_pylist()
         for record in records:
             source = sources.get(record["row"])

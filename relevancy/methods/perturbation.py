@@ -25,7 +25,7 @@ from relevancy.core import patching
 from relevancy.core.targets import Choice
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_decoder, read_by_decoder
-from relevancy.models.model import Model
+from relevancy.models.model import Model, only
 
 GROUPS = 8  # at most, per side of a picture: what hides together
 WINDOWS = 12  # at most, per side: places of the window that slides
@@ -127,13 +127,12 @@ class _Perturbed:
 
     def subject(self, index: int, choice: Choice, place: int) -> Subject:
         """One example by itself, without padding and what comes after its explained position."""
-        shape = self.inputs["input_ids"].shape
-        kept = self.inputs["attention_mask"][index].bool()
-        kept[shape[1] + 1 + place :] = False
-        prompt = {name: value[index : index + 1, kept] for name, value in self.inputs.items() if value.shape == shape}
-        pixels = self.inputs["pixel_values"][index : index + 1]
+        length = int(self.inputs["attention_mask"][index].sum()) + 1 + place
+        prompt = only(self.inputs, index, length)
+        pixels = prompt.pop("pixel_values")
         if self.setting.scope == "full":
             return Subject(self.model, choice, prompt, pixels, torch.zeros_like(pixels), None)
+        kept = self.inputs["attention_mask"][index].bool().nonzero()[:length, 0]
         embeddings = self.embeddings[0][index : index + 1, kept]
         bare = Subject(self.model, choice, prompt, pixels, pixels, embeddings)
         return replace(bare, picture=self.patches(bare, embeddings), hidden=self.hidden_patches(bare))

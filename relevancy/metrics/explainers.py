@@ -54,7 +54,7 @@ def explainer_of(
             given = None if answers is None else list(answers[part])
             found += explain(
                 model, list(images[part]), list(questions[part]), target=target, scope=scope, method=method,
-                layers=own, answer=given,
+                layers=own, answer=given, evidence=False,
             )  # fmt: skip
         return found
 

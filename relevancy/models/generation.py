@@ -47,7 +47,8 @@ class Prefill:
     """Pictures with a question each, as a model has read them: what any answer goes on from.
 
     ids, mask: (batch, tokens), padded on the left. logits: (batch, vocabulary), of the answer's first token. cache: the
-    decoder's keys and values. positions: (batch, 1), of the last token; None where the model counts by itself.
+    decoder's keys and values. positions: (batch, 1), of the last token, or (axes, batch, 1) where a family counts
+    along time, rows and columns; None where the model counts by itself.
     """
 
     ids: Tensor
@@ -65,7 +66,7 @@ class Prefill:
             inputs["attention_mask"],
             output.logits[:, -1].detach(),
             output.past_key_values,
-            None if positions is None else positions[:, -1:],
+            None if positions is None else positions[..., -1:],
         )
 
     @property
@@ -86,7 +87,7 @@ class Prefill:
         """A branch with each row so many times, one after the other."""
         branch = self.branch()
         branch.cache.batch_repeat_interleave(times)
-        positions = None if self.positions is None else self.positions.repeat_interleave(times, 0)
+        positions = None if self.positions is None else self.positions.repeat_interleave(times, -2)
         ids, mask, logits = (each.repeat_interleave(times, 0) for each in (self.ids, self.mask, self.logits))
         return Prefill(ids, mask, logits, branch.cache, positions)
 

@@ -1,15 +1,17 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
 import copy
+import inspect
 import itertools
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
+from relevancy.families.rules import RULES, layout_of
+from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 
@@ -28,6 +32,9 @@ _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 # Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
 _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+
+FEATURES = "mm_encoder_outputs"
+"""Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
 
 # Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
 # positions from 1.
@@ -78,6 +85,11 @@ class Model:
         return _image_token_id(self.model.config, self.processor)
 
     @property
+    def causal(self) -> bool:
+        """Whether no token of a prompt reads a later one."""
+        return self.model.config.model_type not in _PREFIXED
+
+    @property
     def room(self) -> int:
         """The longest sequence the decoder reads, in tokens."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
@@ -116,6 +128,11 @@ class Model:
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
 
+    @property
+    def patchwise(self) -> bool:
+        """Whether the image tokens are the tower's patches, one by one, over one processed picture."""
+        return self.model.config.model_type in _ONE_GRID
+
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
         config, pictures = self.model.config, self.processor.image_processor
@@ -128,6 +145,18 @@ class Model:
         side = config.vision_config.patch_size
         rows, cols = size[0] // side, size[1] // side
         return geometry.grid_for(pictures, width, height, rows, cols, token_side=side)
+
+    def layout(self, width: int, height: int) -> Layout:
+        """Where the image tokens lie in a picture of `width` x `height` pixels; raises for a family not known here."""
+        family = self.model.config.model_type
+        if family in RULES:
+            return layout_of(self.model.config, self.processor, width, height)
+        if self.patchwise:
+            return one_grid(self.grid(width, height), self.extra_image_tokens)
+        raise RelevancyError(
+            f"how {family} with {type(self.processor.image_processor).__name__} lays its image tokens over a picture "
+            f"is not known here; it is known for {', '.join(sorted(_ONE_GRID | RULES.keys()))}"
+        )
 
     def prepare(
         self,
@@ -176,8 +205,7 @@ class Model:
                 "that comes before it"
             )
         kept = inputs["attention_mask"].bool()
-        causal = self.model.config.model_type in _PREFIXED
-        new = {"attention_mask": 1, "token_type_ids": int(causal)}
+        new = {"attention_mask": 1, "token_type_ids": int(not self.causal)}
         for key, value in list(inputs.items()):
             if not isinstance(value, torch.Tensor) or value.shape != kept.shape:
                 continue
@@ -191,13 +219,17 @@ class Model:
     def _count_positions(self, inputs: BatchFeature) -> None:
         """Tells the model not to count padding, as generation does; without padding it counts rightly by itself.
 
-        So does a family whose positions lie in the picture.
+        A family whose positions lie in the picture is told them always: it would forget them while it answers.
         """
         mask = inputs["attention_mask"]
-        if mask.all() or hasattr(self.model.base_model, "get_rope_index"):
+        if (counts := getattr(self.model.base_model, "get_rope_index", None)) is not None:
+            known = {name: inputs[name] for name in inspect.signature(counts).parameters if name in inputs}
+            inputs["position_ids"], _ = counts(**known)
+            return
+        if mask.all():
             return
         positions = mask.cumsum(-1).sub(1).clamp(min=0)
-        inputs["position_ids"] = positions + int(self.model.config.model_type in _PREFIXED)
+        inputs["position_ids"] = positions + int(not self.causal)
 
     def _check_length(self, inputs: BatchFeature) -> None:
         longest = int(inputs["attention_mask"].sum(-1).max())
@@ -208,6 +240,24 @@ class Model:
             f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
             f"{self.room}; shorten it by about {longest - self.room} tokens"
         )
+
+
+def only(inputs: Mapping[str, Any], row: int, length: int) -> dict[str, Any]:
+    """One example of a batch by itself, as a batch of 1: its first `length` own tokens, without padding."""
+    shape = inputs["input_ids"].shape
+    kept = inputs["attention_mask"][row].bool().nonzero()[:length, 0]
+    own: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
+            own[name] = value[..., row : row + 1, kept]
+        elif isinstance(value, torch.Tensor):
+            own[name] = value[row : row + 1]
+        else:
+            own[name] = value
+    if FEATURES in own:
+        features = own[FEATURES]["image"].pooler_output[row : row + 1]
+        own[FEATURES] = {"image": SimpleNamespace(pooler_output=features)}
+    return own
 
 
 def load(

@@ -134,11 +134,12 @@ def check_counted(turns: Sequence[Turn], unknown: str | None) -> None:
     unknown: the tokenizer's `<unk>`, with which that code pads, so that it is not counted. Raises LostDialogueError.
     """
     asked = turns[1:] if turns and turns[0].role == "model" else turns
+    texts = [_placed(turn, strip=False) for turn in asked]
     reasons = (
         (len(asked) % 2, "a last question without an answer"),
-        (any(not turn.text for turn in asked), "an empty turn"),
-        (any(f"{END}\n" in turn.text for turn in asked), f"{END} and a line's end within a turn"),
-        (any(unknown and unknown in turn.text for turn in asked), f"{unknown} in a turn"),
+        (not all(texts), "an empty turn"),
+        (any(f"{END}\n" in text for text in texts), f"{END} and a line's end within a turn"),
+        (any(unknown and unknown in text for text in texts), f"{unknown} in a turn"),
     )
     if why := next((why for holds, why in reasons if holds), None):
         raise LostDialogueError(f"{why}: the authors' code trains on nothing of it")

@@ -138,7 +138,7 @@ def test_own_picture_from_upload_to_download(visit, served, photograph, tmp_path
     page.set_input_files("#rv-picture input[type=file]", photograph)
     until(page, lambda: page.locator("#rv-picture img").count() == 1, "the upload is shown")
     assert page.get_attribute("#rv-picture img", "src") != before
-    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    page.fill("#rv-question textarea", "What color is the duck?")
     explained(page)
     assert "300 × 200" in page.inner_text("#rv-status")
     maps = sources(page)
@@ -302,12 +302,12 @@ def test_cancel_keeps_the_map_that_is_there(visit, served, tmp_path):
 def test_the_first_map_can_be_read_while_the_second_model_runs(visit, served, size, theme):
     page = visit(size, theme)
     explained(page)
-    page.fill("#rv-question textarea", "What color is the house?")
+    page.fill("#rv-question textarea", "What color is the car?")
     card = page.locator("#rv-board .rv-card").first
     with served.models[1].lock:
         page.click("#rv-explain")
         page.wait_for_selector("#rv-board .rv-place")
-        until(page, lambda: "What color" in page.inner_text("#rv-status"), "what the map is about")
+        until(page, lambda: "color is the car" in page.inner_text("#rv-status"), "what the map is about")
         assert page.locator("#rv-board .rv-map").count() == 1
         assert page.eval_on_selector("#rv-board .rv-map img", "one => one.decode().then(() => one.naturalWidth)") > 0
         page.wait_for_timeout(1000)

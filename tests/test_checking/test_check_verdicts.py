@@ -72,15 +72,19 @@ def test_differences_are_taken_row_by_row(tmp_path):
     spread = {str(row): 10.0 * row for row in range(12)}
     store, rows = stored(
         tmp_path,
-        *((row, "mine", SCORES, {"faithfulness": value + 0.25, "flips": 1.0}) for row, value in spread.items()),
+        *(
+            (row, "mine", SCORES, {"faithfulness": value + 0.25 + 0.01 * (-1) ** int(row), "flips": 1.0})
+            for row, value in spread.items()
+        ),
         ("alone", "mine", SCORES, {"faithfulness": 1e6, "flips": 1.0}),
         *((row, RANDOM, SCORES, {"faithfulness": value, "flips": 0.0}) for row, value in reversed(spread.items())),
     )
     mine, noise = summarise(store, rows, ["mine"])
     gain = mine.against_random["faithfulness"]
-    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert gain.mean == pytest.approx(0.25)
+    assert 0.23 < gain.low < 0.25 < gain.high < 0.27
     assert gain.rows == 12
-    assert noise.against_first["faithfulness"].high == pytest.approx(-0.25)
+    assert -0.25 < noise.against_first["faithfulness"].high < -0.23
     assert "better than a random map" in str(mine.verdict)
 
 
@@ -93,9 +97,11 @@ def test_effects_are_taken_row_by_row(tmp_path):
             (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),
             (str(row), "mine", "noise", {"similarity": row / 12}),
         ]
-    found += [(str(row), "mine", "question", {"similarity": row / 12 - 0.06}) for row in reversed(range(12))]
+    less = {row: 0.06 + 0.01 * (-1) ** row for row in range(12)}
+    found += [(str(row), "mine", "question", {"similarity": row / 12 - less[row]}) for row in reversed(range(12))]
     effect = summarise(*stored(tmp_path, *found), ["mine"])[0].numbers["question effect"]
-    assert (effect.low, effect.high) == pytest.approx((0.06, 0.06))
+    assert effect.mean == pytest.approx(0.06)
+    assert 0.04 < effect.low < 0.06 < effect.high < 0.08
 
 
 @pytest.mark.parametrize(("stages", "passes"), [((0.9, 0.7, 0.1), True), ((0.1, 0.3, 0.9), False)])
@@ -148,9 +154,9 @@ def test_no_gain_at_all_is_no_gain(tmp_path):
 
 @pytest.mark.parametrize(("spread", "word"), [(0.05, True), (1.0, False)])
 def test_what_an_interval_leaves_open_is_not_decided(tmp_path, spread, word):
-    """Six rows whose mean passes: narrow, the randomisation test is passed; wide, it may not be."""
+    """Twelve rows whose mean passes: narrow, the randomisation test is passed; wide, it may not be."""
     found = []
-    for row, shift in enumerate(np.linspace(-spread, spread, 6)):
+    for row, shift in enumerate(np.linspace(-spread, spread, 12)):
         found += [
             (str(row), "mine", SCORES, {"faithfulness": 1.0, "flips": 1.0}),
             (str(row), RANDOM, SCORES, {"faithfulness": 0.0, "flips": 0.0}),

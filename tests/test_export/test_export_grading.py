@@ -23,6 +23,7 @@ JUDGED = [
     ("10000000", 10000001, WRONG), ("1" * 40, "1" * 39 + "2", WRONG), ("0", -0.0, RIGHT), ("5:30", "5", WRONG),
     ("1/2", "1", WRONG), ("1\u00bd", 1, WRONG), ("\u00bd", "1/2", RIGHT), ("10\u00b2", "102", WRONG),
     ("2-3", "2", WRONG), ("5 - 10", 5, WRONG), ("2x", 2, WRONG), ("1999", 1999, RIGHT),
+    ("12345678.5", "12345679.5", WRONG),
     # in words
     ("Two.", 2, RIGHT), ("2", "two", RIGHT), ("Twenty-one", 21, RIGHT), ("twenty one", "twenty-one", RIGHT),
     ("twenty-one", "twenty", WRONG), ("twenty one", 20, WRONG), ("three", 2, WRONG), ("Two ducks", 2, RIGHT),
@@ -31,6 +32,7 @@ JUDGED = [
     ("2 or 3", 2, WRONG), ("2 million", 2, WRONG), ("one and a half", 1, WRONG), ("1 1/2", 1, WRONG),
     ("1, 2", 1, WRONG), ("1, 2, 3", "1,2,3", RIGHT), ("3 to 4", 3, WRONG), ("10 000", 10, WRONG),
     ("Yes or no", "yes", WRONG), ("red or blue", "red", WRONG), ("3 apples", "3", RIGHT),
+    ("one and a half litres", 1, WRONG), ("Two and no more", 2, RIGHT),
     # symbols
     ("50%", "50", WRONG), ("50", "50%", WRONG), ("50 %", "50%", RIGHT), ("50 percent", "50%", RIGHT),
     ("50.0%", "50%", RIGHT), ("$5", "5", WRONG), ("$5.00", "$5", RIGHT), ("$1,000", "$1000", RIGHT),

@@ -57,7 +57,7 @@ def test_memory_is_flat(tmp_path):
         folder.mkdir()
         planted = plant(folder, count, every=50)
         script = (
-            "import resource, sys; from pathlib import Path; from relevancy.train.auditing import audit\n"
+            "import resource, sys; from pathlib import Path; from relevancy.train.validation import audit\n"
             "found = audit(sys.argv[1] + '/data.json', Path(sys.argv[1]) / 'images', threads=2)\n"
             "print(sum(found.counts.values()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
@@ -241,7 +241,7 @@ def test_a_picture_is_found_under_every_usual_name(name, pictures):
 
 
 @pytest.mark.parametrize(
-    "given", ["wide.png", ["WIDE.JPG"], {"bytes": b"x", "path": None}, b"x", Image.new("L", (1, 1))]
+    "given", ["wide.png", ["WIDE.JPG"], {"bytes": b"x", "path": None}, b"\x89PNG", Image.new("L", (1, 1))]
 )
 def test_a_picture_under_another_name_is_counted_and_said(given, tmp_path, pictures, caplog):
     found = dialogue_of({"question": "What?", "answer": "Red.", "photo": given}, 0, pictures)
@@ -249,7 +249,10 @@ def test_a_picture_under_another_name_is_counted_and_said(given, tmp_path, pictu
     if isinstance(given, str):
         path = write(tmp_path / "data.json", [entry("a", "What?", "Red.", photo=given), entry("b", "What?", "Red.")])
         assert audit(path, pictures).counts == {"unread picture": 1}
-        open_data(path, pictures)
+        with pytest.raises(RelevancyError, match="they seem to have one under 'photo'"):
+            open_data(path, pictures)
+        pictured = entry("b", QUESTION, "Red.", image="wide.png")
+        open_data(write(tmp_path / "more.json", [entry("a", "What?", "Red.", photo=given), pictured]), pictures)
         assert "1 entries have what looks like a picture under 'photo'" in caplog.text
 
 

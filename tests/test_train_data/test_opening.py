@@ -104,10 +104,31 @@ def test_parts_of_messages_and_bare_questions():
     assert dialogue_of({"question": "What is it?", "answer": "A.", "image": {"bytes": b"..."}}, 0).turns == expected
 
 
+@pytest.mark.parametrize(
+    ("texts", "pictures", "written", "placed"),
+    [
+        (["a", "b"], 0, ["a", "b"], None),
+        ([f"{IMAGE}a", "b"], 1, [f"{IMAGE}a", "b"], None),
+        ([f"{IMAGE}a", "b", f"{IMAGE}c", "d"], 2, [f"{IMAGE}a", "b", f"{IMAGE}c", "d"], "several"),
+        ([f"a{IMAGE}b{IMAGE}c", "d"], 1, [f"a{IMAGE}bc", "d"], "marked again"),
+        ([f"{IMAGE}a", "b", f"c{IMAGE}{IMAGE}", "d"], 2, [f"{IMAGE}a", "b", f"c{IMAGE}", "d"], "marked again"),
+        (["a", "b", f"c{IMAGE}{IMAGE}", "d"], 1, ["a", "b", f"c{IMAGE}", "d"], "marked again"),
+        (["a", "b", "c", "d"], 2, [f"{IMAGE}\n{IMAGE}\na", "b", "c", "d"], "unmarked"),
+    ],
+)
+def test_every_picture_has_its_mark(texts, pictures, written, placed):
+    found = dialogue_of(entry("x", *texts, images=[b"..."] * pictures), 0)
+    assert ([turn.text for turn in found.turns], len(found.images)) == (written, pictures)
+    assert (found.placed, found.fault) == (placed, None)
+    greeted = entry("x", *texts, images=[b"..."] * pictures)
+    greeted["conversations"].insert(0, {"from": "gpt", "value": "Hello"})
+    assert [turn.text for turn in dialogue_of(greeted, 0).turns] == ["Hello", *written]
+
+
 @pytest.mark.parametrize("name", NAMES["picture"])
 def test_pictures_are_found_under_every_name_that_an_export_knows(name):
     found = dialogue_of({name: "a.png", "question": "What is it?", "answer": "A duck."}, 0)
-    assert (found.turns[0].text, len(found.images), found.unread) == (f"{IMAGE}\nWhat is it?", 1, None)
+    assert (found.turns[0].text, len(found.images), found.unread) == (f"{IMAGE}\nWhat is it?", 1, ())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +141,8 @@ def test_pictures_are_found_under_every_name_that_an_export_knows(name):
     ],
 )  # fmt: skip
 def test_what_looks_like_a_picture_under_another_name_is_named(given, unread):
-    assert dialogue_of(entry("x", "What?", "A duck.") | given, 0).unread == unread
+    names = () if unread is None else (unread,)
+    assert dialogue_of(entry("x", "What?", "A duck.") | given, 0).unread == names
 
 
 def test_data_whose_pictures_nobody_reads_is_refused(tmp_path):

@@ -1,0 +1,1 @@
+"""Image token <-> place in the original picture, family by family."""

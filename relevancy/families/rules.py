@@ -1,0 +1,213 @@
+"""How each family lays its image tokens over a picture, by transformers' own arithmetic."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from relevancy.errors import RelevancyError
+from relevancy.families.views import Layout, View, covering, one_grid, stretched, tile_edges, tiled
+from relevancy.geometry import Grid
+
+Rule = Callable[[Any, Any, int, int], Layout]
+
+
+def layout_of(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Where the image tokens of a picture of `width` x `height` pixels lie.
+
+    config, processor: the model's, of a family in `RULES`. Raises RelevancyError for settings that are not known.
+    """
+    pictures = processor.image_processor
+    expected, rule = RULES[config.model_type]
+    name = type(pictures).__name__
+    if name.removesuffix("Pil").removesuffix("Fast") != expected or not pictures.do_resize:
+        raise RelevancyError(
+            f"how {config.model_type} lays its image tokens over a picture is known with {expected} and its resizing, "
+            f"not with {name}{'' if pictures.do_resize else ' and do_resize=False'}"
+        )
+    return rule(config, processor, width, height)
+
+
+def _gemma3(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Stretched to a square, pooled to mm_tokens_per_image; without pan and scan."""
+    if _setting(processor, "do_pan_and_scan"):
+        raise RelevancyError("where gemma3's image tokens lie with pan and scan is not known here: switch it off")
+    vision, side = config.vision_config, math.isqrt(config.mm_tokens_per_image)
+    pooled = vision.image_size // vision.patch_size // side * vision.patch_size
+    edges = tile_edges(1, vision.image_size, side, pooled) / vision.image_size
+    return one_grid(stretched(width, height, edges, edges))
+
+
+def _internvl(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Stretched to columns x rows of tiles; the whole last, if there is more than one."""
+    pictures = processor.image_processor
+    size = (pictures.size["height"], pictures.size["width"])
+    most, across, down = _setting(processor, "max_patches"), 1, 1
+    if _setting(processor, "crop_to_patches") and most > 1:
+        canvas = _own(pictures, "get_optimal_tiled_canvas")
+        across, down = canvas((height, width), size, _setting(processor, "min_patches"), most)
+    steps = [round(patch / config.downsample_ratio) for patch in _pair(config.vision_config.patch_size)]
+    return _tiled(width, height, (down, across), size, (steps[0], steps[1]))
+
+
+def _idefics3(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Long side to `size`, sides up to multiples of a tile, all by stretching; the whole last, squashed to a tile."""
+    pictures = processor.image_processor
+    tile, down, across = pictures.max_image_size["longest_edge"], 1, 1
+    if _setting(processor, "do_image_splitting"):
+        rescaled = _own(pictures, "_resize_output_size_rescale_to_max_len")
+        bounded = _own(pictures, "_resize_output_size_scale_below_upper_bound")
+        longest = _own(pictures, "MAX_IMAGE_SIZE")
+        tall, wide = bounded(*rescaled(height, width, max_len=pictures.size["longest_edge"]), max_len=longest)
+        aspect = wide / tall
+        if wide >= tall:
+            wide = math.ceil(wide / tile) * tile
+            tall = math.ceil(int(wide / aspect) / tile) * tile
+        else:
+            tall = math.ceil(tall / tile) * tile
+            wide = math.ceil(int(tall * aspect) / tile) * tile
+        down, across = tall // tile, wide // tile
+    step = config.vision_config.patch_size * config.scale_factor
+    return _tiled(width, height, (down, across), (tile, tile), (step, step))
+
+
+def _qwen2_vl(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Sides rounded to merged patches within a budget of pixels, by stretching."""
+    pictures = processor.image_processor
+    step = pictures.patch_size * pictures.merge_size
+    resize = _own(pictures, "smart_resize")
+    try:
+        tall, wide = resize(height, width, step, pictures.size["shortest_edge"], pictures.size["longest_edge"])
+    except ValueError as error:
+        raise RelevancyError(f"a picture of {width} x {height} is too elongated for {config.model_type}") from error
+    return one_grid(stretched(width, height, np.linspace(0, 1, tall // step + 1), np.linspace(0, 1, wide // step + 1)))
+
+
+def _llava_next(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """The whole first, stretched; then tiles of the best pinpoint (resized, centered, padded) as one grid of rows.
+
+    Rows and columns of padding are cut off, and a separator ends each row.
+    """
+    return _anyres(config, processor, width, height, most_tiles=math.inf)
+
+
+def _llava_onevision(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """As LLaVA-NeXT; the tiles' features are interpolated to fewer above a number of tokens."""
+    most = int(processor.vision_aspect_ratio.strip("anyres_max_"))  # noqa: B005  # as transformers strips it
+    return _anyres(config, processor, width, height, most_tiles=most)
+
+
+def _anyres(config: Any, processor: Any, width: int, height: int, *, most_tiles: float) -> Layout:
+    pictures, vision = processor.image_processor, config.vision_config
+    side, patch = vision.image_size, vision.patch_size
+    seen = [dict(given or {}) for given in (pictures.size, pictures.crop_size)]
+    if any(value not in (None, side) for given in seen for value in given.values()):
+        raise RelevancyError(
+            f"{config.model_type}: size and crop_size of its image processor must be the {side} pixels of the tower"
+        )
+    best = _own(pictures, "select_best_resolution")((height, width), pictures.image_grid_pinpoints)
+    if any(length % side for length in best):
+        raise RelevancyError(
+            f"{config.model_type}: the pinpoint {best[0]} x {best[1]} is no multiple of the tower's {side} pixels: the "
+            "processor belongs to another model"
+        )
+    cells = side // patch
+    y_edges, x_edges = (tile_edges(length // side, side, cells, patch) for length in best)
+    resized = _own(pictures, "get_patch_output_size")(
+        np.empty((3, height, width), np.bool_), best, input_data_format="channels_first"
+    )
+    y_edges, x_edges = (
+        (edges - (target - length) // 2) * (original / length)
+        for edges, target, length, original in zip((y_edges, x_edges), best, resized, (height, width), strict=True)
+    )
+    rows, cols = len(y_edges) - 1, len(x_edges) - 1
+    if width / height > cols / rows:
+        y_edges = _unpadded(y_edges, int(round(height * (cols / width), 7)))
+    else:
+        x_edges = _unpadded(x_edges, int(round(width * (rows / height), 7)))
+    rows, cols = len(y_edges) - 1, len(x_edges) - 1
+    ratio = math.sqrt(rows * cols / (most_tiles * cells**2))
+    if ratio > 1.1:
+        y_edges, x_edges = _resampled(y_edges, int(rows // ratio)), _resampled(x_edges, int(cols // ratio))
+        rows, cols = len(y_edges) - 1, len(x_edges) - 1
+    part = tile_edges(1, side, cells, patch) / side
+    whole = View("whole", stretched(width, height, part, part), np.arange(cells**2).reshape(cells, cells))
+    if not rows * cols:
+        return Layout((whole,), cells**2 + rows, whole.grid)
+    grid = Grid(width, height, x_edges, y_edges)
+    tokens = cells**2 + np.arange(rows)[:, None] * (cols + 1) + np.arange(cols)
+    return Layout((whole, View("tiles", grid, tokens)), cells**2 + rows * (cols + 1), covering(grid, whole.grid))
+
+
+def _unpadded(edges: np.ndarray, length: int) -> np.ndarray:
+    """Edges without those of the rows that are padding, as many at each end."""
+    padding = (len(edges) - 1 - length) // 2
+    return edges[padding : len(edges) - padding]
+
+
+def _resampled(edges: np.ndarray, cells: int) -> np.ndarray:
+    """Edges of fewer cells over the same length, as an interpolation of their features makes them."""
+    places = np.arange(len(edges))
+    return np.interp(np.linspace(0, places[-1], cells + 1), places, edges)
+
+
+def _tiled(width: int, height: int, tiles: tuple[int, int], size: tuple[int, int], steps: tuple[int, int]) -> Layout:
+    """Tiles of `size` pixels on the stretched picture, a token for each step of pixels, the whole last.
+
+    tiles, size, steps: (down, across).
+    """
+    (rows, y_step), (cols, x_step) = ((length // step, step) for length, step in zip(size, steps, strict=True))
+    down, across = tiles
+    whole = stretched(
+        width,
+        height,
+        tile_edges(1, size[0], rows, y_step) / size[0],
+        tile_edges(1, size[1], cols, x_step) / size[1],
+    )
+    if tiles == (1, 1):
+        return one_grid(whole)
+    grid = stretched(
+        width,
+        height,
+        tile_edges(down, size[0], rows, y_step) / (down * size[0]),
+        tile_edges(across, size[1], cols, x_step) / (across * size[1]),
+    )
+    return tiled(grid, down, across, whole)
+
+
+def _setting(processor: Any, name: str) -> Any:
+    """A setting of the image processor, or what the processor sets in its place at every call."""
+    own = getattr(processor.image_processor, name, None)
+    return getattr(processor, "images_kwargs", {}).get(name, own)
+
+
+def _own(pictures: Any, name: str) -> Any:
+    """A function or number of the module in which transformers defines this image processor."""
+    for kind in type(pictures).__mro__:
+        if (found := getattr(sys.modules[kind.__module__], name, None)) is not None:
+            return found
+    raise RelevancyError(f"{type(pictures).__name__} of this transformers has no {name}: use transformers 5.23 or so")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+# Of each family (config.model_type): its image processor, and the rule.
+RULES = MappingProxyType[str, tuple[str, Rule]](
+    {
+        "gemma3": ("Gemma3ImageProcessor", _gemma3),
+        "idefics3": ("Idefics3ImageProcessor", _idefics3),
+        "internvl": ("GotOcr2ImageProcessor", _internvl),
+        "llava_next": ("LlavaNextImageProcessor", _llava_next),
+        "llava_onevision": ("LlavaOnevisionImageProcessor", _llava_onevision),
+        "qwen2_5_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
+        "qwen2_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
+        "smolvlm": ("SmolVLMImageProcessor", _idefics3),
+    }
+)

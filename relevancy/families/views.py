@@ -1,0 +1,136 @@
+"""One picture as a model looks at it: views (the whole, tiles, a thumbnail), each a grid of image tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from relevancy.errors import RelevancyError
+from relevancy.geometry import Grid, overlaps
+
+_SEEN = 1e-6  # of a token's rectangle: less than this is rounding
+_GAP = 1e-6  # pixels of the picture that a map may leave out: more gets cells of its own
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One look at a picture: `tokens` (rows, cols) are the places of its grid's cells among the picture's image tokens.
+
+    name: "whole", "tile 3" (from 1, row by row), "tiles" where tokens of several are one grid, or "thumbnail".
+    """
+
+    name: str
+    grid: Grid
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the `count` image tokens of one picture lie in it; those of no view have no place (separators).
+
+    grid: cells of the picture's map. A token's relevance is a mass: it is spread evenly over its rectangle, and views
+    are summed. Only where the map has cells is anything put, so a rectangle that reaches beyond them is spread over
+    the rest of it.
+    """
+
+    views: tuple[View, ...]
+    count: int
+    grid: Grid
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is one view and the map's cells are its tokens."""
+        return len(self.views) == 1 and self.views[0].grid is self.grid
+
+    @cached_property
+    def placed(self) -> np.ndarray:
+        """Which image tokens have a place, bool (count,)."""
+        placed = np.zeros(self.count, dtype=bool)
+        for view in self.views:
+            placed[view.tokens] = True
+        return placed
+
+    def image_map(self, values: np.ndarray) -> np.ndarray:
+        """Numbers of the image tokens (count,) -> the picture's map, float32 (rows, cols); its sum is theirs."""
+        if self.plain:
+            return values[self.views[0].tokens].astype(np.float32)
+        summed = np.zeros((self.grid.rows, self.grid.cols))
+        for view in self.views:
+            down, across = self._overlaps(view)
+            summed += down @ values[view.tokens].astype(np.float64) @ across.T
+        return summed.astype(np.float32)
+
+    def tokens_of(self, cells: np.ndarray) -> np.ndarray:
+        """Which image tokens, bool (count,), have seen any of the cells that a mask (rows, cols) chooses."""
+        chosen = np.asarray(cells, dtype=bool)
+        if chosen.shape != (self.grid.rows, self.grid.cols):
+            raise RelevancyError(
+                f"a mask of this map has shape ({self.grid.rows}, {self.grid.cols}), not {chosen.shape}"
+            )
+        found = np.zeros(self.count, dtype=bool)
+        for view in self.views:
+            down, across = self._overlaps(view)
+            found[view.tokens] = (down > _SEEN).T.astype(float) @ chosen @ (across > _SEEN) > 0
+        return found
+
+    def check(self, tokens: int) -> None:
+        """Raises RelevancyError where a picture has another number of image tokens: its places would be wrong."""
+        if tokens != self.count:
+            raise RelevancyError(
+                f"the picture has {tokens} image tokens where {self.count} were expected, so where they lie is not "
+                "known: the processor belongs to another model, or cuts pictures in a way not known here"
+            )
+
+    def _overlaps(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """How much of each row and column of a view lies in those of the map."""
+        return overlaps(view.grid.y_edges, self.grid.y_edges), overlaps(view.grid.x_edges, self.grid.x_edges)
+
+
+def one_grid(grid: Grid, before: int = 0) -> Layout:
+    """The layout of a picture whose image tokens are one grid row by row, with `before` others in front."""
+    tokens = before + np.arange(grid.rows * grid.cols).reshape(grid.rows, grid.cols)
+    return Layout((View("whole", grid, tokens),), before + grid.rows * grid.cols, grid)
+
+
+def stretched(width: int, height: int, y_edges: np.ndarray, x_edges: np.ndarray) -> Grid:
+    """A grid on a picture that was stretched, its edges given as parts of the stretched sides."""
+    return Grid(width, height, x_edges * width, y_edges * height)
+
+
+def tiled(grid: Grid, down: int, across: int, thumbnail: Grid) -> Layout:
+    """Tiles row by row, down x across of them on one grid, then the whole picture squashed into one tile."""
+    rows, cols = grid.rows // down, grid.cols // across
+    views: list[View] = []
+    for number in range(down * across):
+        top, left = number // across * rows, number % across * cols
+        tile = Grid(grid.width, grid.height, grid.x_edges[left : left + cols + 1], grid.y_edges[top : top + rows + 1])
+        views.append(View(f"tile {number + 1}", tile, _block(rows, cols, len(views))))
+    views.append(View("thumbnail", thumbnail, _block(rows, cols, len(views))))
+    return Layout(tuple(views), len(views) * rows * cols, covering(grid, thumbnail))
+
+
+def covering(grid: Grid, whole: Grid) -> Grid:
+    """The grid with one more row or column on each side where another view has seen more of the picture."""
+    x_edges, y_edges = _covering(grid.x_edges, whole.x_edges), _covering(grid.y_edges, whole.y_edges)
+    return Grid(grid.width, grid.height, x_edges, y_edges)
+
+
+def tile_edges(tiles: int, tile: int, cells: int, step: int) -> np.ndarray:
+    """Edges (tiles * cells + 1,) in pixels of `cells` cells of `step` pixels in each of some tiles of `tile` pixels.
+
+    A tile's remainder too small for a cell is seen by no token; inside the picture it goes with the cell beside it.
+    """
+    starts = np.arange(tiles)[:, None] * tile + np.arange(cells) * step
+    return np.append(starts.ravel(), (tiles - 1) * tile + cells * step).astype(np.float64)
+
+
+def _block(rows: int, cols: int, number: int) -> np.ndarray:
+    return (np.arange(rows * cols) + number * rows * cols).reshape(rows, cols)
+
+
+def _covering(edges: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    first = whole[:1] if whole[0] < edges[0] - _GAP else whole[:0]
+    last = whole[-1:] if whole[-1] > edges[-1] + _GAP else whole[:0]
+    return np.concatenate([first, edges, last])

@@ -1,0 +1,175 @@
+"""Attention knockout: what a model would say if, from the question on, nothing could see some of the image tokens.
+
+The picture's tokens come before the question's, and attention is causal: what they hold does not depend on what comes
+later. So with their keys and values at hand only the tokens after the picture run again, many variants as one batch.
+Geva et al., EMNLP 2023.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from relevancy.core import attention, patching
+from relevancy.models.generation import Prefill
+from relevancy.models.model import Model, only
+
+_TOGETHER = 64  # variants in one forward pass
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One example of a batch, read once more.
+
+    row: which example. length: how many of its own tokens are read, padding left out; the next one is asked for.
+    hidden: (image tokens,) bool, what cannot be seen from the first token after the picture on.
+    """
+
+    row: int
+    length: int
+    hidden: Tensor
+
+
+def shares_prefix(model: Model, prefill: Prefill, longest: int) -> bool:
+    """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
+
+    Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
+    shorter than the sequence, or where a layer keeps a state that is no list of keys.
+    """
+    return model.causal and all(
+        type(layer) is DynamicLayer
+        or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
+        or not layer.is_initialized
+        for layer in prefill.cache.layers
+    )
+
+
+def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
+    """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
+
+    For prefills of which `shares_prefix` is true, read as far as the variants' lengths. The prefill stays as it is.
+    """
+    beginnings = {variant.row: _Beginning.of(model, prefill, variant.row) for variant in variants}
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, variant in enumerate(variants):
+        groups[beginnings[variant.row].tokens, variant.length].append(number)
+    found: dict[int, Tensor] = {}
+    with _knockable(model):
+        for numbers in groups.values():
+            for start in range(0, len(numbers), _TOGETHER):
+                part = numbers[start : start + _TOGETHER]
+                logits = _run(model, prefill, [variants[number] for number in part], beginnings)
+                found |= dict(zip(part, logits, strict=True))
+    return torch.stack([found[number] for number in range(len(variants))])
+
+
+def logits_in_full(model: Model, inputs: Mapping[str, Any], variants: Sequence[Variant]) -> Tensor:
+    """The same by whole forward passes over the batch's inputs, where what comes before the question is not shared."""
+    found = []
+    with _knockable(model):
+        for variant in variants:
+            own = only(inputs, variant.row, variant.length)
+            places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
+            keys = torch.zeros(own["input_ids"].shape, dtype=torch.bool, device=model.device)
+            keys[0, places] = variant.hidden.to(model.device)
+            with _knocked_out(keys, int(places[-1]) + 1):
+                found.append(model.model(**own, logits_to_keep=1, use_cache=False).logits[0, -1].float())
+    return torch.stack(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Beginning:
+    """One example's tokens up to its last image token, and those after it."""
+
+    tokens: int
+    places: Tensor  # (image tokens,)
+    padding: int
+    rest: Tensor
+
+    @classmethod
+    def of(cls, model: Model, prefill: Prefill, row: int) -> _Beginning:
+        kept = prefill.mask[row].bool()
+        ids = prefill.ids[row][kept]
+        places = (ids == model.image_token_id).nonzero()[:, 0]
+        tokens = int(places[-1]) + 1
+        return cls(tokens, places, len(kept) - len(ids), ids[tokens:])
+
+
+def _run(model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings: Mapping[int, _Beginning]) -> Tensor:
+    """Variants of one length, whose beginnings are of one length, as one batch."""
+    device = prefill.ids.device
+    own = [beginnings[variant.row] for variant in variants]
+    tokens, length = own[0].tokens, variants[0].length
+    ids = torch.stack([each.rest[: length - tokens] for each in own])
+    keys = torch.zeros(len(variants), tokens, dtype=torch.bool, device=device)
+    for line, each, variant in zip(keys, own, variants, strict=True):
+        line[each.places] = variant.hidden.to(device)
+    parts = [(variant.row, each.padding, tokens) for variant, each in zip(variants, own, strict=True)]
+    cache: Any = DynamicCache()
+    cache.layers = [_KnownLayer.of(layer, parts) for layer in prefill.cache.layers]
+    mask = torch.ones(len(variants), length, dtype=prefill.mask.dtype, device=device)
+    known: dict[str, Tensor] = {}
+    if prefill.positions is not None:  # after the picture they go on one by one
+        last = torch.cat([prefill.positions[..., variant.row : variant.row + 1, :] for variant in variants], -2)
+        end = torch.tensor([each.tokens + len(each.rest) - 1 for each in own], device=device)[:, None]
+        known["position_ids"] = last + torch.arange(tokens, length, device=device) - end
+    with _knocked_out(keys, tokens):
+        output = model.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **known
+        )
+    return output.logits[:, -1].float()
+
+
+class _KnownLayer(DynamicLayer):
+    """Keys and values that are there; what comes later is seen beside them, and not kept."""
+
+    @classmethod
+    def of(cls, layer: Any, parts: Sequence[tuple[int, int, int]]) -> _KnownLayer:
+        """Of a layer's rows: (row, tokens of padding before it, tokens after that) for each line of a batch."""
+        known = cls()
+        if layer.is_initialized:
+            known.lazy_initialization(layer.keys, layer.values)
+            known.keys, known.values = _lines(layer.keys.detach(), parts), _lines(layer.values.detach(), parts)
+        return known
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Both together, (batch, heads, tokens, dim)."""
+        assert self.keys is not None
+        assert self.values is not None
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+def _lines(whole: Tensor, parts: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Parts of rows as one batch; of one part alone nothing is copied."""
+    lines = [whole[row, :, start : start + count] for row, start, count in parts]
+    return lines[0].expand(len(parts), *lines[0].shape) if len(set(parts)) == 1 else torch.stack(lines)
+
+
+@contextmanager
+def _knockable(model: Model) -> Iterator[None]:
+    attention.register()
+    decoder = model.model.get_decoder()
+    with (
+        torch.no_grad(),
+        patching.eval_mode(model.model),
+        patching.attention_implementation(attention.NAME, decoder),
+        patching.unread_rows_skipped(model.model, decoder),
+    ):
+        yield
+
+
+@contextmanager
+def _knocked_out(keys: Tensor, first: int) -> Iterator[None]:
+    token = attention.knockout.set(attention.Knockout(keys, first))
+    try:
+        yield
+    finally:
+        attention.knockout.reset(token)

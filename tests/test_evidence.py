@@ -1,0 +1,203 @@
+"""Evidence: knockouts against a slow forward pass with a mask written out, the parts of a map, and the verdict."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from relevancy.explanations import evidence
+from relevancy.explanations.evidence import Areas, Evidence
+from relevancy.explanations.explain import explain
+from relevancy.explanations.explanation import Explanation
+from relevancy.models import knockout, wrap
+from relevancy.models.generation import Prefill
+from relevancy.models.knockout import Variant
+from relevancy.models.model import only
+
+QUESTIONS = ["Is the duck floating?", "Duck?", "Is the ball red or is the duck floating on the water?"]
+
+
+def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
+    """Logits of the last position by eager attention, every mask entry written out, in float64."""
+    tokens = inputs["input_ids"].shape[1]
+    mask = torch.full((1, 1, tokens, tokens), float("-inf"), dtype=torch.float64).triu(1)
+    out = places[torch.from_numpy(hidden.ravel())]
+    for query in range(int(places[-1]) + 1, tokens):
+        mask[0, 0, query, out] = float("-inf")
+    before = {part: getattr(hf_model.config, part)._attn_implementation for part in ("text_config", "vision_config")}
+    before[""] = hf_model.config._attn_implementation
+    hf_model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            return hf_model(**{**inputs, "attention_mask": mask}).logits[0, -1]
+    finally:
+        hf_model.set_attn_implementation(before)
+
+
+def prefilled(model, said):
+    """The inputs of a padded batch with answers, and what a forward pass over it leaves behind."""
+    inputs = model.prepare([tiny.picture()] * len(QUESTIONS), QUESTIONS, said)
+    with torch.no_grad():
+        return inputs, Prefill.of(inputs, model.model(**inputs, use_cache=True))
+
+
+@pytest.mark.parametrize("name", sorted(tiny.FAMILIES))
+def test_knockout_equals_a_mask_written_out(name):
+    hf_model, processor = tiny.FAMILIES[name]()
+    model = wrap(hf_model.double(), processor)
+    inputs, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
+    rng = np.random.default_rng(0)
+    patterns = [np.zeros(16, bool), np.ones(16, bool), rng.random(16) < 0.3]
+    lengths = prefill.mask.sum(-1).tolist()
+    asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2])]
+    variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
+    before = [layer.keys.shape for layer in prefill.cache.layers]
+    whole = knockout.logits_in_full(model, inputs, variants)
+    shared = knockout.shares_prefix(model, prefill, max(lengths))
+    assert shared == (name not in ("paligemma", "paligemma2", "gemma2-clip"))  # prefix without mask, short windows
+    found = knockout.logits_of(model, prefill, variants) if shared else whole
+    for logits, other, variant in zip(found, whole, variants, strict=True):
+        own = only(inputs, variant.row, variant.length)
+        places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
+        torch.testing.assert_close(logits, other, rtol=1e-5, atol=1e-5)
+        if model.causal and name != "gemma2-clip":
+            expected = reference(model.model, own, places, variant.hidden.numpy())
+            torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
+        if not variant.hidden.any():
+            with torch.no_grad():
+                plain = model.model(**own).logits[0, -1]
+            torch.testing.assert_close(logits.double(), plain, rtol=1e-5, atol=1e-5)
+    assert [layer.keys.shape for layer in prefill.cache.layers] == before
+    assert (found[1] - found[0]).abs().max() > 1e-3  # knocking out the picture is felt
+
+
+def test_a_model_is_given_back_after_a_knockout():
+    hf_model, processor = tiny.gemma_clip()
+    model = wrap(hf_model, processor)
+    before = hf_model.config.get_text_config()._attn_implementation
+    _, prefill = prefilled(model, [(), (), ()])
+    plain = model.prepare([tiny.picture()], QUESTIONS[:1])
+    expected = hf_model(**plain).logits
+    knockout.logits_of(model, prefill, [Variant(0, len(prefill.ids[0]), torch.ones(16, dtype=torch.bool))])
+    assert hf_model.config.get_text_config()._attn_implementation == before
+    torch.testing.assert_close(hf_model(**plain).logits, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gemma-clip", "paligemma"])
+@pytest.mark.parametrize("method", ["relevancy", "relevancy-magnitude", "rollout", "gradcam"])
+def test_a_result_carries_its_evidence(name, method, tmp_path):
+    model = wrap(*tiny.FAMILIES[name]())
+    picture = tiny.picture()
+    single = explain(model, picture, QUESTIONS[0], method=method, max_new_tokens=3)
+    batch = explain(model, picture, QUESTIONS, method=method, max_new_tokens=3)
+    tokens = explain(model, picture, QUESTIONS[0], method=method, target="all", max_new_tokens=3)
+    for one in (single, batch[0], tokens[0]):
+        found = one.evidence
+        assert found.probability == pytest.approx(one.target.probability, abs=1e-5)
+        assert found.shared == (name == "gemma-clip")
+        for part in evidence.NUMBERS:
+            assert getattr(found, part) == pytest.approx(getattr(single.evidence, part), abs=1e-4)
+    for one in tokens:
+        assert one.evidence.probability == pytest.approx(one.target.probability, abs=1e-5)
+    own = only(model.prepare([picture], QUESTIONS[:1]), 0, 1000)
+    blind = Variant(0, own["input_ids"].shape[1], torch.ones(16, dtype=torch.bool))
+    expected = knockout.logits_in_full(model, own, [blind])[0].softmax(-1)
+    assert single.evidence.blind == pytest.approx(float(expected[single.target.id]), abs=1e-5)
+    again = Explanation.load(single.save(tmp_path / "result")).evidence
+    assert again == single.evidence
+    assert explain(model, picture, QUESTIONS[0], method=method, evidence=False, max_new_tokens=1).evidence is None
+
+
+def test_a_contrast_has_the_lead_of_its_logits():
+    model = wrap(*tiny.gemma_clip())
+    result = explain(model, tiny.picture(), QUESTIONS[0], target="duck|ball", max_new_tokens=2)
+    target = result.target
+    assert result.evidence.lead["untouched"] == pytest.approx(target.logit - target.contrast_logit, abs=1e-4)
+    assert set(result.evidence.lead) == {"untouched", "blind", "best", "peak", "elsewhere"}
+
+
+@pytest.mark.parametrize("target", ["first", "ball|duck"])
+def test_the_runner_up_is_the_likeliest_of_the_others(target):
+    model = wrap(*tiny.gemma_clip())
+    result = explain(model, tiny.picture(), QUESTIONS[0], target=target, max_new_tokens=1)
+    with torch.no_grad():
+        shares = model.model(**model.prepare([tiny.picture()], QUESTIONS[:1])).logits[0, -1].softmax(-1)
+    others = shares.clone()
+    others[result.target.id] = 0
+    assert (result.target.id == int(shares.argmax())) == (target == "first")
+    assert result.evidence.runner_up["untouched"] == pytest.approx(float(others.max()), abs=1e-6)
+    assert result.evidence.says["untouched"] == model.tokenizer.decode([int(shares.argmax())])
+
+
+maps = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    elements=st.floats(0, 1, width=32),
+)
+
+
+@given(maps)
+@settings(max_examples=200, deadline=None)
+def test_the_parts_of_a_map(values):
+    areas = Areas.of(values)
+    assert areas.blind.all()
+    if np.ptp(values) == 0:
+        assert areas.best is areas.peak is None
+        return
+    assert areas.best.sum() == math.ceil(values.size / 8)
+    assert values[areas.best].min() >= values[~areas.best].max() if not areas.best.all() else True
+    rows, cols = evidence.side_of(values.shape)
+    assert areas.peak.sum() == rows * cols
+    assert values[areas.peak].max() == values.max()
+    corners = (values.shape[0] - rows + 1) * (values.shape[1] - cols + 1)
+    assert len(areas.elsewhere) == min(evidence.DRAWS, corners - 1)
+    for other in areas.elsewhere:
+        assert other.sum() == rows * cols
+        assert not (other == areas.peak).all()
+
+
+def test_squares_elsewhere_do_not_meet_the_peak_and_keep_its_distance_from_the_border():
+    values = np.zeros((10, 10))
+    values[0, 4] = 1  # the square is rows 0 to 2, columns 3 to 5, on the border
+    areas = Areas.of(values)
+    assert areas.peak[:3, 3:6].all()
+    assert len(areas.elsewhere) == evidence.DRAWS
+    for other in areas.elsewhere:
+        assert not (other & areas.peak).any()
+        rows, cols = np.nonzero(other)
+        assert min(rows.min(), cols.min(), 9 - rows.max(), 9 - cols.max()) == 0
+    assert not (areas.elsewhere[0] == areas.elsewhere[1]).all()
+    again = Areas.of(values)
+    assert all((one == other).all() for one, other in zip(areas.elsewhere, again.elsewhere, strict=True))
+
+
+def told(**changes: float) -> Evidence:
+    numbers = {
+        "probability": 0.9, "blind": 0.2, "best": 0.3, "peak": 0.4, "elsewhere": 0.9,
+        "blind_tv": 0.7, "best_tv": 0.6, "peak_tv": 0.5, "elsewhere_tv": 0.0,
+    }  # fmt: skip
+    return Evidence(**numbers | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({}, "confirmed", "Confirmed"),
+        ({"blind_tv": 0.09}, "words alone", "Words alone"),
+        ({"best_tv": 0.1, "peak_tv": 0.1}, "unconfirmed", "does not show where"),
+        ({"elsewhere_tv": 0.4}, "unconfirmed", "does not show where"),
+        (dict.fromkeys(("best", "peak", "elsewhere", "best_tv", "peak_tv", "elsewhere_tv"), math.nan),
+         "unconfirmed", "does not show where"),
+    ],
+)  # fmt: skip
+def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
+    found = told(**changes)
+    assert found.verdict == verdict
+    assert said in found.sentence
+    assert "0.20" in found.sentence
+    assert "nan" not in found.sentence
