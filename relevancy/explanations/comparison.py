@@ -15,13 +15,15 @@ from PIL import Image
 
 from relevancy import formats
 from relevancy.atomic_io import whole_files
+from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.explain import ExplainConfig, explain_one
 from relevancy.explanations.explanation import Explanation, as_html, finite
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.methods.registry import DEFAULT, MapFunction
 from relevancy.models import generation, memory
-from relevancy.models.generation import Likelihood, Prefill
+from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model, load
 from relevancy.models.vision_cache import VisionCache
 from relevancy.plotting import figures, overlay
@@ -172,9 +174,14 @@ def compare(
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
     progress: Progress | None = None,
+    target: str | int = "first",
+    scope: Scope = "language",
+    method: str | MapFunction = DEFAULT,
+    layers: Iterable[int] | None = None,
     answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    evidence: bool = True,
     max_pixels: int = MAX_PIXELS,
-    **options: Any,
 ) -> Comparison:
     """Explain one question about one picture by each model, and read each model's answer with all the others.
 
@@ -182,17 +189,18 @@ def compare(
         beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay
         is loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
         the next is asked for, and reads only the answers known by then.
-    answer, max_pixels, options: as in `explain`; every map equals that of a call of `explain` on its own, bit for bit.
-        Towers with the same weights run once for all models, with scope "language" only: "full" takes gradients
-        through each of them.
+    target (not "all") and what follows it: as in `explain`; every map equals that of a call of `explain` on its own,
+        bit for bit. Towers with the same weights run once for all models, with scope "language" only: "full" takes
+        gradients through each of them.
     progress: called as each stage begins, with its name and the share of the whole that is done; at last ("done", 1.0).
         What it raises stops the comparison, models given back.
     An answer is read by another model in that model's own tokens, in the likelier of two spellings: with a space before
     it, or without. Raises RelevancyError.
     """
     steps = growing(
-        models, image, question, keep=keep, loader=loader, progress=progress, answer=answer, max_pixels=max_pixels,
-        **options,
+        models, image, question, keep=keep, loader=loader, progress=progress, target=target, scope=scope,
+        method=method, layers=layers, answer=answer, max_new_tokens=max_new_tokens, evidence=evidence,
+        max_pixels=max_pixels,
     )  # fmt: skip
     (whole,) = deque(steps, maxlen=1)
     return whole
@@ -206,9 +214,14 @@ def growing(
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
     progress: Progress | None = None,
+    target: str | int = "first",
+    scope: Scope = "language",
+    method: str | MapFunction = DEFAULT,
+    layers: Iterable[int] | None = None,
     answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    evidence: bool = True,
     max_pixels: int = MAX_PIXELS,
-    **options: Any,
 ) -> Iterator[Comparison]:
     """The comparison as it grows, arguments as in `compare`: one explanation more each time, at last the whole.
 
@@ -216,7 +229,7 @@ def growing(
     iterator's models read in their only turn). Between two steps no model's lock is held, and stopping there leaves
     the models as they were. Raises RelevancyError, with the first step at the earliest.
     """
-    wish = ExplainConfig(**options)
+    wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
     if wish.target == "all":
         raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
     listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
