@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from relevancy import Model, RelevancyError
+from relevancy.core.tape import Scope
 from relevancy_app.library import Library, depth
 from relevancy_app.settings import COLORMAPS, METHODS, MOST_QUESTIONS, SCOPES, Settings
 
 _LONGEST_TARGET = 100
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Ask:
     question: str
     models: tuple[str, ...]
     target: str = "first-relevant"
-    scope: str = "language"
+    scope: Scope = "language"
     method: str = "relevancy"
     first_layer: int = 1
     last_layer: int | None = None
@@ -127,10 +129,10 @@ def _question(question: Any, settings: Settings) -> str:
     return text
 
 
-def _one_of(value: Any, allowed: Sequence[str], what: str) -> str:
+def _one_of(value: Any, allowed: Sequence[Name], what: str) -> Name:
     if value not in allowed:
         raise RelevancyError(f"There is no such {what}; choose from {', '.join(allowed)}.")
-    return str(value)
+    return allowed[allowed.index(value)]
 
 
 def _number(value: Any) -> float:

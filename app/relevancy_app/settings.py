@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relevancy.core.tape import Scope
 from relevancy.methods import registry
 
 COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
@@ -14,7 +15,10 @@ TARGETS = (
     ("Yes rather than No", "Yes|No"),
     ("No rather than Yes", "No|Yes"),
 )
-SCOPES = (("Decoder: up to the image tokens", "language"), ("Full: on through the vision tower", "full"))
+SCOPES: tuple[tuple[str, Scope], ...] = (
+    ("Decoder: up to the image tokens", "language"),
+    ("Full: on through the vision tower", "full"),
+)
 METHODS = tuple(name for name, method in registry.METHODS.usable().items() if method.quick)
 """Those that cost a few passes: a visitor waits for them."""
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))

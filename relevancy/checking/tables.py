@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from relevancy import formats
 from relevancy.atomic_io import whole_files, write_whole
 from relevancy.checking.store import METRIC
-from relevancy.checking.verdicts import CheckFindings, Summary
+from relevancy.checking.verdicts import CheckFindings, Summary, Verdict
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import versions
 from relevancy.explanations.explanation import finite
@@ -46,6 +48,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
 _OTHERS = "Metrics of other packages"
 _WEIGHTS = "Against random weights: rank correlation without signs"
 _COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "nss")
+_JSON = "table.json"
 _START, _END = "<!-- relevancy check: from here -->", "<!-- relevancy check: to here -->"
 
 
@@ -95,11 +98,13 @@ def _table(heading: str, titles: Mapping[str, str], rows: Iterable[tuple[str, Ma
 
 
 def as_json(findings: CheckFindings) -> dict[str, Any]:
-    """The same as JSON takes it: {"heading", "methods": {name: a Summary's fields but its name}, "notes"}."""
+    """The same as JSON takes it: {"format", "heading", "methods": {name: a Summary's fields but its name}, "notes"}."""
     methods = {
         one.method: {key: value for key, value in asdict(one).items() if key != "method"} for one in findings.summaries
     }
-    return finite({"heading": findings.heading, "methods": methods, "notes": list(findings.notes)})
+    return finite(
+        {formats.KEY: formats.CHECK, "heading": findings.heading, "methods": methods, "notes": list(findings.notes)}
+    )
 
 
 def save(folder: Path, findings: Sequence[CheckFindings]) -> Path:
@@ -107,8 +112,40 @@ def save(folder: Path, findings: Sequence[CheckFindings]) -> Path:
     with whole_files(folder) as part:
         (part / "table.md").write_text("\n".join(map(markdown, findings)), encoding="utf-8")
         stored = json.dumps([as_json(one) for one in findings], indent=1)
-        (part / "table.json").write_text(stored, encoding="utf-8")
+        (part / _JSON).write_text(stored, encoding="utf-8")
     return folder / "table.md"
+
+
+def load(folder: str | os.PathLike[str]) -> list[CheckFindings]:
+    """What `save` wrote, of each model. Raises RelevancyError when the folder does not hold it."""
+    file = Path(folder) / _JSON
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        for one in stored:
+            formats.require_known(one, formats.CHECK, file)
+        return [_findings(one) for one in stored]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RelevancyError(f"{file} cannot be read as the table of a check: {error}") from error
+
+
+def _findings(stored: Mapping[str, Any]) -> CheckFindings:
+    def intervals(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Interval]:
+        """Null stands for NaN."""
+        known: dict[str, dict[str, Any]] = {
+            name: {key: float("nan") if value is None else value for key, value in one.items()}
+            for name, one in numbers.items()
+        }
+        return {name: Interval(**one) for name, one in known.items()}
+
+    summaries = [
+        Summary(
+            method,
+            **{name: intervals(one[name]) for name in ("numbers", "against_random", "against_first")},
+            verdict=Verdict(one["verdict"]["word"], tuple(one["verdict"]["reasons"])),
+        )
+        for method, one in stored["methods"].items()
+    ]
+    return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]))
 
 
 def place_in(page: Path) -> tuple[str, str]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from relevancy import formats
 from relevancy.atomic_io import whole_files
+from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.explain import ExplainConfig, explain_one
 from relevancy.explanations.explanation import Explanation, as_html, finite
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.methods.registry import DEFAULT, MapFunction
 from relevancy.models import generation, memory
-from relevancy.models.generation import Likelihood, Prefill
+from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model, load
 from relevancy.models.vision_cache import VisionCache
 from relevancy.plotting import figures, overlay
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 _UNREAD = float("nan")
+_JSON = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Comparison:
             for number, result in enumerate(self.explanations):
                 result.write_files(part / f"{number}-{Path(result.model).name}", floor=floor)
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-            (part / "comparison.json").write_text(stored, encoding="utf-8")
+            (part / _JSON).write_text(stored, encoding="utf-8")
             drawn = self.figure(floor=floor)
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
@@ -114,15 +118,31 @@ class Comparison:
     @staticmethod
     def saved_in(folder: Path) -> list[Path]:
         """The files that `save` wrote into a folder; none where it holds no comparison."""
-        own = [folder / name for name in ("comparison.json", "side-by-side.png", "side-by-side.pdf")]
+        own = [folder / name for name in (_JSON, "side-by-side.png", "side-by-side.pdf")]
         if not own[0].is_file():
             return []
         results = [file for place in folder.glob("[0-9]*-*") for file in Explanation.saved_in(place)]
         return [*filter(Path.is_file, own), *results]
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Comparison:
+        """The comparison that `save` wrote. Raises RelevancyError when the folder does not hold one."""
+        path = Path(folder)
+        try:
+            stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
+            formats.require_known(stored, formats.COMPARISON, path / _JSON)
+            names = [f"{number}-{Path(one['model']).name}" for number, one in enumerate(stored["models"])]
+            pairs = [Agreement(**{key: _agreed(value) for key, value in one.items()}) for one in stored["agreement"]]
+            read = [_likelihood(one) for one in stored["probabilities"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RelevancyError(f"{path} holds no comparison that can be read: {error}") from error
+        rows = tuple(tuple(read[start : start + len(names)]) for start in range(0, len(read), len(names)))
+        return cls(tuple(Explanation.load(path / name) for name in names), tuple(pairs), rows)
+
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""
         stored: dict[str, Any] = {
+            formats.KEY: formats.COMPARISON,
             "question": self.explanations[0].question,
             "models": [
                 {
@@ -154,9 +174,14 @@ def compare(
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
     progress: Progress | None = None,
+    target: str | int = "first",
+    scope: Scope = "language",
+    method: str | MapFunction = DEFAULT,
+    layers: Iterable[int] | None = None,
     answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    evidence: bool = True,
     max_pixels: int = MAX_PIXELS,
-    **options: Any,
 ) -> Comparison:
     """Explain one question about one picture by each model, and read each model's answer with all the others.
 
@@ -164,17 +189,18 @@ def compare(
         beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay
         is loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
         the next is asked for, and reads only the answers known by then.
-    answer, max_pixels, options: as in `explain`; every map equals that of a call of `explain` on its own, bit for bit.
-        Towers with the same weights run once for all models, with scope "language" only: "full" takes gradients
-        through each of them.
+    target (not "all") and what follows it: as in `explain`; every map equals that of a call of `explain` on its own,
+        bit for bit. Towers with the same weights run once for all models, with scope "language" only: "full" takes
+        gradients through each of them.
     progress: called as each stage begins, with its name and the share of the whole that is done; at last ("done", 1.0).
         What it raises stops the comparison, models given back.
     An answer is read by another model in that model's own tokens, in the likelier of two spellings: with a space before
     it, or without. Raises RelevancyError.
     """
     steps = growing(
-        models, image, question, keep=keep, loader=loader, progress=progress, answer=answer, max_pixels=max_pixels,
-        **options,
+        models, image, question, keep=keep, loader=loader, progress=progress, target=target, scope=scope,
+        method=method, layers=layers, answer=answer, max_new_tokens=max_new_tokens, evidence=evidence,
+        max_pixels=max_pixels,
     )  # fmt: skip
     (whole,) = deque(steps, maxlen=1)
     return whole
@@ -188,9 +214,14 @@ def growing(
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
     progress: Progress | None = None,
+    target: str | int = "first",
+    scope: Scope = "language",
+    method: str | MapFunction = DEFAULT,
+    layers: Iterable[int] | None = None,
     answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    evidence: bool = True,
     max_pixels: int = MAX_PIXELS,
-    **options: Any,
 ) -> Iterator[Comparison]:
     """The comparison as it grows, arguments as in `compare`: one explanation more each time, at last the whole.
 
@@ -198,7 +229,7 @@ def growing(
     iterator's models read in their only turn). Between two steps no model's lock is held, and stopping there leaves
     the models as they were. Raises RelevancyError, with the first step at the earliest.
     """
-    wish = ExplainConfig(**options)
+    wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
     if wish.target == "all":
         raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
     listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
@@ -224,6 +255,21 @@ def compared(
     """The comparison of explanations that are already there, of one picture and question; no model is needed."""
     pairs = tuple(agreement(*pair) for pair in combinations(explanations, 2))
     return Comparison(tuple(explanations), pairs, tuple(map(tuple, likelihoods)))
+
+
+def _agreed(value: Any) -> Any:
+    """A number of an agreement from JSON, in which null stands for NaN, and a list for a pair."""
+    return tuple(map(_agreed, value)) if isinstance(value, list) else _UNREAD if value is None else value
+
+
+def _likelihood(stored: Mapping[str, Any]) -> Likelihood | None:
+    """How likely an answer is, from JSON; None where that was not read."""
+    known: dict[str, Any] = {
+        one.name: _UNREAD if stored[one.name] is None else stored[one.name]
+        for one in fields(Likelihood)
+        if one.name in stored
+    }
+    return Likelihood(**known) if known else None
 
 
 def _silent(stage: str, share: float) -> None:

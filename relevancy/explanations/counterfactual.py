@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageStat
@@ -46,6 +46,30 @@ class Counterfactual:
     after: Likelihood
 
 
+@overload
+def counterfactual(
+    model: Model | str,
+    image: Source,
+    question: str,
+    regions: Region,
+    *,
+    replacement: Replacement = ...,
+    answer: str | None = ...,
+    max_new_tokens: int = ...,
+    max_pixels: int = ...,
+) -> Counterfactual: ...
+@overload
+def counterfactual(
+    model: Model | str,
+    image: Source,
+    question: str,
+    regions: Sequence[Region],
+    *,
+    replacement: Replacement = ...,
+    answer: str | None = ...,
+    max_new_tokens: int = ...,
+    max_pixels: int = ...,
+) -> list[Counterfactual]: ...
 def counterfactual(
     model: Model | str,
     image: Source,
@@ -56,7 +80,7 @@ def counterfactual(
     answer: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     max_pixels: int = MAX_PIXELS,
-) -> Any:
+) -> Counterfactual | list[Counterfactual]:
     """How likely the answer is before and after a region of the picture is hidden: a Counterfactual, or a list of them.
 
     regions: one, or a list, which runs as one batch with the untouched picture.

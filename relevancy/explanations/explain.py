@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
 import numpy as np
 from torch import Tensor
@@ -29,9 +29,108 @@ from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model, load
 from relevancy.plotting.overlay import FLOOR, percent
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
 
 
+Several: TypeAlias = list[Any] | tuple[Any, ...]
+"""What makes a batch: a list where one thing could stand. A string or another sequence is one thing."""
+
+
+class ExplainOptions(TypedDict, total=False):
+    """The options of `explain` that decide nothing about the form of its result."""
+
+    scope: Scope
+    method: str | MapFunction
+    layers: Iterable[int] | None
+    max_new_tokens: int
+    evidence: bool
+    max_pixels: int
+
+
+# A target that is only known to be a string is taken for one token: "all" must be written out to be told apart.
+@overload
+def explain(  # type: ignore[overload-overlap]
+    model: Model | str,
+    image: Source,
+    question: str,
+    *,
+    target: Literal["all"],
+    answer: str | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[Explanation]: ...
+@overload
+def explain(
+    model: Model | str,
+    image: Source,
+    question: str,
+    *,
+    target: str | int = ...,
+    answer: str | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> Explanation: ...
+@overload
+def explain(  # type: ignore[overload-overlap]
+    model: Model | str,
+    image: Source | Several,
+    question: Several,
+    *,
+    target: Literal["all"],
+    answer: str | Several | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[list[Explanation]]: ...
+@overload
+def explain(
+    model: Model | str,
+    image: Source | Several,
+    question: Several,
+    *,
+    target: str | int = ...,
+    answer: str | Several | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[Explanation]: ...
+@overload
+def explain(  # type: ignore[overload-overlap]
+    model: Model | str,
+    image: Several,
+    question: str,
+    *,
+    target: Literal["all"],
+    answer: str | Several | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[list[Explanation]]: ...
+@overload
+def explain(
+    model: Model | str,
+    image: Several,
+    question: str,
+    *,
+    target: str | int = ...,
+    answer: str | Several | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[Explanation]: ...
+@overload
+def explain(  # type: ignore[overload-overlap]
+    model: Model | str,
+    image: Source,
+    question: str,
+    *,
+    target: Literal["all"],
+    answer: Several,
+    **options: Unpack[ExplainOptions],
+) -> list[list[Explanation]]: ...
+@overload
+def explain(
+    model: Model | str,
+    image: Source,
+    question: str,
+    *,
+    target: str | int = ...,
+    answer: Several,
+    **options: Unpack[ExplainOptions],
+) -> list[Explanation]: ...
 def explain(
     model: Model | str,
     image: Source | Sequence[Source],
@@ -197,7 +296,7 @@ class _Run:
         if not model.patchwise and (self.scope != "language" or not self.method.layered):
             raise RelevancyError(
                 f"With {model.model.config.model_type}, scope language of methods that read attention is known here: "
-                f"{', '.join(name for name, other in registry.METHODS.items() if other.layered)}."
+                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.layered)}."
             )
         grid = layout.grid  # of a family that is patchwise: as many patches on every picture, wherever they lie on it
         return opened(self.method, self.model, MethodSettings(self.scope, self.layers, grid.rows, grid.cols))

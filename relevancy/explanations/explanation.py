@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from relevancy import formats
 from relevancy.atomic_io import whole_files
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
@@ -156,6 +157,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON takes it; what is not a number becomes null."""
         return {
+            formats.KEY: formats.EXPLANATION,
             "model": self.model,
             "method": self.method,
             "scope": self.scope,
@@ -215,6 +217,7 @@ class Explanation:
         try:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
             place = stored["image"]
+            formats.require_known(stored, formats.EXPLANATION, path / _JSON)
             return cls(
                 **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
                 target=_target(stored["target"]),

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from relevancy import formats
 from relevancy.atomic_io import LOCK, locked, write_whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.train.checkpoints import begun, finished, step_of
@@ -34,7 +35,8 @@ def versions() -> dict[str, str]:
 def configuration(preset: Preset, sources: Mapping[str, Mapping[str, Any]], processes: int) -> dict[str, Any]:
     """All that decides a run's weights, under one hash, and what was there besides."""
     deciding = {"preset": resolved(preset), "data": {name: dict(source) for name, source in sources.items()}}
-    return _hashed(deciding | {"processes": processes, "versions": versions()})
+    told = {formats.KEY: formats.TRAINING}
+    return told | _hashed(deciding | {"processes": processes, "versions": versions()})
 
 
 def _hashed(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +117,11 @@ def read(out: Path) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
+        stored = json.loads(file.read_text())
     except ValueError as error:
         raise RelevancyError(f"{file} is no JSON: it was changed by hand; choose another --out") from error
+    formats.require_known(stored, formats.TRAINING, file)
+    return stored
 
 
 def _differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
