@@ -56,7 +56,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     Answers to the rows with a picture alone give IMG alone. Raises RelevancyError.
     """
     path = located(data, "llava_test_CQM-A.json")
-    questions = [_question(row, path) for row in _list(read_json(path), path)]
+    questions = [school_question(row, path) for row in _list(read_json(path), path)]
     unique((one.id for one in questions), path)
     _check_split(data, questions, path)
     given = read_predictions(predictions)
@@ -83,7 +83,8 @@ def _list(found: Any, path: Path) -> list[Any]:
     return found
 
 
-def _question(row: Any, path: Path) -> SchoolQuestion:
+def school_question(row: Any, path: Path) -> SchoolQuestion:
+    """A row of LLaVA's copy of the test. Raises RelevancyError."""
     try:
         asked, answer = (turn["value"] for turn in row["conversations"])
         own = str(row["id"])
