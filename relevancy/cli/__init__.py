@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from relevancy.cli import bench, check, demo, explain, export, methods, report, train, train_check
+from relevancy.cli import bench, check, demo, evaluate, explain, export, methods, report, train, train_check
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError, shortened
 
@@ -29,7 +29,7 @@ train_app = typer.Typer(
     "[bold]align[/bold] and then [bold]finetune[/bold]; relevancy explain --model DIR/model. Without any data of your "
     "own: [bold]demo[/bold] and [bold]grid[/bold] draw theirs.",
 )
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how often models are right, and whether maps are.")
+evaluate_app = typer.Typer(invoke_without_command=True)
 app.command(epilog=EXIT_CODES)(explain.explain)
 app.command(epilog=EXIT_CODES)(explain.compare)
 app.command()(methods.methods)
@@ -47,6 +47,8 @@ train_app.command("convert")(train.convert)
 train_app.command("configs")(train.configs)
 train_app.command("demo")(demo.train_demo)
 train_app.command("grid", epilog=train.EXIT_CODES)(demo.train_grid)
+evaluate_app.callback(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)
+evaluate_app.command("score", epilog=evaluate.EXIT_CODES)(evaluate.score)
 evaluate_app.command("demo")(demo.evaluate_demo)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")

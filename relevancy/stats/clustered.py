@@ -6,7 +6,7 @@ not grow with the number of rows times resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,6 +248,36 @@ def _wins(one: Sample, other: Sample, resamples: Resamples) -> tuple[np.ndarray,
             found.append(np.stack([(above * beaten).sum(1), above.sum(1), below.sum(1)]))
     wins, rows, other_rows = np.concatenate(found, axis=1)
     return wins, rows, other_rows
+
+
+def functions_of_sums(
+    cases: Sequence[tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], int]], resamples: Resamples
+) -> list[Estimate]:
+    """Smooth functions of sums, such as a ratio of them.
+
+    Of each: sums over each picture's rows (columns, pictures), a function (columns, n) -> (n,) of total sums, and how
+    many rows there are. A picture's influence is what the value loses without it (the jackknife's).
+    """
+    if not cases:
+        return []
+    totals = resamples.totals([column for sums, _, _ in cases for column in sums])
+    found, start = [], 0
+    for sums, function, rows in cases:
+        own = totals[start : start + len(sums)]
+        start += len(sums)
+        whole = sums.sum(1, keepdims=True)
+        there = (sums != 0).any(0)
+        pictures = int(there.sum())
+        with np.errstate(all="ignore"):
+            value = float(function(whole)[0])
+            draws = function(own)
+            moved = np.nan_to_num(value - function(whole - sums[:, there]))
+        if not np.isfinite(value):
+            found.append(Estimate(None, None, None, rows, pictures))
+            continue
+        low, high = ends(value, draws, moved, pictures) or (None, None)
+        found.append(Estimate(value, low, high, rows, pictures))
+    return found
 
 
 def sign_flips(samples: Sequence[Sample], pictures: int, *, flips: int = 9999, seed: int = 0) -> list[float | None]:

@@ -1,0 +1,33 @@
+"""What every benchmark tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from relevancy.evaluate.judges import JudgeRequest
+from relevancy.evaluate.scores import BenchmarkScore
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+LETTER_ONLY = "\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: its files, and its scorer.
+
+    layout: what --data must hold to score. pictures: the folder of its pictures, needed to ask and not to score. size:
+    how much. score: from --data and --predictions. requests: the judge's prompts, where a judge grades.
+    """
+
+    name: str
+    title: str
+    questions: str
+    layout: tuple[str, ...]
+    pictures: str
+    source: str
+    licence: str
+    size: str
+    score: Callable[[Path, Path], BenchmarkScore]
+    requests: Callable[[Path, Path], Iterable[JudgeRequest]] | None = None

@@ -1,0 +1,125 @@
+"""What a benchmark says of a model: scores with intervals over pictures, and the protocol they are under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from relevancy.stats.clustered import Estimate, Sample, functions_of_sums, means
+from relevancy.stats.intervals import Resamples
+
+Estimates = Mapping[str, Mapping[str, Estimate]]
+"""Group of questions -> score's name -> its estimate."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How answers were asked for and are scored: numbers under another protocol are other numbers."""
+
+    name: str
+    version: str
+    prompt: str
+    max_new_tokens: int
+    rules: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a score is printed."""
+
+    scale: float
+    digits: int
+
+    def printed(self, value: float | None) -> str:
+        """As publications print it; a dash where there is no value."""
+        return "–" if value is None else f"{value * self.scale:.{self.digits}f}"
+
+
+FRACTION, PERCENT, TENTHS, POINTS = Unit(1, 4), Unit(100, 2), Unit(100, 1), Unit(1, 2)
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """Scores of one model's answers.
+
+    estimates: fractions, MME's in points. headline: the group and the score that publications quote. stand_in: what
+    stood in for the official judge; such a number is not comparable with published ones.
+    """
+
+    benchmark: str
+    protocol: Protocol
+    unit: Unit
+    headline: tuple[str, str]
+    estimates: Estimates
+    stand_in: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        group, score = self.headline
+        best = self.estimates[group][score]
+        return {
+            "benchmark": self.benchmark,
+            "protocol": asdict(self.protocol),
+            "stand_in": self.stand_in,
+            "headline": {
+                "group": group, "score": score, "value": best.value, "printed": self.unit.printed(best.value),
+                "interval": _ends(best),
+            },
+            "scores": self._each(lambda one: one.value),
+            "intervals": self._each(_ends),
+            "questions": {name: max(one.rows for one in own.values()) for name, own in self.estimates.items()},
+            "pictures": {name: max(one.pictures for one in own.values()) for name, own in self.estimates.items()},
+        }  # fmt: skip
+
+    def _each(self, of: Callable[[Estimate], Any]) -> dict[str, dict[str, Any]]:
+        return {group: {name: of(one) for name, one in own.items()} for group, own in self.estimates.items()}
+
+
+def _ends(one: Estimate) -> list[float] | None:
+    return None if one.low is None or one.high is None else [one.low, one.high]
+
+
+class Scoreboard:
+    """Scores of answers that are resampled together, the pictures drawn with all their questions."""
+
+    def __init__(self, pictures: Sequence[Hashable]):
+        numbers: dict[Hashable, int] = {}
+        self._pictures = np.array([numbers.setdefault(one, len(numbers)) for one in pictures], int)
+        self._count = len(numbers)
+        self._order: list[tuple[str, str]] = []
+        self._means: dict[tuple[str, str], Sample] = {}
+        self._functions: dict[tuple[str, str], tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], int]] = {}
+
+    def mean(self, group: str, name: str, values: np.ndarray, which: np.ndarray | None = None) -> None:
+        """The mean of values (rows,) over the rows `which` (rows,)."""
+        chosen = np.ones(len(values), bool) if which is None else which
+        self._order.append((group, name))
+        self._means[group, name] = Sample(np.asarray(values, np.float64)[chosen], self._pictures[chosen])
+
+    def function(
+        self,
+        group: str,
+        name: str,
+        columns: Sequence[np.ndarray],
+        function: Callable[[np.ndarray], np.ndarray],
+        which: np.ndarray | None = None,
+    ) -> None:
+        """A function (columns, n) -> (n,) of the columns' sums over rows; each column is (rows,)."""
+        chosen = np.ones(len(self._pictures), bool) if which is None else which
+        sums = np.stack([np.bincount(self._pictures, one * chosen, self._count) for one in columns])
+        self._order.append((group, name))
+        self._functions[group, name] = sums, function, int(chosen.sum())
+
+    def estimates(self) -> Estimates:
+        """All of them, in the order in which they were asked for."""
+        resamples = Resamples(self._count)
+        found = dict(zip(self._means, means(list(self._means.values()), resamples), strict=True))
+        others = functions_of_sums(list(self._functions.values()), resamples)
+        found |= dict(zip(self._functions, others, strict=True))
+        grouped: dict[str, dict[str, Estimate]] = {}
+        for group, name in self._order:
+            grouped.setdefault(group, {})[name] = found[group, name]
+        return grouped

@@ -1,0 +1,67 @@
+"""VQAv2: open questions with ten people's answers. Goyal et al., CVPR 2017; scored as the official vqaEval.py does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relevancy.errors import RelevancyError
+from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
+from relevancy.evaluate.files import Prediction, by_key, field, located, read_object, read_predictions, unique
+from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
+from relevancy.evaluate.vqa_answers import accuracy, tokenized
+
+PROTOCOL = Protocol(
+    name="VQAv2, val2014, LLaVA-1.5's words; publications quote test-dev, whose answers only the server has",
+    version="VQA v2, GT-Vision-Lab/VQA vqaEval.py; LLaVA convert_vqav2_for_submission.py",
+    prompt=f"<image>\n{{question}}{SHORT_ANSWER}",
+    max_new_tokens=128,
+    rules="A third for each of the other nine people who say the same, one at most, averaged over the ten, in the "
+    "official spelling. What a model said (text) first goes through LLaVA's word splitter; a submission (answer) does "
+    "not.",
+)
+
+
+def submitted(said: Prediction) -> str:
+    """An answer as it is handed to the official script."""
+    return said.text if said.final else tokenized(said.text)
+
+
+def score(data: Path, predictions: Path) -> BenchmarkScore:
+    """From v2_mscoco_val2014_annotations.json. Raises RelevancyError."""
+    path = located(data, "v2_mscoco_val2014_annotations.json")
+    rows: list[dict[str, Any]] = field(read_object(path), "annotations", path, list)
+    ids = [str(row.get("question_id")) for row in rows]
+    unique(ids, path)
+    said = by_key(read_predictions(predictions), lambda one: one.id, ids, predictions, path)
+    right = np.array([accuracy(submitted(said[own]), _people(row, path)) for own, row in zip(ids, rows, strict=True)])
+    board = Scoreboard([row.get("image_id") for row in rows])
+    board.mean("all", "accuracy", right)
+    for name in ("answer_type", "question_type"):
+        of = np.array([field(row, name, path) for row in rows])
+        for value in sorted(set(of)):
+            board.mean(f"{name}: {value}", "accuracy", right, of == value)
+    return BenchmarkScore("vqav2", PROTOCOL, PERCENT, ("all", "accuracy"), board.estimates())
+
+
+def _people(row: dict[str, Any], path: Path) -> list[str]:
+    answers = field(row, "answers", path, list)
+    try:
+        return [str(one["answer"]) for one in answers]
+    except (KeyError, TypeError) as error:
+        raise RelevancyError(f"{path}: question {row.get('question_id')} has no people's answers.") from error
+
+
+BENCHMARK = Benchmark(
+    name="vqav2",
+    title="VQAv2: open questions about photographs",
+    questions="214,354 about 40,504 pictures (val2014)",
+    layout=("v2_mscoco_val2014_annotations.json", "v2_OpenEnded_mscoco_val2014_questions.json (to ask)"),
+    pictures="val2014/",
+    source="visualqa.org/download.html; pictures: COCO val2014",
+    licence="annotations CC BY 4.0; COCO's pictures under their Flickr terms",
+    size="annotations 340 MB unpacked; val2014 6 GB",
+    score=score,
+)
