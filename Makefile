@@ -14,7 +14,7 @@ PIP_INSTALL := pip install --disable-pip-version-check --constraint constraints.
 INSTALL := $(RUN) $(PIP_INSTALL)
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo app space test test-engines lint format pictures notebooks clean
+.PHONY: help demo app space test test-engines lint format docs pictures notebooks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-engines  set up $(ENGINES) with Ray, DeepSpeed, bitsandbytes and Quantus, then run the tests that need them"
 	@echo "make lint      style, format and types"
 	@echo "make format    mend style and format"
+	@echo "make docs      set up, then build the documentation into build/docs; what is wrong with it is an error"
 	@echo "make pictures  draw the README's pictures again"
 	@echo "make notebooks make the .ipynb files from the scripts in notebooks/"
 	@echo "make clean     remove the environment, caches and the demo's pictures"
@@ -59,6 +60,9 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+docs: $(VENV)/.installed-docs
+	$(RUN) mkdocs build --strict --clean --site-dir build/docs
 
 pictures: demo
 	mkdir -p docs/images
@@ -95,6 +99,10 @@ $(VENV)/.installed-app: $(REQUIREMENTS) $(VENV)/.made
 $(VENV)/.installed-dev: $(REQUIREMENTS) $(VENV)/.made
 	$(INSTALL) --editable ".[dev]"
 	@touch "$@" "$(VENV)/.installed" "$(VENV)/.installed-app"
+
+$(VENV)/.installed-docs: $(REQUIREMENTS) $(VENV)/.made
+	$(INSTALL) --editable ".[docs]"
+	@touch "$@"
 
 # DeepSpeed's kernels are for accelerators, and built when they are used. Quantus comes without what it asks for: its
 # opencv-python lies over the cv2 of opencv-python-headless, and wants a screen's libraries.

@@ -40,8 +40,8 @@ _JSON = "comparison.json"
 class Comparison:
     """Explanations of one question by several models, and the agreement of each two of them.
 
-    likelihoods: [i][j] is how likely model i is to say the answer of model j, its own where i is j; None where that was
-    not read. Without models (`compared`), it may be empty; while it grows (`growing`), agreement is empty, too.
+    likelihoods: `[i][j]` is how likely model i is to say the answer of model j, its own where i is j; None where that
+        was not read. Without models (`compared`), it may be empty; while it grows (`growing`), agreement is empty, too.
     """
 
     explanations: tuple[Explanation, ...]

@@ -324,7 +324,7 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
     """A model and processor that are already there. Neither is changed: a processor that lacks fields is copied.
 
     A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
-    `repairs.scale_image_features(hf_model)` makes it.
+    `relevancy.models.compat.scale_image_features(hf_model)` makes it.
     """
     name = name or hf_model.config.name_or_path or type(hf_model).__name__
     hf_model = adapters.unwrapped(hf_model, name)

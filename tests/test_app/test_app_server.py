@@ -123,7 +123,7 @@ def test_the_readmes_snippets_work(served, picture_file, tmp_path, monkeypatch, 
     root = Path(__file__).parents[2]
     blocks = [
         code
-        for readme in ("README.md", "app/README.md")
+        for readme in ("docs/how-to/app.md", "app/README.md")
         for code in re.findall(r"```python\n(.*?)```", (root / readme).read_text(), re.DOTALL)
     ]
     snippets = [code for code in blocks if "gradio_client" in code]
