@@ -41,7 +41,7 @@ def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray) 
 
 def prefilled(model, said):
     """The inputs of a padded batch with answers, and what a forward pass over it leaves behind."""
-    inputs = model.prepare([tiny.picture()] * len(QUESTIONS), QUESTIONS, said)
+    inputs = model.prepare([tiny.picture(seed=number) for number in range(len(QUESTIONS))], QUESTIONS, said)
     with torch.no_grad():
         return inputs, Prefill.of(inputs, model.model(**inputs, use_cache=True))
 
@@ -53,8 +53,9 @@ def test_knockout_equals_a_mask_written_out(name):
     inputs, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
     rng = np.random.default_rng(0)
     patterns = [np.zeros(16, bool), np.ones(16, bool), rng.random(16) < 0.3]
+    patterns[2][-1] = False  # the last image token stays in sight, and is as it was
     lengths = prefill.mask.sum(-1).tolist()
-    asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2])]
+    asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2]), (2, lengths[1])]
     variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
     before = [layer.keys.shape for layer in prefill.cache.layers]
     whole = knockout.logits_in_full(model, inputs, variants)
@@ -83,7 +84,7 @@ def test_a_model_is_given_back_after_a_knockout():
     _, prefill = prefilled(model, [(), (), ()])
     plain = model.prepare([tiny.picture()], QUESTIONS[:1])
     expected = hf_model(**plain).logits
-    knockout.logits_of(model, prefill, [Variant(0, len(prefill.ids[0]), torch.ones(16, dtype=torch.bool))])
+    knockout.logits_of(model, prefill, [Variant(0, int(prefill.mask[0].sum()), torch.ones(16, dtype=torch.bool))])
     assert hf_model.config.get_text_config()._attn_implementation == before
     torch.testing.assert_close(hf_model(**plain).logits, expected, rtol=0, atol=0)
 

@@ -122,6 +122,11 @@ def test_a_contrast_stands_where_the_answer_says_one_of_the_two():
     assert choose("Yes|No", spaced, TOKENIZER) == [Choice(0, ids(" Yes")[0], spaced[0])]
 
 
+def test_a_contrast_takes_each_words_first_token():
+    """Whatever follows it, bytes included."""
+    assert choose("Yx|Nx", ids("red"), TOKENIZER) == [Choice(0, ids("Y")[0], ids("N")[0])]
+
+
 def test_a_contrast_of_words_whose_space_is_a_token_of_its_own():
     """With a space before them, N and Y begin with the same token, which says neither."""
     one, other = ids("N")[0], ids("Y")[0]

@@ -21,7 +21,7 @@ from relevancy.families.views import Layout
 from relevancy.models import knockout
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
-from relevancy.models.model import Model
+from relevancy.models.model import Model, separable
 
 Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
@@ -142,7 +142,7 @@ def evidence_for(
         for _, area in areas
     ]
     shared = knockout.shares_prefix(model, prefill, max(one.length for one in maps))
-    if not shared and not model.patchwise:
+    if not shared and not separable(inputs):
         return [None] * len(maps)
     logits = (
         knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, inputs, variants)

@@ -329,9 +329,8 @@ class _Run:
                 vision = None if found.vision is None else found.vision[index].cpu()
                 notes = found.notes[index] if found.notes else ()
                 cut = None if found.cut is None else float(found.cut[index])
-                image_map = self._image_map(
-                    self.items[index].layout, own, inputs["input_ids"][index][kept[index]], vision
-                )
+                ids = inputs["input_ids"][index][kept[index]]
+                image_map = self._image_map(self.items[index].layout, own, ids, vision)
                 readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut, image_map))
         return readings
 

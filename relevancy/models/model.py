@@ -242,6 +242,16 @@ class Model:
         )
 
 
+def separable(inputs: Mapping[str, Any]) -> bool:
+    """Whether `only` can tell a batch's examples apart: not where pictures' tiles or patches stand in one row."""
+    shape = inputs["input_ids"].shape
+    return all(
+        len(value) == shape[0] or value.shape[-2:] == shape
+        for value in inputs.values()
+        if isinstance(value, torch.Tensor)
+    )
+
+
 def only(inputs: Mapping[str, Any], row: int, length: int) -> dict[str, Any]:
     """One example of a batch by itself, as a batch of 1: its first `length` own tokens, without padding."""
     shape = inputs["input_ids"].shape

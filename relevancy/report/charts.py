@@ -11,7 +11,7 @@ from relevancy.report.findings import Histogram
 from relevancy.stats.clustered import Estimate
 
 _STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten: how far apart ticks may stand
-_TICKS = 4
+_TICKS = 3  # gaps between ticks at the least; with more, labels meet on a narrow screen
 
 
 @dataclass(frozen=True)
