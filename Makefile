@@ -56,6 +56,7 @@ lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) mypy tests/typed.py
 
 format: $(VENV)/.installed-dev
 	$(RUN) ruff check --fix .

@@ -1,5 +1,7 @@
 """The one exception that speaks to a user."""
 
+__all__ = ["RelevancyError"]
+
 
 class RelevancyError(Exception):
     """A mistake in what the user gave, or a limit of the machine, in one line that says what to do."""

@@ -4,6 +4,8 @@ Every step of a supported processor (pad to a square, resize, center crop, zero 
 rows, so a grid of tokens is two lists of edges, and a map on the picture is `weights_y @ map @ weights_x.T`.
 """
 
+__all__ = ["Grid"]
+
 from dataclasses import dataclass
 from typing import Any
 

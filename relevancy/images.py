@@ -1,5 +1,7 @@
 """Whatever a user calls a picture -> an upright RGB picture, with a note of everything that was done to it."""
 
+__all__ = ["Source", "open_picture"]
+
 import base64
 import binascii
 import os

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Plugins"]
+
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points

@@ -1,6 +1,8 @@
 """The house: which way imports flow, what `import relevancy` costs, and that the README tells the truth."""
 
 import ast
+import importlib
+import inspect
 import json
 import os
 import re
@@ -146,6 +148,33 @@ def test_every_public_name_resolves():
         assert name in dir(relevancy)
     with pytest.raises(AttributeError, match="nonsense"):
         relevancy.nonsense  # noqa: B018
+
+
+def imports_from_the_package(text: str) -> set[tuple[str, str]]:
+    """(module, name) of what a program imports from the package's modules."""
+    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return {(node.module, one.name) for node in found if node.module in MODULES for one in node.names}
+
+
+def test_what_pages_notebooks_and_the_app_import_is_listed_as_public():
+    """What a module's __all__ does not list is private, and may change in any version."""
+    programs = [file.read_text() for file in (*ROOT.glob("notebooks/*.py"), *ROOT.glob("app/**/*.py"))]
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        programs += re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    used = set.union(*map(imports_from_the_package, programs))
+    assert len(used) > 30
+    for module, name in sorted(used):
+        if f"{module}.{name}" not in MODULES:
+            assert name in getattr(importlib.import_module(module), "__all__", ()), f"{module} does not list {name}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, file in MODULES.items() if "__all__ = [" in file.read_text()))
+def test_public_names_are_there_and_are_described(name):
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        value = getattr(module, public)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            assert inspect.getdoc(value), f"{name}.{public}"
 
 
 def test_no_module_stands_in_a_public_names_place():

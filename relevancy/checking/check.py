@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Check"]
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["as_json", "load", "markdown", "save"]
+
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence

@@ -8,6 +8,8 @@ Held against other scenes after (94 rows of seed 41, demo-large alone, nine meth
 
 from __future__ import annotations
 
+__all__ = ["CheckFindings", "Summary", "Verdict"]
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Settings"]
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

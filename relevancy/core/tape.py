@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Rows", "Scope", "Tape", "record"]
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

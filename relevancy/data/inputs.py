@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["READERS", "ReaderMaker", "open_input"]
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Broken", "Row", "RowReader", "digest_of", "encoding_of", "files_of", "lines", "opened", "text_lines"]
+
 import codecs
 import glob
 import gzip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["accuracy", "held_out"]
+
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["held_out_rows"]
+
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["DESCRIBE"]
+
 import json
 from collections.abc import Iterable
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["HELD_OUT", "Scene", "duck_scene", "scene"]
+
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MEANINGS", "Agreement", "agreement"]
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

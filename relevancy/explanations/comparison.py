@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Comparison", "compare", "compared", "growing"]
+
 import json
 import os
 from collections import deque

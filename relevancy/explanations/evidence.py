@@ -7,6 +7,8 @@ squares elsewhere. What the map says must follow from what these do.
 
 from __future__ import annotations
 
+__all__ = ["Evidence"]
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["ExplainConfig", "ExplainOptions", "explain"]
+
 import platform
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Explanation"]
+
 import base64
 import html
 import io

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Export", "open_export"]
+
 import os
 from bisect import bisect_left
 from collections import OrderedDict

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Progress", "Request", "export"]
+
 import os
 import time
 from collections import deque

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["TargetBatch"]
+
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

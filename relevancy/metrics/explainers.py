@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Explainer", "explainer_of", "explainers_of", "random_maps"]
+
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol

@@ -6,6 +6,8 @@ give NaN where there is nothing to say: no mask inside what the model saw, or a 
 
 from __future__ import annotations
 
+__all__ = ["against_truth", "energy", "iou", "nss", "pointing", "pointing_patch", "rank_accuracy"]
+
 from typing import TYPE_CHECKING
 
 import cv2

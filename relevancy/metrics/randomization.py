@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["randomised", "stages"]
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal

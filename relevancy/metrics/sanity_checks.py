@@ -6,6 +6,8 @@ correlation of patches: 1 the same order, 0 unrelated.
 
 from __future__ import annotations
 
+__all__ = ["Asked", "randomisation", "similarities"]
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["GivenAnswer", "TeacherForcing"]
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

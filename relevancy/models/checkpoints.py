@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MODELS"]
+
 import json
 import re
 from collections.abc import Mapping, Sequence

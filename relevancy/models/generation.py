@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Likelihood"]
+
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

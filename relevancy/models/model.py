@@ -1,5 +1,7 @@
 """Vision-language models with their processors: load one by name, or wrap one that is already there."""
 
+__all__ = ["Model", "load", "wrap"]
+
 import copy
 import inspect
 import itertools

@@ -3,6 +3,8 @@
 Uses Matplotlib's object interface, so nothing global changes.
 """
 
+__all__ = ["word_range"]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

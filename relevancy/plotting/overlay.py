@@ -1,5 +1,7 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
+__all__ = ["colormap_for", "overlay", "value_range"]
+
 from collections.abc import Sequence
 from functools import lru_cache
 

@@ -1,5 +1,7 @@
 """Words on paper: fonts, what they can draw, and tokens broken into pieces and lines."""
 
+__all__ = ["SPECIAL"]
+
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["make_report", "save"]
+
 import json
 import os
 from collections.abc import Callable, Sequence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MEASURES"]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType

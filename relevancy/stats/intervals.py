@@ -6,6 +6,8 @@ percentiles of the resamples alone hold the mean of skewed values of 10 pictures
 
 from __future__ import annotations
 
+__all__ = ["interval"]
+
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

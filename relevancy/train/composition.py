@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["assembled"]
+
 from collections.abc import Mapping
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["parts_of"]
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

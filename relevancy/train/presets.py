@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["overridden", "preset"]
+
 import hashlib
 import json
 import types

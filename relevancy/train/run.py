@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["RunOptions", "TrainingSource", "export", "train"]
+
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
