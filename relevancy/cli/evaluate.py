@@ -1,19 +1,29 @@
-"""`relevancy evaluate score` and `--list`: benchmarks of answers."""
+"""`relevancy evaluate --list`, `score`, `table` and `effects`: benchmarks of answers."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from relevancy.cli.terminal import escaped, out, say
+from relevancy.cli.terminal import check_writable, escaped, out, say
 
 if TYPE_CHECKING:
     from relevancy.evaluate.scores import BenchmarkScore
+
+
+class TableForm(str, Enum):
+    """In what a table is written."""
+
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
 
 
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do)."
@@ -56,12 +66,16 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="Write what to ask a judge about each answer, and score nothing."),
     ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", metavar="MODEL", help="Also write MODEL/BENCHMARK.json, for the table.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
 ) -> None:
     """Score any program's predictions by the official rules, with intervals over pictures.
 
     Try: relevancy evaluate score pope --data DIR --predictions answers.jsonl
     """
+    from relevancy.atomic_io import write_whole, writing
     from relevancy.errors import RelevancyError
     from relevancy.evaluate.benchmarks import benchmark
     from relevancy.evaluate.judges import write_requests
@@ -73,11 +87,87 @@ def score(
         write_requests(list(chosen.requests(data, predictions)), judge)
         say(f"→ {judge}   (its grades, lines of id, model and content, are the next --predictions)")
         return
+    if out_folder is not None:
+        check_writable(out_folder)
     found = chosen.score(data, predictions)
+    text = json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+    if out_folder is not None:
+        with writing(out_folder):
+            out_folder.mkdir(parents=True, exist_ok=True)
+            write_whole(out_folder / f"{name}.json", text)
     if as_json:
-        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(text)
         return
     _print(found)
+
+
+def table(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MODEL]...", help="Folders that `score --out` wrote, one a model.")
+    ] = None,
+    form: Annotated[TableForm, typer.Option("--format", help="What to print.")] = TableForm.markdown,
+    paper: Annotated[bool, typer.Option(help="With the LLaVA-Gemma paper's ten rows, marked as published.")] = True,
+) -> None:
+    """Models beside each other and beside the LLaVA-Gemma paper's Table 1.
+
+    Try: relevancy evaluate table mine/ yours/ --format latex
+    """
+    from relevancy.errors import RelevancyError
+    from relevancy.evaluate.table import make_table
+
+    if not folders and not paper:
+        raise RelevancyError("There is nothing to show: give a folder of scores, or leave --no-paper out.")
+    made = make_table(folders or [], paper=paper)
+    forms = {TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv}
+    sys.stdout.write(forms[form]())
+
+
+def effects(
+    rows: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Answers, one a line: right (0 or 1), picture, and the choices.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="A column with two values; give the option again for more.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the effects as JSON, and nothing else.")] = False,
+) -> None:
+    """What design choices change: Figure 1 of the LLaVA-Gemma paper from its Table 1, or the same of your answers.
+
+    Try: relevancy evaluate effects --rows answers.jsonl --by tower --by decoder
+    """
+    from relevancy.errors import RelevancyError
+    from relevancy.evaluate.effects import effects_of_rows, published_effects
+    from relevancy.evaluate.paper import IN_POINTS
+
+    if (rows is None) != (not by):
+        raise RelevancyError("--rows and --by belong together: answers, and the columns that hold the choices.")
+    if rows is None:
+        published = published_effects()
+        if as_json:
+            sys.stdout.write(json.dumps([asdict(one) for one in published]) + "\n")
+            return
+        shown = Table("choice", "benchmark", "from Table 1", "Figure 1", box=None, pad_edge=False)
+        for one in published:
+            change = _signed(one.from_table, 2 if one.benchmark in IN_POINTS else 4)
+            shown.add_row(one.choice, one.benchmark, change, _signed(one.printed, 3))
+        out.print(shown)
+        say("From the published cells (shares; points for MME, MM-Vet and VQAv2), arXiv 2404.01331v2.")
+        return
+    found = effects_of_rows(rows, by or [])
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in found]) + "\n")
+        return
+    shown = Table("choice", "from", "to", "change of Pr(right)", "95 % interval", box=None, pad_edge=False)
+    for own in found:
+        ends = "–" if own.estimate.low is None else f"{own.estimate.low:+.4f} to {own.estimate.high:+.4f}"
+        cells = own.choice, own.low, own.high, _signed(own.estimate.value, 4), ends
+        shown.add_row(*map(escaped, cells))
+    out.print(shown)
+    say(f"{found[0].estimate.rows:,} answers about {found[0].estimate.pictures:,} pictures; no interactions.")
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}"
 
 
 def _print(found: BenchmarkScore) -> None:
