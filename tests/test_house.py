@@ -11,6 +11,7 @@ import sys
 from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_every_public_name_resolves():
 
 def imports_from_the_package(text: str) -> set[tuple[str, str]]:
     """(module, name) of what a program imports from the package's modules."""
-    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    found = [node for node in ast.walk(ast.parse(dedent(text))) if isinstance(node, ast.ImportFrom)]
     return {(node.module, one.name) for node in found if node.module in MODULES for one in node.names}
 
 
