@@ -35,10 +35,19 @@ def located(folder: Path, *names: str) -> Path:
     raise RelevancyError(f"--data {folder}: {' or '.join(names)} is not there; see relevancy evaluate --list.")
 
 
+def read_text(path: Path) -> str:
+    """A file of UTF-8."""
+    try:
+        with opened(path) as stream:
+            return stream.read().decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeError) as error:
+        raise RelevancyError(f"{path}: cannot be read ({shortened(error)}).") from error
+
+
 def read_json(path: Path) -> Any:
     """A file that is one JSON value."""
     try:
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise RelevancyError(f"{path}: is no JSON ({shortened(error)}).") from error
 
@@ -53,7 +62,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_any(path: Path) -> Any:
     """One JSON value, or a list of those that stand one a line."""
-    text = _text(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -143,14 +152,6 @@ def _row(line: str, path: Path, number: int) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RelevancyError(f"{path}, line {number}: is no JSON ({shortened(error)}).") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        with opened(path) as stream:
-            return stream.read().decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeError) as error:
-        raise RelevancyError(f"{path}: cannot be read ({shortened(error)}).") from error
 
 
 def _shown(key: Hashable) -> str:

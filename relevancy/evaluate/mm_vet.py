@@ -11,7 +11,16 @@ import numpy as np
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import Benchmark
-from relevancy.evaluate.files import by_key, field, located, read_object, read_predictions, read_rows
+from relevancy.evaluate.files import (
+    Prediction,
+    by_key,
+    field,
+    located,
+    read_object,
+    read_predictions,
+    read_rows,
+    read_text,
+)
 from relevancy.evaluate.judges import JudgeRequest, read_grades
 from relevancy.evaluate.scores import TENTHS, BenchmarkScore, Protocol, Scoreboard
 
@@ -52,7 +61,7 @@ def requests(data: Path, predictions: Path) -> Iterator[JudgeRequest]:
     path = located(data, "mm-vet.json")
     questions = read_object(path)
     examples = _examples(located(data, _EVALUATOR))
-    said = by_key(read_predictions(predictions), lambda one: one.id, questions, predictions, path)
+    said = by_key(read_predictions(predictions), _official_id, questions, predictions, path)
     for own, row in questions.items():
         truth = field(row, "answer", path).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         asked = f"{examples}\n{' | '.join([field(row, 'question', path), truth, said[own].text, ''])}"
@@ -71,10 +80,15 @@ def _questions(data: Path) -> Mapping[str, dict[str, Any]]:
     }
 
 
+def _official_id(said: Prediction) -> str:
+    """LLaVA's rows count questions from 0, where MM-Vet says v1_0."""
+    return said.id if said.id.startswith("v1_") else f"v1_{said.id}"
+
+
 def _examples(path: Path) -> str:
     """The evaluator's prompt, taken from its text; nothing of it is run."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(read_text(path))
     except (SyntaxError, ValueError) as error:
         raise RelevancyError(f"{path}: is not MM-Vet's evaluator ({shortened(error)}).") from error
     for node in ast.walk(tree):
