@@ -60,6 +60,20 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """A file that is one object of ids and what belongs to each."""
+    found = read_object(path)
+    _check_rows(list(found.values()), path)
+    return found
+
+
+def read_rows_under(path: Path, name: str) -> list[dict[str, Any]]:
+    """The rows that a file's one object holds under a name."""
+    rows: list[dict[str, Any]] = field(read_object(path), name, path, list)
+    _check_rows(rows, path)
+    return rows
+
+
 def read_any(path: Path) -> Any:
     """One JSON value, or a list of those that stand one a line."""
     text = read_text(path)
@@ -73,9 +87,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Objects, one a line or in one list."""
     found = read_any(path)
     rows = found if isinstance(found, list) else [found]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise RelevancyError(f"{path}: row {number} is no JSON object but {type(row).__name__}.")
+    _check_rows(rows, path)
     return rows
 
 
@@ -135,6 +147,14 @@ def unique(keys: Iterable[Key], path: Path) -> None:
         if key in seen:
             raise RelevancyError(f"{path}: {_shown(key)} stands there twice.")
         seen.add(key)
+
+
+def _check_rows(rows: list[Any], path: Path) -> None:
+    if not rows:
+        raise RelevancyError(f"{path}: holds no rows.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise RelevancyError(f"{path}: row {number} is no JSON object but {type(row).__name__}.")
 
 
 def _prediction(row: Mapping[str, Any], where: str) -> Prediction:

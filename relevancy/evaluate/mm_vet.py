@@ -16,7 +16,7 @@ from relevancy.evaluate.files import (
     by_key,
     field,
     located,
-    read_object,
+    read_entries,
     read_predictions,
     read_rows,
     read_text,
@@ -59,7 +59,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
 def requests(data: Path, predictions: Path) -> Iterator[JudgeRequest]:
     """What GPT-4 is asked about each answer, with the official evaluator's examples. Raises RelevancyError."""
     path = located(data, "mm-vet.json")
-    questions = read_object(path)
+    questions = read_entries(path)
     examples = _examples(located(data, _EVALUATOR))
     said = by_key(read_predictions(predictions), _official_id, questions, predictions, path)
     for own, row in questions.items():
@@ -73,10 +73,10 @@ def _questions(data: Path) -> Mapping[str, dict[str, Any]]:
     path = located(data, "mm-vet.json", "llava-mm-vet.jsonl")
     if path.name.startswith("llava"):
         rows = {f"v1_{row.get('question_id')}": row for row in read_rows(path)}
-        return {own: {"picture": row.get("image"), "capability": ()} for own, row in rows.items()}
+        return {own: {"picture": str(row.get("image")), "capability": ()} for own, row in rows.items()}
     return {
-        own: {"picture": row.get("imagename"), "capability": field(row, "capability", path, list)}
-        for own, row in read_object(path).items()
+        own: {"picture": str(row.get("imagename")), "capability": map(str, field(row, "capability", path, list))}
+        for own, row in read_entries(path).items()
     }
 
 

@@ -503,3 +503,22 @@ def test_the_list_and_the_printed_scores(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "Quoted: f1 of mean, 1.0000." in out
     assert "Protocol: POPE" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "value", "told"),
+    [
+        ("vqav2", "v2_mscoco_val2014_annotations.json", {"annotations": []}, "holds no rows"),
+        ("vqav2", "v2_mscoco_val2014_annotations.json", {"annotations": [1]}, "row 1 is no JSON object but int"),
+        ("vqav2", "v2_mscoco_val2014_annotations.json", [], "holds no JSON object but list"),
+        ("textvqa", "TextVQA_0.5.1_val.json", {}, "a row has no data"),
+        ("gqa", "testdev_balanced_questions.json", {"1": {"isBalanced": False}}, "none of its questions is balanced"),
+        ("gqa", "testdev_balanced_questions.json", {"1": "red"}, "row 1 is no JSON object but str"),
+        ("mm-vet", "mm-vet.json", {"v1_0": {}}, "a row has no capability"),
+        ("scienceqa", "llava_test_CQM-A.json", {}, "is one list of questions"),
+        ("scienceqa", "llava_test_CQM-A.json", [{"id": "1"}], "a row is no question with choices"),
+    ],
+)
+def test_a_file_that_is_not_the_official_one_is_one_line(tmp_path, refused, name, file, value, told):
+    whole(tmp_path / file, value)
+    assert told in refused(name, tmp_path, lines(tmp_path / "a.jsonl", [{"question_id": "1", "text": "x"}]))
