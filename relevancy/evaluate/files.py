@@ -35,10 +35,19 @@ def located(folder: Path, *names: str) -> Path:
     raise RelevancyError(f"--data {folder}: {' or '.join(names)} is not there; see relevancy evaluate --list.")
 
 
+def read_text(path: Path) -> str:
+    """A file of UTF-8."""
+    try:
+        with opened(path) as stream:
+            return stream.read().decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeError) as error:
+        raise RelevancyError(f"{path}: cannot be read ({shortened(error)}).") from error
+
+
 def read_json(path: Path) -> Any:
     """A file that is one JSON value."""
     try:
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise RelevancyError(f"{path}: is no JSON ({shortened(error)}).") from error
 
@@ -51,9 +60,23 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """A file that is one object of ids and what belongs to each."""
+    found = read_object(path)
+    _check_rows(list(found.values()), path)
+    return found
+
+
+def read_rows_under(path: Path, name: str) -> list[dict[str, Any]]:
+    """The rows that a file's one object holds under a name."""
+    rows: list[dict[str, Any]] = field(read_object(path), name, path, list)
+    _check_rows(rows, path)
+    return rows
+
+
 def read_any(path: Path) -> Any:
     """One JSON value, or a list of those that stand one a line."""
-    text = _text(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -64,9 +87,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Objects, one a line or in one list."""
     found = read_any(path)
     rows = found if isinstance(found, list) else [found]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise RelevancyError(f"{path}: row {number} is no JSON object but {type(row).__name__}.")
+    _check_rows(rows, path)
     return rows
 
 
@@ -128,6 +149,14 @@ def unique(keys: Iterable[Key], path: Path) -> None:
         seen.add(key)
 
 
+def _check_rows(rows: list[Any], path: Path) -> None:
+    if not rows:
+        raise RelevancyError(f"{path}: holds no rows.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise RelevancyError(f"{path}: row {number} is no JSON object but {type(row).__name__}.")
+
+
 def _prediction(row: Mapping[str, Any], where: str) -> Prediction:
     own = next((row[name] for name in _IDS if name in row), None)
     if own is None:
@@ -143,14 +172,6 @@ def _row(line: str, path: Path, number: int) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RelevancyError(f"{path}, line {number}: is no JSON ({shortened(error)}).") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        with opened(path) as stream:
-            return stream.read().decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeError) as error:
-        raise RelevancyError(f"{path}: cannot be read ({shortened(error)}).") from error
 
 
 def _shown(key: Hashable) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import Prediction, by_key, field, located, read_object, read_predictions
+from relevancy.evaluate.files import Prediction, by_key, field, located, read_entries, read_predictions
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
 PROTOCOL = Protocol(
@@ -31,7 +30,7 @@ def submitted(said: Prediction) -> str:
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From testdev_balanced_questions.json. Raises RelevancyError."""
     path = located(data, "testdev_balanced_questions.json")
-    everything = {own: _entry(row, path) for own, row in read_object(path).items()}
+    everything = read_entries(path)
     asked = {own: row for own, row in everything.items() if row.get("isBalanced")}
     if not asked:
         raise RelevancyError(f"{path}: none of its questions is balanced; take testdev_balanced_questions.json.")
@@ -51,12 +50,6 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
         for value in sorted(set(values)):
             board.mean(f"{name}: {value}", "accuracy", right, values == value)
     return BenchmarkScore("gqa", PROTOCOL, PERCENT, ("all", "accuracy"), board.estimates())
-
-
-def _entry(row: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise RelevancyError(f"{path}: holds something else than questions under their ids.")
-    return row
 
 
 BENCHMARK = Benchmark(

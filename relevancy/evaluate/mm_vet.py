@@ -11,7 +11,16 @@ import numpy as np
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import Benchmark
-from relevancy.evaluate.files import by_key, field, located, read_object, read_predictions, read_rows
+from relevancy.evaluate.files import (
+    Prediction,
+    by_key,
+    field,
+    located,
+    read_entries,
+    read_predictions,
+    read_rows,
+    read_text,
+)
 from relevancy.evaluate.judges import JudgeRequest, read_grades
 from relevancy.evaluate.scores import TENTHS, BenchmarkScore, Protocol, Scoreboard
 
@@ -50,9 +59,9 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
 def requests(data: Path, predictions: Path) -> Iterator[JudgeRequest]:
     """What GPT-4 is asked about each answer, with the official evaluator's examples. Raises RelevancyError."""
     path = located(data, "mm-vet.json")
-    questions = read_object(path)
+    questions = read_entries(path)
     examples = _examples(located(data, _EVALUATOR))
-    said = by_key(read_predictions(predictions), lambda one: one.id, questions, predictions, path)
+    said = by_key(read_predictions(predictions), _official_id, questions, predictions, path)
     for own, row in questions.items():
         truth = field(row, "answer", path).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         asked = f"{examples}\n{' | '.join([field(row, 'question', path), truth, said[own].text, ''])}"
@@ -64,17 +73,22 @@ def _questions(data: Path) -> Mapping[str, dict[str, Any]]:
     path = located(data, "mm-vet.json", "llava-mm-vet.jsonl")
     if path.name.startswith("llava"):
         rows = {f"v1_{row.get('question_id')}": row for row in read_rows(path)}
-        return {own: {"picture": row.get("image"), "capability": ()} for own, row in rows.items()}
+        return {own: {"picture": str(row.get("image")), "capability": ()} for own, row in rows.items()}
     return {
-        own: {"picture": row.get("imagename"), "capability": field(row, "capability", path, list)}
-        for own, row in read_object(path).items()
+        own: {"picture": str(row.get("imagename")), "capability": map(str, field(row, "capability", path, list))}
+        for own, row in read_entries(path).items()
     }
+
+
+def _official_id(said: Prediction) -> str:
+    """LLaVA's rows count questions from 0, where MM-Vet says v1_0."""
+    return said.id if said.id.startswith("v1_") else f"v1_{said.id}"
 
 
 def _examples(path: Path) -> str:
     """The evaluator's prompt, taken from its text; nothing of it is run."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(read_text(path))
     except (SyntaxError, ValueError) as error:
         raise RelevancyError(f"{path}: is not MM-Vet's evaluator ({shortened(error)}).") from error
     for node in ast.walk(tree):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import Benchmark
-from relevancy.evaluate.files import by_key, located, read_predictions
+from relevancy.evaluate.files import by_key, located, read_predictions, read_text
 from relevancy.evaluate.judges import Grades, JudgeRequest, read_grades
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
@@ -102,8 +103,7 @@ def _graded(grades: Grades) -> np.ndarray:
 
 
 def _questions(path: Path) -> list[PairedQuestion]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     for number, row in enumerate(rows, 1):
         missing = [name for name in _HEADER if not row.get(name)]
         if missing:

@@ -41,7 +41,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     yes = np.array([not said_no(said[own].text) for own in ids], float)
     labels = np.array([truth[own] for own in ids], float)
     columns = yes * labels, yes * (1 - labels), (1 - yes) * labels, (1 - yes) * (1 - labels)
-    board = Scoreboard([row.get("image") for row in questions])
+    board = Scoreboard([str(row.get("image")) for row in questions])
     of = np.array([row["category"] for row in questions])
     for name in CATEGORIES:
         for metric, function in _METRICS.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import LETTER_ONLY, Benchmark
-from relevancy.evaluate.files import by_key, located, read_json, read_object, read_predictions, unique
+from relevancy.evaluate.files import by_key, field, located, read_json, read_object, read_predictions, unique
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
 LETTERS = "ABCDE"
@@ -91,7 +91,9 @@ def school_question(row: Any, path: Path) -> SchoolQuestion:
         letters = _CHOICE.findall(asked)
         # A context may begin a line with a letter too: the choices are the last run from A.
         start = len(letters) - 1 - letters[::-1].index("A")
-        return SchoolQuestion(own, len(letters) - start, str(answer).strip(), row.get("image"))
+        return SchoolQuestion(
+            own, len(letters) - start, str(answer).strip(), None if row.get("image") is None else str(row["image"])
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise RelevancyError(f"{path}: a row is no question with choices and an answer ({error}).") from error
 
@@ -101,8 +103,7 @@ def _check_split(data: Path, questions: list[SchoolQuestion], path: Path) -> Non
     if not any((data / name).is_file() for name in ("pid_splits.json", "pid_splits.json.gz")):
         return
     splits = located(data, "pid_splits.json")
-    test = read_object(splits).get("test")
-    if set(map(str, test or ())) != {one.id for one in questions}:
+    if set(map(str, field(read_object(splits), "test", splits, list))) != {one.id for one in questions}:
         raise RelevancyError(
             f"{path}: its questions are not the test split of {splits.name}; take llava_test_CQM-A.json."
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import Prediction, by_key, field, located, read_object, read_predictions, unique
+from relevancy.evaluate.files import Prediction, by_key, field, located, read_predictions, read_rows_under, unique
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 from relevancy.evaluate.vqa_answers import PEOPLE, agreement, tokenized
 
@@ -46,7 +46,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     question_id. Raises RelevancyError.
     """
     path = located(data, "TextVQA_0.5.1_val.json")
-    rows: list[dict[str, Any]] = field(read_object(path), "data", path, list)
+    rows = read_rows_under(path, "data")
     given = read_predictions(predictions)
     submission = bool(given) and all(one.final for one in given)
     keys: list[Hashable] = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 PEOPLE = 10
 """Answers to each question."""
@@ -44,6 +45,7 @@ _THOUSANDS = re.compile(r"\d,\d")
 _PERIOD, _MOST_PERIODS = re.compile(r"\.(?!\d)"), 32
 
 
+@lru_cache(maxsize=1 << 16)
 def normalized(text: str) -> str:
     """An answer in the official evaluator's spelling: no marks, no articles, numbers up to ten in digits."""
     bare = text

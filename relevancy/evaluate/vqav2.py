@@ -9,7 +9,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import Prediction, by_key, field, located, read_object, read_predictions, unique
+from relevancy.evaluate.files import Prediction, by_key, field, located, read_predictions, read_rows_under, unique
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 from relevancy.evaluate.vqa_answers import accuracy, tokenized
 
@@ -32,12 +32,12 @@ def submitted(said: Prediction) -> str:
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From v2_mscoco_val2014_annotations.json. Raises RelevancyError."""
     path = located(data, "v2_mscoco_val2014_annotations.json")
-    rows: list[dict[str, Any]] = field(read_object(path), "annotations", path, list)
+    rows = read_rows_under(path, "annotations")
     ids = [str(row.get("question_id")) for row in rows]
     unique(ids, path)
     said = by_key(read_predictions(predictions), lambda one: one.id, ids, predictions, path)
     right = np.array([accuracy(submitted(said[own]), _people(row, path)) for own, row in zip(ids, rows, strict=True)])
-    board = Scoreboard([row.get("image_id") for row in rows])
+    board = Scoreboard([str(row.get("image_id")) for row in rows])
     board.mean("all", "accuracy", right)
     for name in ("answer_type", "question_type"):
         of = np.array([field(row, name, path) for row in rows])
@@ -48,10 +48,9 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
 
 def _people(row: dict[str, Any], path: Path) -> list[str]:
     answers = field(row, "answers", path, list)
-    try:
-        return [str(one["answer"]) for one in answers]
-    except (KeyError, TypeError) as error:
-        raise RelevancyError(f"{path}: question {row.get('question_id')} has no people's answers.") from error
+    if not answers or not all(isinstance(one, dict) and "answer" in one for one in answers):
+        raise RelevancyError(f"{path}: question {row.get('question_id')} has no people's answers.")
+    return [str(one["answer"]) for one in answers]
 
 
 BENCHMARK = Benchmark(

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from relevancy import cli
+from relevancy.evaluate.scores import Scoreboard
 
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -118,6 +120,36 @@ def test_popes_intervals_are_over_pictures(tmp_path, scored):
             assert ends[0] < ends[1]
     low, high = found["intervals"]["mean"]["f1"]
     assert low < found["headline"]["value"] < high
+
+
+def test_an_interval_of_sums_is_that_of_a_mean():
+    rng = np.random.default_rng(3)
+    pictures = np.repeat(np.arange(80), 5)
+    right = (rng.random(400) < 0.4 + 0.4 * (pictures % 2)).astype(float)
+    board = Scoreboard(pictures.tolist())
+    board.mean("all", "mean", right)
+    board.function("all", "ratio", (right, np.ones(400)), lambda sums: sums[0] / sums[1])
+    mean, ratio = board.estimates()["all"].values()
+    assert mean.value == pytest.approx(ratio.value)
+    assert [ratio.low, ratio.high] == pytest.approx([mean.low, mean.high], abs=0.005)
+    assert (ratio.rows, ratio.pictures) == (mean.rows, mean.pictures) == (400, 80)
+
+
+def test_intervals_hold_the_true_f1():
+    rng = np.random.default_rng(5)
+    pictures = np.repeat(np.arange(60), 6)
+    labels = np.tile([1.0, 0.0], 180)
+    ease = np.repeat(rng.uniform(-0.15, 0.15, (300, 60)), 6, axis=1)  # of a picture, to all its questions
+    yes = (rng.random((300, 360)) < np.where(labels > 0, 0.75, 0.25) + ease * np.where(labels > 0, 1, -1)).astype(float)
+    truth = 2 * 0.75 / (0.75 + 0.25 + 1)  # as many yes as no are right
+    held = 0
+    for said in yes:
+        board = Scoreboard(pictures.tolist())
+        counts = said * labels, said * (1 - labels), (1 - said) * labels
+        board.function("all", "f1", counts, lambda sums: 2 * sums[0] / (2 * sums[0] + sums[1] + sums[2]))
+        one = board.estimates()["all"]["f1"]
+        held += one.low <= truth <= one.high
+    assert 0.92 <= held / 300 <= 0.98
 
 
 def test_popes_faults_are_one_line_each(tmp_path, refused):
@@ -383,6 +415,20 @@ def test_mm_vet_is_graded_by_a_judge(tmp_path, scored, refused, monkeypatch, cap
         "Compare.\n\nx? | 1 <AND> 2 | one | ", "Compare.\n\ny? | 3 <OR> 4 | 3 | "
     ]  # fmt: skip
     assert (asked[0]["model"], asked[0]["temperature"], asked[0]["max_tokens"]) == ("gpt-4-0613", 0.0, 3)
+    counted = lines(tmp_path / "b.jsonl", [{"question_id": 0, "text": "one"}, {"question_id": 1, "text": "3"}])
+    run(
+        monkeypatch,
+        capsys,
+        "score",
+        "mm-vet",
+        "--data",
+        data,
+        "--predictions",
+        counted,
+        "--judge",
+        tmp_path / "k.jsonl",
+    )
+    assert (tmp_path / "k.jsonl").read_text() == (tmp_path / "j.jsonl").read_text()
     rows = [
         {"id": one["id"], "model": "gpt-4-0613", "content": text}
         for one, text in zip(asked, ("0.5", "1.0"), strict=True)
@@ -457,3 +503,22 @@ def test_the_list_and_the_printed_scores(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "Quoted: f1 of mean, 1.0000." in out
     assert "Protocol: POPE" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "value", "told"),
+    [
+        ("vqav2", "v2_mscoco_val2014_annotations.json", {"annotations": []}, "holds no rows"),
+        ("vqav2", "v2_mscoco_val2014_annotations.json", {"annotations": [1]}, "row 1 is no JSON object but int"),
+        ("vqav2", "v2_mscoco_val2014_annotations.json", [], "holds no JSON object but list"),
+        ("textvqa", "TextVQA_0.5.1_val.json", {}, "a row has no data"),
+        ("gqa", "testdev_balanced_questions.json", {"1": {"isBalanced": False}}, "none of its questions is balanced"),
+        ("gqa", "testdev_balanced_questions.json", {"1": "red"}, "row 1 is no JSON object but str"),
+        ("mm-vet", "mm-vet.json", {"v1_0": {}}, "a row has no capability"),
+        ("scienceqa", "llava_test_CQM-A.json", {}, "is one list of questions"),
+        ("scienceqa", "llava_test_CQM-A.json", [{"id": "1"}], "a row is no question with choices"),
+    ],
+)
+def test_a_file_that_is_not_the_official_one_is_one_line(tmp_path, refused, name, file, value, told):
+    whole(tmp_path / file, value)
+    assert told in refused(name, tmp_path, lines(tmp_path / "a.jsonl", [{"question_id": "1", "text": "x"}]))
