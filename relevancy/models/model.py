@@ -282,7 +282,7 @@ def load(
     framing: str | None = None,
     revision: str | None = None,
 ) -> Model:
-    """A model by name: one of checkpoints.MODELS, any hub id, any local folder, repaired where its files need it.
+    """A model by name: one of `relevancy.MODELS`, any hub id, any local folder, repaired where its files need it.
 
     device        "cuda", "mps", "cpu", ...; by default the first of these that is there
     dtype         by default float32 below a billion parameters, bfloat16 above (half the memory, and faster where
