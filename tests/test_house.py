@@ -63,6 +63,8 @@ ONLY = {
     "formats": {"errors"},
     "errors": set(),
 }
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}  # where an import is called otherwise
+EXTRAS = ("train", "lora", "quantize", "captum", "export", "datasets", "ray")  # whose packages the package imports
 HEAVY = ("torch", "transformers", "matplotlib", "cv2", "numpy", "PIL")
 
 
@@ -120,6 +122,37 @@ def test_no_module_imports_itself_by_a_detour():
 def test_only_the_demo_may_be_asked_for_by_the_command_line_alone():
     outside = {name for name in MODULES if name != "relevancy" and room(name) not in ("cli", "demo")}
     assert not {name for name in outside if any(room(other) == "demo" for other in imported(name))}
+
+
+def from_elsewhere(folder: Path) -> set[str]:
+    """Packages that a folder's code imports, as their distributions are called; what is for types alone left out."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        guards = [one for one in ast.walk(tree) if isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"]
+        typed = {node for guard in guards for node in ast.walk(guard)}
+        for node in ast.walk(tree):
+            if node not in typed and isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif node not in typed and isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    names -= sys.stdlib_module_names | {"relevancy", "relevancy_app"}
+    return {DISTRIBUTIONS.get(name, name) for name in names}
+
+
+def declared(*extras: str) -> set[str]:
+    """What pyproject.toml asks for, always or with these extras."""
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = list(project["dependencies"])
+    for extra in extras:
+        lines += project["optional-dependencies"][extra]
+    return {re.split(r"[^\w-]", line)[0] for line in lines} - {"relevancy"}
+
+
+def test_what_is_imported_is_declared_and_what_is_always_installed_is_imported():
+    assert from_elsewhere(PACKAGE) <= declared(*EXTRAS)
+    assert from_elsewhere(ROOT / "app") <= declared("app")
+    assert declared() <= from_elsewhere(PACKAGE)
 
 
 def test_import_is_light_and_quiet():

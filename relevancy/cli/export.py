@@ -22,15 +22,13 @@ from relevancy.cli.options import (
     layer_numbers,
     value,
 )
-from relevancy.cli.terminal import busy, check_writable, err, say, seldom, span
+from relevancy.cli.terminal import busy, check_writable, err, lines, say, span
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
     from relevancy.export.run import Progress as Reached
     from relevancy.export.run import Request
-
-_LINE_EVERY = 5.0  # seconds between lines where there is no terminal
 
 
 class EngineName(str, Enum):
@@ -243,7 +241,8 @@ def _estimated(request: Request) -> None:
 def _shown() -> Iterator[Callable[[Reached], None]]:
     """Progress on standard error: a bar on a terminal, a line every few seconds elsewhere."""
     if not err.is_terminal:
-        yield _lines()
+        line = lines(at_once=True)
+        yield lambda reached: line(_told(reached), always=reached.done == reached.total)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
     with Progress(*columns, console=err) as progress:
@@ -251,16 +250,6 @@ def _shown() -> Iterator[Callable[[Reached], None]]:
         yield lambda reached: progress.update(
             task, description=_told(reached), total=reached.total, completed=reached.done
         )
-
-
-def _lines() -> Callable[[Reached], None]:
-    due = seldom(_LINE_EVERY, at_once=True)
-
-    def report(reached: Reached) -> None:
-        if due() or reached.done == reached.total:
-            err.print(_told(reached), highlight=False, soft_wrap=True)
-
-    return report
 
 
 def _told(reached: Reached) -> str:

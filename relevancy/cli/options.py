@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from relevancy.cli.terminal import busy
 from relevancy.errors import RelevancyError
@@ -54,6 +57,27 @@ BOX_LAYOUT_HELP = (
     "What a box is: its corners x0, y0, x1, y1 (xyxy, by default), x, y, width, height (xywh, as COCO) or the middle "
     "with width and height (cxcywh); in pixels, or from 0 to 1 as shares of the picture."
 )
+
+
+def taken_apart(command: Callable[..., int]) -> Callable[..., int]:
+    """A command whose first parameter is a dataclass, with an option for each of its fields instead."""
+    hints = get_type_hints(command, include_extras=True)
+    shared, *own = inspect.signature(command).parameters.values()
+    kind = hints.pop(shared.name)
+    hints |= get_type_hints(kind, include_extras=True)
+    fields = inspect.signature(kind).parameters
+
+    @wraps(command)
+    def gathered(**given: Any) -> int:
+        values = {name: given.pop(name) for name in fields}
+        return command(kind(**values), **given)
+
+    options = sorted([*own, *fields.values()], key=lambda one: one.default is not one.empty)  # what is required first
+    gathered.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(annotation=hints[one.name]) for one in options], return_annotation=hints["return"]
+    )
+    gathered.__annotations__ = hints
+    return gathered
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

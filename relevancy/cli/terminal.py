@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from relevancy.errors import RelevancyError
 
-_LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+_LINE_EVERY = 30.0  # seconds between lines of steps that take long, where there is no terminal
 WRONG_INPUT, EMPTY_MAP, INTERRUPTED = 2, 3, 130
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but a map is empty."
 
@@ -72,7 +72,7 @@ def bars() -> Iterator[Callable[[str, float], None]]:
     Without a terminal, a line every half minute, and one as each step ends.
     """
     if not err.is_terminal:
-        yield _lines()
+        yield _steps()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err) as progress:
@@ -86,26 +86,30 @@ def bars() -> Iterator[Callable[[str, float], None]]:
         yield report
 
 
-def seldom(seconds: float, *, at_once: bool = False) -> Callable[[], bool]:
-    """Is a line of progress due? So often at most; the first one now, or after as long."""
+def lines(every: float = 5.0, *, at_once: bool = False) -> Callable[..., None]:
+    """Lines of progress on standard error, so many seconds apart at the least; the first one now, or after as long.
+
+    What the function that it gives is told too early is not printed, except with always=True.
+    """
     last = float("-inf") if at_once else time.monotonic()
 
-    def due() -> bool:
+    def line(text: str, *, always: bool = False) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < seconds:
-            return False
-        last = now
-        return True
+        due = now - last >= every
+        if due:
+            last = now
+        if due or always:
+            err.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    return due
+    return line
 
 
-def _lines() -> Callable[[str, float], None]:
+def _steps() -> Callable[[str, float], None]:
     begun: dict[str, float] = {}  # a step begins as the one before it was last heard of
     ended: set[str] = set()
     heard = time.monotonic()
-    due = seldom(_LINE_EVERY)
+    line = lines(_LINE_EVERY)
 
     def report(what: str, share: float) -> None:
         nonlocal heard
@@ -113,9 +117,9 @@ def _lines() -> Callable[[str, float], None]:
         heard = time.monotonic()
         if share >= 1 and what not in ended:
             ended.add(what)
-            err.print(f"{what}: done", highlight=False)
-        elif 0 < share < 1 and due():
-            err.print(f"{what}: {share:.0%}, {span((heard - since) / share * (1 - share))} left", highlight=False)
+            line(f"{what}: done", always=True)
+        elif 0 < share < 1:
+            line(f"{what}: {share:.0%}, {span((heard - since) / share * (1 - share))} left")
 
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.table import Table
 
+from relevancy.cli.options import taken_apart
 from relevancy.cli.terminal import bars, busy, check_writable, out, say
 from relevancy.errors import RelevancyError
 
@@ -79,47 +81,46 @@ Images = Annotated[
 Given: TypeAlias = tuple[list[str] | None, list[str] | None]  # a stage's data, and where its pictures are
 
 
-def align(
-    out_folder: OutFolder,
-    data: Data = None,
-    images: Images = None,
-    preset: PresetName = DEFAULT_PRESET,
-    flavour: Flavour = "improved",
-    language: Language = None,
-    vision: Vision = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    report_to: ReportTo = None,
-    workers: Workers = 4,
-    log_every: LogEvery = 10,
-    cache: Cache = False,
-    max_skipped: MaxSkipped = 0.05,
-    dry_run: DryRun = False,
-    processes: Processes = 1,
-) -> int:
+@dataclass(frozen=True)
+class TrainSettings:
+    """The options that align, finetune and both have in common."""
+
+    out_folder: OutFolder
+    preset: PresetName = DEFAULT_PRESET
+    flavour: Flavour = "improved"
+    language: Language = None
+    vision: Vision = None
+    changes: Changes = None
+    resume: Resume = False
+    report_to: ReportTo = None
+    workers: Workers = 4
+    log_every: LogEvery = 10
+    cache: Cache = False
+    max_skipped: MaxSkipped = 0.05
+    dry_run: DryRun = False
+    processes: Processes = 1
+
+    def chosen(self) -> Preset:
+        """The preset with what was asked to be otherwise. Raises RelevancyError."""
+        return chosen_preset(self.preset, self.flavour, self.language, self.vision, self.changes)
+
+
+@taken_apart
+def align(settings: TrainSettings, data: Data = None, images: Images = None) -> int:
     """Stage 1: the connector alone learns to speak the decoder's language, from pictures and captions.
 
     Then: relevancy train finetune, with the same --out and --resume.
 
     Try: relevancy train align --data blip_laion_cc_sbu_558k.json --images images/ --out runs/2b
     """
-    chosen = chosen_preset(preset, flavour, language, vision, changes)
-    given = {"align": (data, images)}
-    return _do(
-        chosen, given, out_folder, dry_run=dry_run, processes=processes,
-        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
-        max_skipped=max_skipped,
-    )  # fmt: skip
+    return _do(settings, {"align": (data, images)})
 
 
+@taken_apart
 def finetune(
-    out_folder: OutFolder,
+    settings: TrainSettings,
     data: Data = None,
     images: Images = None,
-    preset: PresetName = DEFAULT_PRESET,
-    flavour: Flavour = "improved",
-    language: Language = None,
-    vision: Vision = None,
     model: Annotated[
         str | None, typer.Option(help="Go on from a whole LLaVA-style model: its decoder, tower and connector.")
     ] = None,
@@ -127,58 +128,32 @@ def finetune(
         str | None,
         typer.Option(metavar="FILE", help="Begin with the mm_projector.bin that stage 1 of the original code left."),
     ] = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    report_to: ReportTo = None,
-    workers: Workers = 4,
-    log_every: LogEvery = 10,
-    cache: Cache = False,
-    max_skipped: MaxSkipped = 0.05,
-    dry_run: DryRun = False,
-    processes: Processes = 1,
 ) -> int:
     """Stage 2: connector and decoder learn to answer. After align with the same --out, from --model or --projector.
 
     Try: relevancy train finetune --data llava_v1_5_mix665k.json --images data/ --out runs/2b --resume
     """
+    changes = list(settings.changes or [])
     if model is not None:
-        changes = [f"connector={model}", *(changes or [])]
-        language, vision = language or model, vision or model
+        changes = [f"connector={model}", *changes]
+        settings = replace(settings, language=settings.language or model, vision=settings.vision or model)
     if projector is not None:
-        changes = [*(changes or []), f"connector={projector}"]
-    if (model or projector) and (out_folder / "align" / "trained.safetensors").exists():
+        changes = [*changes, f"connector={projector}"]
+    if (model or projector) and (settings.out_folder / "align" / "trained.safetensors").exists():
         raise RelevancyError(
-            f"{out_folder} holds a connector that was aligned there: choose another --out, or give neither --model nor "
-            "--projector"
+            f"{settings.out_folder} holds a connector that was aligned there: choose another --out, or give neither "
+            "--model nor --projector"
         )
-    chosen = chosen_preset(preset, flavour, language, vision, changes)
-    given = {"finetune": (data, images)}
-    return _do(
-        chosen, given, out_folder, dry_run=dry_run, processes=processes,
-        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
-        max_skipped=max_skipped,
-    )  # fmt: skip
+    return _do(replace(settings, changes=changes), {"finetune": (data, images)})
 
 
+@taken_apart
 def both(
-    out_folder: OutFolder,
+    settings: TrainSettings,
     align_data: Data = None,
     align_images: Images = None,
     finetune_data: Data = None,
     finetune_images: Images = None,
-    preset: PresetName = DEFAULT_PRESET,
-    flavour: Flavour = "improved",
-    language: Language = None,
-    vision: Vision = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    report_to: ReportTo = None,
-    workers: Workers = 4,
-    log_every: LogEvery = 10,
-    cache: Cache = False,
-    max_skipped: MaxSkipped = 0.05,
-    dry_run: DryRun = False,
-    processes: Processes = 1,
 ) -> int:
     """Both stages, one after the other; a preset ending in -unaligned has only the second.
 
@@ -189,15 +164,10 @@ def both(
     Try: relevancy train both --align-data blip_laion_cc_sbu_558k.json --align-images pretrain/ --finetune-data
     llava_v1_5_mix665k.json --finetune-images data/ --out runs/2b --processes 8 --dry-run
     """
-    chosen = chosen_preset(preset, flavour, language, vision, changes)
     given = {"align": (align_data, align_images), "finetune": (finetune_data, finetune_images)}
-    if chosen.align is None:
+    if settings.chosen().align is None:
         del given["align"]
-    return _do(
-        chosen, given, out_folder, dry_run=dry_run, processes=processes,
-        resume=resume, report_to=report_to, workers=workers, log_every=log_every, cache=cache,
-        max_skipped=max_skipped,
-    )  # fmt: skip
+    return _do(settings, given)
 
 
 def export_hub(
@@ -270,22 +240,10 @@ def chosen_preset(
     return overridden(preset(name, flavour), [*named, *(changes or [])])
 
 
-def _do(
-    preset: Preset,
-    given: Mapping[str, Given],
-    out_folder: Path,
-    *,
-    dry_run: bool,
-    processes: int,
-    resume: bool,
-    report_to: list[str] | None,
-    workers: int,
-    log_every: int,
-    cache: bool,
-    max_skipped: float,
-) -> int:
-    if dry_run:
-        _planned(preset, given, processes)
+def _do(settings: TrainSettings, given: Mapping[str, Given]) -> int:
+    preset, out_folder = settings.chosen(), settings.out_folder
+    if settings.dry_run:
+        _planned(preset, given, settings.processes)
         return 0
     check_writable(out_folder)
     sources = _sources(given)
@@ -298,7 +256,10 @@ def _do(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     with bars() as report:
-        way = RunOptions(resume, report_to or (), workers, log_every, cache, progress=report, max_skipped=max_skipped)
+        way = RunOptions(
+            settings.resume, settings.report_to or (), settings.workers, settings.log_every, settings.cache,
+            progress=report, max_skipped=settings.max_skipped,
+        )  # fmt: skip
         try:
             folder = train(preset, sources, out_folder, way)
         except StoppedError as stopped:
@@ -328,8 +289,6 @@ def _plain(given: list[str] | None) -> Any:
 
 
 def _planned(preset: Preset, given: Mapping[str, Given], processes: int) -> None:
-    from dataclasses import replace
-
     from relevancy.train.data.sources import open_data
     from relevancy.train.plan import plan
     from relevancy.train.preflight import check_settings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relevancy.cli.options import Framing, value
-from relevancy.cli.terminal import busy, err, say, seldom
+from relevancy.cli.terminal import busy, lines, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 FAULTS = 1
 EXIT_CODES = "Exit codes: 0 nothing wrong, 1 faults found, 2 wrong input (one line says what to do)."
-_LINE_EVERY = 5.0  # seconds
 _SHOWN = 5  # names of each kind
 
 
@@ -99,6 +97,7 @@ def check(
     )
     named = model is None and not (preset is None and language is None)
     encoder = _encoder_of(model, found_stage) if model else _trained(chosen, found_stage) if named else None
+    line = lines()
     found = audit(
         data,
         images,
@@ -107,7 +106,7 @@ def check(
         open_pictures=open_pictures,
         threads=(os.cpu_count() or 0) if threads is None else threads,
         out=out_file,
-        progress=_lines(),
+        progress=lambda now: line(f"{now.entries:,} entries, {sum(now.counts.values()):,} faults"),
     )
     if as_json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")
@@ -141,16 +140,6 @@ def _trained(preset: Preset, stage: Stage) -> Encoder:
         config = joined_config(parts.language, parts.vision, token, preset.feature_layer)
         processor = processor_for(parts, preset.image_size, stage.framing, config)
     return Encoder.of_stage(processor, stage)
-
-
-def _lines() -> Callable[[Audit], None]:
-    due = seldom(_LINE_EVERY)
-
-    def report(found: Audit) -> None:
-        if due():
-            err.print(f"{found.entries:,} entries, {sum(found.counts.values()):,} faults", highlight=False)
-
-    return report
 
 
 def _print(found: Audit, out_file: Path | None) -> None:

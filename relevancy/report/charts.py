@@ -1,17 +1,18 @@
-"""Small charts as HTML: shapes stretch with the page, text never does, and colors come from its style sheet."""
+"""Where the lines, dots and shapes of the page's small charts lie, in percent of a chart's width and height."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, log10
 
+from relevancy.plotting.overlay import named_colormap
 from relevancy.report.findings import Histogram
 from relevancy.stats.clustered import Estimate
 
 _STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten: how far apart ticks may stand
 _TICKS = 3  # gaps between ticks at the least; with more, labels meet on a narrow screen
+_STOPS = 9  # of a color scale's drawing
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,26 @@ class Axis:
         return 100 * (value - self.low) / (self.high - self.low)
 
 
-def spread(
-    histogram: Histogram, tallest: float, axis: Axis, color: int | None, mean: Estimate, zero: float | None = None
-) -> str:
-    """A histogram as one filled shape; bins as high as `tallest`, a share of the rows, reach the top.
+UNIT = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1))
 
-    The mean is a line, its interval a band. What lies beyond the axis is cut off.
-    """
-    if not histogram.rows:
-        return '<div class="spread"><p class="none">no row has this number</p></div>'
-    left, right = axis.place(histogram.low), axis.place(histogram.high)
-    width = (right - left) / len(histogram.counts)
-    path = [f"M{left:.2f} 100"]
-    for number, count in enumerate(histogram.counts):
-        top = 100 - 100 * min(1.0, count / histogram.rows / tallest)
-        path.append(f"V{top:.2f}H{left + (number + 1) * width:.2f}")
-    outline = f'<path d="{"".join(path)}V100Z"/>'
-    shape = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{outline}</svg>'
-    return f'<div class="spread {_kind(color)}">{_grid(axis)}{shape}{_line_at(zero, axis)}{_mark(mean, axis)}</div>'
+
+def axis_of(estimates: Iterable[Estimate], most: float | None = None) -> Axis:
+    """An axis with zero and all values and intervals on it, and no further than `most`."""
+    values = [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
+    return Axis.around(values, keep=(0.0,), most=most)
+
+
+def level_axis(histograms: Sequence[Histogram]) -> Axis:
+    """An axis from zero over all histograms; from 0 to 1 if they fill most of that."""
+    end = max((each.high for each in histograms), default=1.0)
+    return UNIT if end > 0.8 else Axis.around((0, end))
+
+
+def step_axis(histogram: Histogram) -> Axis:
+    """An axis with zero over the bins in which there are rows."""
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    used = [number for number, count in enumerate(histogram.counts) if count]
+    return Axis.around([histogram.low + width * number for number in (used[0], used[-1] + 1)], keep=(0.0,))
 
 
 def tallest(histograms: Sequence[Histogram]) -> float:
@@ -66,37 +69,19 @@ def tallest(histograms: Sequence[Histogram]) -> float:
     return max((max(each.counts) / each.rows for each in histograms if each.rows), default=1.0) or 1.0
 
 
-def whisker(estimate: Estimate, axis: Axis, color: int | None = None, zero: float | None = None) -> str:
-    """A dot for a value and a line for its interval; `zero` is drawn through all of them."""
-    return f'<div class="whisker {_kind(color)}">{_grid(axis)}{_line_at(zero, axis)}{_mark(estimate, axis)}</div>'
+def outline(histogram: Histogram, top: float, axis: Axis) -> str:
+    """A histogram as the path of one shape; bins as high as `top`, a share of the rows, reach the upper edge."""
+    left, right = axis.place(histogram.low), axis.place(histogram.high)
+    width = (right - left) / len(histogram.counts)
+    path = [f"M{left:.2f} 100"]
+    for number, count in enumerate(histogram.counts):
+        height = 100 - 100 * min(1.0, count / histogram.rows / top)
+        path.append(f"V{height:.2f}H{left + (number + 1) * width:.2f}")
+    return "".join(path) + "V100Z"
 
 
-def scale(axis: Axis, labels: Sequence[str]) -> str:
-    """The ticks' labels, one for each tick."""
-    marks = "".join(
-        f'<span style="left:{axis.place(tick):.2f}%">{escape(label)}</span>'
-        for tick, label in zip(axis.ticks, labels, strict=True)
-    )
-    return f'<div class="scale" aria-hidden="true">{marks}</div>'
-
-
-def _kind(color: int | None) -> str:
-    return "neutral" if color is None else f"c{color}"
-
-
-def _line_at(zero: float | None, axis: Axis) -> str:
-    return "" if zero is None else f'<i class="zero" style="left:{axis.place(zero):.2f}%"></i>'
-
-
-def _grid(axis: Axis) -> str:
-    return "".join(f'<i class="tick" style="left:{axis.place(tick):.2f}%"></i>' for tick in axis.ticks)
-
-
-def _mark(estimate: Estimate, axis: Axis) -> str:
-    if estimate.value is None:
-        return ""
-    band = ""
-    if estimate.low is not None and estimate.high is not None:
-        left, right = axis.place(estimate.low), axis.place(estimate.high)
-        band = f'<i class="band" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
-    return f'{band}<i class="dot" style="left:{axis.place(estimate.value):.2f}%"></i>'
+def gradient(colormap: str) -> str:
+    """A color map from left to right, as the stops of a gradient."""
+    table = named_colormap(colormap)
+    colors = [[round(255 * part) for part in table(stop / (_STOPS - 1))[:3]] for stop in range(_STOPS)]
+    return ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)

@@ -126,6 +126,10 @@ class SplitFindings:
     groups: tuple[GroupFindings, ...]
     left_out: int
 
+    def estimates(self, measure: str) -> list[Estimate]:
+        """Every model's mean of a measure in every group."""
+        return [means[measure] for group in self.groups for means in group.means.values()]
+
 
 @dataclass(frozen=True)
 class Rightness:

@@ -50,6 +50,11 @@ def level(value: float | None, share: bool) -> str:
     return f"{value:.{_digits(value)}%}" if share else f"{value:.3f}"
 
 
+def row_share(value: float) -> str:
+    """A share of one row, which may be very small or very near to one."""
+    return f"{value:.2%}" if value < 0.01 or value > 0.99 else level(value, True)
+
+
 def step(value: float | None, share: bool) -> str:
     """A difference: in percentage points, or as a signed number."""
     if value is None:
@@ -118,3 +123,8 @@ def signed(value: float, digits: int) -> str:
     """With a sign that is a minus and no hyphen; what rounds to zero has none."""
     text = f"{abs(value):.{digits}f}"
     return text if not float(text) else f"{'+' if value > 0 else '−'}{text}"
+
+
+def cut(text: str, most: int = 220) -> str:
+    """A text that may be any length, no longer than `most`."""
+    return text if len(text) <= most else f"{text[:most]} …"

@@ -14,7 +14,7 @@ from training_data import PATCHES, SIZE, entry, write
 
 from relevancy.errors import RelevancyError
 from relevancy.train.collate import Collate
-from relevancy.train.data.examples import Encoder, Examples, Skipped, StreamedExamples
+from relevancy.train.data.examples import Encoder, Examples, Skipped
 from relevancy.train.data.sources import open_data
 from relevancy.train.template import IGNORED, IMAGE
 
@@ -139,15 +139,6 @@ def test_a_dialogue_that_cannot_be_trained_on_keeps_its_place(tmp_path, pictures
         assert found[place] == {"input_ids": found[place]["input_ids"], "labels": [IGNORED]}
         assert len(found[place]["input_ids"]) == 1
     assert [one["id"] for one in found.skipped.all()] == ["x", "z"]
-
-
-def test_a_stream_keeps_its_order_too(tmp_path, processor):
-    datasets = pytest.importorskip("datasets")
-    rows = [{"question": "a", "answer": "b"}, {"question": "", "answer": None}, {"question": "c", "answer": "d"}]
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    found = StreamedExamples(open_data(tmp_path / "saved", streaming=True), Encoder(processor))
-    assert [set(one["labels"]) == {IGNORED} for one in found] == [False, True, False]
-    assert len(found.skipped) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from relevancy.errors import RelevancyError
 from relevancy.images import open_picture
 from relevancy.models import compat
 from relevancy.train.data.dialogues import Dialogue, Picture, on_disk
-from relevancy.train.data.sources import Dialogues, StreamedDialogues
+from relevancy.train.data.sources import Dialogues
 from relevancy.train.stages import Stage
 from relevancy.train.template import IGNORED, IMAGE, OVERLONG, STYLES, BadDialogueError, Encoded, encode
 
@@ -155,44 +154,25 @@ class Examples(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """`input_ids`, `labels` and, where there are pictures, `pixel_values` (pictures, 3, height, width)."""
-        return _kept(self.dialogues[position], position, self.encoder, self.skipped)
-
-
-class StreamedExamples(IterableDataset):
-    """`Examples` of a stream, in its order; positions are counted from where it was opened."""
-
-    def __init__(self, dialogues: StreamedDialogues, encoder: Encoder, skipped: Skipped | None = None) -> None:
-        self.dialogues, self.encoder = dialogues, encoder
-        self.skipped = Skipped() if skipped is None else skipped
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for position, dialogue in enumerate(self.dialogues):
-            yield _kept(dialogue, position, self.encoder, self.skipped)
-
-    def set_epoch(self, epoch: int) -> None:
-        """A shuffled stream's order in this epoch."""
-        self.dialogues.set_epoch(epoch)
+        dialogue, encoder = self.dialogues[position], self.encoder
+        try:
+            encoded = encoder.text(dialogue)
+        except BadDialogueError as error:
+            self.skipped.add(position, dialogue.id, str(error))
+            return _example(Encoded([_harmless(encoder)], [IGNORED]), None)
+        if not encoded.pictures:
+            return _example(encoded, None)
+        try:
+            return _example(encoded, encoder.pixels(dialogue.images[: encoded.pictures]))
+        except RelevancyError as error:
+            self.skipped.add(position, dialogue.id, str(error))
+            unsupervised = Encoded(encoded.ids, [IGNORED] * len(encoded.ids), encoded.pictures)
+            return _example(unsupervised, torch.zeros(encoded.pictures, *encoder.picture_shape))
 
 
 def _example(encoded: Encoded, pixels: Tensor | None) -> dict[str, Any]:
     example: dict[str, Any] = {"input_ids": encoded.ids, "labels": encoded.labels}
     return example if pixels is None else example | {"pixel_values": pixels}
-
-
-def _kept(dialogue: Dialogue, position: int, encoder: Encoder, skipped: Skipped) -> dict[str, Any]:
-    try:
-        encoded = encoder.text(dialogue)
-    except BadDialogueError as error:
-        skipped.add(position, dialogue.id, str(error))
-        return _example(Encoded([_harmless(encoder)], [IGNORED]), None)
-    if not encoded.pictures:
-        return _example(encoded, None)
-    try:
-        return _example(encoded, encoder.pixels(dialogue.images[: encoded.pictures]))
-    except RelevancyError as error:
-        skipped.add(position, dialogue.id, str(error))
-        unsupervised = Encoded(encoded.ids, [IGNORED] * len(encoded.ids), encoded.pictures)
-        return _example(unsupervised, torch.zeros(encoded.pictures, *encoder.picture_shape))
 
 
 def _harmless(encoder: Encoder) -> int:

@@ -178,10 +178,6 @@ class StreamedDialogues(IterableDataset):
 
         return StreamedDialogues(split_dataset_by_node(self.stream, rank, world), self.images)
 
-    def set_epoch(self, epoch: int) -> None:
-        """A shuffled stream's order in this epoch."""
-        self.stream.set_epoch(epoch)
-
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is."""
         return self.stream.state_dict()
