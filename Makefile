@@ -27,7 +27,7 @@ help:
 	@echo "make format    mend style and format"
 	@echo "make docs      set up, then build the documentation into build/docs; what is wrong with it is an error"
 	@echo "make pictures  draw the README's pictures again"
-	@echo "make notebooks make the .ipynb files from the scripts in notebooks/"
+	@echo "make notebooks run the scripts in notebooks/ and keep them as .ipynb files with small outputs"
 	@echo "make clean     remove the environment, caches and the demo's pictures"
 
 demo: $(VENV)/.installed
@@ -73,7 +73,7 @@ pictures: demo
 	  p.thumbnail((1200, 1200)); p.save('docs/images/side-by-side.png', optimize=True)"
 
 notebooks: $(VENV)/.installed-dev
-	$(RUN) jupytext --update --to ipynb notebooks/*.py
+	$(VENV)/bin/python notebooks/tools/execution.py notebooks/*.py
 
 clean:
 	rm -rf "$(VENV)" "$(ENGINES)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,15 +1,15 @@
-"""Every notebook runs from top to bottom on the embedded models, and shows pictures."""
+"""Every notebook runs from top to bottom on the embedded models, shows pictures, and is kept with small outputs."""
 
 import base64
 import io
 import re
 from pathlib import Path
 
+import execution
 import jupytext
 import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 from screens import KEPT
@@ -24,19 +24,7 @@ LEAST = {  # pictures
     "05_your_own_model_and_data": 3,  # a figure, mean maps, unsure rows
     "06_watch_a_map_form": 3,  # picture, checkpoints, curves
 }
-CELL_SECONDS = 600  # far more than any cell takes on a machine that does nothing else
-# One thread, as in the rest of the suite; figures as a notebook shows them, whatever the caller's backend is.
-SETTINGS = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-
-
-def run(script: Path, folder: Path) -> NotebookNode:
-    """The notebook of a percent script with the outputs of a fresh kernel."""
-    notebook = jupytext.read(script)
-    client = NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
-    )
-    client.execute()
-    return notebook
+MOST = 2_000_000  # bytes of all notebooks together, as they are kept
 
 
 def pictures(notebook: NotebookNode) -> list[np.ndarray]:
@@ -45,32 +33,40 @@ def pictures(notebook: NotebookNode) -> list[np.ndarray]:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            found += [data["image/png"]] if "image/png" in data else []
-            found += re.findall(r"data:image/png;base64,([^\"]+)", data.get("text/html", ""))
+            found += [data[kind] for kind in ("image/png", "image/jpeg") if kind in data]
+            found += re.findall(r"data:image/(?:png|jpeg);base64,([^\"]+)", data.get("text/html", ""))
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_notebook_runs_and_shows_pictures(script, tmp_path, monkeypatch):
-    for name, value in SETTINGS.items():
+    for name, value in execution.SETTINGS.items():
         monkeypatch.setenv(name, value)
-    notebook = run(script, tmp_path)
-    executed = KEPT / "notebooks"
-    executed.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, executed / f"{script.stem}.ipynb")  # to be looked at
+    notebook = execution.executed(script, tmp_path)
+    folder = KEPT / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / f"{script.stem}.ipynb")  # to be looked at
+    assert_it_shows_pictures(notebook, script.stem)
+
+
+def assert_it_shows_pictures(notebook: NotebookNode, name: str) -> None:
+    """As many pictures as the notebook speaks of, none of one color, and no warning."""
     shown = pictures(notebook)
-    assert len(shown) >= LEAST[script.stem]
+    assert len(shown) >= LEAST[name]
     for picture in shown:
         assert picture.std() > 1, "a picture of one color shows nothing"
     warned = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
     assert not warned
 
 
-def test_the_notebooks_kept_beside_the_scripts_are_theirs():
-    for script in SCRIPTS:
-        kept = jupytext.read(script.with_suffix(".ipynb"))
-        made = jupytext.read(script)
-        assert [(cell.cell_type, cell.source) for cell in kept.cells] == [
-            (cell.cell_type, cell.source) for cell in made.cells
-        ], f"{script.name} changed: run `make notebooks`"
-        assert not any(cell.get("outputs") for cell in kept.cells), f"{script.stem}: outputs are not kept"
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_notebook_kept_beside_a_script_is_its_own(script):
+    kept, made = jupytext.read(script.with_suffix(".ipynb")), jupytext.read(script)
+    assert [(cell.cell_type, cell.source) for cell in kept.cells] == [
+        (cell.cell_type, cell.source) for cell in made.cells
+    ], f"{script.name} changed: run `make notebooks`"
+    assert_it_shows_pictures(kept, script.stem)
+
+
+def test_the_notebooks_kept_are_small():
+    assert sum(script.with_suffix(".ipynb").stat().st_size for script in SCRIPTS) < MOST

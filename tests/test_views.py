@@ -264,7 +264,7 @@ def test_evidence_is_read_from_the_prefix_that_the_map_left_behind(model):
         assert found.shared == (model.model.config.model_type != "gemma3")  # whose window is shorter than the prompt
         assert found.probability == pytest.approx(result.target.probability, abs=1e-5)
         assert np.isfinite([found.blind, found.best, found.peak, found.elsewhere]).all()
-    later = explain(model, tiny.picture(80, 60), QUESTIONS[0], target=1, max_new_tokens=3)
+    later = explain(model, tiny.picture(80, 60), QUESTIONS[0], answer="yes no", target=1)
     assert later.evidence.probability == pytest.approx(later.target.probability, abs=1e-5)
 
 

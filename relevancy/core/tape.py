@@ -39,7 +39,7 @@ class Rows:
     language: (batch, tokens), the explained position's own unit e_t included.
     vision: (images, tower tokens) with scope "full", else None.
     cut: (batch,), the share of the decoder row's flow that the clamp of eq. 5 removed, see `record`; None with rule
-    "magnitude", which removes nothing.
+        "magnitude", which removes nothing.
     """
 
     language: Tensor

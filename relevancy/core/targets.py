@@ -23,8 +23,11 @@ _NAMED = "word:"
 class Target:
     """One explained token.
 
-    position counts from the answer's first token, 0. logit is the explained scalar's own logit; against a contrast
-    the scalar is logit - contrast_logit. probability is the token's softmax share at its position.
+    token, id: its text, and its number in the vocabulary.
+    position: in the answer, from 0.
+    probability: the token's softmax share at its position.
+    logit: the token's own; with a contrast, what is explained is logit - contrast_logit.
+    contrast, contrast_id, contrast_logit: the token that it is explained against, if there is one.
     """
 
     token: str

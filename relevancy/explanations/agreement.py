@@ -29,11 +29,13 @@ _SIDE = 128  # samples per side of the picture on which maps of different grids 
 class Agreement:
     """How far two maps of one picture agree, on the part of it that both models saw.
 
-    rank_correlation: Spearman's, -1 to 1. top_overlap: the share of the most relevant tenth that is the same, 0 to 1;
-    0.1 is chance; places of equal relevance share the room that is left, and the least relevant ones have none.
-    divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint);
-    relevance for and against the token never meet.
-    NaN where a map is empty or the same everywhere. image_shares, text_shares: of each model's relevance.
+    rank_correlation: Spearman's, -1 to 1.
+    top_overlap: the share of the most relevant tenth that is the same, 0 to 1; 0.1 is chance. Places of equal relevance
+        share the room that is left, and the least relevant ones have none.
+    divergence: Jensen-Shannon's of the maps as distributions, in bits, 0 (same) to 1 (disjoint); relevance for and
+        against the token never meet.
+    image_shares, text_shares: of each model's relevance.
+    The first three are NaN where a map is empty or the same everywhere.
     """
 
     models: tuple[str, str]

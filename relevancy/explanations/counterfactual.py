@@ -29,7 +29,8 @@ _BLUR = 0.1  # of the picture's longer side: the radius, in which nothing of an 
 class Region:
     """A part of a picture: a rectangle in its pixels, or patches, or both together.
 
-    box: (left, upper, right, lower), 0 at the left and upper border. patches: indices into `image_map`, row by row.
+    box: (left, upper, right, lower), 0 at the left and upper border.
+    patches: indices into `image_map`, row by row.
     """
 
     box: tuple[float, float, float, float] | None = None

@@ -97,7 +97,8 @@ class Explanation:
     def overlay(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Image.Image:
         """The heatmap over the original picture, in its size; a map drawn as empty says why.
 
-        floor: as in `shown`. options: as in `relevancy.plotting.overlay.overlay`.
+        floor: as in `shown`.
+        options: as in `relevancy.plotting.overlay.overlay`.
         """
         heatmap, why = self.shown(smooth=smooth, floor=floor)
         return drawing.labelled(drawing.overlay(self.image, heatmap, **options), why)

@@ -37,7 +37,8 @@ _INDEX = ["row", "id", "model", "error"]
 class Export:
     """Results in the order of rows and, within a row, of models; errors stand apart.
 
-    manifest: what was asked, with which versions. Memory holds an index and a few parts, never all maps.
+    manifest: what was asked, with which versions.
+    Memory holds an index and a few parts, never all maps.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

@@ -47,8 +47,10 @@ _PREFIXED = frozenset({"paligemma"})
 class Model:
     """A Hugging Face model, its processor, and what lies between a question and token ids.
 
-    `lock` is for whoever borrows the model: one recording at a time. `notes` say what its results must tell of how it
-    was loaded, one sentence each.
+    model, processor: the Hugging Face objects.
+    name: as results tell it.
+    notes: what results must tell of how it was loaded, one sentence each.
+    `lock` is for whoever borrows the model: one recording at a time.
     """
 
     model: PreTrainedModel

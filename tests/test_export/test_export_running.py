@@ -107,7 +107,7 @@ def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
         ({"wish": ExplainConfig("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
         ({"wish": ExplainConfig(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
         ({"limit": 0}, "--limit"), ({"engine": "slurm"}, "no engine"), ({"input": "none.jsonl"}, "no input"),
-        ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "no kind"),
+        ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "Unknown kind"),
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_written(saved, items, tmp_path, changes, why):
