@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core.tape import Scope
 from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Attribution:
 class Attributor(Protocol):
     """A method at work on a borrowed model."""
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         """The model's output for a batch, with the logits of the last `keep` positions."""
 
     def read(self, round_: TargetBatch) -> Attribution:

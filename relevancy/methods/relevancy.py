@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core.tape import Tape, chosen_layers, record
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @contextmanager
@@ -55,8 +55,8 @@ class _Recorded:
         self.model, self.tape, self.parts = model, tape, parts
         self.logits: Tensor | None = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
-        output = self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         self.logits = output.logits
         return output
 
