@@ -121,16 +121,17 @@ class _Perturbed:
         notes: list[tuple[str, ...]] = [()] * len(ids)
         for index, wanted in enumerate(round_.wanted):
             if wanted:
-                subject = self.subject(self.prepared, index, round_.choices[index], round_.places[index])
+                subject = self.subject(index, round_.choices[index], round_.places[index])
                 values, notes[index] = self.explainer(subject, self.setting)
                 maps[index] = values.detach().flatten().to(maps)
         return Attribution(on_image_tokens(ids, self.model.image_token_id, maps), notes=notes)
 
-    def subject(self, prepared: Prepared, index: int, choice: Choice, place: int) -> Subject:
+    def subject(self, index: int, choice: Choice, place: int) -> Subject:
         """One example by itself, without padding and what comes after its explained position."""
-        kept = prepared.kept[index].nonzero()[:, 0]
+        assert self.prepared is not None
+        kept = self.prepared.kept[index].nonzero()[:, 0]
         kept = kept[: len(kept) + 1 + place]
-        prompt = dict(prepared.only(index, len(kept)).inputs)
+        prompt = dict(self.prepared.only(index, len(kept)).inputs)
         pixels = prompt.pop("pixel_values")
         if self.setting.scope == "full":
             return Subject(self.model, choice, prompt, pixels, torch.zeros_like(pixels), None)
