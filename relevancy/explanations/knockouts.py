@@ -61,7 +61,7 @@ def evidence_for(
         for one, areas in zip(maps, parts, strict=True)
         for _, area in areas
     ]
-    shared = knockout.shares_prefix(model, prefill, max(one.length for one in maps))
+    shared = knockout.shares_prefix(model, prefill.cache, max(one.length for one in maps))
     if not shared and not prepared.separable:
         return [None] * len(maps)
     logits = (

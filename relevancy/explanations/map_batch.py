@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["ExplainConfig", "MapBatch", "versions"]
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +31,7 @@ from relevancy.models.session import Session
 from relevancy.plotting.overlay import FLOOR, percent
 
 _GONE = Image.new("L", (1, 1))  # of a picture whose pixels are no longer at hand; the grid has its size
+_LONG = 256  # tokens up to the picture's last: with fewer, a batch of questions is read faster all at once
 _MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
 
 
@@ -94,38 +95,88 @@ class MapBatch:
 
     def results(self) -> list[list[Explanation]]:
         """For each example, an Explanation of each of its targets."""
-        given = [example.answer for example in self.examples if example.answer is not None]
-        if not given and not targets.needs_answer(self.wish.target):
-            return self._at_the_first_token()
-        own = given or self._answers(self.session.prefill(self._prepared()))
-        answers = [list(ids) for ids in own]
-        choices = [targets.choose(self.wish.target, answer, self.model.tokenizer) for answer in answers]
-        return self._teacher_forced(answers, choices)
-
-    def _prepared(self, said: Sequence[Sequence[int]] | None = None) -> Prepared:
-        """The examples, seen by the tower already where the method reads the decoder's attention alone."""
-        return self.session.prepare(self.examples, said, features=self.wish.sees_first)
-
-    def _at_the_first_token(self) -> list[list[Explanation]]:
-        """One forward pass serves map and answer: the answer goes on from the cache that the map leaves behind."""
-        prepared = self._prepared()
+        given = [list(example.answer) for example in self.examples if example.answer is not None]
+        numbers = list(range(len(self.examples)))
+        if given:
+            chosen = self._chosen(given)
+            prepared = self._prepared(numbers, given, chosen)
+            with self._opened(prepared) as reader:
+                return self._apart(
+                    prepared,
+                    lambda part, own: self._given(
+                        reader, part, own, [given[one] for one in own], [chosen[one] for one in own]
+                    ),
+                )
+        prepared = self._prepared(numbers)
         with self._opened(prepared) as reader:
-            output = reader.forward(prepared, 1, use_cache=True)
-            logits = output.logits[:, -1:]
+            return self._apart(prepared, lambda part, own: self._asked(reader, part, own))
+
+    def _prepared(
+        self, numbers: Sequence[int], answers: Sequence[list[int]] = (), choices: Sequence[list[targets.Choice]] = ()
+    ) -> Prepared:
+        """Some examples, with their answers as far as the last target needs them.
+
+        The tower has seen their pictures already where the method reads the decoder's attention alone.
+        """
+        said = [answer[: _last(chosen)] for answer, chosen in zip(answers, choices, strict=True)] or None
+        return self.session.prepare([self.examples[one] for one in numbers], said, features=self.wish.sees_first)
+
+    def _chosen(self, answers: Sequence[list[int]]) -> list[list[targets.Choice]]:
+        return [targets.choose(self.wish.target, answer, self.model.tokenizer) for answer in answers]
+
+    def _apart(
+        self, prepared: Prepared, read: Callable[[Prepared, list[int]], list[list[Explanation]]]
+    ) -> list[list[Explanation]]:
+        """What `read` makes of the batch; of each example by itself where its picture was read before.
+
+        read: takes examples and their numbers. The questions about one picture then come one after the other.
+        """
+        numbers = list(range(len(self.examples)))
+        if not self._shares(prepared):
+            return read(prepared, numbers)
+        pictures = [id(example.picture) for example in self.examples]
+        found: dict[int, list[Explanation]] = {}
+        for number in sorted(numbers, key=lambda one: (pictures.index(pictures[one]), one)):
+            (found[number],) = read(prepared.only(number), [number])
+        return [found[number] for number in numbers]
+
+    def _shares(self, prepared: Prepared) -> bool:
+        """Whether it pays to read pictures once for all of their questions, and the method can."""
+        pictures = {id(example.picture) for example in self.examples}
+        return (
+            self.method.resumes
+            and len(pictures) < len(self.examples)
+            and int(prepared.image_places(0)[-1]) >= _LONG
+            and self.session.shares_beginnings(prepared)
+        )
+
+    def _asked(self, reader: Attributor, part: Prepared, numbers: list[int]) -> list[list[Explanation]]:
+        """Questions whose answers are the model's own: one forward pass serves the first token's map and the answer."""
+        output = reader.forward(part, 1, use_cache=True)
+        logits, prefill = output.logits[:, -1:], Prefill.of(part, output)
+        if not targets.needs_answer(self.wish.target):
             choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
-            readings = self._read(reader, prepared, logits, choices, [0] * len(choices))
-            prefill = Prefill.of(prepared, output)
-            answers = self._answers(prefill.branch())
-        return self._explained(prepared, prefill, answers, readings)
+            readings = self._read(reader, part, logits, choices)
+            return self._explained(part, numbers, prefill, self._answers(prefill), readings)
+        answers = self._answers(prefill)
+        choices = self._chosen(answers)
+        if max(map(_last, choices)) > 0:
+            later = self._prepared(numbers, answers, choices)
+            return self._given(reader, later, numbers, answers, choices)
+        return self._explained(part, numbers, prefill, answers, self._read(reader, part, logits, choices))
 
-    def _teacher_forced(self, answers: list[list[int]], choices: list[list[targets.Choice]]) -> list[list[Explanation]]:
-        """One forward pass over prompts with their answers, as far as the last target needs."""
-        last = [max(choice.position for choice in chosen) for chosen in choices]
-        prepared = self._prepared([answer[:position] for answer, position in zip(answers, last, strict=True)])
-        with self._opened(prepared) as reader:
-            output = reader.forward(prepared, max(last) + 1, use_cache=self.wish.evidence)
-            readings = self._read(reader, prepared, output.logits, choices, last)
-        return self._explained(prepared, Prefill.of(prepared, output), answers, readings)
+    def _given(
+        self,
+        reader: Attributor,
+        part: Prepared,
+        numbers: Sequence[int],
+        answers: Sequence[list[int]],
+        choices: Sequence[list[targets.Choice]],
+    ) -> list[list[Explanation]]:
+        """Questions with the answers that follow them, read in one forward pass."""
+        output = reader.forward(part, max(map(_last, choices)) + 1, use_cache=self.wish.evidence)
+        readings = self._read(reader, part, output.logits, choices)
+        return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
 
     def _opened(self, prepared: Prepared) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
@@ -135,21 +186,22 @@ class MapBatch:
                 f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.layered)}."
             )
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
-        return opened(self.method, model, MethodSettings(scope, self.layers, grid.rows, grid.cols))
+        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=self._shares(prepared))
+        return opened(self.method, model, setting)
 
     def _read(
         self,
         reader: Attributor,
         prepared: Prepared,
         logits: Tensor,
-        choices: list[list[targets.Choice]],
-        last: list[int],
+        choices: Sequence[list[targets.Choice]],
     ) -> list[list[_Reading]]:
         """A round for the first target of every item, one for the second, and so on.
 
         logits: (batch, kept, vocabulary), the sequences' last positions. An item whose targets are used up repeats its
         last one and is not read.
         """
+        last = [_last(chosen) for chosen in choices]
         readings: list[list[_Reading]] = [[] for _ in choices]
         rounds = max(len(chosen) for chosen in choices)
         kept = prepared.kept
@@ -170,18 +222,23 @@ class MapBatch:
         return readings
 
     def _answers(self, prompt: Prefill) -> list[list[int]]:
-        """The model's own answers, ids; they go on in the prompt's cache."""
+        """The model's own answers, ids."""
         if self.keep_prompt:
             self.prompt = prompt.branch()
-        return self.session.generate(prompt, self.wish.max_new_tokens)
+        return self.session.generate(prompt.branch(), self.wish.max_new_tokens)
 
     def _explained(
-        self, prepared: Prepared, prefill: Prefill, answers: list[list[int]], readings: list[list[_Reading]]
+        self,
+        prepared: Prepared,
+        numbers: Sequence[int],
+        prefill: Prefill,
+        answers: Sequence[list[int]],
+        readings: list[list[_Reading]],
     ) -> list[list[Explanation]]:
         judged = iter(self._judged(prepared, prefill, readings))
         return [
-            [self._explanation(prepared, row, answer, reading, next(judged)) for reading in read]
-            for row, (answer, read) in enumerate(zip(answers, readings, strict=True))
+            [self._explanation(prepared, row, number, answer, reading, next(judged)) for reading in read]
+            for row, (number, answer, read) in enumerate(zip(numbers, answers, readings, strict=True))
         ]
 
     def _judged(
@@ -198,13 +255,20 @@ class MapBatch:
         return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
 
     def _explanation(
-        self, prepared: Prepared, number: int, answer: list[int], reading: _Reading, evidence: Evidence | None
+        self,
+        prepared: Prepared,
+        place: int,
+        number: int,
+        answer: list[int],
+        reading: _Reading,
+        evidence: Evidence | None,
     ) -> Explanation:
-        tokenizer, example, layout = self.model.tokenizer, self.examples[number], prepared.layouts[number]
+        """Of the example of this number, at this place in what was prepared."""
+        tokenizer, example, layout = self.model.tokenizer, self.examples[number], prepared.layouts[place]
         row, image_map = reading.row.numpy(), reading.image_map
-        ids = prepared.own_ids(number)[: len(row)].cpu()
+        ids = prepared.own_ids(place)[: len(row)].cpu()
         is_image = (ids == self.model.image_token_id).numpy()
-        notes = [*prepared.notes[number], *reading.notes, *_method_notes(self.method)]
+        notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
         if not layout.placed.all():
             apart = np.flatnonzero(is_image)[~layout.placed]
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
@@ -243,6 +307,11 @@ class MapBatch:
             notes=tuple(notes),
             versions=versions() | {package: metadata.version(package) for package in self.method.needs},
         )
+
+
+def _last(choices: Sequence[targets.Choice]) -> int:
+    """The last position of an answer that is explained."""
+    return max(choice.position for choice in choices)
 
 
 def _image_map(prepared: Prepared, number: int, row: Tensor, vision: Tensor | None) -> np.ndarray:

@@ -23,12 +23,17 @@ from relevancy.models.prepared import Prepared
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture."""
+    """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture.
+
+    resume: examples come one by one, those about one picture after one another; what comes before the question may be
+    read once for all of them.
+    """
 
     scope: Scope
     layers: tuple[int, ...] | None
     rows: int
     cols: int
+    resume: bool = False
 
     @property
     def patches(self) -> int:

@@ -78,8 +78,7 @@ class Prefill:
 
     def branch(self) -> Prefill:
         """The same prompt with a cache of its own, which may grow while this one stays; nothing is copied yet."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache = branched(self.cache)
         for layer in cache.layers:
             if layer.is_initialized:
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
@@ -106,6 +105,13 @@ class Prefill:
         positions = known["position_ids"][..., -1:] if known else None
         logits = output.logits[:, -1].detach()
         return Prefill(torch.cat([self.ids, ids], 1), mask, logits, output.past_key_values, positions), output.logits
+
+
+def branched(cache: Any) -> Any:
+    """A cache that may grow while this one stays, gradients included; nothing is copied yet."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
 
 
 def answers(model: Model, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:

@@ -39,17 +39,17 @@ class Variant:
     hidden: Tensor
 
 
-def shares_prefix(model: Model, prefill: Prefill, longest: int) -> bool:
+def shares_prefix(model: Model, cache: Any, longest: int) -> bool:
     """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
 
     Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
-    shorter than the sequence, or where a layer keeps a state that is no list of keys.
+    shorter than the sequence, or where a layer keeps a state that is no list of keys. cache: of a forward pass, or the
+    empty one that a pass would fill.
     """
+    filled = [layer for layer in cache.layers if layer.is_initialized]
     return model.causal and all(
-        type(layer) is DynamicLayer
-        or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
-        or not layer.is_initialized
-        for layer in prefill.cache.layers
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
+        for layer in filled or cache.layers
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Example", "Prepared", "ProcessedPicture"]
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -89,8 +89,20 @@ class Prepared:
             if isinstance(value, Tensor)
         )
 
-    def only(self, row: int, length: int) -> Prepared:
-        """One example by itself, as a batch of 1: its first `length` own tokens, without padding."""
+    def equals(self, other: Prepared) -> bool:
+        """Whether the model would read the very same."""
+        mine, others = _tensors(self.inputs), _tensors(other.inputs)
+        return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+
+    def rest(self, tokens: int) -> dict[str, Any]:
+        """What the model still needs of one example, without padding, whose first tokens are in a cache."""
+        own = {"input_ids": self.ids[:, tokens:], "attention_mask": self.inputs["attention_mask"]}
+        if "position_ids" in self.inputs:
+            own["position_ids"] = self.inputs["position_ids"][..., tokens:]
+        return own
+
+    def only(self, row: int, length: int | None = None) -> Prepared:
+        """One example by itself, as a batch of 1 without padding: its first `length` own tokens, or all."""
         shape = self.ids.shape
         kept = self.kept[row].nonzero()[:length, 0]
         own: dict[str, Any] = {}
@@ -139,6 +151,15 @@ def processed(processor: Any, images: Sequence[Image.Image | ProcessedPicture], 
         del inputs["pixel_values"]
         inputs[FEATURES] = _as_outputs(torch.cat(features) if features[0].ndim == 3 else features)
     return inputs
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a model reads, features as one tensor."""
+    found = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if FEATURES in inputs:
+        held = inputs[FEATURES]["image"].pooler_output
+        found[FEATURES] = held if isinstance(held, Tensor) else torch.cat(list(held))
+    return found
 
 
 def _as_outputs(features: Tensor | list[Tensor]) -> dict[str, Any]:

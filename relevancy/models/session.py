@@ -6,16 +6,18 @@ __all__ = ["Session"]
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import DynamicCache
 
 from relevancy.core import patching
 from relevancy.images import Picture
-from relevancy.models import generation
+from relevancy.models import generation, knockout
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, Prepared, ProcessedPicture
@@ -36,6 +38,7 @@ class Session:
         self.model = model
         self._towers = VisionCache() if towers is None else towers
         self._held = ExitStack()
+        self._seen: dict[int, tuple[Image.Image | ProcessedPicture, ProcessedPicture]] = {}
 
     def __enter__(self) -> Session:
         with ExitStack() as held:
@@ -73,25 +76,31 @@ class Session:
         )
 
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
-        """What tower and connector make of each of the pictures, by the picture's `id`; each runs once."""
+        """What tower and connector make of each of the pictures, by the picture's `id`; each runs once in a session."""
         model: Any = self.model.model
-        known = {id(image): self._processed(image) for image in images}
-        new = [key for key, one in known.items() if one.features is None]
+        new = {id(image): image for image in images if id(image) not in self._seen}
         with torch.no_grad(), self._towers.shared(self.model), unused_tower_layers_skipped(self.model):
             for start in range(0, len(new), _TOGETHER):
-                some = new[start : start + _TOGETHER]
-                pixels = torch.stack([known[key].pixels for key in some]).to(self.model.device, self.model.dtype)
+                some = list(new.values())[start : start + _TOGETHER]
+                processed = [self._processed(image) for image in some]
+                pixels = torch.stack([one.pixels for one in processed]).to(self.model.device, self.model.dtype)
                 pooled = model.get_image_features(pixels, return_dict=True).pooler_output
-                for key, features in zip(some, pooled, strict=True):
+                for image, one, features in zip(some, processed, pooled, strict=True):
                     whole = features[None] if isinstance(pooled, Tensor) else features
-                    known[key] = ProcessedPicture(known[key].size, known[key].pixels, whole, known[key].notes)
-        return known
+                    self._seen[id(image)] = image, replace(one, features=whole)
+        return {id(image): self._seen[id(image)][1] for image in images}
 
     def _processed(self, image: Image.Image | ProcessedPicture) -> ProcessedPicture:
         if isinstance(image, ProcessedPicture):
             return image
         pixels: Tensor = self.model.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
         return ProcessedPicture(image.size, pixels)
+
+    def shares_beginnings(self, prepared: Prepared) -> bool:
+        """Whether what each example has up to its picture's end can be read once for other questions about it."""
+        empty = DynamicCache(config=self.model.model.config.get_text_config())
+        longest = int(prepared.kept.sum(-1).max()) + MAX_NEW_TOKENS
+        return prepared.separable and self.model.patchwise and knockout.shares_prefix(self.model, empty, longest)
 
     def prefill(self, prepared: Prepared) -> Prefill:
         """One forward pass over the batch: what any answer goes on from."""
