@@ -15,7 +15,7 @@ from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.knockouts import Areas
-from relevancy.models import knockout, wrap
+from relevancy.models import generation, knockout, wrap
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
 from relevancy.models.prepared import Prepared
@@ -61,7 +61,7 @@ def test_knockout_equals_a_mask_written_out(name):
     variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
     before = [layer.keys.shape for layer in prefill.cache.layers]
     whole = knockout.logits_in_full(model, prepared, variants)
-    shared = knockout.shares_prefix(model, prefill, max(lengths))
+    shared = generation.shares_prefix(model, max(lengths), prefill.cache)
     assert shared == (name not in ("paligemma", "paligemma2", "gemma2-clip"))  # prefix without mask, short windows
     found = knockout.logits_of(model, prefill, variants) if shared else whole
     for logits, other, variant in zip(found, whole, variants, strict=True):

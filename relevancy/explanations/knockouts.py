@@ -16,7 +16,7 @@ from torch import Tensor
 from relevancy.core.targets import Choice, shown
 from relevancy.explanations.evidence import Evidence
 from relevancy.families.views import Layout
-from relevancy.models import knockout
+from relevancy.models import generation, knockout
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
 from relevancy.models.model import Model
@@ -53,7 +53,7 @@ def evidence_for(
 
     prefill: what a forward pass over the batch left behind, at least as far as the maps' lengths. Costs 5 short passes
     over the tokens after the picture, as one batch; 5 whole forward passes where the model cannot share what comes
-    before (see `knockout.shares_prefix`). All tokens of one answer share the pass without the picture.
+    before (see `generation.shares_prefix`). All tokens of one answer share the pass without the picture.
     """
     parts = [Areas.of(one.image_map).named() for one in maps]
     variants = [
@@ -61,7 +61,7 @@ def evidence_for(
         for one, areas in zip(maps, parts, strict=True)
         for _, area in areas
     ]
-    shared = knockout.shares_prefix(model, prefill.cache, max(one.length for one in maps))
+    shared = generation.shares_prefix(model, max(one.length for one in maps), prefill.cache)
     if not shared and not prepared.separable:
         return [None] * len(maps)
     logits = (

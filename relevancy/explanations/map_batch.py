@@ -25,13 +25,15 @@ from relevancy.images import Picture
 from relevancy.methods import registry
 from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
 from relevancy.methods.registry import MapFunction, Method
+from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
+from relevancy.models.model import Model
 from relevancy.models.prepared import Example, Prepared
 from relevancy.models.session import Session
 from relevancy.plotting.overlay import FLOOR, percent
 
 _GONE = Image.new("L", (1, 1))  # of a picture whose pixels are no longer at hand; the grid has its size
-_LONG = 256  # tokens up to the picture's last: with fewer, a batch of questions is read faster all at once
+_LONG = 256  # image tokens: with fewer, a batch of questions is read faster all at once
 _MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
 
 
@@ -62,6 +64,15 @@ class ExplainConfig:
     def sees_first(self) -> bool:
         """Whether the tower may run beforehand: for methods that read the decoder's attention alone."""
         return self.scope == "language" and self.explainer.layered
+
+
+def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bool:
+    """Whether it pays to read a picture once for all questions about it, and is exact for sequences up to `longest`.
+
+    longest: tokens, the answer's included; all that the model can read where None.
+    """
+    exact = model.patchwise and generation.shares_prefix(model, model.room if longest is None else longest)
+    return exact and wish.explainer.resumes and model.layout(64, 64).count >= _LONG
 
 
 @dataclass(frozen=True)
@@ -141,14 +152,10 @@ class MapBatch:
         return [found[number] for number in numbers]
 
     def _shares(self, prepared: Prepared) -> bool:
-        """Whether it pays to read pictures once for all of their questions, and the method can."""
-        pictures = {id(example.picture) for example in self.examples}
-        return (
-            self.method.resumes
-            and len(pictures) < len(self.examples)
-            and int(prepared.image_places(0)[-1]) >= _LONG
-            and self.session.shares_beginnings(prepared)
-        )
+        """Whether pictures are read once for all of their questions."""
+        several = len({id(example.picture) for example in self.examples}) < len(self.examples)
+        longest = int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens
+        return several and prepared.separable and resumes(self.model, self.wish, longest)
 
     def _asked(self, reader: Attributor, part: Prepared, numbers: list[int]) -> list[list[Explanation]]:
         """Questions whose answers are the model's own: one forward pass serves the first token's map and the answer."""

@@ -16,7 +16,7 @@ from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explanation import Explanation
-from relevancy.explanations.map_batch import ExplainConfig, MapBatch
+from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
 from relevancy.export.processed import OpenedPicture
 from relevancy.export.schema import EVIDENCE
 from relevancy.models.model import Model
@@ -32,9 +32,19 @@ class ExplainBatches:
     wish: ExplainConfig
     batch: int
 
-    def batches(self, items: Sequence[Item]) -> Iterator[list[int]]:
-        """Places of the items, those of like length together, so that little is padded."""
-        order = sorted(range(len(items)), key=lambda place: (len(items[place].question or ""), place))
+    def batches(self, items: Sequence[Item], *, by_picture: bool = False) -> Iterator[list[int]]:
+        """Places of the items, those of like length together, so that little is padded.
+
+        by_picture: the questions about one picture are a batch of their own, for a model that reads it once for all.
+        """
+        alone = list(range(len(items)))
+        if by_picture:
+            together: dict[str, list[int]] = {}
+            for place in alone:
+                together.setdefault(_key(items[place]), []).append(place)
+            yield from (places for places in together.values() if len(places) > 1)
+            alone = [place for places in together.values() for place in places if len(places) == 1]
+        order = sorted(alone, key=lambda place: (len(items[place].question or ""), place))
         for start in range(0, len(order), self.batch):
             yield order[start : start + self.batch]
 
@@ -60,7 +70,7 @@ class RecordMaker:
             pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
             if self.way.wish.sees_first:
                 pictures = self._seen(model, pictures, towers)
-            for places in self.way.batches(asked):
+            for places in self.way.batches(asked, by_picture=resumes(model, self.way.wish)):
                 records += self._explained(model, [asked[place] for place in places], pictures, opened)
         return records
 

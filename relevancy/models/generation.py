@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
@@ -112,6 +114,22 @@ def branched(cache: Any) -> Any:
     branch = copy.copy(cache)
     branch.layers = [copy.copy(layer) for layer in cache.layers]
     return branch
+
+
+def shares_prefix(model: Model, longest: int, cache: Any = None) -> bool:
+    """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
+
+    Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
+    shorter than the sequence, or where a layer keeps a state that is no list of keys. cache: what a forward pass left
+    behind; without one, it is told from what the model would fill.
+    """
+    read: Any = DynamicCache(config=model.model.config.get_text_config()) if cache is None else cache
+    layers = read.layers
+    filled = [layer for layer in layers if layer.is_initialized]
+    return model.causal and all(
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
+        for layer in filled or layers
+    )
 
 
 def answers(model: Model, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from relevancy.core import attention, patching
 from relevancy.models.generation import Prefill
@@ -39,24 +39,10 @@ class Variant:
     hidden: Tensor
 
 
-def shares_prefix(model: Model, cache: Any, longest: int) -> bool:
-    """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
-
-    Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
-    shorter than the sequence, or where a layer keeps a state that is no list of keys. cache: of a forward pass, or the
-    empty one that a pass would fill.
-    """
-    filled = [layer for layer in cache.layers if layer.is_initialized]
-    return model.causal and all(
-        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
-        for layer in filled or cache.layers
-    )
-
-
 def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
     """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
 
-    For prefills of which `shares_prefix` is true, read as far as the variants' lengths. The prefill stays as it is.
+    For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as they are.
     Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
     """
     beginnings = {variant.row: _Beginning.of(model, prefill, variant.row) for variant in variants}

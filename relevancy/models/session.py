@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache
 
 from relevancy.core import patching
 from relevancy.images import Picture
-from relevancy.models import generation, knockout
+from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, Prepared, ProcessedPicture
@@ -95,12 +94,6 @@ class Session:
             return image
         pixels: Tensor = self.model.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
         return ProcessedPicture(image.size, pixels)
-
-    def shares_beginnings(self, prepared: Prepared) -> bool:
-        """Whether what each example has up to its picture's end can be read once for other questions about it."""
-        empty = DynamicCache(config=self.model.model.config.get_text_config())
-        longest = int(prepared.kept.sum(-1).max()) + MAX_NEW_TOKENS
-        return prepared.separable and self.model.patchwise and knockout.shares_prefix(self.model, empty, longest)
 
     def prefill(self, prepared: Prepared) -> Prefill:
         """One forward pass over the batch: what any answer goes on from."""
