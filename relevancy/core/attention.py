@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -109,9 +109,16 @@ class Knockout:
 
     keys: Tensor
     first: int
+    _known: dict[tuple[Any, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def applied(self, mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
         """The attention mask of a call without what is knocked out, (batch, 1 or heads, queries, keys)."""
+        asked = id(mask), query.shape[2], key.shape[2], query.device, causal
+        if asked not in self._known:  # layers are given the same mask; it is held, so that its id stays its own
+            self._known[asked] = mask, self._without(mask, query, key, causal=causal)
+        return self._known[asked][1]
+
+    def _without(self, mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
         queries, keys = query.shape[2], key.shape[2]
         places = torch.arange(keys - queries, keys, device=query.device)
         hidden = nn.functional.pad(self.keys.to(query.device), (0, keys - self.keys.shape[1]))[:, None, None]

@@ -42,7 +42,7 @@ class Variant:
 def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
     """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
 
-    For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as they are.
+    For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
     Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
     """
     beginnings = {variant.row: _Beginning.of(model, prefill, variant.row) for variant in variants}
