@@ -98,8 +98,8 @@ def test_every_question_about_one_object_is_asked(collected, model):
     answers = explain(model, [one.image for one, _ in asked], [question.text for _, question in asked], evidence=False)
     right = [result.answer == question.answer for result, (_, question) in zip(answers, asked, strict=True)]
     assert (found.asked, found.right) == (len(asked), sum(right))
-    assert set(found.maps) == {*METHODS, *PLANTED}
-    counts = {name: sum(map(len, by_form.values())) for name, by_form in found.maps.items()}
+    assert set(found.maps("touch")) == {*METHODS, *PLANTED}
+    counts = {name: sum(map(len, by_form.values())) for name, by_form in found.maps("middle").items()}
     assert counts.pop(BLIND) == len(asked)
     assert counts.pop(OTHER) <= sum(right)
     # The ninth scene is read alone, and has no other picture.
@@ -109,7 +109,7 @@ def test_every_question_about_one_object_is_asked(collected, model):
     assert set(counts.values()) == {sum(right)}
     letters = sum(hit for hit, (_, question) in zip(right, asked, strict=True) if question.form == "ab")
     said = sum(hit and question.answer in ("Yes", "No") for hit, (_, question) in zip(right, asked, strict=True))
-    sizes = [len(found.maps["relevancy"][form]) for form in FORMS]
+    sizes = [len(found.maps("middle")["relevancy"][form]) for form in FORMS]
     assert sizes == [sum(right) - letters - said, said, letters]
 
 
@@ -124,7 +124,7 @@ def test_what_is_kept_is_what_explain_says(collected, model):
     )
     for method in METHODS:
         result = explain(model, drawn.image, question.text, method=method)
-        own = [one for one in found.maps[method]["open"] if one.picture == str(drawn.seed)]
+        own = [one for one in found.maps("middle")[method]["open"] if one.picture == str(drawn.seed)]
         (kept,) = [one for one in own if one.evidence.blind == pytest.approx(result.evidence.blind, abs=1e-5)]
         assert kept.evidence.best_tv == pytest.approx(result.evidence.best_tv, abs=1e-4)
         assert kept.share == pytest.approx(result.shares["image"], rel=1e-3)
@@ -134,12 +134,17 @@ def test_what_is_kept_is_what_explain_says(collected, model):
 def test_truth_of_planted_maps(collected):
     _, found = collected
 
-    def right(name):
-        return [one.right for maps in found.maps[name].values() for one in maps]
+    def right(name, truth):
+        return np.array([one.right for maps in found.maps(truth)[name].values() for one in maps])
 
-    assert np.mean(right(OUTLINE)) > 0.95
-    assert not any(right(BLIND))
-    assert not any(right(OTHER))
+    for truth in ("middle", "touch"):
+        assert right(OUTLINE, truth).mean() > 0.95
+        assert not right(BLIND, truth).any()
+    assert not right(OTHER, "middle").any()
+    assert right(OUTLINE, "touch").all()
+    for name in (*METHODS, BLOB, NOISE):
+        assert (right(name, "touch") >= right(name, "middle")).all()
+        assert right(name, "touch").sum() > right(name, "middle").sum()
 
 
 def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
@@ -148,9 +153,9 @@ def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
     (tmp_path / "settings.json").write_bytes((folder / "settings.json").read_bytes())
     cut = next(number for number, line in enumerate(lines) if b'"said"' in line) + 1
     (tmp_path / "results.jsonl").write_bytes(b"".join(lines[:cut]) + lines[cut][:20])  # torn within a line
-    assert collect(model, tmp_path, scenes=9, seed=SEED, methods=METHODS).maps == found.maps
+    assert collect(model, tmp_path, scenes=9, seed=SEED, methods=METHODS) == found
     monkeypatch.setattr(evidence, "explain", None)  # nothing is read twice
-    assert collect(model, tmp_path, scenes=9, seed=SEED, methods=METHODS).maps == found.maps
+    assert collect(model, tmp_path, scenes=9, seed=SEED, methods=METHODS) == found
     fewer = collect(model, tmp_path, scenes=8, seed=SEED, methods=METHODS)
     assert 0 < fewer.asked < found.asked
     with pytest.raises(RelevancyError, match="other settings"):
@@ -165,9 +170,10 @@ def test_the_command(collected, tmp_path):
     assert ran.exit_code == 0, ran.stderr
     told = json.loads(ran.stdout)
     assert told["questions"] == {"demo-small": {"asked": found.asked, "right": found.right}}
-    groups = {(one["explainer"], one["form"]): one for one in told["maps"]}
+    groups = {(one["explainer"], one["form"]): one for one in told["maps"] if one["truth"] == "middle"}
     assert set(groups) == {(name, form) for name in (*METHODS, *PLANTED) for form in ("all", *FORMS)}
-    both = [one.evidence.verdict == "confirmed" for maps in found.maps[OUTLINE].values() for one in maps]
+    assert len(told["maps"]) == 2 * len(groups)
+    both = [one.evidence.verdict == "confirmed" for maps in found.maps("middle")[OUTLINE].values() for one in maps]
     assert groups[OUTLINE, "all"]["score"]["confirmed"]["value"] == pytest.approx(np.mean(both))
     assert groups[OUTLINE, "all"]["areas"] is None
     assert 0 <= groups["relevancy", "all"]["areas"]["lead_tv"]["value"] <= 1

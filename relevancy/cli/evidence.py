@@ -15,7 +15,7 @@ from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, out, say, share_of
 
 if TYPE_CHECKING:
-    from relevancy.demo.evidence import CollectedMaps
+    from relevancy.demo.evidence import CollectedMaps, Truth
     from relevancy.metrics.evidence import VerdictScore
     from relevancy.stats.clustered import Estimate
 
@@ -31,6 +31,7 @@ class _ScoredMaps:
     model: str
     explainer: str
     form: str
+    truth: Truth
     score: VerdictScore
     areas: dict[str, Estimate] | None
     areas_dependent: dict[str, Estimate] | None
@@ -64,52 +65,48 @@ def evidence_of_pair(
         out.print(_verdicts(own))
         out.print(_numbers(own))
     say(
-        "Maps of right answers; of the blind model, of all its answers. Right: the peak lies on the object. Recall: "
-        "among right maps of answers that need the picture. AUC: right maps against wrong ones. 95 % intervals over "
-        f"scenes. → {folder}"
+        "Maps of right answers; of the blind model, of all its answers. Right: the highest patch has its middle on the "
+        "object, or touches it. Recall: among right maps of answers that need the picture. AUC: how often the number "
+        f"is larger for a right map than for a wrong one. 95 % intervals over scenes. → {folder}"
     )
 
 
 def _scored(
     model: str, collected: CollectedMaps, methods: Sequence[str], progress: Callable[[float], None]
 ) -> Iterator[_ScoredMaps]:
-    """Every group of maps; all forms of question first."""
+    """Every group of maps by both truths; all forms of question first, areas of methods only."""
     from relevancy.metrics.evidence import areas_of_numbers, verdict_score
 
-    for done, (name, by_form) in enumerate(collected.maps.items(), 1):
-        for form, maps in {ALL: [one for own in by_form.values() for one in own], **by_form}.items():
-            dependent = [one for one in maps if one.dependent]
-            honest = name in methods
-            yield _ScoredMaps(
-                model,
-                name,
-                form,
-                verdict_score(maps),
-                areas_of_numbers(maps) if honest else None,
-                areas_of_numbers(dependent) if honest else None,
-            )
-        progress(done / len(collected.maps))
+    truths: tuple[Truth, ...] = ("middle", "touch")
+    groups = [
+        (truth, name, form, maps)
+        for truth in truths
+        for name, by_form in collected.maps(truth).items()
+        for form, maps in {ALL: [one for own in by_form.values() for one in own], **by_form}.items()
+    ]
+    for done, (truth, name, form, maps) in enumerate(groups, 1):
+        dependent = [one for one in maps if one.dependent]
+        numbers, of_dependent = (areas_of_numbers(some) if name in methods else None for some in (maps, dependent))
+        yield _ScoredMaps(model, name, form, truth, verdict_score(maps), numbers, of_dependent)
+        progress(done / len(groups))
 
 
 def _verdicts(found: Sequence[_ScoredMaps]) -> Table:
     titles = "maps", "right", "words alone", "confirmed", "precision", "recall", "confirmed of the wrong ones"
-    table = Table("explainer", "form", *titles, box=None, pad_edge=False)
+    table = Table("explainer", "questions", "truth", *titles, box=None, pad_edge=False)
     for one in found:
         if one.form == ALL or one.areas is not None:
             score = one.score
-            numbers = (
-                score.right, score.words_alone, score.confirmed, score.precision, score.recall, score.false_alarms
-            )  # fmt: skip
-            table.add_row(one.explainer, one.form, f"{score.right.rows:,}", *map(_percent, numbers))
+            numbers = score.right, score.words_alone, score.confirmed, score.precision, score.recall, score.false_alarms
+            table.add_row(one.explainer, one.form, one.truth, f"{score.right.rows:,}", *map(_percent, numbers))
     return table
 
 
 def _numbers(found: Sequence[_ScoredMaps]) -> Table:
-    scored = [one for one in found if one.areas is not None]
-    columns = [f"{one.explainer}, {one.form}" for one in scored]
-    table = Table("AUC", *columns, box=None, pad_edge=False)
-    for name in scored[0].areas or () if scored else ():
-        table.add_row(name, *(_plain((one.areas or {})[name]) for one in scored))
+    scored = [(one, one.areas) for one in found if one.areas is not None]
+    table = Table("AUC", *(f"{one.explainer}, {one.form}, {one.truth}" for one, _ in scored), box=None, pad_edge=False)
+    for name in scored[0][1] if scored else ():
+        table.add_row(name, *(_plain(areas[name]) for _, areas in scored))
     return table
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["CollectedMaps", "collect"]
+__all__ = ["CollectedMaps", "Truth", "collect"]
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,6 +35,9 @@ OUTLINE, BLIND, OTHER, BLOB, NOISE = (
     "outline", "outline, blind model", "outline of another object", "centre blob", "random"
 )  # fmt: skip
 """Planted maps. The first is right by construction, and shows which right maps can be confirmed at all."""
+
+Truth = Literal["middle", "touch"]
+"""When a map's peak lies on the object: the highest patch has its middle there, or any of the object's pixels."""
 
 _SCENES = 8  # read together; each is the other picture of the next one
 _EVIDENCE = "evidence"
@@ -70,23 +74,29 @@ class _Asked:
 
 @dataclass
 class CollectedMaps:
-    """Maps by explainer and form of question, and how many questions were asked and answered rightly."""
+    """What is stored about questions: how many were asked and answered rightly, and every map."""
 
     asked: int = 0
     right: int = 0
-    maps: dict[str, dict[str, list[JudgedMap]]] = field(default_factory=dict)
+    _found: list[tuple[str, str, str, Mapping[str, Any]]] = field(default_factory=list)
 
     def take(self, asked: Sequence[_Asked], store: Store, methods: Sequence[str]) -> None:
-        """Take what is stored about these questions."""
+        """Take these questions."""
         for one in asked:
             self.asked += 1
             self.right += store.found[one.key, "", ANSWER]["right"]
             for name in (*methods, *planted_names(methods)):
                 if values := store.found.get((one.key, name, _EVIDENCE)):
-                    by_form = self.maps.setdefault(name, {form: [] for form in FORMS})
-                    evidence = Evidence.from_json({number: values[number] for number in NUMBERS})
-                    about = str(one.scene.seed), values["right"], values["share"], values["concentration"]
-                    by_form[one.form].append(JudgedMap(*about, evidence))
+                    self._found.append((name, one.form, str(one.scene.seed), values))
+
+    def maps(self, truth: Truth) -> dict[str, dict[str, list[JudgedMap]]]:
+        """Every map by explainer and form of question, right or wrong by this truth."""
+        found: dict[str, dict[str, list[JudgedMap]]] = {}
+        for name, form, picture, values in self._found:
+            evidence = Evidence.from_json({number: values[number] for number in NUMBERS})
+            own = JudgedMap(picture, values[truth], values["share"], values["concentration"], evidence)
+            found.setdefault(name, {each: [] for each in FORMS})[form].append(own)
+        return found
 
 
 def collect(
@@ -169,19 +179,21 @@ def _planted(asked: Sequence[_Asked], grid: Grid) -> Iterator[tuple[str, Sequenc
 def _judged(
     explainer: str, asked: Sequence[_Asked], results: Sequence[Explanation], *, right: bool = True
 ) -> Iterator[_Result]:
-    """What is kept of maps; right: whether a map can be right, which it is with its peak on the object."""
+    """What is kept of maps. right: whether they can be right, as those of a model that sees nothing cannot."""
     for one, result in zip(asked, results, strict=True):
         assert result.evidence is not None
-        mask = one.scene.mask(*one.question.items)
-        yield (
-            (one.key, explainer, _EVIDENCE),
-            {name: getattr(result.evidence, name) for name in NUMBERS}
-            | {
-                "right": right and pointing_patch(result.image_map, result.grid, mask) >= 0.5,
-                "share": result.shares["image"],
-                "concentration": concentration(result.image_map),
-            },
-        )
+        numbers = {name: getattr(result.evidence, name) for name in NUMBERS}
+        beside = {"share": result.shares["image"], "concentration": concentration(result.image_map)}
+        truth = {name: right and found for name, found in _on_object(one, result).items()}
+        yield (one.key, explainer, _EVIDENCE), numbers | beside | truth
+
+
+def _on_object(asked: _Asked, result: Explanation) -> dict[Truth, bool]:
+    """Whether a map's peak lies on the object that is asked about; of an empty map it does not."""
+    items = asked.question.items
+    pointing = pointing_patch(result.image_map, result.grid, asked.scene.mask(*items))
+    touched = outline(asked.scene, items, result.grid).flat[int(result.image_map.argmax())] > 0
+    return {"middle": pointing >= 0.5, "touch": bool(touched) and not math.isnan(pointing)}
 
 
 def _explained(
