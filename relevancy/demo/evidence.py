@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ Truth = Literal["middle", "touch"]
 """When a map's peak lies on the object: the highest patch has its middle there, or any of the object's pixels."""
 
 _SCENES = 8  # read together; each is the other picture of the next one
+_EVERY = 4  # of so many such parts one is shown to planted explainers, of which there are more than of methods
 _EVIDENCE = "evidence"
 
 
@@ -80,12 +81,12 @@ class CollectedMaps:
     right: int = 0
     _found: list[tuple[str, str, str, Mapping[str, Any]]] = field(default_factory=list)
 
-    def take(self, asked: Sequence[_Asked], store: Store, methods: Sequence[str]) -> None:
-        """Take these questions."""
+    def take(self, asked: Sequence[_Asked], store: Store, explainers: Sequence[str]) -> None:
+        """Take these questions, as these explainers answered them."""
         for one in asked:
             self.asked += 1
             self.right += store.found[one.key, "", ANSWER]["right"]
-            for name in (*methods, *planted_names(methods)):
+            for name in explainers:
                 if values := store.found.get((one.key, name, _EVIDENCE)):
                     self._found.append((name, one.form, str(one.scene.seed), values))
 
@@ -110,8 +111,9 @@ def collect(
 ) -> CollectedMaps:
     """The evidence for maps of every question about exactly one visible object, kept in `folder` as it comes.
 
-    Maps of methods by name are read where the model's answer is right, those of planted explainers too; those of the
-    blinded model for all its answers. Stopped at any moment, the same call goes on; with more scenes it goes further.
+    Maps of methods by name are read where the model's answer is right; those of planted explainers too, for a quarter
+    of the scenes; those of the blinded model for all its answers there. Stopped at any moment, the same call goes on;
+    with more scenes it goes further.
     Raises RelevancyError for a folder with other settings.
     """
     for method in methods:
@@ -120,32 +122,35 @@ def collect(
     store = Store(folder, settings)
     blind = blinded(model)
     found = CollectedMaps()
-    part: list[_Asked] = []
-    for done, drawn in enumerate(held_out(scenes, seed), 1):
-        part += [
-            _Asked(drawn, number, question)
-            for number, question in enumerate(drawn.questions)
+    drawn = held_out(scenes, seed)
+    for start in range(0, scenes, _SCENES):
+        asked = [
+            _Asked(one, number, question)
+            for one in islice(drawn, _SCENES)
+            for number, question in enumerate(one.questions)
             if len(question.items) == 1
         ]
-        if done % _SCENES and done < scenes:
-            continue
-        if any((one.key, "", ANSWER) not in store.found for one in part):
-            store.add(_results(model, blind, part, methods))
-        found.take(part, store, methods)
-        part = []
-        progress(done / scenes)
+        planted = start // _SCENES % _EVERY == 0
+        if any((one.key, "", ANSWER) not in store.found for one in asked):
+            store.add(_results(model, blind if planted else None, asked, methods))
+        found.take(asked, store, (*methods, *(planted_names(methods) if planted else ())))
+        progress(min(start + _SCENES, scenes) / scenes)
     return found
 
 
 _Result = tuple[tuple[str, str, str], dict[str, Any]]
 
 
-def _results(model: Model, blind: Model, asked: Sequence[_Asked], methods: Sequence[str]) -> Iterator[_Result]:
-    """Numbers of every map; which questions were read comes last, so that what is torn is read again."""
+def _results(model: Model, blind: Model | None, asked: Sequence[_Asked], methods: Sequence[str]) -> Iterator[_Result]:
+    """Numbers of every map; which questions were read comes last, so that what is torn is read again.
+
+    blind: the blinded model; without it there are no planted explainers.
+    """
     side = asked[0].scene.side
     grid = model.grid(side, side)
-    whole = [outline(one.scene, one.question.items, grid) for one in asked]
-    yield from _judged(BLIND, asked, _explained(blind, asked, planting(whole)), right=False)
+    if blind is not None:
+        whole = [outline(one.scene, one.question.items, grid) for one in asked]
+        yield from _judged(BLIND, asked, _explained(blind, asked, planting(whole)), right=False)
     first = _explained(model, asked, methods[0])
     hits = [result.answer.strip() == one.question.answer for one, result in zip(asked, first, strict=True)]
     right = list(compress(asked, hits))
@@ -155,10 +160,10 @@ def _results(model: Model, blind: Model, asked: Sequence[_Asked], methods: Seque
             again = method != methods[0]
             results = _explained(model, right, method, answers) if again else list(compress(first, hits))
             yield from _judged(method, right, results)
-            if len({one.scene.seed for one in right}) > 1:
+            if blind is not None and len({one.scene.seed for one in right}) > 1:
                 copied = _of_the_scene_before(right, [result.image_map for result in results])
                 yield from _judged(other_picture(method), right, _explained(model, right, planting(copied), answers))
-        for name, some, maps in _planted(right, grid):
+        for name, some, maps in _planted(right, grid) if blind is not None else ():
             given = [one.question.answer for one in some]
             yield from _judged(name, some, _explained(model, some, planting(maps), given))
     for one, hit in zip(asked, hits, strict=True):
