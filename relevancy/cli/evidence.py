@@ -92,21 +92,35 @@ def _scored(
 
 
 def _verdicts(found: Sequence[_ScoredMaps]) -> Table:
-    titles = "maps", "right", "words alone", "confirmed", "precision", "recall", "confirmed of the wrong ones"
+    titles = "maps", "scenes", "right", "words alone", "confirmed", "precision", "recall", "confirmed of the wrong ones"
     table = Table("explainer", "questions", "truth", *titles, box=None, pad_edge=False)
     for one in found:
         if one.form == ALL or one.areas is not None:
             score = one.score
             numbers = score.right, score.words_alone, score.confirmed, score.precision, score.recall, score.false_alarms
-            table.add_row(one.explainer, one.form, one.truth, f"{score.right.rows:,}", *map(_percent, numbers))
+            table.add_row(
+                one.explainer,
+                one.form,
+                one.truth,
+                f"{score.right.rows:,}",
+                f"{score.right.pictures:,}",
+                *map(_percent, numbers),
+            )
     return table
 
 
 def _numbers(found: Sequence[_ScoredMaps]) -> Table:
-    scored = [(one, one.areas) for one in found if one.areas is not None]
-    table = Table("AUC", *(f"{one.explainer}, {one.form}, {one.truth}" for one, _ in scored), box=None, pad_edge=False)
-    for name in scored[0][1] if scored else ():
-        table.add_row(name, *(_plain(areas[name]) for _, areas in scored))
+    """Areas over all forms of question; those by form are in the JSON."""
+    columns = [
+        (f"{one.explainer}, {one.truth}, {answers}", areas)
+        for one in found
+        if one.form == ALL
+        for answers, areas in (("all answers", one.areas), ("needing the picture", one.areas_dependent))
+        if areas is not None
+    ]
+    table = Table("AUC", *(title for title, _ in columns), box=None, pad_edge=False)
+    for name in columns[0][1] if columns else ():
+        table.add_row(name, *(_plain(areas[name]) for _, areas in columns))
     return table
 
 
