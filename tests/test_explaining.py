@@ -14,7 +14,8 @@ from test_tape import State
 import relevancy
 from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import explain, shares
+from relevancy.explanations.explain import explain
+from relevancy.explanations.map_batch import shares
 from relevancy.models.model import Model, wrap
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]

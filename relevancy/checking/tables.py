@@ -16,8 +16,8 @@ from relevancy.atomic_io import whole_files, write_whole
 from relevancy.checking.store import METRIC
 from relevancy.checking.verdicts import CheckFindings, Summary, Verdict
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import versions
 from relevancy.explanations.explanation import finite
+from relevancy.explanations.map_batch import versions
 from relevancy.stats.intervals import Interval
 
 GROUPS: Mapping[str, Mapping[str, str]] = {

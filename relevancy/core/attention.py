@@ -67,7 +67,7 @@ class RelevanceRow(Protocol):
         """Whether no layer has advanced the row yet."""
 
     def read(self, like: Tensor) -> Tensor:
-        """The row before this layer, (batch, tokens); `like` has the layer's (batch, heads, tokens, dim)."""
+        """The row before this layer, (batch, new tokens); `like` has the layer's (batch, heads, new tokens, dim)."""
 
     def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         """r Abar for one tile of query rows, (batch, keys), from r (batch, rows).
@@ -77,7 +77,7 @@ class RelevanceRow(Protocol):
         """
 
     def add(self, update: Tensor) -> None:
-        """Add this layer's r Abar, (batch, tokens)."""
+        """Add this layer's r Abar, (batch, known and new tokens)."""
 
 
 class Recorder(Protocol):
@@ -88,6 +88,10 @@ class Recorder(Protocol):
 
     def root(self, device: torch.device) -> Tensor:
         """A scalar from which a graph can grow."""
+
+    @property
+    def known(self) -> int:
+        """How many tokens before the new ones were recorded in a pass of their own."""
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -169,7 +173,7 @@ def attend(
     rooted = query.requires_grad or key.requires_grad or value.requires_grad
     if row is None and not rooted:  # below the first layer of interest no graph is needed
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
-    if query.shape[2] != key.shape[2]:
+    if key.shape[2] - query.shape[2] != tape.known:
         raise RelevancyError(
             f"{type(module).__name__} was called with {query.shape[2]} new and {key.shape[2]} known tokens: "
             "give the whole sequence in one forward pass, without a filled cache."
@@ -269,7 +273,7 @@ class _Sweep:
         """
         skip_silent = row is not None and row.fresh
         values = None if row is None else row.read(self.grad)
-        update = None if values is None else torch.zeros_like(values)
+        update = None if values is None else values.new_zeros(len(values), self.key.shape[2])
         for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
             if skip_silent and not self.grad[:, :, tile.rows].any():
                 continue

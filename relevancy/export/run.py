@@ -21,7 +21,7 @@ from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
 from relevancy.data.reader import RowReader, digest_of
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import ExplainConfig, versions
+from relevancy.explanations.map_batch import ExplainConfig, versions
 from relevancy.export import engines
 from relevancy.export.chunks import Chunk, chunks, windows
 from relevancy.export.engines import Engine, Here, WorkerSpec

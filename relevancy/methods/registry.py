@@ -43,7 +43,8 @@ class Method:
     summary: one line of meaning. formula, source: what is computed, and who proposed it. weaknesses: what is known
     against it. scopes: those of `explain` that it knows. needs: packages beside the required ones. signed: whether its
     numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. words:
-    whether words have relevance too. home: the module and the name in it of what runs it, see `reading.opened`.
+    whether words have relevance too. resumes: whether a question can be read after a picture that was read before it.
+    home: the module and the name in it of what runs it, see `base.opened`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Method:
     signed: bool = False
     layered: bool = False
     words: bool = True
+    resumes: bool = False
     function: MapFunction | None = None
 
     @property
@@ -179,6 +181,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:relevancy",
                 scopes=_BOTH,
                 layered=True,
+                resumes=True,
             ),
             Method(
                 "relevancy-magnitude",
@@ -193,6 +196,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:magnitude",
                 scopes=_BOTH,
                 layered=True,
+                resumes=True,
             ),
             Method(
                 "attention",
