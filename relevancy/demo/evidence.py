@@ -19,9 +19,10 @@ from relevancy.demo.evaluation import held_out
 from relevancy.demo.liars import another, blinded, blob, outline, planting
 from relevancy.demo.questions import YES_NO, Question
 from relevancy.demo.world import Scene
-from relevancy.explanations.evidence import BEST, DRAWS, NUMBERS, PEAK, Evidence
+from relevancy.explanations.evidence import NUMBERS, Evidence
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
+from relevancy.explanations.knockouts import BEST, DRAWS, PEAK
 from relevancy.geometry import Grid
 from relevancy.methods.registry import MapFunction, chosen
 from relevancy.metrics.evidence import JudgedMap, concentration

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.explanations.evidence import BEST, BLIND_TV, Evidence
+from relevancy.explanations.evidence import BLIND_TV, Evidence
+from relevancy.explanations.knockouts import BEST
 from relevancy.stats.clustered import Estimate, Sample, areas, means
 from relevancy.stats.intervals import Resamples
 
