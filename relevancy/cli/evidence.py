@@ -13,6 +13,7 @@ from rich.table import Table
 
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, out, say, share_of
+from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
     from relevancy.demo.evidence import CollectedMaps, Truth
@@ -46,6 +47,8 @@ def evidence_of_pair(
     from relevancy.demo.evidence import collect
 
     chosen = tuple(dict.fromkeys(name.strip() for name in (methods or METHODS).split(",") if name.strip()))
+    if not chosen:
+        raise RelevancyError("--methods: name one at least, as relevancy.")
     questions: dict[str, dict[str, int]] = {}
     found: list[_ScoredMaps] = []
     with bars() as report:
