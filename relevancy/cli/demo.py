@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
+from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -116,12 +118,34 @@ def evaluate_demo(
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
     maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Instead: does evidence tell right maps from wrong and planted ones?"),
+    ] = False,
+    methods: Annotated[
+        str | None, typer.Option(help="With --evidence: whose maps; relevancy,relevancy-magnitude by default.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --evidence: folder that keeps every map's numbers; relevancy-evidence."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
 ) -> None:
-    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?"""
+    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?
+
+    With --evidence: are maps that are called confirmed right ones, and right ones confirmed? Stopped and started again
+    with the same --out it goes on where it was.
+
+    Try: relevancy evaluate demo --evidence --scenes 1000 --seed 902
+    """
+    names = model or list(PAIR)
+    if evidence:
+        evidence_of_pair(names, scenes, seed, methods, out_folder, as_json=as_json)
+        return
+    if methods is not None or out_folder is not None:
+        raise RelevancyError("--methods and --out belong to --evidence.")
     from relevancy.demo.evaluation import accuracy, map_truth, table
 
-    names = model or list(PAIR)
     loaded = [load_model(name) for name in names]
     right, blind, truths = [], [], []
     with bars() as report:
