@@ -14,6 +14,7 @@ from PIL import Image
 from relevancy.data.items import picture_hash
 from relevancy.errors import RelevancyError
 from relevancy.export.results import Export, open_export
+from relevancy.export.schema import EVIDENCE
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import overlay
@@ -29,6 +30,7 @@ _READ = (
     "row", "id", "picture", "picture_hash", "question", "answer", "token", "probability", "expected", "correct",
     "share_image", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map",
 )  # fmt: skip
+_JUDGED = ("verdict", f"{EVIDENCE}blind_tv")  # of an export with evidence
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Shelf:
 
 @dataclass(frozen=True)
 class DrawnMap:
-    """One model's answer in a card; drawn: its map over the picture, a data address."""
+    """One model's answer in a card; drawn: its map over the picture, a data address.
+
+    verdict, blind_tv: of its evidence, None where it has none.
+    """
 
     model: str
     answer: str
@@ -64,6 +69,8 @@ class DrawnMap:
     probability: float | None
     correct: bool | None
     image_share: float | None
+    verdict: str | None
+    blind_tv: float | None
     drawn: str = field(repr=False)
 
 
@@ -86,15 +93,23 @@ class Card:
 
 
 def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
-    """The most different maps of each two models, the most confident wrong answers, the least relevance on a picture.
+    """The most different maps of each two models, maps that do not show what the answer needs, sure and wrong answers,
+    the least relevance on a picture.
 
-    No picture is shown twice for one reason.
+    Of maps with evidence, only confirmed ones are worth comparing. No picture is shown twice for one reason.
     """
     for pair in pairs:
-        apart = pair.divergence()
+        apart, confirmed = pair.divergence(), pair.confirmed()
+        title, reason = "Most different maps", "Where the two models' relevance lies in the most different places."
+        if np.isfinite(confirmed).any():
+            title, apart = "Confirmed and most different", np.where(confirmed == 1, apart, np.nan)
+            reason = (
+                "Both maps show what their answer needs of the picture, and they agree the least: this is where the "
+                "two models look at different things."
+            )
         yield Shelf(
-            f"Most different maps: {pair.first.name} and {pair.second.name}",
-            "Where the two models' relevance lies in the most different places.",
+            f"{title}: {pair.first.name} and {pair.second.name}",
+            reason,
             "divergence",
             int(np.isfinite(apart).sum()),
             tuple(
@@ -102,6 +117,13 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
                 for row in _first(-apart, pair.first.pictures[pair.in_first], count)
             ),
         )
+    lost = [np.where(one.measures["unconfirmed"] == 1, one.measures["blind_tv"], np.nan) for one in series]
+    if any(np.isfinite(one.measures["unconfirmed"]).any() for one in series):
+        yield _over_all(
+            "The picture matters, the map does not show where",
+            "Answers that need the picture the most, with maps whose best places matter little more than others.",
+            "blind_tv", series, lost, count, sign=-1,
+        )  # fmt: skip
     wrong = [np.where(one.measures["correct"] == 0, one.measures["probability"], np.nan) for one in series]
     yield _over_all(
         "Most confident and wrong", "Wrong answers whose explained token was the most probable.", "probability",
@@ -149,7 +171,10 @@ class Drawer:
             for line in np.flatnonzero(np.isin(one.keys, list(keys))):
                 self.where[int(one.keys[line])].append((one, one.places[line]))
                 wanted[one.source].add(one.places[line])
-        self.lines = [source.lines(places, _READ) for source, places in zip(sources, wanted, strict=True)]
+        self.lines = [
+            source.lines(places, [*_READ, *(name for name in _JUDGED if name in source.columns)])
+            for source, places in zip(sources, wanted, strict=True)
+        ]
 
     def card(self, choice: ShelfRow) -> Card:
         """The row with every model's map, all on one scale."""
@@ -163,7 +188,7 @@ class Drawer:
         seen = tuple(
             DrawnMap(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
-                line["share_image"],
+                line["share_image"], *map(line.get, _JUDGED),
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
             )
             for (one, line), (heat, why) in zip(there, heats, strict=True)

@@ -24,7 +24,18 @@ class Meaning:
 
 MEASURES: Mapping[str, Meaning] = MappingProxyType(
     {
-        "image_share": Meaning("Image share", "How much of all relevance lies on the picture."),
+        "blind_tv": Meaning(
+            "Use of the picture",
+            "How much of the next token's probability moves when the picture is knocked out of attention (total "
+            "variation): 0% is nothing, 100% all of it.",
+        ),
+        "blind_drop": Meaning(
+            "Loss without the picture",
+            "By how much the explained token is less probable with the picture knocked out; below zero it is surer.",
+        ),
+        "image_share": Meaning(
+            "Image share", "How much of all relevance lies on the picture. It is no measure of the picture's use."
+        ),
         "text_share": Meaning("Text share", "How much lies on the words, the first token left out."),
         "first_token_share": Meaning(
             "First-token share", "How much lies on the first token, which often gathers what goes nowhere else."
@@ -112,6 +123,13 @@ def chance(p: float | None) -> str:
     if p is None:
         return "–"
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def outcome(first: str, second: str, first_right: bool, second_right: bool) -> str:
+    """Which of two models is right."""
+    if first_right and second_right:
+        return "both right"
+    return f"only {first if first_right else second} right" if first_right or second_right else "both wrong"
 
 
 def counted(rows: int, pictures: int) -> str:

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevancy.stats.clustered import FEWEST, Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
+from relevancy.stats import clustered as clustered_stats
+from relevancy.stats.clustered import (
+    FEWEST,
+    Estimate,
+    Sample,
+    areas,
+    effects,
+    gaps,
+    holm,
+    means,
+    medians,
+    rank_correlations,
+    sign_flips,
+)
 from relevancy.stats.intervals import Resamples
 
 
@@ -190,6 +203,68 @@ def test_an_area_of_one_group_alone_is_unknown():
     nobody = Sample(np.array([]), np.array([], int))
     (found,) = areas([[(clustered(), nobody)]], Resamples(20, 100))
     assert found.value is None
+
+
+def related(seed=0, pictures=24, per_picture=3, steps=None):
+    """Two measures with a picture's part in common; of a few different values, if so many steps are given."""
+    one, noise = clustered(seed, pictures, per_picture), clustered(seed + 1, pictures, per_picture)
+    values = one.values, one.values + noise.values
+    return (*(each if steps is None else np.round(each * steps) for each in values), one.pictures)
+
+
+def spearman(*measures):
+    return pytest.importorskip("scipy.stats").spearmanr(*measures).statistic
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_a_rank_correlation_and_its_interval_equal_a_loop_over_pictures(steps):
+    one, other, pictures = related(steps=steps)
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([(one, other, pictures)], resamples)
+    samples = [Sample(values, pictures) for values in (one, other)]
+    assert found.value == pytest.approx(spearman(one, other))
+    assert (found.rows, found.pictures) == (72, 24)
+    # The influence is a derivative here and a jackknife there.
+    assert (found.low, found.high) == pytest.approx(bca(spearman, resamples, *samples), abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_rank_correlations_influence_is_how_it_moves_with_a_rows_weight(steps):
+    one, other, _ = related(per_picture=1, steps=steps)
+    ranks = [clustered_stats._Ranked(values) for values in (one, other)]
+    moved = clustered_stats._moved_by_row(*ranks)
+    small = 1e-5
+    weights = np.full((len(one), len(one)), 1 - small) + small * len(one) * np.eye(len(one))
+    values = clustered_stats._rank_correlation(*ranks, weights)
+    assert moved == pytest.approx((values - spearman(one, other)) / small, abs=1e-3)
+    assert moved.mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_rank_correlation_leaves_out_what_is_not_known_and_is_unknown_of_what_does_not_vary():
+    one, other, pictures = related()
+    one[0], other[5] = np.nan, np.nan
+    known = np.isfinite(one) & np.isfinite(other)
+    same = np.ones(len(one))
+    found, flat, nothing, few = rank_correlations(
+        [(one, other, pictures), (one, same, pictures), (np.full(72, np.nan), other, pictures),
+         (one[3:12], other[3:12], pictures[3:12])],
+        Resamples(24, 200),
+    )  # fmt: skip
+    assert (found.value, found.rows) == (pytest.approx(spearman(one[known], other[known])), 70)
+    assert (flat.value, flat.low, nothing.value, nothing.rows) == (None, None, None, 0)
+    assert (few.value is not None, few.low) == (True, None)
+
+
+def test_a_rank_correlations_interval_holds_the_truth_about_as_often_as_it_says():
+    """Of two normal measures of correlation r, Spearman's is 6 / pi * arcsin(r / 2), with two alike rows a picture."""
+    rng, held, truth = np.random.default_rng(8), 0, 6 / math.pi * math.asin(0.5 / 2)
+    pictures = np.repeat(np.arange(40), 2)
+    for seed in range(200):
+        one = rng.normal(size=40)
+        other = 0.5 * one + math.sqrt(0.75) * rng.normal(size=40)
+        (found,) = rank_correlations([(one[pictures], other[pictures], pictures)], Resamples(40, 400, seed))
+        held += found.low <= truth <= found.high
+    assert 0.9 <= held / 200 <= 0.99
 
 
 def test_a_sign_flip_test_comes_near_all_flips_taken_one_by_one():
