@@ -159,12 +159,13 @@ def _by_form(smaller: ModelFindings, pair: PairFindings) -> list[str]:
     sides = [(one.form, one.differences["blind_tv"].decided) for one in pair.forms]
     if not sides:
         return []
-    less, more, open_ = ([form for form, side in sides if side == wanted] for wanted in (-1, 1, 0))
-    parts = [
-        f"{how} in {', '.join(f'“{form}”' for form in forms)}"
-        for how, forms in (("less", less), ("more", more), ("undecided", open_))
-        if forms
-    ]
+    parts = []
+    for side, how in ((-1, "less"), (1, "more"), (0, "undecided")):
+        forms = [form for form, found in sides if found == side]
+        if len(forms) == len(sides):
+            parts.append(f"{how} in all {len(forms)}")
+        elif forms:
+            parts.append(f"{how} in {', '.join(f'“{form}”' for form in forms)}")
     return [f"By kind of question, {smaller.name}'s use of the picture is {'; '.join(parts)}."]
 
 
@@ -179,8 +180,7 @@ def _of_shares(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
         "measure of the picture's use"
     )
     related = [
-        f"{_with_interval(f'{model.share_and_use.value:.2f}', level_interval(model.share_and_use, share=False))} in "
-        f"{model.name}"
+        f"{_correlation(model.share_and_use)} in {model.name}"
         for model in (smaller, larger)
         if model.share_and_use.value is not None
     ]
@@ -236,6 +236,10 @@ def points(estimate: Estimate) -> str:
 def _share(estimate: Estimate) -> str:
     """A mean share with its interval."""
     return _with_interval(percent(estimate.value or 0), level_interval(estimate, share=True))
+
+
+def _correlation(estimate: Estimate) -> str:
+    return _with_interval(level(estimate.value, share=False), level_interval(estimate, share=False))
 
 
 def _with_interval(value: str, interval: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +24,7 @@ from relevancy.stats.clustered import (
     rank_correlations,
     sign_flips,
 )
-from relevancy.stats.intervals import Resamples
+from relevancy.stats.intervals import FEWEST, Resamples
 
 BINS = 40
 SHOWN = (
@@ -56,9 +55,13 @@ class Histogram:
 
 @dataclass(frozen=True)
 class EvidencePart:
-    """Some of a model's answers: means of what tells of the picture's use, and the share of each verdict on maps."""
+    """Some of a model's answers: means of what tells of the picture's use, and the share of each verdict on maps.
+
+    form: whether they are the answers to one form of questions.
+    """
 
     name: str
+    form: bool
     means: Mapping[str, Estimate]
     verdicts: Mapping[str, Estimate]
 
@@ -67,8 +70,8 @@ class EvidencePart:
 class ModelFindings:
     """One model: the mean and the median of each measure, and how it is spread over the rows.
 
-    empty_maps: how many show nothing. judged: rows with evidence. evidence: of all answers, which come first, of those
-    to some forms of questions, of right and of wrong ones; () without evidence. share_and_use: rank correlation of
+    empty_maps: how many show nothing. judged: rows with evidence. evidence: of all answers, which come first, of right
+    and of wrong ones, of those to some kinds of questions; () without evidence. share_and_use: rank correlation of
     image share and use of the picture. small_shares: rows with an image share below `SMALL_SHARE`; small_but_used: the
     share of them that need the picture.
     """
@@ -328,9 +331,14 @@ def _sample(one: Series, measure: str, chosen: np.ndarray | None = None) -> Samp
 
 
 def _frequent(series: Sequence[Series]) -> list[str]:
-    """The most frequent forms of questions, sorted by name, if there are several."""
-    counts = Counter(form for one in series for form in one.forms)
-    return sorted(form for form, _ in counts.most_common(KINDS)) if len(counts) > 1 else []
+    """The most frequent forms of questions that are asked of enough pictures, sorted by name, if there are several."""
+    forms = np.concatenate([one.forms for one in series])
+    pictures = np.concatenate([one.pictures for one in series])
+    if len(np.unique(forms)) < 2:
+        return []
+    enough = [form for form in np.unique(forms) if len(np.unique(pictures[forms == form])) >= FEWEST]
+    enough.sort(key=lambda form: -int((forms == form).sum()))
+    return sorted(map(str, enough[:KINDS]))
 
 
 def _kinds(forms: Sequence[str], of_rows: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -348,13 +356,17 @@ def _evidence(one: Series, forms: Sequence[str], drawn: Resamples) -> tuple[Evid
     if not np.isfinite(one.measures["blind_tv"]).any():
         return ()
     correct = one.measures["correct"]
-    parts = [(ALL, np.ones(len(one), bool)), *_kinds(forms, one.forms)]
-    parts += [(name, correct == value) for name, value in (("right answers", 1), ("wrong answers", 0))]
+    parts = [
+        (ALL, np.ones(len(one), bool)),
+        ("right answers", correct == 1),
+        ("wrong answers", correct == 0),
+        *_kinds(forms, one.forms),
+    ]
     parts = [(name, rows) for name, rows in parts if rows.any()]
     asked = (*USE, *VERDICTS)
     found = iter(means([_sample(one, measure, rows) for _, rows in parts for measure in asked], drawn))
     return tuple(
-        EvidencePart(name, {measure: next(found) for measure in USE}, {verdict: next(found) for verdict in VERDICTS})
+        EvidencePart(name, name in forms, *({each: next(found) for each in names} for names in (USE, VERDICTS)))
         for name, _ in parts
     )
 

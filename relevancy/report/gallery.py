@@ -30,7 +30,7 @@ _READ = (
     "row", "id", "picture", "picture_hash", "question", "answer", "token", "probability", "expected", "correct",
     "share_image", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map",
 )  # fmt: skip
-_JUDGED = ("verdict", f"{EVIDENCE}blind_tv")  # of an export with evidence
+_USE = f"{EVIDENCE}blind_tv"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Drawer:
                 self.where[int(one.keys[line])].append((one, one.places[line]))
                 wanted[one.source].add(one.places[line])
         self.lines = [
-            source.lines(places, [*_READ, *(name for name in _JUDGED if name in source.columns)])
+            source.lines(places, [*_READ, *(name for name in ("verdict", _USE) if name in source.columns)])
             for source, places in zip(sources, wanted, strict=True)
         ]
 
@@ -188,7 +188,7 @@ class Drawer:
         seen = tuple(
             DrawnMap(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
-                line["share_image"], *map(line.get, _JUDGED),
+                line["share_image"], line.get("verdict"), line.get(_USE),
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
             )
             for (one, line), (heat, why) in zip(there, heats, strict=True)

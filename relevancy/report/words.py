@@ -11,6 +11,7 @@ from types import MappingProxyType
 from relevancy.stats.clustered import Estimate
 
 _VISIBLE = 0.0005  # a share below it is 0.0%
+_LEAST = 0.00001  # a share below it is not written in full
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def level(value: float | None, share: bool) -> str:
     """A value as written in text: 62.3%, or 0.623."""
     if value is None:
         return "–"
+    if share and 0 < value < _LEAST:
+        return f"<{_LEAST:.3%}"
     return f"{value:.{_digits(value)}%}" if share else f"{value:.3f}"
 
 

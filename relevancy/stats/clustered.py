@@ -264,18 +264,18 @@ def rank_correlations(
     for one, other, pictures in cases:
         there = np.isfinite(one) & np.isfinite(other)
         sample = Sample.of(np.where(there, one, np.nan), pictures)
-        ranks = [_Ranked(values[there]) for values in (one, other)]
-        if not all(each.varies for each in ranks):
+        first, second = _Ranked(one[there]), _Ranked(other[there])
+        if not (first.varies and second.varies):
             found.append(_estimate(None, None, sample))
             continue
         step = max(1, CHUNK // sample.rows)
         draws = [
-            _rank_correlation(*ranks, weights[start : start + step, sample.pictures])
+            _rank_correlation(first, second, weights[start : start + step, sample.pictures])
             for weights in resamples.weights()
             for start in range(0, len(weights), step)
         ]
-        value = float(_rank_correlation(*ranks, np.ones((1, sample.rows)))[0])
-        moved = sample.influence(resamples.pictures, _moved_by_row(*ranks))
+        value = float(_rank_correlation(first, second, np.ones((1, sample.rows)))[0])
+        moved = sample.influence(resamples.pictures, _moved_by_row(first, second))
         found.append(_estimate(value, ends(value, np.concatenate(draws), moved, sample.drawn_from), sample))
     return found
 

@@ -122,8 +122,7 @@ def test_maps_are_counted_by_verdict_in_each_kind_of_answers(two_models):
     for model in make_report(two_models, **QUICK).to_json()["models"]:
         rows = list(results_of(two_models, model["name"]).values())
         parts = {part["name"]: part for part in model["evidence"]}
-        assert list(parts) == ["all answers", *sorted({form_of(row["question"]) for row in rows}), "right answers",
-                               "wrong answers"] or len(parts) == 3  # fmt: skip
+        assert list(parts) == ["all answers", "right answers", "wrong answers"]  # one form of questions alone
         for name, chosen in (
             ("all answers", rows),
             ("right answers", [row for row in rows if row["correct"]]),
@@ -171,7 +170,7 @@ def test_maps_are_said_to_agree_apart_where_both_are_confirmed(tmp_path):
     report = make_report(exports.write_export(tmp_path / "x", lines), **QUICK)
     (pair,) = report.findings.pairs
     assert (pair.divergence_confirmed.value, pair.divergence_confirmed.rows) == (pytest.approx(0, abs=1e-6), 24)
-    assert (pair.divergence_others.value, pair.divergence_others.rows) == (pytest.approx(1, abs=1e-6), 12)
+    assert (pair.divergence_others.value, pair.divergence_others.rows) == (pytest.approx(1, abs=1e-3), 12)
     assert "at least one of the two maps does not show what its answer needs" in page(report)
 
 
