@@ -156,7 +156,7 @@ def _of_use(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, a
 
 def _by_form(smaller: ModelFindings, pair: PairFindings) -> list[str]:
     """Whether the difference is the same in all kinds of questions."""
-    sides = [(one.form, one.differences["blind_tv"].decided) for one in pair.forms]
+    sides = [(one.form, one.differences["blind_tv"].decided) for one in pair.forms if one.differences["blind_tv"].rows]
     if not sides:
         return []
     parts = []
@@ -166,7 +166,11 @@ def _by_form(smaller: ModelFindings, pair: PairFindings) -> list[str]:
             parts.append(f"{how} in all {len(forms)}")
         elif forms:
             parts.append(f"{how} in {', '.join(f'“{form}”' for form in forms)}")
-    return [f"By kind of question, {smaller.name}'s use of the picture is {'; '.join(parts)}."]
+    said = f"By kind of question, {smaller.name}'s use of the picture is {'; '.join(parts)}"
+    known = [(one.differences["blind_tv"].value, one.form) for one in pair.forms]
+    least, most = (pick((value, form) for value, form in known if value is not None) for pick in (min, max))
+    ends = (f"{step(value, share=True)} (“{form}”)" for value, form in (least, most))
+    return [f"{said}. The difference reaches from {' to '.join(ends)}."]
 
 
 def _of_shares(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings) -> str:
@@ -180,7 +184,7 @@ def _of_shares(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
         "measure of the picture's use"
     )
     related = [
-        f"{_correlation(model.share_and_use)} in {model.name}"
+        f"{_correlation(model.share_and_use)} in {model.name}{_within(model)}"
         for model in (smaller, larger)
         if model.share_and_use.value is not None
     ]
@@ -236,6 +240,11 @@ def points(estimate: Estimate) -> str:
 def _share(estimate: Estimate) -> str:
     """A mean share with its interval."""
     return _with_interval(percent(estimate.value or 0), level_interval(estimate, share=True))
+
+
+def _within(model: ModelFindings) -> str:
+    within = model.share_and_use_within.value
+    return "" if within is None else f", within forms of questions {level(within, share=False)}"
 
 
 def _correlation(estimate: Estimate) -> str:

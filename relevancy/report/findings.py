@@ -72,8 +72,8 @@ class ModelFindings:
 
     empty_maps: how many show nothing. judged: rows with evidence. evidence: of all answers, which come first, of right
     and of wrong ones, of those to some kinds of questions; () without evidence. share_and_use: rank correlation of
-    image share and use of the picture. small_shares: rows with an image share below `SMALL_SHARE`; small_but_used: the
-    share of them that need the picture.
+    image share and use of the picture; share_and_use_within: among answers to questions of one form. small_shares: rows
+    with an image share below `SMALL_SHARE`; small_but_used: the share of them that need the picture.
     """
 
     name: str
@@ -87,6 +87,7 @@ class ModelFindings:
     judged: int
     evidence: tuple[EvidencePart, ...]
     share_and_use: Estimate
+    share_and_use_within: Estimate
     small_shares: int
     small_but_used: Estimate
     means: Mapping[str, Estimate]
@@ -371,15 +372,25 @@ def _evidence(one: Series, forms: Sequence[str], drawn: Resamples) -> tuple[Evid
     )
 
 
+def _forms(one: Series) -> list[np.ndarray]:
+    """Rows, bool (results,), of each of the most frequent forms of questions."""
+    forms = np.array(one.forms)
+    names, counts = np.unique(forms, return_counts=True)
+    return [forms == names[place] for place in np.argsort(-counts, kind="stable")[:STRATA]]
+
+
+def _shares_and_use(one: Series, parts: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image share, use of the picture, and pictures, of each part of the rows."""
+    columns = one.measures["image_share"], one.measures["blind_tv"], one.pictures
+    return [(columns[0][rows], columns[1][rows], columns[2][rows]) for rows in parts]
+
+
 def _models(series: Sequence[Series], forms: Sequence[str], drawn: Resamples) -> tuple[ModelFindings, ...]:
     samples = [_sample(one, measure) for one in series for measure in SHOWN]
     estimates, middles = iter(means(samples, drawn)), iter(medians(samples, drawn))
     ends = {measure: _end([one.measures[measure] for one in series]) for measure in LEVELS}
-    related = iter(
-        rank_correlations(
-            [(one.measures["image_share"], one.measures["blind_tv"], one.pictures) for one in series], drawn
-        )
-    )
+    cases = [_shares_and_use(one, parts) for one in series for parts in ([np.ones(len(one), bool)], _forms(one))]
+    related = iter(rank_correlations(cases, drawn))
     small = [one.measures["image_share"] < SMALL_SHARE for one in series]
     used = [Sample.of(np.where(few, 1 - one.measures["words alone"], np.nan), one.pictures)
             for one, few in zip(series, small, strict=True)]  # fmt: skip
@@ -397,6 +408,7 @@ def _models(series: Sequence[Series], forms: Sequence[str], drawn: Resamples) ->
             judged=int(np.isfinite(one.measures["blind_tv"]).sum()),
             evidence=_evidence(one, forms, drawn),
             share_and_use=next(related),
+            share_and_use_within=next(related),
             small_shares=int(few.sum()),
             small_but_used=next(small_used),
             means={measure: next(estimates) for measure in SHOWN},

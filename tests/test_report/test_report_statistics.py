@@ -220,7 +220,7 @@ def spearman(*measures):
 def test_a_rank_correlation_and_its_interval_equal_a_loop_over_pictures(steps):
     one, other, pictures = related(steps=steps)
     resamples = Resamples(24, 400, 5)
-    (found,) = rank_correlations([(one, other, pictures)], resamples)
+    (found,) = rank_correlations([[(one, other, pictures)]], resamples)
     samples = [Sample(values, pictures) for values in (one, other)]
     assert found.value == pytest.approx(spearman(one, other))
     assert (found.rows, found.pictures) == (72, 24)
@@ -228,30 +228,50 @@ def test_a_rank_correlation_and_its_interval_equal_a_loop_over_pictures(steps):
     assert (found.low, found.high) == pytest.approx(bca(spearman, resamples, *samples), abs=0.02)
 
 
+def test_a_rank_correlation_within_strata_equals_a_loop_over_pictures():
+    """Strata lie far apart, so that over all rows the correlation is near one; within them it is not."""
+    one, other, pictures = related(steps=1)
+    strata = np.arange(72) % 3
+    strata[:20] = 0
+    one, other = one + 50 * strata, other + 50 * strata
+
+    def within(values, others, of_rows):
+        parts = [(np.sum(of_rows == each), spearman(values[of_rows == each], others[of_rows == each]))
+                 for each in np.unique(of_rows)]  # fmt: skip
+        known = [(rows, value) for rows, value in parts if not np.isnan(value)]
+        return sum(rows * value for rows, value in known) / sum(rows for rows, _ in known)
+
+    resamples = Resamples(24, 400, 5)
+    case = [(one[strata == each], other[strata == each], pictures[strata == each]) for each in range(3)]
+    (found,) = rank_correlations([case], resamples)
+    assert found.value == pytest.approx(within(one, other, strata))
+    assert found.value < spearman(one, other) - 0.1
+    samples = [Sample(values, pictures) for values in (one, other, strata)]
+    assert (found.low, found.high) == pytest.approx(bca(within, resamples, *samples), abs=0.03)
+
+
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_rank_correlations_influence_is_how_it_moves_with_a_rows_weight(steps):
-    one, other, _ = related(per_picture=1, steps=steps)
-    ranks = [clustered_stats._Ranked(values) for values in (one, other)]
-    moved = clustered_stats._moved_by_row(*ranks)
+    one, other, pictures = related(per_picture=1, steps=steps)
+    paired = clustered_stats._Paired.of((one, other, pictures))
     small = 1e-5
     weights = np.full((len(one), len(one)), 1 - small) + small * len(one) * np.eye(len(one))
-    values = clustered_stats._rank_correlation(*ranks, weights)
-    assert moved == pytest.approx((values - spearman(one, other)) / small, abs=1e-3)
-    assert moved.mean() == pytest.approx(0, abs=1e-12)
+    assert paired.moved() == pytest.approx((paired.weighted(weights) - spearman(one, other)) / small, abs=1e-3)
+    assert paired.moved().mean() == pytest.approx(0, abs=1e-12)
 
 
 def test_a_rank_correlation_leaves_out_what_is_not_known_and_is_unknown_of_what_does_not_vary():
     one, other, pictures = related()
     one[0], other[5] = np.nan, np.nan
     known = np.isfinite(one) & np.isfinite(other)
-    same = np.ones(len(one))
-    found, flat, nothing, few = rank_correlations(
-        [(one, other, pictures), (one, same, pictures), (np.full(72, np.nan), other, pictures),
-         (one[3:12], other[3:12], pictures[3:12])],
-        Resamples(24, 200),
-    )  # fmt: skip
+    flat = (one, np.ones(len(one)), pictures)
+    cases = [[(one, other, pictures)], [(one, other, pictures), flat], [flat], [(np.full(72, np.nan), other, pictures)],
+             [(one[3:12], other[3:12], pictures[3:12])], []]  # fmt: skip
+    found, beside_flat, unknown, nothing, few, none = rank_correlations(cases, Resamples(24, 200))
     assert (found.value, found.rows) == (pytest.approx(spearman(one[known], other[known])), 70)
-    assert (flat.value, flat.low, nothing.value, nothing.rows) == (None, None, None, 0)
+    assert beside_flat == found
+    assert [each.value for each in (unknown, nothing, none)] == [None] * 3
+    assert nothing.rows == none.rows == 0
     assert (few.value is not None, few.low) == (True, None)
 
 
@@ -262,7 +282,7 @@ def test_a_rank_correlations_interval_holds_the_truth_about_as_often_as_it_says(
     for seed in range(200):
         one = rng.normal(size=40)
         other = 0.5 * one + math.sqrt(0.75) * rng.normal(size=40)
-        (found,) = rank_correlations([(one[pictures], other[pictures], pictures)], Resamples(40, 400, seed))
+        (found,) = rank_correlations([[(one[pictures], other[pictures], pictures)]], Resamples(40, 400, seed))
         held += found.low <= truth <= found.high
     assert 0.9 <= held / 200 <= 0.99
 
