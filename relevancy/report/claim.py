@@ -31,7 +31,8 @@ class ClaimReading:
     """What the data say about the claim, in plain words and in the numbers behind them.
 
     It rests on what knocking out the picture does to the answers. "supports": the smaller model uses the picture less,
-    and most of its answers stand on words alone; "in part": only the first of these. "not measured": no evidence.
+    and most of its answers stand on words alone, in every kind of question; "in part": only the first of these. "not
+    measured": no evidence.
 
     smaller, larger: the models' names; assumed where nothing but their order tells. difference: of the use of the
     picture, smaller less larger, in pairs. chosen_like_the_paper: the same over the rows only the larger model gets
@@ -118,9 +119,19 @@ def _verdict(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings) 
         return "against", f"{smaller.name} uses the picture more than {larger.name}, the opposite of the claim."
     alone = smaller.evidence[0].verdicts["words alone"]
     less = f"{smaller.name} uses the picture less than {larger.name}"
-    if alone.low is not None and alone.low > 0.5:
-        return "supports", f"{less}, and {percent(alone.value or 0)} of its answers stand on words alone."
-    return "in part", f"{less}, but only {percent(alone.value or 0)} of its answers stand on words alone."
+    if alone.low is None or alone.low <= 0.5:
+        return "in part", f"{less}, but only {percent(alone.value or 0)} of its answers stand on words alone."
+    said = f"{less}, and {percent(alone.value or 0)} of its answers stand on words alone"
+    for kind, share in _alone_by_kind(smaller, pair):
+        if share.pictures >= FEWEST and max(share.value or 0, share.high or 0) < 0.5:
+            return "in part", f"{said}, but of “{kind}” only {percent(share.value or 0)}."
+    return "supports", f"{said}."
+
+
+def _alone_by_kind(model: ModelFindings, pair: PairFindings) -> list[tuple[str, Estimate]]:
+    """The share of answers that stand on words alone in each kind of question."""
+    kinds = {one.form for one in pair.forms}
+    return [(part.name, part.verdicts["words alone"]) for part in model.evidence if part.name in kinds]
 
 
 def _of_use(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, alike: Estimate) -> list[str]:
@@ -144,6 +155,10 @@ def _of_use(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, a
         f"{_share(alone[0])} of {smaller.name}'s and {_share(alone[1])} of {larger.name}'s (less than "
         f"{BLIND_TV:.0%} of the probability moves)."
     )
+    kinds = [(share.value, kind) for kind, share in _alone_by_kind(smaller, pair) if share.value is not None]
+    if kinds:
+        ends = (f"{percent(share)} (“{kind}”)" for share, kind in (min(kinds), max(kinds)))
+        literal += f" By kind of question it is {' to '.join(ends)} of {smaller.name}'s."
     said = [moved, loss, literal, *_by_form(smaller, pair)]
     if alike.rows and alike.value is not None:
         note = "" if alike.low is not None else f"; fewer than {FEWEST} rows or pictures, so no interval"
@@ -184,12 +199,16 @@ def _of_shares(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
         "measure of the picture's use"
     )
     related = [
-        f"{_correlation(model.share_and_use)} in {model.name}{_within(model)}"
-        for model in (smaller, larger)
-        if model.share_and_use.value is not None
+        " and ".join(f"{_correlation(one)} in {name}" for name, one in estimates if one.value is not None)
+        for estimates in (
+            [(model.name, model.share_and_use) for model in (smaller, larger)],
+            [(model.name, model.share_and_use_within) for model in (smaller, larger)],
+        )
     ]
-    if related:
-        said += f": here its rank correlation with it is {' and '.join(related)} (1 would be the same order)"
+    if related[0]:
+        said += f": here the rank correlation of the two is {related[0]} (1 would be the same order)"
+    if related[1]:
+        said += f", and among answers to questions of one form {related[1]}"
     used = [
         f"{_share(model.small_but_used)} of {model.name}'s {model.small_but_used.rows:,}"
         for model in (smaller, larger)
@@ -242,13 +261,8 @@ def _share(estimate: Estimate) -> str:
     return _with_interval(percent(estimate.value or 0), level_interval(estimate, share=True))
 
 
-def _within(model: ModelFindings) -> str:
-    within = model.share_and_use_within.value
-    return "" if within is None else f", within forms of questions {level(within, share=False)}"
-
-
 def _correlation(estimate: Estimate) -> str:
-    return _with_interval(level(estimate.value, share=False), level_interval(estimate, share=False))
+    return _with_interval(step(estimate.value, share=False), step_interval(estimate, share=False))
 
 
 def _with_interval(value: str, interval: str) -> str:

@@ -100,16 +100,14 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
     """
     for pair in pairs:
         apart, confirmed = pair.divergence(), pair.confirmed()
-        title, reason = "Most different maps", "Where the two models' relevance lies in the most different places."
+        title = "Most different maps"
+        reason = "Where the two models' relevance lies in the most different places."
         if np.isfinite(confirmed).any():
             title, apart = "Confirmed and most different", np.where(confirmed == 1, apart, np.nan)
-            reason = (
-                "Both maps show what their answer needs of the picture, and they agree the least: this is where the "
-                "two models look at different things."
-            )
+            reason = "Both maps show what their answer needs of the picture, and they agree the least."
         yield Shelf(
             f"{title}: {pair.first.name} and {pair.second.name}",
-            reason,
+            f"{reason} Each map has its own color scale.",
             "divergence",
             int(np.isfinite(apart).sum()),
             tuple(
@@ -176,26 +174,27 @@ class Drawer:
             for source, places in zip(sources, wanted, strict=True)
         ]
 
-    def card(self, choice: ShelfRow) -> Card:
-        """The row with every model's map, all on one scale."""
+    def card(self, choice: ShelfRow, *, apart: bool) -> Card:
+        """The row with every model's map, all on one scale, or, where only their places are compared, each apart."""
         there = [(one, self.lines[one.source][place]) for one, place in self.where[choice.key]]
         first_series, first = there[0]
         picture, missing = self._picture(first_series, first)
         size = _small(first["width"], first["height"])
         under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
         heats = [_heat(line, size) for _, line in there]
-        low, high = overlay.value_range([heat for heat, _ in heats])
+        together = [heat for heat, _ in heats]
+        ranges = [overlay.value_range([heat] if apart else together) for heat in together]
         seen = tuple(
             DrawnMap(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
                 line["share_image"], line.get("verdict"), line.get(_USE),
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
             )
-            for (one, line), (heat, why) in zip(there, heats, strict=True)
+            for (one, line), (heat, why), (low, high) in zip(there, heats, ranges, strict=True)
         )  # fmt: skip
         return Card(
             first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
-            None if picture is None else _address(under), missing, low < 0, seen,
+            None if picture is None else _address(under), missing, min(ranges)[0] < 0, seen,
         )  # fmt: skip
 
     def _picture(self, one: Series, line: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
@@ -239,7 +238,7 @@ def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]
         np.array(line[name]) * (small / line[whole])
         for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
     )
-    share = line["share_image"]
+    share = None if line.get("verdict") == "confirmed" else line["share_image"]  # confirmed, a faint map says enough
     return overlay.shown(
         Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"])), 1.0 if share is None else share
     )

@@ -343,6 +343,19 @@ def test_the_claim_rests_on_what_knocking_out_the_picture_does(tmp_path, small, 
     assert "picture" in reading.headline
 
 
+def test_the_claim_is_supported_in_part_where_one_kind_of_question_needs_the_picture(tmp_path):
+    lines = []
+    for row in range(80):
+        open_ = row % 4 == 0
+        for model, moved in (("demo-small", 0.3 if open_ else 0.01), ("demo-large", 0.5)):
+            question = "What color is it?" if open_ else "What color is it? (a) Red (b) Blue"
+            lines.append(exports.line(row, model, question=question, evidence_blind_tv=moved + 0.001 * (row % 7)))
+    report = make_report(exports.write_export(tmp_path / "x", lines), **QUICK)
+    assert report.reading.verdict == "in part"
+    assert "75.0% of its answers stand on words alone, but of “open questions” only 0.0%" in report.reading.headline
+    assert any("it is 0.0% (“open questions”) to 100.0%" in sentence for sentence in report.reading.sentences)
+
+
 def test_image_shares_do_not_move_the_reading_of_the_claim(tmp_path):
     said = {}
     for share in (0.001, 0.9):
@@ -475,6 +488,33 @@ def test_the_gallery_holds_what_it_says(tmp_path):
     assert "another picture is now at" in cards["item-5"].missing
     assert cards["item-4"].picture.startswith("data:image/webp;base64,")
     assert [seen.model for seen in cards["item-4"].seen] == ["small", "large"]
+
+
+def test_a_faint_map_is_drawn_where_it_is_confirmed(tmp_path):
+    def drawn(verdict):
+        lines = [exports.line(row, share_image=1e-6, evidence_blind_tv=0.5, verdict=verdict) for row in range(3)]
+        report = make_report(exports.write_export(tmp_path / verdict, lines), gallery=1, resamples=100)
+        (card,) = report.gallery[-1][1]
+        return card.seen[0].drawn
+
+    assert drawn("confirmed") != drawn("unconfirmed") == drawn("words alone")
+
+
+def test_maps_that_are_compared_by_their_places_have_a_scale_each(tmp_path):
+    """Of one map ten thousand times as strong as the other, both are seen where maps are compared, one elsewhere."""
+    strong = np.arange(16.0).tolist()
+    values = {"small": [value / 1e4 for value in strong], "large": strong}
+    lines = [
+        exports.line(row, model, image_map=values[model], evidence_blind_tv=0.5, verdict="confirmed")
+        for row in range(2)
+        for model in values
+    ]
+    report = make_report(exports.write_export(tmp_path / "x", lines), gallery=1, resamples=100)
+    cards = {shelf.measure: card for shelf, (card, *_) in report.gallery if shelf.choices}
+    small, large = (seen.drawn for seen in cards["divergence"].seen)
+    assert small == large
+    small, large = (seen.drawn for seen in cards["image_share"].seen)
+    assert small != large
 
 
 def test_maps_with_signs_have_a_color_scale_of_their_own(tmp_path):
