@@ -510,7 +510,7 @@ def test_maps_that_are_compared_by_their_places_have_a_scale_each(tmp_path):
         for model in values
     ]
     report = make_report(exports.write_export(tmp_path / "x", lines), gallery=1, resamples=100)
-    cards = {shelf.measure: card for shelf, (card, *_) in report.gallery if shelf.choices}
+    cards = {shelf.measure: shown[0] for shelf, shown in report.gallery if shown}
     small, large = (seen.drawn for seen in cards["divergence"].seen)
     assert small == large
     small, large = (seen.drawn for seen in cards["image_share"].seen)
@@ -577,6 +577,7 @@ def test_odd_maps_are_counted_and_do_no_harm(tmp_path):
     (model,) = report.findings.models
     assert (model.results, model.empty_maps, report.findings.repeated) == (12, 3, 1)
     assert (model.means["probability"].rows, model.means["correct"].rows, model.judged) == (11, 11, 11)
+    assert {share.rows for share in model.evidence[0].verdicts.values()} == {11}
     assert save(report, tmp_path / "out").is_file()
 
 
