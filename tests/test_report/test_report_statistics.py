@@ -250,6 +250,35 @@ def test_a_rank_correlation_within_strata_equals_a_loop_over_pictures():
     assert (found.low, found.high) == pytest.approx(bca(within, resamples, *samples), abs=0.03)
 
 
+def test_strata_of_a_rank_correlation_weigh_as_many_rows_as_each_resample_draws():
+    """One stratum in the same order, one in reverse: what varies is alone how many rows of each are drawn."""
+    rng = np.random.default_rng(2)
+    same = np.repeat(np.arange(24), rng.integers(1, 9, 24))
+    back = np.repeat(np.arange(24), rng.integers(1, 4, 24))
+    case = [(order * np.arange(len(rows)), 1.0 * np.arange(len(rows)), rows) for order, rows in ((1, same), (-1, back))]
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([case], resamples)
+    signs = Sample(np.repeat([1.0, -1.0], [len(same), len(back)]), np.concatenate([same, back]))
+    assert found.value == pytest.approx(np.mean(signs.values))
+    assert (found.low, found.high) == pytest.approx(bca(np.mean, resamples, signs), abs=0.01)
+
+
+def test_a_stratum_that_does_not_vary_in_a_resample_has_no_weight_in_it():
+    """All that varies in the second stratum is about one picture, which a third of the resamples lack."""
+    one, other, pictures = related()
+    spread = np.where(pictures == 3, np.arange(72) + 1.0, 0.0)
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([[(one, other, pictures), (spread, spread, pictures)]], resamples)
+    value = (spearman(one, other) + 1) / 2
+    assert found.value == pytest.approx(value)
+    paired = [clustered_stats._Paired.of(each) for each in ((one, other, pictures), (spread, spread, pictures))]
+    alone, flat = (each.resampled(resamples)[0] for each in paired)
+    assert 0.2 < np.isnan(flat).mean() < 0.5
+    drawn = np.where(np.isnan(flat), alone, (alone + 1) / 2)
+    assert drawn.min() - 1e-9 <= found.low < found.high <= drawn.max() + 1e-9
+    assert found.low > np.quantile(drawn, 0.001) - 1e-9
+
+
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_rank_correlations_influence_is_how_it_moves_with_a_rows_weight(steps):
     one, other, pictures = related(per_picture=1, steps=steps)
