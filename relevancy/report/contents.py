@@ -15,7 +15,7 @@ from relevancy.report.words import MEASURES
 from relevancy.stats.clustered import FEWEST
 from relevancy.stats.intervals import LEVEL
 
-FORMAT = 1
+FORMAT = 2
 _DRAWN = ("picture", "drawn")  # pictures stand on the page alone
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from relevancy.explanations.evidence import BLIND_TV
 from relevancy.plotting import overlay
 from relevancy.report import charts, claim, maps, words
 from relevancy.report.contents import Report
-from relevancy.report.findings import ReportFindings, SplitFindings
+from relevancy.report.findings import SMALL_SHARE, ReportFindings, SplitFindings
+from relevancy.report.measures import VERDICTS
 from relevancy.stats.clustered import FEWEST
 
 _COLORS = 4  # that the style sheet has for models
@@ -31,6 +33,7 @@ def page(report: Report) -> str:
 def _sections(findings: ReportFindings) -> Iterator[tuple[str, str, str, SplitFindings | None]]:
     """Each section's anchor, its name in the list of links, its template, and the split that it shows."""
     yield "claim", "The claim", "claim.html", None
+    yield "evidence", "Which maps to believe", "evidence.html", None
     yield "models", "Each model", "models.html", None
     yield "differences", "Differences", "differences.html", None
     yield "right", "Being right", "right.html", None
@@ -54,7 +57,7 @@ def _templates() -> Environment:
         loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text(encoding="utf-8")),
     )
     made.globals |= {"words": words, "charts": charts, "claim": claim, "maps": maps, "overlay": overlay}
-    made.globals["FEWEST"] = FEWEST
+    made.globals |= {"FEWEST": FEWEST, "VERDICTS": VERDICTS, "BLIND_TV": BLIND_TV, "SMALL_SHARE": SMALL_SHARE}
     made.filters |= {"number": "{:,}".format, "cut": words.cut, "setting": _setting}
     return made
 
