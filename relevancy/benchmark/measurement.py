@@ -262,5 +262,5 @@ def _require_room(setting: Setting, dtype: torch.dtype) -> None:
     if needed > free:
         raise RelevancyError(
             f"{setting.size} in {setting.dtype} takes {needed / _GIB:.0f} GiB at least, {free / _GIB:.0f} GiB is free "
-            f"on {setting.device}: cut its depth with --layers, or choose bfloat16."
+            f"on {setting.device}: cut its depth with --layers, or choose a smaller size."
         )

@@ -110,14 +110,15 @@ SHAPES: Mapping[str, Shape] = {
 class Setting:
     """One measurement: a workload at several lengths on one model. Raises RelevancyError for what there is not.
 
-    tokens: of the prompt, the picture's included. layers: of the decoder, all by default. dtype: what is fast on the
-    device by default. variants: of the workload map. repeats: timed rounds after one to warm up. answer: tokens that
-    the workload token explains. rows, pictures: of the export; apart: it works in a process of its own, as exports do.
+    tokens: of the prompt, the picture's included; 25 besides by default. layers: of the decoder, all by default. dtype:
+    what is fast on the device by default. variants: of the workload map. repeats: timed rounds after one to warm up.
+    answer: tokens that the workload token explains. rows, pictures: of the export; apart: it works in a process of its
+    own, as exports do.
     """
 
     workload: str = "map"
     size: str = "2b"
-    tokens: tuple[int, ...] = (601,)
+    tokens: tuple[int, ...] = ()
     layers: int | None = None
     dtype: str | None = None
     device: str = "cpu"
@@ -136,6 +137,8 @@ class Setting:
             _check("dtype", self.dtype, DTYPES)
         for variant in self.variants:
             _check("variant", variant, VARIANTS)
+        if not self.tokens:
+            object.__setattr__(self, "tokens", (SHAPES[self.size].patches + 25,))
         short = [length for length in self.tokens if length < self.least_tokens]
         if short:
             raise RelevancyError(f"--tokens must be {self.least_tokens} or more at size {self.size}, not {short[0]}.")

@@ -42,7 +42,7 @@ def bench(
     ] = "2b",
     tokens: Annotated[
         str | None,
-        typer.Option(help="Sequence lengths, as 601,2048,8192; 576 are the picture's, or 100 at size demo."),
+        typer.Option(help="Sequence lengths, as 601,2048,8192, the picture's 576 (size demo: 100) included."),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers, at true width; all by default.")] = None,
     variants: Annotated[
@@ -71,12 +71,12 @@ def bench(
     relevancy bench --workload question --size 2b --layers 2
     relevancy bench --tokens 2048,4096,8192 --layers 2 --variants forward,map,eager-frozen
     """
-    from relevancy.benchmark.setting import SHAPES, Setting
+    from relevancy.benchmark.setting import Setting
 
     setting = Setting(
         workload.value,
         size,
-        _lengths(tokens) if tokens else (SHAPES[size].patches + 25 if size in SHAPES else 0,),
+        _lengths(tokens),
         layers,
         dtype,
         device,
@@ -97,7 +97,9 @@ def bench(
         _print(found)
 
 
-def _lengths(tokens: str) -> tuple[int, ...]:
+def _lengths(tokens: str | None) -> tuple[int, ...]:
+    if tokens is None:
+        return ()
     try:
         return tuple(int(length) for length in tokens.split(","))
     except ValueError as error:
@@ -112,6 +114,7 @@ def _shown(setting: Setting) -> Iterator[CostRow]:
 
     line, doing = lines(at_once=True), "starting"
     expected, begun = 0.0, time.monotonic()
+    line(doing)
     with stages() as bar:
         for event in apart(measured, setting):
             if isinstance(event, CostRow):
