@@ -354,6 +354,11 @@ def test_the_command_prints_rows_and_tells_its_progress():
     assert done.stderr.startswith("starting")
 
 
+def test_the_process_that_waits_stays_light():
+    code = "import sys, relevancy.benchmark.processes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_the_command_refuses_in_one_line():
     done = command("--tokens", "many")
     assert (done.returncode, done.stderr) == (2, "relevancy: --tokens takes numbers such as 601,2048, not 'many'.\n")

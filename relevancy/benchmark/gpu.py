@@ -18,8 +18,7 @@ from typing import Any
 
 from relevancy.atomic_io import write_whole
 from relevancy.benchmark import probes
-from relevancy.benchmark.measurement import measured
-from relevancy.benchmark.processes import apart
+from relevancy.benchmark.processes import apart, measurement, preload
 from relevancy.benchmark.setting import CostRow, Setting
 from relevancy.errors import RelevancyError
 
@@ -96,7 +95,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "map-2b",
-        measured,
+        measurement,
         replace(_CARD, tokens=_LONG),
         replace(_TOY, tokens=_TOY_LONG),
         70,
@@ -104,7 +103,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "map-7b",
-        measured,
+        measurement,
         replace(_CARD, size="7b", tokens=_LONG, repeats=3),
         _TOY,
         90,
@@ -112,7 +111,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "question-2b",
-        measured,
+        measurement,
         replace(_CARD, workload="question"),
         replace(_TOY, workload="question"),
         30,
@@ -120,7 +119,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "token-2b",
-        measured,
+        measurement,
         replace(_CARD, workload="token", answer=64, repeats=2),
         replace(_TOY, workload="token", answer=3),
         40,
@@ -128,7 +127,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "evidence-2b",
-        measured,
+        measurement,
         replace(_CARD, workload="evidence"),
         replace(_TOY, workload="evidence"),
         25,
@@ -137,7 +136,7 @@ PARTS: tuple[Part, ...] = (
     Part("profile-2b", probes.profile, replace(_CARD, tokens=(601, 8192)), _TOY, 40),
     Part(
         "export-2b",
-        measured,
+        measurement,
         replace(_CARD, workload="export", rows=1000, pictures=200, repeats=1, apart=True),
         replace(_TOY, workload="export", apart=True),
         90,
@@ -145,7 +144,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "growth-2b",
-        measured,
+        measurement,
         replace(_CARD, tokens=(2048, 8192, 32768), layers=2, variants=_GROWING, repeats=1),
         replace(_TOY, tokens=(120, 480), variants=_GROWING),
         45,
@@ -180,6 +179,7 @@ def found(part: Part, *, dry: bool, limit: float) -> dict[str, Any]:
 
 def run(*, dry: bool, tell: Callable[[str], None], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """All parts. tell: hears a line of progress as parts begin and end; keep: is given all that is known after each."""
+    preload("relevancy.benchmark.measurement", "relevancy.benchmark.probes")
     begun = time.monotonic()
     report: dict[str, Any] = {"dry_run": dry, "machine": {}, "seconds": 0.0, "parts": []}
     for event in apart(probes.machine, "cpu" if dry else "cuda"):

@@ -11,9 +11,23 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from relevancy.benchmark.setting import Setting
 from relevancy.errors import RelevancyError
 
-_PRELOADED = "relevancy.benchmark.measurement"  # imported once for all processes
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def preload(*modules: str) -> None:
+    """Where processes can be forked, import once for all that come after; the first of them waits for it."""
+    if _METHOD == "forkserver":
+        multiprocessing.set_forkserver_preload(list(modules))
+
+
+def measurement(setting: Setting) -> Iterator[Any]:
+    """What `measured` yields, imported where it runs: the process that waits stays light."""
+    from relevancy.benchmark.measurement import measured
+
+    yield from measured(setting)
 
 
 def apart(
@@ -23,10 +37,7 @@ def apart(
 
     Raises RelevancyError where it raises, dies, or takes longer than `limit` seconds; then it is ended.
     """
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload([_PRELOADED])
+    context: Any = multiprocessing.get_context(_METHOD)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(there, work, argument))
     process.start()

@@ -108,15 +108,14 @@ def _lengths(tokens: str | None) -> tuple[int, ...]:
 
 def _shown(setting: Setting) -> Iterator[CostRow]:
     """The rows; meanwhile a plan, and then what is being done, on standard error."""
-    from relevancy.benchmark.measurement import measured
-    from relevancy.benchmark.processes import apart
+    from relevancy.benchmark.processes import apart, measurement
     from relevancy.benchmark.setting import CostPlan, CostRow, CostStep
 
     line, doing = lines(at_once=True), "starting"
     expected, begun = 0.0, time.monotonic()
     line(doing)
     with stages() as bar:
-        for event in apart(measured, setting):
+        for event in apart(measurement, setting):
             if isinstance(event, CostRow):
                 yield event
                 continue
