@@ -264,13 +264,13 @@ class _Sweep:
     """One backward pass over the tiles of an attention call."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, call: Call, *, wanted: bool) -> None:
-        self.query, self.key, self.grad, self.call, self.wanted = query, key, grad, call, wanted
-        self.exact = torch.promote_types(query.dtype, torch.float32)
-        self.exact_key, self.exact_value = key.to(self.exact), value.to(self.exact)
+        self.query, self.grad, self.call, self.wanted = query, grad, call, wanted
+        exact = torch.promote_types(query.dtype, torch.float32)
+        self.key, self.keys, self.values = key, _Factor.of(key), _Factor.of(value)
         if wanted:
             self.grad_query = torch.zeros_like(query)
-            self.grad_key = torch.zeros_like(self.exact_key)
-            self.grad_value = torch.zeros_like(self.exact_value)
+            self.grad_key = torch.zeros_like(key, dtype=exact)
+            self.grad_value = torch.zeros_like(value, dtype=exact)
 
     def run(self, row: RelevanceRow | None) -> Tensor | None:
         """r Abar, (batch, tokens), when given a row; gradients accumulate on the way.
@@ -278,11 +278,12 @@ class _Sweep:
         Before a row's first layer, query rows that carry no gradient are passed over: there that is every position but
         the one whose logits are explained.
         """
-        skip_silent = row is not None and row.fresh
+        # Read once for all tiles: an accelerator would stop at each.
+        spoken = self.grad.any((0, 1, 3)).tolist() if row is not None and row.fresh else None
         values = None if row is None else row.read(self.grad)
         update = None if values is None else values.new_zeros(len(values), self.key.shape[2])
         for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
-            if skip_silent and not self.grad[:, :, tile.rows].any():
+            if spoken is not None and not any(spoken[tile.rows]):
                 continue
             flow, total = self._visit(tile)
             if row is not None and values is not None and update is not None:
@@ -295,8 +296,8 @@ class _Sweep:
         batch, heads, rows, _ = grad_rows.shape
         folded = (batch, self.key.shape[1], self.call.groups * rows, -1)  # values may be narrower than queries
         query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
-        probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
-        flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
+        probs, slope = _probabilities(self.keys.times(query, tile.keys), tile, self.call)
+        flow = self.values.times(grad, tile.keys).mul_(probs)
         total = flow.sum(-1, keepdim=True)
         if self.wanted:
             d_scores = torch.addcmul(flow, probs, total, value=-1)
@@ -314,6 +315,29 @@ class _Sweep:
             return None, None, None
         scale, dtype = self.call.scale, self.query.dtype
         return self.grad_query.mul_(scale), self.grad_key.mul_(scale).to(dtype), self.grad_value.to(dtype)
+
+
+class _Factor(NamedTuple):
+    """Keys or values, (batch, kv heads, tokens, dim), as the second factor of products in float32 or finer."""
+
+    source: Tensor
+    exact: Tensor | None  # the same in that precision; None where the product itself can be taken in it
+
+    @classmethod
+    def of(cls, source: Tensor) -> _Factor:
+        # A product of two numbers in half precision is exact in float32, in which a GPU's fast units also add them up.
+        half = source.dtype in (torch.bfloat16, torch.float16)
+        if half and source.is_cuda and torch.version.hip is None:
+            return cls(source, None)
+        return cls(source, source.to(torch.promote_types(source.dtype, torch.float32)))
+
+    def times(self, rows: Tensor, tokens: slice) -> Tensor:
+        """rows (batch, kv heads, rows, dim) with each of these tokens, (batch, kv heads, rows, tokens)."""
+        if self.exact is not None:
+            return rows.to(self.exact.dtype) @ self.exact[:, :, tokens].mT
+        chosen = self.source[:, :, tokens].flatten(0, 1).mT
+        product = torch.bmm(rows.flatten(0, 1), chosen, out_dtype=torch.float32)
+        return product.unflatten(0, rows.shape[:2])
 
 
 def clamped(row: Tensor, flow: Tensor) -> Tensor:
