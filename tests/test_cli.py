@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import typer
 from PIL import Image
 from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -71,6 +72,41 @@ def run(folder, monkeypatch, capsys):
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+def every_command(command, path=()):
+    """All commands and groups, each with the words that call it."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, (*path, name))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(one, id=" ".join(words) or "relevancy")
+        for words, one in every_command(typer.main.get_command(cli.app))
+    ],
+)
+def test_an_option_that_takes_one_value_is_refused_when_it_is_given_twice(command):
+    for option in command.params:
+        if option.param_type_name == "option" and not option.multiple and not option.is_eager:
+            names = [option.opts[0], (option.secondary_opts or option.opts)[-1]]
+            given = [part for name in names for part in ([name] if option.is_flag else [name, "x"])]
+            with pytest.raises(cli._USAGE_ERROR, match=rf"^{names[0]}\S* is given 2 times and takes one value"):
+                command.make_context(None, given)  # reads what is given, and does nothing
+
+
+def test_an_option_given_twice_is_told_in_one_line(run):
+    told = "relevancy: --out is given 2 times and takes one value: give it once; see relevancy train align --help\n"
+    assert run("train", "align", "--out", "a", "--out=b") == (2, "", told)
+
+
+def test_options_that_take_several_values_are_given_again(run):
+    _, _, told = run("check", "--model", "a", "--model", "b", "--data", "demo:none")
+    assert "give a number of scenes" in told
+    _, _, told = run("train", "align", "--set", "seed=1", "--set", "align.batch=none", "--out", "x")
+    assert "align.batch" in told
 
 
 def test_a_name_too_long_for_a_file_is_one_short_line(run):
