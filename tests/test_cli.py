@@ -4,6 +4,7 @@ import base64
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -291,6 +292,27 @@ def test_options_reach_the_comparison(run, second, tmp_path):
         result = Explanation.load(tmp_path / "out" / name)
         found = (result.scope, result.layers, result.answer, result.target.position)
         assert found == ("full", (0, 1), "No boats", 1)
+
+
+def test_a_result_takes_the_place_of_whatever_result_is_there(run, second, tmp_path):
+    """One map, the maps of all tokens, and a comparison, over each other; a file of the user's own stays."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "mine.txt").touch()
+    single, both = arguments(place), comparison(place, "model", second)
+    left = []
+    for words in (both, single, both, [*single, "--target", "all"], both):
+        assert run(*words)[0] == 0
+        left.append(written(place))
+    assert left[0] == left[2] == left[4]
+    assert left[1] == FILES | {"mine.txt"}
+    folders = {name for name in left[3] if "/" not in name} - {"mine.txt"}
+    assert left[3] == {"mine.txt", *folders, *(f"{folder}/{name}" for folder in folders for name in FILES)}
+    assert all(re.fullmatch(r"\d{3}", folder) for folder in folders)
+
+
+def written(place: Path) -> set[str]:
+    return {str(file.relative_to(place)) for file in place.rglob("*")}
 
 
 def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
