@@ -413,7 +413,11 @@ def test_moments_of_8_bits() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "finetune.batch=65", "finetune.epochs=0.01", "finetune.micro=3", "feature_layer=99", "finetune.max_tokens=100",
+        "finetune.batch=65",
+        "finetune.epochs=0.01",
+        "finetune.micro=3",
+        "feature_layer=99",
+        "finetune.max_tokens=100",
         "connector=nowhere",
     ],
 )
