@@ -10,10 +10,11 @@ from typing import Any
 import typer
 
 from relevancy.cli import bench, check, demo, evaluate, explain, export, methods, report, train, train_check
+from relevancy.cli.commands import Commands
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError, shortened
 
-app = typer.Typer(
+app = Commands(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -22,14 +23,14 @@ app = typer.Typer(
     '--question "Is the duck floating?" --out result[/bold]',
     epilog=EXIT_CODES,
 )
-train_app = typer.Typer(
+train_app = Commands(
     no_args_is_help=True,
     help="Train models that can be explained: a decoder, a vision tower, and a connector between them.\n\n"
     "In this order: [bold]check[/bold] the data; [bold]both[/bold] --dry-run, what it will take; [bold]both[/bold], or "
     "[bold]align[/bold] and then [bold]finetune[/bold]; relevancy explain --model DIR/model. Without any data of your "
     "own: [bold]demo[/bold] and [bold]grid[/bold] draw theirs.",
 )
-evaluate_app = typer.Typer(invoke_without_command=True)
+evaluate_app = Commands(invoke_without_command=True)
 app.command(epilog=EXIT_CODES)(explain.explain)
 app.command(epilog=EXIT_CODES)(explain.compare)
 app.command()(methods.methods)
