@@ -148,7 +148,7 @@ def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrai
         raise RelevancyError(f'"{first}" and "{second}" begin with the same token, so their logits cannot be compared.')
     said = ((place, pair) for place, token in enumerate(answer) for pair in known if token in pair)
     position, pair = next(said, (0, known[0]))
-    return Choice(position, *pair)
+    return Choice(position, pair[0], pair[1])
 
 
 def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:

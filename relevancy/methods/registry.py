@@ -259,6 +259,18 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 signed=True,
             ),
             Method(
+                "attnlrp",
+                "Relevance handed back layer by layer, by rules for norms, activations, products and softmax.",
+                "sum_d x_d * g_d over an embedding's entries, with g the gradient in which norms and activations are "
+                "fixed factors and each factor of a product gets half",
+                "Achtibat et al., ICML 2024 (AttnLRP)",
+                Cost(1, 1),
+                "Rules are chosen, not derived; biases and the softmax keep relevance for themselves, so the sum is "
+                "not the logit. Noise where large numbers of both signs cancel.",
+                "relevancy.methods.gradients:attnlrp",
+                signed=True,
+            ),
+            Method(
                 "integrated-gradients",
                 "Gradients on the way from a picture of one color to this one; they sum to the difference it makes.",
                 "sum_d (x - x0)_d * mean over steps a of dy/dx_d at x0 + a (x - x0)",
