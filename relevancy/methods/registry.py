@@ -271,6 +271,17 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 signed=True,
             ),
             Method(
+                "tam",
+                "What the picture's own last states say for the token, less what the words before it explain.",
+                "max(0, A - s I), filtered; A_p = max(0, w h_p), w the word's output embedding less the mean one; I the "
+                "mean of the earlier words' maps, weighted with how much each speaks for the token; s by least squares",
+                "Li et al., ICCV 2025 (TAM), who take logits as they come instead of less their mean",
+                Cost(1),
+                "Shows where the picture's tokens would say the word, not what made the model say it: a decoder need "
+                "not keep any word there.",
+                "relevancy.methods.activation_maps:tam",
+            ),
+            Method(
                 "integrated-gradients",
                 "Gradients on the way from a picture of one color to this one; they sum to the difference it makes.",
                 "sum_d (x - x0)_d * mean over steps a of dy/dx_d at x0 + a (x - x0)",
