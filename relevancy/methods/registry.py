@@ -273,7 +273,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
             Method(
                 "tam",
                 "What the picture's own last states say for the token, less what the words before it explain.",
-                "max(0, A - s I), filtered; A_p = max(0, w h_p), w the word's output embedding less the mean one; I the "
+                "max(0, A - s I), filtered; A_p = max(0, w h_p), w the word's output embedding less the mean; I the "
                 "mean of the earlier words' maps, weighted with how much each speaks for the token; s by least squares",
                 "Li et al., ICCV 2025 (TAM), who take logits as they come instead of less their mean",
                 Cost(1),
