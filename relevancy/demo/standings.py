@@ -51,6 +51,7 @@ NUMBERS: Mapping[str, str] = {
     "confirmed right": "right if confirmed ↑",
 }
 """Columns in their order; the arrow says which way is better."""
+_AGAINST = ("relevancy", "relevancy-magnitude", "attnlrp")
 _SPREAD = 1 / 4  # of the picture's side: the standard deviation of the bump in its middle
 _TIMED = 15  # passes of each kind; the median counts
 
@@ -67,6 +68,15 @@ class MethodStanding:
     name: str
     numbers: Mapping[str, Interval]
     cost: float | None
+
+
+def usual() -> list[str]:
+    """The package's methods that cost a few passes, and the contrasts of those whose maps depend on the answer most."""
+    found: list[str] = []
+    for name, method in registry.METHODS.items():
+        if method.quick and method.function is None:
+            found += [name, f"{name} {CONTRAST}"] if name in _AGAINST else [name]
+    return found
 
 
 def noise(request: MapRequest) -> np.ndarray:
@@ -97,7 +107,7 @@ def standings(
 ) -> list[MethodStanding]:
     """The methods' rows, then the planted ones', on the questions that the model answers rightly, one a scene.
 
-    methods: names, or a name with ", contrast" for the explained token against the next best. folder: keeps what is
+    methods: names, or a name with " contrast" for the explained token against the next best. folder: keeps what is
     found; stopped and started again, the same call goes on, and so does one with more scenes or other methods.
     """
     rows = held_out_rows(scenes, seed)
@@ -108,7 +118,7 @@ def standings(
     for start in starts:
         _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
         progress((start + BATCH) / (len(rows) + BATCH))
-    costs = _costs(model, rows[0], [name for name in methods if ", " not in name])
+    costs = _costs(model, rows[0], [name for name in methods if " " not in name])
     return [_standing(store, name, costs.get(name), seed) for name in names]
 
 
@@ -158,8 +168,10 @@ def _judge(
 
 def _options(name: str) -> dict[str, Any]:
     """What `explain` is asked for a row of the table."""
-    method, _, target = name.partition(", ")
-    return {"method": _PLANTED.get(name, method), "target": target or TARGET}
+    if name in _PLANTED:
+        return {"method": _PLANTED[name], "target": TARGET}
+    method, _, target = name.partition(" ")
+    return {"method": method, "target": target or TARGET}
 
 
 def _rival(model: Model, result: Explanation) -> str:
