@@ -88,7 +88,7 @@ def noise(request: MapRequest) -> np.ndarray:
 
 def middle(request: MapRequest) -> np.ndarray:
     """The centre prior: a bump in the middle, whatever is asked."""
-    down, across = ((np.arange(count) + 0.5) / count - 0.5 for count in (request.rows, request.cols))
+    down, across = ((2 * np.arange(count) + 1 - count) / (2 * count) for count in (request.rows, request.cols))
     bump = np.exp(-(down[:, None] ** 2 + across**2) / (2 * _SPREAD**2))
     return np.broadcast_to(bump, (len(request.inputs["input_ids"]), *bump.shape)).copy()
 
