@@ -32,6 +32,7 @@ from relevancy.errors import RelevancyError
 NAME = "relevancy-attnlrp"
 
 _HALF = 1 / 2
+_INSIDE = "deepstack"  # with what the names begin under which image features enter later layers
 # Parts by their names: of the decoder, of a layer, of its attention, and of its gated feed-forward.
 _STACK = frozenset({"embed_tokens", "layers", "norm"})
 _LAYER_NORMS = frozenset(
@@ -72,8 +73,9 @@ def rules(model: PreTrainedModel) -> Iterator[None]:
     def halved(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return (_shared(args[0], _HALF), *args[1:]) if asked(args[0]) else None
 
-    def begin(*_: Any) -> None:
+    def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if watched():
+            _require_one_entrance(decoder.model, kwargs)
             decoder.begin()
 
     def end(*_: Any) -> None:
@@ -90,11 +92,20 @@ def rules(model: PreTrainedModel) -> Iterator[None]:
             stack.callback(module.register_forward_hook(as_factor).remove)
         for module in parts.products:
             stack.callback(module.register_forward_pre_hook(halved).remove)
-        stack.callback(decoder.model.register_forward_pre_hook(begin).remove)
+        stack.callback(decoder.model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.callback(decoder.model.register_forward_hook(end).remove)
         token = attention.recorder.set(_Hearing(decoder))
         stack.callback(attention.recorder.reset, token)
         yield
+
+
+def _require_one_entrance(decoder: PreTrainedModel, given: Mapping[str, Any]) -> None:
+    inside = [name for name, value in given.items() if name.startswith(_INSIDE) and value is not None]
+    if inside:
+        raise RelevancyError(
+            f"{type(decoder).__name__} adds image features inside its layers ({inside[0]}), and method attnlrp follows "
+            "what enters at the first one: use method relevancy."
+        )
 
 
 class _Factor(torch.autograd.Function):

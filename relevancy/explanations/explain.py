@@ -296,10 +296,10 @@ class _Run:
 
     def _opened(self) -> AbstractContextManager[Attributor]:
         layout, model = self.items[0].layout, self.model
-        if not model.patchwise and (self.scope != "language" or not self.method.layered):
+        if not model.patchwise and (self.scope != "language" or not self.method.by_token):
             raise RelevancyError(
-                f"With {model.model.config.model_type}, scope language of methods that read attention is known here: "
-                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.layered)}."
+                f"With {model.model.config.model_type}, scope language of these methods is known here: "
+                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
             )
         grid = layout.grid  # of a family that is patchwise: as many patches on every picture, wherever they lie on it
         return opened(self.method, self.model, MethodSettings(self.scope, self.layers, grid.rows, grid.cols))

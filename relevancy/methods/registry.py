@@ -42,8 +42,10 @@ class Method:
 
     summary: one line of meaning. formula, source: what is computed, and who proposed it. weaknesses: what is known
     against it. scopes: those of `explain` that it knows. needs: packages beside the required ones. signed: whether its
-    numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. words:
-    whether words have relevance too. home: the module and the name in it of what runs it, see `reading.opened`.
+    numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. by_token:
+    whether with scope language each input token has a number of its own, so that image tokens may lie on the picture in
+    any way (tiles, merged patches). words: whether words have relevance too. home: the module and the name in it of
+    what runs it, see `base.opened`.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Method:
     needs: tuple[str, ...] = ()
     signed: bool = False
     layered: bool = False
+    by_token: bool = False
     words: bool = True
     function: MapFunction | None = None
 
@@ -179,6 +182,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:relevancy",
                 scopes=_BOTH,
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "relevancy-magnitude",
@@ -193,6 +197,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:magnitude",
                 scopes=_BOTH,
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "attention",
@@ -204,6 +209,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "on first tokens.",
                 "relevancy.methods.attention_maps:mean",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "attention-last",
@@ -214,6 +220,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "As attention; by the last layer, what was in a patch may have moved to another token.",
                 "relevancy.methods.attention_maps:last",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "rollout",
@@ -224,6 +231,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "As attention; in a causal decoder it gathers on the earliest tokens, the deeper the more.",
                 "relevancy.methods.attention_maps:rollout",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "attention-gradient",
@@ -235,6 +243,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "token.",
                 "relevancy.methods.relevancy:attention_x_gradient",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "gradcam",
@@ -269,6 +278,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "not the logit. Noise where large numbers of both signs cancel.",
                 "relevancy.methods.gradients:attnlrp",
                 signed=True,
+                by_token=True,
             ),
             Method(
                 "tam",

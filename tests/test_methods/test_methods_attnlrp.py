@@ -2,6 +2,7 @@
 
 import lrp_by_hand
 import numpy as np
+import pictured
 import pytest
 import tiny
 import torch
@@ -101,6 +102,23 @@ def test_layers_without_a_known_rule_are_refused_by_name(config, changes, layer,
     model = wrap(*with_decoder(config, **changes))
     with pytest.raises(RelevancyError, match=f"attnlrp has no rule for {layer} of {config.__name__[:-6]}Model"):
         explain(model, picture, QUESTION, method="attnlrp")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_5_vl", "internvl"])
+def test_image_tokens_may_be_tiles_and_merged_patches(family, picture):
+    model = wrap(*pictured.BUILDERS[family]())
+    found = explain(model, picture, QUESTION, method="attnlrp", max_new_tokens=1)
+    assert found.image_map.any()
+    assert np.isfinite(found.relevance).all()
+    mapped = explain(model, picture, QUESTION, max_new_tokens=1)
+    assert found.image_map.shape == mapped.image_map.shape
+    assert found.tokens == mapped.tokens
+
+
+def test_image_features_inside_the_layers_are_refused(picture):
+    model = wrap(*pictured.BUILDERS["qwen3_vl"]())
+    with pytest.raises(RelevancyError, match="adds image features inside its layers"):
+        explain(model, picture, QUESTION, method="attnlrp", max_new_tokens=1)
 
 
 @pytest.mark.parametrize("changed", ["gain", "parameter", "part"])
