@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def test_the_other_answer_is_the_next_best_token_in_its_place(model, found, righ
     assert found[1]["relevancy"].numbers["other answer"].mean == pytest.approx(np.mean(expected), abs=1e-5)
     assert found[1]["rollout"].numbers["other answer"].mean == pytest.approx(1)
     assert not found[1]["relevancy contrast"].numbers["other answer"].rows
+
+
+def test_another_token_or_another_place_is_no_rival(model, right):
+    row, answer = right[0]
+    own = explain(model, row.picture(), row.question, answer=answer, evidence=False)
+    rival = replace(own, target=replace(own.target, id=own.target.id + 1))
+    later = replace(own, target=replace(rival.target, position=own.target.position + 1))
+    assert standings._likeness(own, rival, rival.target.id) == {"other answer": 1}
+    for other, wanted in ((rival, rival.target.id + 1), (rival, None), (later, rival.target.id), (None, 1)):
+        assert standings._likeness(own, other, wanted) == {}
 
 
 def test_costs_are_told_of_methods_alone(found):
