@@ -90,7 +90,7 @@ def test_another_token_or_another_place_is_no_rival(model, right):
     own = explain(model, row.picture(), row.question, answer=answer, evidence=False)
     rival = replace(own, target=replace(own.target, id=own.target.id + 1))
     later = replace(own, target=replace(rival.target, position=own.target.position + 1))
-    assert standings._likeness(own, rival, rival.target.id) == {"other answer": 1}
+    assert standings._likeness(own, rival, rival.target.id)["other answer"] == pytest.approx(1)
     for other, wanted in ((rival, rival.target.id + 1), (rival, None), (later, rival.target.id), (None, 1)):
         assert standings._likeness(own, other, wanted) == {}
 
