@@ -53,6 +53,7 @@ evaluate_app.command("score", epilog=evaluate.EXIT_CODES)(evaluate.score)
 evaluate_app.command("table", epilog=evaluate.EXIT_CODES)(evaluate.table)
 evaluate_app.command("effects", epilog=evaluate.EXIT_CODES)(evaluate.effects)
 evaluate_app.command("demo")(demo.evaluate_demo)
+evaluate_app.command("methods")(demo.evaluate_methods)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

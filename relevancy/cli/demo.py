@@ -177,6 +177,54 @@ def evaluate_demo(
         out.print(maps_table)
 
 
+def evaluate_methods(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which models; give the option again for more. Both by default.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods, as relevancy,rollout; 'relevancy contrast' explains what is said against the next best. By "
+            "default all that cost a few passes, and the contrasts of those that go back by layers."
+        ),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, a question of each.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder that keeps what is found.")] = Path(
+        "relevancy-methods"
+    ),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Markdown page whose marked place gets the tables, too.")
+    ] = None,
+) -> None:
+    """Set methods beside each other on drawn scenes: maps right, faithful, this answer's, confirmed, and their cost.
+
+    Noise and a bump in the picture's middle, which look at no answer, stand beside them. Stopped and started again with
+    the same --out, it goes on where it was, also with more scenes or other methods.
+
+    Try: relevancy evaluate methods --methods relevancy,relevancy-magnitude,rollout --scenes 30
+    """
+    check_writable(out_folder)
+    from relevancy.checking import tables
+    from relevancy.demo.standings import markdown, standings, usual
+
+    if page is not None:
+        tables.place_in(page, "evaluate methods")
+    named = usual() if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    made = []
+    with bars() as report:
+        for one in map(load_model, model or PAIR):
+            found = standings(
+                one, out_folder / escaped(one.name), scenes=scenes, seed=seed, methods=named,
+                progress=share_of(report, one.name),
+            )  # fmt: skip
+            made.append(markdown(one.name, seed, found))
+    for text in made:
+        say(text)
+    if page is not None:
+        tables.write_into(page, made, "evaluate methods")
+
+
 def _evaluation(names: list[str], right: list[Any], blind: list[Any], truths: list[Any]) -> dict[str, Any]:
     def flat(shares: dict[tuple[str, str], float]) -> dict[str, float]:
         return {f"{kind}/{form}": value for (kind, form), value in shares.items()}

@@ -41,8 +41,8 @@ def explain(
         str,
         typer.Option(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
-            "quotes), [bold]all[/bold], a position such as 2, a string in the answer, [bold]word:2[/bold] for the "
-            "string 2, or a contrast such as 'Yes|No'."
+            "quotes), [bold]contrast[/bold] (that token against the next best), [bold]all[/bold], a position such as "
+            "2, a string in the answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'."
         ),
     ] = "first",
     scope: Annotated[

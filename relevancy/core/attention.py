@@ -149,11 +149,13 @@ def attend(
     dropout: float = 0.0,
     is_causal: bool | None = None,
     softcap: float | None = None,
+    cap_as_factor: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention for transformers' interface that records relevance when backward runs.
 
     Query is (batch, heads, tokens, dim); key and value may have fewer heads. Returns (batch, tokens, heads, dim).
+    cap_as_factor: backward takes a soft cap for a factor of each score that does not depend on it (see `lrp`).
     Raises RelevancyError for a mask or an option whose effect on the probabilities is not known here.
     """
     _refuse_unknown(module, attention_mask, dropout, kwargs)
@@ -166,6 +168,7 @@ def attend(
         mask=attention_mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=softcap,
+        cap_as_factor=cap_as_factor,
         causal=causal and attention_mask is None and query.shape[2] > 1,
         groups=query.shape[1] // key.shape[1],
     )
@@ -221,6 +224,7 @@ class Call:
     mask: Tensor | None
     scale: float
     softcap: float | None
+    cap_as_factor: bool
     causal: bool
     groups: int
 
@@ -368,12 +372,13 @@ def _mixed(row: Tensor, flow: Tensor) -> Tensor:
 
 
 def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tensor | None]:
-    """Softmax of raw query-key products (batch, kv heads, groups * rows, keys), and the soft cap's derivative."""
+    """Softmax of raw query-key products (batch, kv heads, groups * rows, keys), and what the soft cap lets through."""
     slope = None
     scores *= call.scale
     if call.softcap is not None:
-        scores = torch.tanh(scores / call.softcap)
-        slope = 1 - scores.square()
+        before = scores / call.softcap
+        scores = torch.tanh(before)
+        slope = torch.where(before == 0, 1, scores / before) if call.cap_as_factor else 1 - scores.square()
         scores = scores * call.softcap
     grouped = scores.view(*scores.shape[:2], call.groups, -1, scores.shape[-1])
     lowest = torch.finfo(scores.dtype).min
