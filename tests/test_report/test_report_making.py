@@ -490,14 +490,15 @@ def test_the_gallery_holds_what_it_says(tmp_path):
     assert [seen.model for seen in cards["item-4"].seen] == ["small", "large"]
 
 
-def test_a_faint_map_is_drawn_where_it_is_confirmed(tmp_path):
-    def drawn(verdict):
-        lines = [exports.line(row, share_image=1e-6, evidence_blind_tv=0.5, verdict=verdict) for row in range(3)]
-        report = make_report(exports.write_export(tmp_path / verdict, lines), gallery=1, resamples=100)
-        (card,) = report.gallery[-1][1]
-        return card.seen[0].drawn
-
-    assert drawn("confirmed") != drawn("unconfirmed") == drawn("words alone")
+def test_a_faint_map_is_drawn_where_it_is_confirmed_and_has_its_own_scale(tmp_path):
+    shown = {"share_image": 1e-6, "evidence_blind_tv": 0.5, "verdict": "confirmed"}
+    lines = [exports.line(row, model, **shown) for row in range(3) for model in ("small", "large")]
+    report = make_report(exports.write_export(tmp_path / "x", lines), gallery=3, resamples=100)
+    by_id = [{card.id: card.seen[0].drawn for card in cards} for _, cards in report.gallery]
+    for name in by_id[0].keys() & by_id[-1].keys():
+        assert by_id[0][name] != by_id[-1][name]
+    assert len(set(by_id[0].values())) == 3  # three maps
+    assert len(set(by_id[-1].values())) == 1  # three times the same words: not drawn
 
 
 def test_maps_that_are_compared_by_their_places_have_a_scale_each(tmp_path):
