@@ -143,7 +143,7 @@ def test_what_the_image_share_is_worth_is_measured_on_these_rows(tmp_path):
     lines = [
         exports.line(
             row, picture_hash=f"picture-{row // 2}", share_image=float(rng.choice([0.01, 0.02, 0.3, 0.6])),
-            evidence_blind_tv=float(rng.uniform(0, 0.3)),
+            evidence_blind_tv=float(rng.uniform(0, 0.3)), evidence_blind=float(rng.uniform()),
         )
         for row in range(80)
     ]  # fmt: skip
