@@ -335,7 +335,13 @@ def claim_folder(folder, small, large, noise=0.02, **shares):
 
 @pytest.mark.parametrize(
     ("small", "large", "verdict"),
-    [(0.03, 0.4, "supports"), (0.3, 0.4, "in part"), (0.4, 0.3, "against"), (0.3, 0.3, "undecided")],
+    [
+        (0.03, 0.4, "supports"),
+        (0.11, 0.4, "in part"),
+        (0.3, 0.4, "in part"),
+        (0.4, 0.3, "against"),
+        (0.3, 0.3, "undecided"),
+    ],
 )
 def test_the_claim_rests_on_what_knocking_out_the_picture_does(tmp_path, small, large, verdict):
     reading = make_report(claim_folder(tmp_path / "x", small, large), **QUICK).reading
