@@ -181,7 +181,7 @@ class Drawer:
         picture, missing = self._picture(first_series, first)
         size = _small(first["width"], first["height"])
         under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
-        heats = [_heat(line, size) for _, line in there]
+        heats = [_heat(line, size, apart=apart) for _, line in there]
         together = [heat for heat, _ in heats]
         ranges = [overlay.value_range([heat] if apart else together) for heat in together]
         seen = tuple(
@@ -229,8 +229,11 @@ def _small(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]:
-    """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is."""
+def _heat(line: dict[str, Any], size: tuple[int, int], *, apart: bool) -> tuple[np.ndarray, str]:
+    """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is.
+
+    On a scale of its own, a map that is confirmed is drawn however faint it is.
+    """
     values = np.array(line["image_map"] or [], np.float32)
     if values.size != line["rows"] * line["cols"] or not values.size:
         return np.zeros(size[::-1], np.float32), "no map: it does not fit its own shape"
@@ -238,7 +241,8 @@ def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]
         np.array(line[name]) * (small / line[whole])
         for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
     )
-    share = None if line.get("verdict") == "confirmed" else line["share_image"]  # confirmed, a faint map says enough
+    drawn = apart and line.get("verdict") == "confirmed"
+    share = None if drawn else line["share_image"]
     return overlay.shown(
         Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"])), 1.0 if share is None else share
     )

@@ -143,7 +143,7 @@ def test_what_the_image_share_is_worth_is_measured_on_these_rows(tmp_path):
     lines = [
         exports.line(
             row, picture_hash=f"picture-{row // 2}", share_image=float(rng.choice([0.01, 0.02, 0.3, 0.6])),
-            evidence_blind_tv=float(rng.uniform(0, 0.3)),
+            evidence_blind_tv=float(rng.uniform(0, 0.3)), evidence_blind=float(rng.uniform()),
         )
         for row in range(80)
     ]  # fmt: skip
@@ -335,7 +335,13 @@ def claim_folder(folder, small, large, noise=0.02, **shares):
 
 @pytest.mark.parametrize(
     ("small", "large", "verdict"),
-    [(0.03, 0.4, "supports"), (0.3, 0.4, "in part"), (0.4, 0.3, "against"), (0.3, 0.3, "undecided")],
+    [
+        (0.03, 0.4, "supports"),
+        (0.11, 0.4, "in part"),
+        (0.3, 0.4, "in part"),
+        (0.4, 0.3, "against"),
+        (0.3, 0.3, "undecided"),
+    ],
 )
 def test_the_claim_rests_on_what_knocking_out_the_picture_does(tmp_path, small, large, verdict):
     reading = make_report(claim_folder(tmp_path / "x", small, large), **QUICK).reading
@@ -490,14 +496,15 @@ def test_the_gallery_holds_what_it_says(tmp_path):
     assert [seen.model for seen in cards["item-4"].seen] == ["small", "large"]
 
 
-def test_a_faint_map_is_drawn_where_it_is_confirmed(tmp_path):
-    def drawn(verdict):
-        lines = [exports.line(row, share_image=1e-6, evidence_blind_tv=0.5, verdict=verdict) for row in range(3)]
-        report = make_report(exports.write_export(tmp_path / verdict, lines), gallery=1, resamples=100)
-        (card,) = report.gallery[-1][1]
-        return card.seen[0].drawn
-
-    assert drawn("confirmed") != drawn("unconfirmed") == drawn("words alone")
+def test_a_faint_map_is_drawn_where_it_is_confirmed_and_has_its_own_scale(tmp_path):
+    shown = {"share_image": 1e-6, "evidence_blind_tv": 0.5, "verdict": "confirmed"}
+    lines = [exports.line(row, model, **shown) for row in range(3) for model in ("small", "large")]
+    report = make_report(exports.write_export(tmp_path / "x", lines), gallery=3, resamples=100)
+    by_id = [{card.id: card.seen[0].drawn for card in cards} for _, cards in report.gallery]
+    for name in by_id[0].keys() & by_id[-1].keys():
+        assert by_id[0][name] != by_id[-1][name]
+    assert len(set(by_id[0].values())) == 3  # three maps
+    assert len(set(by_id[-1].values())) == 1  # three times the same words: not drawn
 
 
 def test_maps_that_are_compared_by_their_places_have_a_scale_each(tmp_path):
