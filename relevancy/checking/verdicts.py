@@ -1,8 +1,8 @@
 """From the numbers to plain words: what speaks for a method's maps, what against, and what follows.
 
 To be better than noise is little: a map whose peak meets its object in 19 % is. So "trust" asks for more. Its bounds,
-`STRONG` and `GROUND`, were chosen on 325 rows of seed 501 by a criterion that was stated first; both stand in
-docs/which-method.md, with how often such a "trust" was right on the tables of seed 2.
+`STRONG` and `GROUND`, were chosen on 325 rows of seed 501 by a stated criterion; both stand in docs/which-method.md,
+with how often such a "trust" was right on the tables of seed 2.
 """
 
 from __future__ import annotations
