@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from relevancy.core import patching
+from relevancy.core.targets import Choice, shown
 from relevancy.data.answer_match import correct
 from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
@@ -23,10 +24,12 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explain import ExplainConfig, explain_batch
 from relevancy.explanations.explanation import Explanation
+from relevancy.export.overlays import Wanted
 from relevancy.export.processed import Ready, Seen
 from relevancy.export.schema import EVIDENCE
 from relevancy.images import Picture
 from relevancy.methods.registry import DEFAULT
+from relevancy.models import generation
 from relevancy.models.model import FEATURES, Model
 from relevancy.models.vision_cache import VisionCache
 
@@ -88,10 +91,14 @@ class Reader(Model):
 
 @dataclass(frozen=True)
 class ExplainBatches:
-    """How rows are explained: as in `explain`, and how many at once."""
+    """How rows are explained: as in `explain`, how many at once, and of which rows there is a map.
+
+    Of the others there is the answer alone, with the probability of its first token.
+    """
 
     wish: ExplainConfig
     batch: int
+    maps: Wanted = field(default=Wanted(every=True))
 
     def batches(self, items: Sequence[Item]) -> Iterator[list[int]]:
         """Places of the items, those of like length together, so that little is padded."""
@@ -121,8 +128,10 @@ class RecordMaker:
         features = self._features(pixels)
         for reader, which, own in zip(self.readers, self.eyes, features, strict=True):
             reader.expect({frames[key]: (pixels[key][which], own and own[key]) for key in frames})
-            for places in self.way.batches(asked):
-                records += self._explained(reader, [asked[place] for place in places], frames, known)
+            for mapped in (True, False):
+                alike = [item for item in asked if self.way.maps.has(item.row) == mapped]
+                for places in self.way.batches(alike):
+                    records += self._tried(reader, [alike[place] for place in places], frames, known)
             reader.expect({})
         return records
 
@@ -152,14 +161,15 @@ class RecordMaker:
                 own.update(zip(some, (one[None] if one.ndim == 2 else one for one in pooled), strict=True))
         return found
 
-    def _explained(
+    def _tried(
         self, reader: Reader, items: list[Item], frames: Mapping[str, Frame], seen: Mapping[str, Seen]
     ) -> list[dict[str, Any]]:
         """One batch; where it fails, its halves, down to the row that is at fault."""
         pictures = [Picture(cast(Any, frames[_key(item)]), seen[_key(item)].notes) for item in items]
+        mapped = self.way.maps.has(items[0].row)
         start = time.perf_counter()
         try:
-            results = explain_batch(reader, pictures, [item.question or "" for item in items], self.way.wish)
+            found = (self._explained if mapped else self._answered)(reader, items, pictures)
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
                 return [faulty(items[0], reader.name, _reason(error))]
@@ -167,13 +177,28 @@ class RecordMaker:
                 torch.cuda.empty_cache()
             half = len(items) // 2
             return [
-                record
-                for part in (items[:half], items[half:])
-                for record in self._explained(reader, part, frames, seen)
+                record for part in (items[:half], items[half:]) for record in self._tried(reader, part, frames, seen)
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            _record(item, result, seen[_key(item)].digest, seconds) for item, result in zip(items, results, strict=True)
+            record | {"picture_hash": seen[_key(item)].digest, "seconds": seconds}
+            for item, record in zip(items, found, strict=True)
+        ]
+
+    def _explained(self, reader: Reader, items: list[Item], pictures: list[Picture]) -> list[dict[str, Any]]:
+        results = explain_batch(reader, pictures, [item.question or "" for item in items], self.way.wish)
+        return [_record(item, result) for item, result in zip(items, results, strict=True)]
+
+    def _answered(self, reader: Reader, items: list[Item], pictures: list[Picture]) -> list[dict[str, Any]]:
+        """Answers without maps; the token is their first."""
+        questions = [item.question or "" for item in items]
+        notes = [picture.notes + reader.question_notes(one) for picture, one in zip(pictures, questions, strict=True)]
+        with reader.lock, generation.oom_as_error():
+            prompt = generation.read(reader, [picture.image for picture in pictures], questions)
+            answers = generation.answers(reader, prompt, self.way.wish.max_new_tokens)
+        return [
+            _answer(reader, item, picture, said, logits, reader.notes + own)
+            for item, picture, said, logits, own in zip(items, pictures, answers, prompt.logits, notes, strict=True)
         ]
 
 
@@ -199,12 +224,35 @@ def _given(item: Item, model: str) -> dict[str, Any]:
     }
 
 
-def _record(item: Item, result: Explanation, digest: str | None, seconds: float) -> dict[str, Any]:
+def _answer(
+    reader: Reader, item: Item, picture: Picture, said: list[int], logits: torch.Tensor, notes: tuple[str, ...]
+) -> dict[str, Any]:
+    target = Choice(0, int(logits.argmax())).described(logits, reader.tokenizer)
+    answer = shown(reader.tokenizer, *said).strip()
+    width, height = picture.image.size
+    boxes, wrong = in_pixels(item.boxes or (), width, height)
+    given = _given(item, reader.name)
+    return given | {
+        "answer": answer,
+        "token": target.token,
+        "token_id": target.id,
+        "position": target.position,
+        "probability": target.probability,
+        "logit": target.logit,
+        "correct": correct(answer, item.expected),
+        "width": width,
+        "height": height,
+        "answer_tokens": reader.tokenizer.convert_ids_to_tokens(said),
+        "boxes": boxes or given["boxes"],
+        "notes": [*item.notes, *wrong, *notes],
+    }
+
+
+def _record(item: Item, result: Explanation) -> dict[str, Any]:
     target, grid = result.target, result.grid
     boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
     given = _given(item, result.model)
     return given | {
-        "picture_hash": digest,
         "answer": result.answer,
         "token": target.token,
         "token_id": target.id,
@@ -233,7 +281,6 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         **_evidence(result),
         "boxes": boxes or given["boxes"],
         "notes": [*item.notes, *notes, *result.notes],
-        "seconds": seconds,
         "scope": result.scope,
         "method": result.method,
     }
@@ -244,7 +291,8 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     if found is None:
         return {}
     numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
-    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, **numbers}
+    blind = found.says.get("blind")
+    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
 
 
 def _key(item: Item) -> str:
