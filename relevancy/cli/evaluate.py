@@ -1,4 +1,4 @@
-"""`relevancy evaluate --list`, `score`, `table` and `effects`: benchmarks of answers."""
+"""`relevancy evaluate BENCHMARK`, `--list`, `score`, `table` and `effects`: benchmarks of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from relevancy.cli.terminal import check_writable, escaped, out, say
+from relevancy.cli.export import EngineName, exporting
+from relevancy.cli.options import Bits, Framing, value
+from relevancy.cli.terminal import check_writable, escaped, lines, out, say
 
 if TYPE_CHECKING:
     from relevancy.evaluate.scores import BenchmarkScore
@@ -24,7 +26,11 @@ class TableForm(str, Enum):
     markdown = "markdown"
     latex = "latex"
     csv = "csv"
+    json = "json"
 
+
+NAMES = ("pope", "gqa", "mme", "mm-vet", "vqav2", "mmvp", "scienceqa", "textvqa")
+"""Of the benchmarks, each a command; told here so that parsing needs none of their code."""
 
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do)."
 
@@ -55,6 +61,93 @@ def evaluate(
     say("\nOf your own predictions: relevancy evaluate score BENCHMARK --data DIR --predictions FILE")
 
 
+def run(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Files and pictures as the benchmark's authors ship them, or the hub's Parquet."
+        ),
+    ],
+    models: Annotated[list[str], typer.Option("--model", help="As in explain; give it again for each further model.")],
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for answers, scores and pages.")],
+    maps: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none|N",
+            help="Explain every answer, none, or a sample of so many questions, and make a page: does the model look?",
+        ),
+    ] = "none",
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--bare",
+            help="Leave out the words by which LLaVA asks for a short answer, for models that never saw them; the "
+            "scores say so.",
+        ),
+    ] = False,
+    engine: Annotated[EngineName, typer.Option(help="As in export.")] = EngineName.processes,
+    address: Annotated[str | None, typer.Option(help="As in export.")] = None,
+    processes: Annotated[int | None, typer.Option(min=0, help="As in export.")] = None,
+    together: Annotated[bool | None, typer.Option("--together/--one-at-a-time", help="As in export.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="As in export.")] = None,
+    device: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="As in explain.")] = None,
+    framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
+    revision: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print scores and differences as JSON alone.")] = False,
+) -> None:
+    """Ask this benchmark's questions in LLaVA-1.5's words, write the answers in its forms, and score them.
+
+    All pictures and labels are looked for first. Stopped at any moment, the same command finishes the rest.
+
+    Try: relevancy evaluate pope --data DIR --model 2b --model 7b --out scores --maps 500
+    """
+    check_writable(out_folder)
+    from relevancy.errors import RelevancyError
+    from relevancy.evaluate.runner import EvaluationRequest, evaluate
+    from relevancy.evaluate.table import make_table
+    from relevancy.export.run import Request
+
+    if maps not in ("all", "none") and not (maps.isdecimal() and int(maps)):
+        raise RelevancyError(f"--maps takes all, none or a number of questions, not {maps!r}.")
+    options = {
+        "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
+        "revision": revision,
+    }  # fmt: skip
+    answering = Request(
+        models=models, input="", out=out_folder, engine=engine.value, address=address, processes=processes,
+        together=together, batch=batch, options={name: given for name, given in options.items() if given is not None},
+    )  # fmt: skip
+    asked = f"sample:{maps}" if maps.isdecimal() else maps
+    name = str(context.info_name)
+    line = lines()
+    with exporting() as report:
+        done = evaluate(
+            EvaluationRequest(name, data, out_folder, asked, bare, answering),
+            report,
+            lambda share: line(f"unpacking Parquet: {share:.0%}"),
+        )
+    scored = {model: found for model, found in done.scores.items() if found is not None}
+    table = make_table([done.folders[model] for model in scored], paper=False) if scored else None
+    differences = [one for one in table.differences if one.benchmark == name] if table else []
+    if as_json:
+        scores = {model: found and found.to_json() for model, found in done.scores.items()}
+        paired = [one.to_json() for one in differences]
+        sys.stdout.write(json.dumps({"scores": scores, "differences": paired}, ensure_ascii=False) + "\n")
+        return
+    for model, folder in done.folders.items():
+        say(f"\n{model}")
+        if model in scored:
+            _print(scored[model])
+        else:
+            say(f"{name} is graded by a judge, see {folder / name}; its grades go to relevancy evaluate score {name}")
+    for one in differences:
+        say(f"{one.first} less {one.second}, {one.column}: {one.printed}")
+    say(f"→ {out_folder}   (relevancy evaluate table {out_folder})")
+
+
 def score(
     name: Annotated[str, typer.Argument(metavar="BENCHMARK", help="One of `relevancy evaluate --list`.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="The benchmark's files, as its authors ship them.")],
@@ -75,10 +168,10 @@ def score(
 
     Try: relevancy evaluate score pope --data DIR --predictions answers.jsonl
     """
-    from relevancy.atomic_io import write_whole, writing
     from relevancy.errors import RelevancyError
     from relevancy.evaluate.benchmarks import benchmark
     from relevancy.evaluate.judges import write_requests
+    from relevancy.evaluate.store import write_score
 
     chosen = benchmark(name)
     if judge is not None:
@@ -90,13 +183,10 @@ def score(
     if out_folder is not None:
         check_writable(out_folder)
     found = chosen.score(data, predictions)
-    text = json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
     if out_folder is not None:
-        with writing(out_folder):
-            out_folder.mkdir(parents=True, exist_ok=True)
-            write_whole(out_folder / f"{name}.json", text)
+        write_score(found, out_folder)
     if as_json:
-        sys.stdout.write(text)
+        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
         return
     _print(found)
 
@@ -118,7 +208,10 @@ def table(
     if not folders and not paper:
         raise RelevancyError("There is nothing to show: give a folder of scores, or leave --no-paper out.")
     made = make_table(folders or [], paper=paper)
-    forms = {TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv}
+    forms = {
+        TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv,
+        TableForm.json: made.json,
+    }  # fmt: skip
     sys.stdout.write(forms[form]())
 
 
