@@ -18,6 +18,7 @@ from relevancy.cli.terminal import check_writable, escaped, lines, out, say
 
 if TYPE_CHECKING:
     from relevancy.evaluate.scores import BenchmarkScore
+    from relevancy.evaluate.table import ScoreTable
 
 
 class TableForm(str, Enum):
@@ -32,6 +33,7 @@ class TableForm(str, Enum):
 NAMES = ("pope", "gqa", "mme", "mm-vet", "vqav2", "mmvp", "scienceqa", "textvqa")
 """Of the benchmarks, each a command; told here so that parsing needs none of their code."""
 
+PICTURES = ("png", "svg", "pdf")
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do)."
 
 
@@ -132,6 +134,11 @@ def run(
     scored = {model: found for model, found in done.scores.items() if found is not None}
     table = make_table([done.folders[model] for model in scored], paper=False) if scored else None
     differences = [one for one in table.differences if one.benchmark == name] if table else []
+    page = None
+    if maps != "none":
+        from relevancy.report.picture_use import picture_use
+
+        page = picture_use(done, differences).save(out_folder / "report")
     if as_json:
         scores = {model: found and found.to_json() for model, found in done.scores.items()}
         paired = [one.to_json() for one in differences]
@@ -146,6 +153,8 @@ def run(
     for one in differences:
         say(f"{one.first} less {one.second}, {one.column}: {one.printed}")
     say(f"→ {out_folder}   (relevancy evaluate table {out_folder})")
+    if page is not None:
+        say(f"→ {page}")
 
 
 def score(
@@ -196,6 +205,9 @@ def table(
         list[Path] | None, typer.Argument(metavar="[MODEL]...", help="Folders that `score --out` wrote, one a model.")
     ] = None,
     form: Annotated[TableForm, typer.Option("--format", help="What to print.")] = TableForm.markdown,
+    picture: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw it instead: a .png, .svg or .pdf.")
+    ] = None,
     paper: Annotated[bool, typer.Option(help="With the LLaVA-Gemma paper's ten rows, marked as published.")] = True,
 ) -> None:
     """Models beside each other and beside the LLaVA-Gemma paper's Table 1.
@@ -208,11 +220,31 @@ def table(
     if not folders and not paper:
         raise RelevancyError("There is nothing to show: give a folder of scores, or leave --no-paper out.")
     made = make_table(folders or [], paper=paper)
+    if picture is not None:
+        _draw(made, picture)
+        return
     forms = {
         TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv,
         TableForm.json: made.json,
     }  # fmt: skip
     sys.stdout.write(forms[form]())
+
+
+def _draw(made: ScoreTable, path: Path) -> None:
+    from relevancy.atomic_io import whole, writing
+    from relevancy.errors import RelevancyError
+    from relevancy.plotting.tables import table_figure
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in PICTURES:
+        raise RelevancyError(f"--out {path}: a table is drawn as .{', .'.join(PICTURES)}.")
+    own = sum(not row.published for row in made.rows)
+    drawn = table_figure(made.cells(), parts=[own + 1] if 0 < own < len(made.rows) else [], notes=made.remarks())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            drawn.savefig(part, format=kind)
+    say(f"→ {path}")
 
 
 def effects(

@@ -100,6 +100,12 @@ class ScoreTable:
         """All lines as text, the head first."""
         return [["model", *COLUMNS, "numbers"], *([*own, where] for own, where in self._lines())]
 
+    def remarks(self) -> list[str]:
+        """Paired differences and notes, a line each."""
+        return [f"{one.first} less {one.second}, {one.column}: {one.printed}" for one in self.differences] + [
+            *self.notes
+        ]
+
     def latex(self) -> str:
         """A tabular with booktabs' rules, its notes as comments."""
         head = " & ".join(["model", *COLUMNS, "numbers"])
@@ -107,7 +113,7 @@ class ScoreTable:
         own = sum(not row.published for row in self.rows)
         body = [*rows[:own], *(["\\midrule"] if 0 < own < len(rows) else []), *rows[own:]]
         return "".join(
-            [f"% {note}\n" for note in self.notes]
+            [f"% {line}\n" for line in self.remarks()]
             + [f"\\begin{{tabular}}{{l{'r' * len(COLUMNS)}l}}\n\\toprule\n{head} \\\\\n\\midrule\n"]
             + [line + ("\n" if line.startswith("\\midrule") else " \\\\\n") for line in body]
             + ["\\bottomrule\n\\end{tabular}\n"]
