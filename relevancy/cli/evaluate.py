@@ -56,7 +56,7 @@ def evaluate(
         lines = {
             "questions": one.questions, "DIR holds": "; ".join(one.layout),
             "pictures": f"DIR/{one.pictures} (not needed to score)", "from": one.source, "licence": one.licence,
-            "size": one.size,
+            "size": one.size, "unchecked": one.unchecked,
         }  # fmt: skip
         for name, text in lines.items():
             say(f"  {name:<10} {text}")

@@ -19,9 +19,10 @@ class Benchmark:
     """A benchmark: its files, and its scorer.
 
     layout: what --data must hold to score. pictures: the folder of its pictures, needed to ask and not to score. size:
-    how much. ask: every question of --data. submit: writes answers in the official form. score: from --data and
-    --predictions. requests: the judge's prompts, where a judge grades, made with the file `examples` if it names one.
-    graded: whether only grades can be scored. function: of a group and a score, what it is of sums over pictures.
+    how much. unchecked: which of this was written without its source at hand. ask: every question of --data. submit:
+    writes answers in the official form. score: from --data and --predictions. requests: the judge's prompts, where a
+    judge grades, made with the file `examples` if it names one. graded: whether only grades can be scored. function: of
+    a group and a score, what it is of sums over pictures.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Benchmark:
     source: str
     licence: str
     size: str
+    unchecked: str
     protocol: Protocol
     ask: Callable[[Path], Iterable[BenchmarkQuestion]]
     submit: Submission

@@ -94,6 +94,7 @@ BENCHMARK = Benchmark(
     source="cs.stanford.edu/people/dorarad/gqa: questions1.2.zip and images.zip",
     licence="annotations CC BY 4.0; pictures of Visual Genome (COCO and YFCC), under their own terms",
     size="questions 1.4 GB with the training set's; pictures 20 GB",
+    unchecked="sizes, the pictures' terms",
     protocol=PROTOCOL,
     ask=ask,
     submit=submit,
