@@ -148,7 +148,7 @@ def _bare(text: str) -> str:
 def _unaided(protocol: Protocol) -> Protocol:
     """The protocol of questions without LLaVA's closing words."""
     return replace(
-        protocol, name=f"{protocol.name}; asked without its closing words, so no other's equal",
+        protocol, name=f"{protocol.name}; asked without LLaVA's closing words, so comparable with no published number",
         prompt=_bare(protocol.prompt),
     )  # fmt: skip
 

@@ -158,7 +158,7 @@ class _Answers:
         return Sample.of(np.where(known, values, np.nan), self.series.pictures)
 
 
-def picture_use(done: Evaluation, differences: Sequence[PairedScore] = (), gallery: int = 6) -> PictureUse:
+def picture_use(done: Evaluation, differences: Sequence[PairedScore] = (), gallery: int = 4) -> PictureUse:
     """What a benchmark's explained answers say. Raises RelevancyError where none is explained."""
     source = open_source(done.export)
     measured = measure([source], _READ)

@@ -141,7 +141,7 @@ def test_asked_answered_and_scored(name, sets, models, tmp_path):
             assert found.estimates[group][score].value == pytest.approx(RECOMPUTED[name](sets[name], rows))
             stored = json.loads((done.folders[model.name] / f"{name}.json").read_text())
             assert stored["headline"]["value"] == found.estimates[group][score].value
-            assert "without its closing words" in stored["protocol"]["name"]
+            assert "without LLaVA's closing words" in stored["protocol"]["name"]
             assert set(found.rights.values()) <= {0, 1} or name in ("vqav2", "textvqa")
             assert len(found.rights) == QUESTIONS[name]
     if name == "mmvp":
