@@ -22,9 +22,10 @@ Told = Callable[[float], None]
 
 @dataclass(frozen=True)
 class HubLayout:
-    """Which files a split has, and what writes the official layout of their rows into a folder."""
+    """Which files a split has, by which file the official layout is known, and what writes it of a split's rows."""
 
     pattern: str
+    official: str
     write: Callable[[Iterable[Mapping[str, Any]], Path], None]
 
 
@@ -33,8 +34,11 @@ def unpacked(name: str, data: Path, target: Path, told: Told) -> Path:
 
     Raises RelevancyError for Parquet of another benchmark or split, and for a target made of other files.
     """
-    layout, found = HUB.get(name), sorted(data.rglob("*.parquet")) if data.is_dir() else [data]
-    if not found or layout is None or not all(file.suffix == ".parquet" for file in found):
+    layout = HUB.get(name)
+    if layout is None or any(data.glob(layout.official)):
+        return data
+    found = sorted(data.rglob("*.parquet")) if data.is_dir() else [data]
+    if not found or found[0].suffix != ".parquet":
         return data
     files = [file for file in found if file.match(layout.pattern)] if data.is_dir() else found
     if not files:
@@ -174,12 +178,12 @@ def _lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 HUB: Mapping[str, HubLayout] = {
-    "pope": HubLayout("test-*.parquet", _pope),
-    "gqa": HubLayout("testdev_balanced_*/*.parquet", _gqa),
-    "mme": HubLayout("test-*.parquet", _mme),
-    "mm-vet": HubLayout("test-*.parquet", _mm_vet),
-    "vqav2": HubLayout("validation-*.parquet", _vqav2),
-    "scienceqa": HubLayout("test-*.parquet", _scienceqa),
-    "textvqa": HubLayout("validation-*.parquet", _textvqa),
+    "pope": HubLayout("test-*.parquet", "llava_pope_test.jsonl*", _pope),
+    "gqa": HubLayout("testdev_balanced_*/*.parquet", "testdev_balanced_questions.json*", _gqa),
+    "mme": HubLayout("test-*.parquet", "**/*.txt", _mme),
+    "mm-vet": HubLayout("test-*.parquet", "mm-vet.json*", _mm_vet),
+    "vqav2": HubLayout("validation-*.parquet", "v2_mscoco_val2014_annotations.json*", _vqav2),
+    "scienceqa": HubLayout("test-*.parquet", "llava_test_CQM-A.json*", _scienceqa),
+    "textvqa": HubLayout("validation-*.parquet", "TextVQA_0.5.1_val.json*", _textvqa),
 }
 """Benchmarks by name; MMVP lies on the hub in its authors' own layout."""

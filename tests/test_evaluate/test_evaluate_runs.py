@@ -16,6 +16,7 @@ from miniatures import COGNITION, MAKERS, PERCEPTION, hub
 import relevancy
 from relevancy import cli
 from relevancy.evaluate.benchmarks import BENCHMARKS
+from relevancy.evaluate.hub import unpacked
 from relevancy.evaluate.runner import EvaluationRequest, evaluate
 from relevancy.export.run import Request
 from relevancy.models import generation
@@ -269,6 +270,10 @@ def test_parquet_of_another_split_or_set_is_one_line(sets, tmp_path, monkeypatch
     data = hub("scienceqa", sets["scienceqa"], tmp_path / "hub")
     (data / "data" / "test-00000-of-00001.parquet").unlink()
     assert "is it another split?" in refused(monkeypatch, capsys, "scienceqa", data, tmp_path / "out")
+    assert unpacked("pope", sets["pope"], tmp_path / "unused", print) == sets["pope"]
+    both = miniatures.pope(tmp_path / "both")
+    (both / "more.parquet").write_bytes(b"")
+    assert unpacked("pope", both, tmp_path / "unused", print) == both
     other = hub("textvqa", sets["textvqa"], tmp_path / "other")
     assert "is not vqav2 as lmms-lab packs it" in refused(monkeypatch, capsys, "vqav2", other, tmp_path / "out")
 
