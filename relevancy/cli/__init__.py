@@ -49,6 +49,10 @@ train_app.command("configs")(train.configs)
 train_app.command("demo")(demo.train_demo)
 train_app.command("grid", epilog=train.EXIT_CODES)(demo.train_grid)
 evaluate_app.callback(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)
+for name in evaluate.NAMES:
+    evaluate_app.command(name, epilog=evaluate.EXIT_CODES, short_help=f"Ask {name} of models, and score them.")(
+        evaluate.run
+    )
 evaluate_app.command("score", epilog=evaluate.EXIT_CODES)(evaluate.score)
 evaluate_app.command("table", epilog=evaluate.EXIT_CODES)(evaluate.table)
 evaluate_app.command("effects", epilog=evaluate.EXIT_CODES)(evaluate.effects)

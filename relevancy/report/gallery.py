@@ -46,7 +46,7 @@ class ShelfRow:
 class Shelf:
     """Rows chosen for one reason, and how many there were to choose from.
 
-    measure: what the rows were chosen by, a name of `words.MEASURES` or "divergence".
+    measure: what the rows were chosen by, a name that `words.chosen_by` knows.
     """
 
     title: str
@@ -112,7 +112,7 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
             int(np.isfinite(apart).sum()),
             tuple(
                 ShelfRow(int(pair.first.keys[pair.in_first[row]]), float(apart[row]))
-                for row in _first(-apart, pair.first.pictures[pair.in_first], count)
+                for row in first_places(-apart, pair.first.pictures[pair.in_first], count)
             ),
         )
     lost = [np.where(one.measures["unconfirmed"] == 1, one.measures["blind_tv"], np.nan) for one in series]
@@ -141,12 +141,12 @@ def _over_all(
     every = np.concatenate(values)
     owner = np.repeat(np.arange(len(series)), [len(one) for one in series])
     keys = np.concatenate([one.keys for one in series])
-    chosen = _first(sign * every, np.concatenate([one.pictures for one in series]), count)
+    chosen = first_places(sign * every, np.concatenate([one.pictures for one in series]), count)
     choices = (ShelfRow(int(keys[place]), float(every[place]), series[owner[place]].name) for place in chosen)
     return Shelf(title, reason, measure, int(np.isfinite(every).sum()), tuple(choices))
 
 
-def _first(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
+def first_places(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
     """Places of the smallest values, each of another picture."""
     chosen: dict[int, int] = {}
     for place in np.argsort(values, kind="stable"):  # what is not a number comes last

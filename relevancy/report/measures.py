@@ -34,7 +34,7 @@ _TRUTH = ("pointing", "pointing_chance", "energy", "energy_chance")
 _OPTION = re.compile(r"(?:^|\s)(?:\([A-Za-z1-9]\)|[A-D][.):])\s")
 OPTIONS = " … with options"  # how the name of a form with options ends
 _REASONS = 20  # of errors that are kept
-_KEY = ("row", "id", "question", "picture", "picture_hash")
+_KEY = ("row", "id", "question", "picture", "picture_hash", "cols")
 _PLACE = ("width", "height", "rows", "cols", "x_edges", "y_edges", "image_map")
 
 
@@ -98,6 +98,8 @@ def measure(
                 progress((number + (part + 1) / len(source.parts)) / len(sources))
         if not any(one.places for (where, _), one in collector.series.items() if where == number):
             failed = sum(collector.failed[number].values())
+            if not failed:
+                raise RelevancyError(f"{source.folder}: holds answers alone; export with --maps all.")
             raise RelevancyError(
                 f"{source.folder}: not a single result, {failed} lines are errors"
                 + (f" (the first: {next(iter(collector.errors))})" if collector.errors else "")
@@ -169,7 +171,7 @@ class _Collector:
             elif error is not None:
                 self.errors[error] += 1
                 self.failed[number][model] += 1
-            else:
+            elif names["cols"][line] is not None:  # answers without a map are no results here
                 chosen[model].append(line)
             self.seen.add(place)
         for model, lines in chosen.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -26,7 +26,7 @@ def page(report: Report) -> str:
     """The whole page as HTML."""
     findings = report.findings
     colors = {model.name: f"c{number % _COLORS}" for number, model in enumerate(findings.models)}
-    template = _templates().get_template("page.html")
+    template = templates().get_template("page.html")
     return template.render(report=report, findings=findings, colors=colors, sections=list(_sections(findings)))
 
 
@@ -47,7 +47,7 @@ def _sections(findings: ReportFindings) -> Iterator[tuple[str, str, str, SplitFi
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
     """The package's templates: what they are given is escaped, and a name that is not there is an error."""
     made = Environment(
         autoescape=True,
@@ -58,8 +58,12 @@ def _templates() -> Environment:
     )
     made.globals |= {"words": words, "charts": charts, "claim": claim, "maps": maps, "overlay": overlay}
     made.globals |= {"FEWEST": FEWEST, "VERDICTS": VERDICTS, "BLIND_TV": BLIND_TV, "SMALL_SHARE": SMALL_SHARE}
-    made.filters |= {"number": "{:,}".format, "cut": words.cut, "setting": _setting}
+    made.filters |= {"number": "{:,}".format, "cut": words.cut, "setting": _setting, "list_values": _values}
     return made
+
+
+def _values(value: Mapping[str, Any]) -> list[Any]:
+    return list(value.values())
 
 
 def _setting(value: Any) -> str:

@@ -69,6 +69,15 @@ def row_share(value: float) -> str:
     return f"{value:.2%}" if value < 0.01 or value > 0.99 else level(value, True)
 
 
+def chosen_by(measure: str, value: float) -> str:
+    """The number that a row of the gallery was chosen for; measure: of `MEASURES`, divergence or change."""
+    if measure == "divergence":
+        return f"divergence {value:.3f} bits"
+    if measure == "change":
+        return f"change without the picture {signed(value, 3)}"
+    return f"{MEASURES[measure].title.lower()} {row_share(value)}"
+
+
 def step(value: float | None, share: bool) -> str:
     """A difference: in percentage points, or as a signed number."""
     if value is None:
