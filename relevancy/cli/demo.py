@@ -11,9 +11,12 @@ import typer
 from rich.table import Table
 
 from relevancy.cli.evidence import evidence_of_pair
+from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
+from relevancy.methods import registry
+from relevancy.methods.registry import SHOWN_FIRST
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -25,24 +28,31 @@ def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = SHOWN_FIRST,
 ) -> None:
     """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
+    registry.chosen(method, "language", None)
     check_writable(out_folder)
     from relevancy.demo.showcase import showcase
-    from relevancy.plotting.overlay import percent
 
     pair = [load_model(name) for name in PAIR]
     say(
         "Two small models come with this package: LLaVA-Gemma in miniature, trained on drawn scenes (a demonstration "
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
-    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed):
+    say(
+        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked; the "
+        "verdict says whether this very map shows where the answer comes from.\n"
+    )
+    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed, method=method):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
-        table = Table("model", "answer", "token", "p", "image", "text", "first token", box=None, pad_edge=False)
+        table = Table("model", "answer", "token", "p", "blind", "verdict", box=None, pad_edge=False)
         for result in shown.explanations:
+            known = result.evidence
             table.add_row(
                 result.model, escaped(result.answer), escaped(repr(result.target.token)),
-                f"{result.target.probability:.3f}", *(percent(share) for share in result.shares.values()),
+                f"{result.target.probability:.3f}", "" if known is None else f"{known.blind:.3f}",
+                "" if known is None else known.verdict,
             )  # fmt: skip
         out.print(table)
         say(f"→ {shown.figure}\n")
