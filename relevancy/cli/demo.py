@@ -41,8 +41,8 @@ def demo(
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
     say(
-        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked; the "
-        "verdict says whether this very map shows where the answer comes from.\n"
+        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked; "
+        "the verdict says whether this very map shows where the answer comes from.\n"
     )
     for shown in showcase(pair, out_folder, scenes=scenes, seed=seed, method=method):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
