@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, RANDOM, SCORES, Store, fingerprint
-from relevancy.checking.verdicts import CheckFindings, summarise
+from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint
+from relevancy.checking.verdicts import CheckFindings, of_answers, summarise
 from relevancy.checking.worker import Job, JobResult, Settings, Worker
 from relevancy.errors import RelevancyError
 from relevancy.metrics.explainers import BATCH, Explainer
@@ -47,8 +47,8 @@ class Check:
 
     def run(self, progress: Progress = lambda _, __: None) -> CheckFindings:
         """Do what is not done yet, and judge. Stopped at any moment, the same call goes on."""
-        if RANDOM in self.methods:
-            raise RelevancyError(f"The method {RANDOM} is always there: leave it out.")
+        if given := [name for name in BASELINES if name in self.methods]:
+            raise RelevancyError(f"The row {given[0]} is always there: leave it out.")
         data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
         self._require_metrics()
         decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
@@ -73,7 +73,8 @@ class Check:
         if any(row.expected is not None for row in self.rows):
             heading += ", those answered rightly"
         summaries = summarise(store, self.rows, list(self.methods), self.settings.seed)
-        return CheckFindings(heading, summaries, tuple(self.notes))
+        answers = of_answers(store, self.rows, self.settings.seed)
+        return CheckFindings(heading, summaries, tuple(self.notes), answers, self.model.name)
 
     def _require_metrics(self) -> None:
         for name in self.settings.metrics:
@@ -127,10 +128,12 @@ class Check:
     def _missing(self, store: Store, part: str, numbers: tuple[int, ...], said: Mapping[int, str]) -> Job | None:
         """What is not stored of a part of these rows; whole for a control, whose rows are each other's partners."""
         left = {
-            number: [name for name in (*self.methods, RANDOM) if (self.rows[number].key, name, part) not in store.found]
+            number: [
+                name for name in (*self.methods, *BASELINES) if (self.rows[number].key, name, part) not in store.found
+            ]
             for number in numbers
         }
-        names = tuple(name for name in (*self.methods, RANDOM) if any(name in missing for missing in left.values()))
+        names = tuple(name for name in (*self.methods, *BASELINES) if any(name in missing for missing in left.values()))
         if not names:
             return None
         if part != SCORES:

@@ -45,6 +45,7 @@ class ReplacementName(str, Enum):
     """What stands in a hidden patch's place."""
 
     grey = "grey"
+    black = "black"
     mean = "mean"
     blur = "blur"
 
@@ -194,9 +195,12 @@ def _naming(model: str, report: Callable[[str, float], None]) -> Callable[[str, 
 
 def _say(findings: CheckFindings) -> None:
     """One model's numbers, a column for each method, and the verdicts."""
-    from relevancy.checking.tables import columns
+    from relevancy.checking.tables import ANSWERS, columns
 
     say(findings.heading)
+    told = {title: findings.answers[number] for number, title in ANSWERS.items() if number in findings.answers}
+    if any(found.rows for found in told.values()):
+        say("The explained tokens: " + ", ".join(f"{title} {found}" for title, found in told.items()))
     titles = columns(findings.summaries)
     beside = max(1, (out.width - max(map(len, titles.values()))) // _WIDE)  # methods that fit beside each other
     for start in range(0, len(findings.summaries), beside):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
+from relevancy.checking.store import ALONE, CENTRE, RANDOM, RANDOMISED, SCORES, Store
 from relevancy.checking.verdicts import BETTER, DOUBT, TRUST, UNDECIDED, summarise
 
 LAST = f"{RANDOMISED} to tower"
@@ -190,6 +190,25 @@ def test_better_than_noise_is_not_trusted(tmp_path):
     few = verdict(tmp_path / "few", rows=10)
     assert few.word == BETTER
     assert str(few).endswith("trust asks for more: 30 rows, here 10: better than chance")
+
+
+@pytest.mark.parametrize(("ahead", "word"), [(0.25, TRUST), (0.0, BETTER), (-0.1, BETTER)])
+def test_what_is_not_ahead_of_a_blob_is_not_trusted(tmp_path, ahead, word):
+    """A method that is better than noise by 0.3, and a blob that is by 0.3 less what the method is ahead."""
+    verdict(tmp_path, points=0.8)
+    store = Store(tmp_path, {})
+    rng = np.random.default_rng(1)
+    rows = list(dict.fromkeys(row for row, _, _ in store.found))
+    for row in rows:
+        mine = store.found[row, "mine", SCORES]
+        values = {"faithfulness": mine["faithfulness"] - ahead + rng.normal(0, 0.02), "flips": 0.0, "pointing": 0.0}
+        store.add([((row, CENTRE, SCORES), values)])
+    asked = [CheckRow(row, row, "?", lambda: "") for row in rows]
+    mine, blob, _ = summarise(store, asked, ["mine"])
+    assert mine.against_centre["faithfulness"].mean == pytest.approx(ahead, abs=0.02)
+    assert mine.verdict.word == word
+    assert ("to be ahead of a blob in the middle for sure, here by " in str(mine.verdict)) == (word == BETTER)
+    assert blob.verdict.word == DOUBT
 
 
 @pytest.mark.parametrize(
