@@ -95,6 +95,7 @@ def markdown(findings: CheckFindings) -> str:
     """Tables of every number, its interval beside it, of the differences to the first method, and the verdicts."""
     summaries = findings.summaries
     lines = [f"## {findings.heading}", ""]
+    lines += [f"Items {findings.items}.", ""] if findings.items else []
     if any(found.rows for found in findings.answers.values()):
         rows = str(next(iter(findings.answers.values())).rows)
         lines += _table("The explained tokens, whatever the method", ANSWERS, [(rows, findings.answers)], "tokens")
@@ -129,7 +130,7 @@ def _table(
 def as_json(findings: CheckFindings) -> dict[str, Any]:
     """The same as JSON takes it.
 
-    {"format", "model", "heading", "answers", "methods": {name: a Summary's fields but its name}, "notes"}.
+    {"format", "model", "heading", "items", "answers", "methods": {name: a Summary's fields but its name}, "notes"}.
     """
     methods = {
         one.method: {key: value for key, value in asdict(one).items() if key != "method"} for one in findings.summaries
@@ -139,6 +140,7 @@ def as_json(findings: CheckFindings) -> dict[str, Any]:
             formats.KEY: formats.CHECK,
             "model": findings.model,
             "heading": findings.heading,
+            "items": findings.items,
             "answers": {name: asdict(found) for name, found in findings.answers.items()},
             "methods": methods,
             "notes": list(findings.notes),
@@ -196,7 +198,8 @@ def _findings(stored: Mapping[str, Any]) -> CheckFindings:
         for method, one in stored["methods"].items()
     ]
     answers = intervals(stored.get("answers", {}))
-    return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]), answers, stored.get("model", ""))
+    names = stored.get("model", ""), stored.get("items", "")
+    return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]), answers, *names)
 
 
 def place_in(page: Path) -> tuple[str, str]:

@@ -68,7 +68,8 @@ class CheckFindings:
     """What a check found of one model: a line that says of what, a summary of each method, and what is to be said.
 
     answers: numbers of the explained tokens themselves, whatever the method: `blind_tv`, the share whose token is due
-    to "words alone", and the token's probability with the picture and `blind`, without it.
+    to "words alone", and the token's probability with the picture and `blind`, without it. items: digest of what was
+    judged, `ItemList.digest`; tables with the same one are of the same pictures, questions, answers and tokens.
     """
 
     heading: str
@@ -76,6 +77,7 @@ class CheckFindings:
     notes: Sequence[str] = ()
     answers: Mapping[str, Interval] = field(default_factory=dict)
     model: str = ""
+    items: str = ""
 
 
 def summarise(store: Store, rows: Sequence[CheckRow], methods: Sequence[str], seed: int = 0) -> list[Summary]:

@@ -38,7 +38,7 @@ def test_recovery_by_hand():
     assert recovery(np.array([[4.0, 1.0], [0.0, 2.0]]), GRID, mask, 0.5) == pytest.approx(4 / 6)
     assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.25) == pytest.approx(2 / 6)
     assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.05) == pytest.approx(2 / 6)  # one patch at least
-    assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.26) == pytest.approx(1)  # rounded up
+    assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.51) == pytest.approx(1)  # rounded up
     assert recovery(np.array([[-1.0, -4.0], [0.0, 2.0]]), GRID, mask, 0.75) == pytest.approx(4 / 6)
 
 
