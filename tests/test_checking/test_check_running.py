@@ -105,17 +105,20 @@ def test_what_is_confirmed_is_what_explain_confirms(checked, model):
     """Precision and recall by their definitions, from the verdicts of single calls."""
     task, findings = checked
     used = task.usable(Store(task.folder, json.loads((task.folder / "settings.json").read_text())))
-    blind, confirmed, right, needed = [], [], [], []
+    blind, confirmed, right, needed, shares = [], [], [], [], []
     for number, said in used.items():
         row = task.rows[number]
         result = explain(model, row.picture(), row.question, answer=said, target="first-relevant")
         blind.append(result.evidence.blind_tv)
+        shares.append((result.evidence.probability, result.evidence.blind))
         confirmed.append(result.evidence.verdict == "confirmed")
         right.append(against_truth(result, row.mask())["pointing"] >= 0.5)
         needed.append(result.evidence.verdict != "words alone")
     confirmed, right, needed = map(np.array, (confirmed, right, needed))
     found = by_name(findings)["relevancy"].numbers
     assert findings.answers["blind_tv"].mean == pytest.approx(np.mean(blind), abs=1e-4)
+    found = [findings.answers[number].mean for number in ("probability", "blind")]
+    assert found == pytest.approx(np.mean(shares, 0).tolist(), abs=1e-4)
     assert findings.answers["words_alone"].mean == pytest.approx(1 - needed.mean())
     assert findings.answers["blind_tv"].low < np.mean(blind) < findings.answers["blind_tv"].high
     assert found["confirmed"].mean == pytest.approx(confirmed.mean())

@@ -73,6 +73,12 @@ def test_recovery_knows_padding_and_parts_of_pixels():
     assert np.isnan(recovery(np.array([[0.0, np.nan, 2.0]]), grid, mask))
 
 
+def test_recovery_is_of_what_the_model_looked_at():
+    """A crop: the first column of pixels lies outside, with half of the mask."""
+    grid = Grid(3, 1, np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0]))
+    assert recovery(np.array([[2.0, 1.0]]), grid, np.array([[True, True, False]]), 0.5) == pytest.approx(1)
+
+
 def test_five_percent_of_twenty_patches_are_one():
     grid = Grid(20, 1, np.arange(21.0), np.array([0.0, 1.0]))
     mask = np.arange(20)[None] < 4
