@@ -131,7 +131,7 @@ def test_hiding_what_the_model_never_saw_changes_nothing(built):
         ({"regions": Region(patches=(16,))}, "0 to 15: there is no 16"),
         ({"regions": Region(patches=(-1,))}, "there is no -1"),
         ({"regions": []}, "no region"),
-        ({"replacement": "red"}, "grey, mean, blur"),
+        ({"replacement": "red"}, "grey, black, mean, blur"),
         ({"answer": " "}, "answer is empty"),
         ({"answer": "duck " * 500}, "too long"),
         ({"question": ""}, "question is empty"),

@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from relevancy.checking.items import FILE, ItemList, JudgedItem
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, RANDOM, SCORES, Store, fingerprint
-from relevancy.checking.verdicts import CheckFindings, summarise
+from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint
+from relevancy.checking.verdicts import CheckFindings, of_answers, summarise
 from relevancy.checking.worker import Job, JobResult, Settings, Worker
+from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
 from relevancy.metrics.explainers import BATCH, Explainer
 from relevancy.metrics.registry import METRICS
+from relevancy.metrics.teacher_forcing import GivenAnswer
 from relevancy.models.model import Model
 from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
@@ -30,7 +33,8 @@ class Check:
     """One model, rows, and methods by name; `run` keeps what it finds in the folder.
 
     about: what else decides the numbers. notes: what is to be said about them, such as controls that could not be made.
-    untrue: by row, why its boxes or its mask could not be used.
+    untrue: by row, why its boxes or its mask could not be used. items: judge these, whose rows `rows` must be, on the
+    answers that are in them, whatever the model says now.
     processes, make: how many processes work beside this one, and what makes a worker in each of them.
     """
 
@@ -44,16 +48,19 @@ class Check:
     processes: int = 0
     make: Make | None = None
     untrue: dict[str, str] = field(default_factory=dict)
+    items: ItemList | None = None
 
     def run(self, progress: Progress = lambda _, __: None) -> CheckFindings:
         """Do what is not done yet, and judge. Stopped at any moment, the same call goes on."""
-        if RANDOM in self.methods:
-            raise RelevancyError(f"The method {RANDOM} is always there: leave it out.")
+        if given := [name for name in BASELINES if name in self.methods]:
+            raise RelevancyError(f"The row {given[0]} is always there: leave it out.")
         data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
         self._require_metrics()
         decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
         if not self.settings.metrics:  # as checks of earlier versions say it
             del decided["metrics"]
+        if self.items is not None:
+            decided |= {"items": self.items.digest}
         store = Store(self.folder, decided)
         with _Hands(self) as hands:
             self._do(hands, "answers", self._answers(store), store, progress)
@@ -63,17 +70,22 @@ class Check:
                     "No row can be checked: the model answers none of them as expected, or none at all. "
                     + " ".join(self._faults(store)[:1])
                 )
+            items = self._frozen(usable, progress)
             self._do(hands, "maps", self._scores(store, usable), store, progress)
             self._do(hands, "controls", self._controls(store, usable), store, progress)
         for why, count in Counter(self.untrue.values()).items():
             self._note(f"{count} of {len(usable)} rows are not held against their truth: {why}")
+        if self.items is not None and (other := self._otherwise(store)):
+            told = "; ".join(other[:3])
+            self._note(f"{len(other)} of the explained answers are not what the model says now, such as: {told}")
         if faults := self._faults(store):
             self._note(f"{len(faults)} rows could not be read, such as: {faults[0]}")
         heading = f"{self.model.name}: {len(usable)} of {len(self.rows)} rows"
-        if any(row.expected is not None for row in self.rows):
+        if self.items is None and any(row.expected is not None for row in self.rows):
             heading += ", those answered rightly"
         summaries = summarise(store, self.rows, list(self.methods), self.settings.seed)
-        return CheckFindings(heading, summaries, tuple(self.notes))
+        answers = of_answers(store, self.rows, self.settings.seed)
+        return CheckFindings(heading, summaries, tuple(self.notes), answers, self.model.name, items.digest)
 
     def _require_metrics(self) -> None:
         for name in self.settings.metrics:
@@ -85,9 +97,32 @@ class Check:
                 )
 
     def usable(self, store: Store) -> dict[int, str]:
-        """The model's answers by row, where it gives any, and where the right one is known, that one."""
+        """The answers that are explained, by row: those of `items`, or the model's, right where that is known."""
         stored = [store.found.get((row.key, "", ANSWER), {}) for row in self.rows]
+        if self.items is not None:
+            return {
+                number: self.items.by_row[row.key].answer
+                for number, (row, found) in enumerate(zip(self.rows, stored, strict=True))
+                if "fault" not in found
+            }
         return {number: found["said"] for number, found in enumerate(stored) if found.get("said") and found["right"]}
+
+    def _frozen(self, usable: Mapping[int, str], progress: Progress) -> ItemList:
+        """What is judged, written into the folder. Raises RelevancyError where it is not what was judged before."""
+        items = []
+        for done, (number, answer) in enumerate(usable.items(), 1):
+            said = GivenAnswer.words(self.model, answer, self.settings.target)
+            token = shown(self.model.tokenizer, said.token)
+            items.append(JudgedItem.of(self.rows[number], answer, said, token))
+            progress("items", done / len(usable))
+        found, file = ItemList(items, str(self.settings.target)), self.folder / FILE
+        if self.items is not None:
+            self.items.require_same(found, FILE)
+        if file.exists():
+            ItemList.load(file).require_same(found, str(file))
+        else:
+            found.save(file)
+        return found
 
     @cached_property
     def worker(self) -> Worker:
@@ -127,10 +162,12 @@ class Check:
     def _missing(self, store: Store, part: str, numbers: tuple[int, ...], said: Mapping[int, str]) -> Job | None:
         """What is not stored of a part of these rows; whole for a control, whose rows are each other's partners."""
         left = {
-            number: [name for name in (*self.methods, RANDOM) if (self.rows[number].key, name, part) not in store.found]
+            number: [
+                name for name in (*self.methods, *BASELINES) if (self.rows[number].key, name, part) not in store.found
+            ]
             for number in numbers
         }
-        names = tuple(name for name in (*self.methods, RANDOM) if any(name in missing for missing in left.values()))
+        names = tuple(name for name in (*self.methods, *BASELINES) if any(name in missing for missing in left.values()))
         if not names:
             return None
         if part != SCORES:
@@ -140,6 +177,16 @@ class Check:
 
     def _faults(self, store: Store) -> list[str]:
         return [found["fault"] for (_, _, part), found in store.found.items() if part == ANSWER and "fault" in found]
+
+    def _otherwise(self, store: Store) -> list[str]:
+        """Rows of `items` with the answer there, and what the model says."""
+        assert self.items is not None
+        said = {row.key: store.found[row.key, "", ANSWER].get("said") for row in self.rows}
+        return [
+            f"{item.row}: {item.answer!r}, now {said[item.row]!r}"
+            for item in self.items.items
+            if said[item.row] not in (None, item.answer)
+        ]
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -13,11 +13,15 @@ from relevancy.atomic_io import write_whole
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import finite
 
-RANDOM = "random"
-"""The method that is always there: maps of noise, at chance in every number."""
+CENTRE, RANDOM = "centre", "random"
+BASELINES = (CENTRE, RANDOM)
+"""Rows that are always there: a blob in the middle of any picture, and noise, which is at chance in every number."""
 
-ANSWER, SCORES, RANDOMISED, ALONE = "said", "scores", "randomised", "alone"
-"""Parts of a check; the others are the controls by name, "answer" among them. What is said has no method: ""."""
+ANSWER, BLIND, SCORES, RANDOMISED, ALONE = "said", "blind", "scores", "randomised", "alone"
+"""Parts of a check; the others are the controls by name, "answer" among them.
+
+What is said, and what becomes of it without the picture, has no method: "".
+"""
 
 METRIC = "metric "
 """With what the numbers of other packages' metrics begin."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 __all__ = ["as_json", "load", "markdown", "save"]
 
+import csv
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,15 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "positive": "tokens, best first ↓",
         "negative": "tokens, worst first ↑",
     },
+    "Against attention knockout: maps that are confirmed, and whether rightly": {
+        "confirmed": "confirmed ↑",
+        "precision": "precision ↑",
+        "recall": "recall ↑",
+    },
     "Against truth: where the asked-about thing is": {
         "pointing": "pointing ↑",
         "energy": "energy ↑",
+        "recovery": "recovery at 5 % ↑",
         "rank_accuracy": "rank accuracy ↑",
         "iou": "IoU ↑",
         "nss": "NSS ↑",
@@ -47,10 +54,20 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
 }
 """Columns in their order, by table; the arrow says which way is better. Those of random weights follow."""
 
+ANSWERS: Mapping[str, str] = {
+    "blind_tv": "blind TV",
+    "words_alone": "words alone",
+    "probability": "probability",
+    "blind": "without the picture",
+}
+"""Columns of the explained tokens themselves."""
+
 _OTHERS = "Metrics of other packages"
 _WEIGHTS = "Against random weights: rank correlation without signs"
 _COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "nss")
 _JSON = "table.json"
+_COMPARISONS = ("numbers", "against_random", "against_centre", "against_first")
+_FIELDS = tuple(each.name for each in fields(Interval))
 
 
 def columns(summaries: Sequence[Summary]) -> dict[str, str]:
@@ -59,7 +76,7 @@ def columns(summaries: Sequence[Summary]) -> dict[str, str]:
 
 
 def _groups(summaries: Sequence[Summary]) -> dict[str, dict[str, str]]:
-    present = [number for number, found in summaries[0].numbers.items() if found.rows]
+    present = list(dict.fromkeys(name for one in summaries for name, found in one.numbers.items() if found.rows))
     weights = {
         number: f"{number.removeprefix('randomised ').removesuffix(' similarity_abs')} ↓"
         for number in present
@@ -77,21 +94,32 @@ def markdown(findings: CheckFindings) -> str:
     """Tables of every number, its interval beside it, of the differences to the first method, and the verdicts."""
     summaries = findings.summaries
     lines = [f"## {findings.heading}", ""]
+    lines += [f"Items {findings.items}.", ""] if findings.items else []
+    if any(found.rows for found in findings.answers.values()):
+        rows = str(next(iter(findings.answers.values())).rows)
+        lines += _table("The explained tokens, whatever the method", ANSWERS, [(rows, findings.answers)], "tokens")
     titles = columns(summaries)
     for heading, group in _groups(summaries).items():
         lines += _table(heading, group, ((one.method, one.numbers) for one in summaries))
-    others = [one for one in summaries if one.against_first]
-    if others:
-        compared = {number: titles[number] for number in _COMPARED if number in titles}
-        heading = f"Differences to {summaries[0].method}, row by row"
-        lines += _table(heading, compared, ((one.method, one.against_first) for one in others))
+    compared = {number: titles[number] for number in _COMPARED if number in titles}
+    for other, found in (
+        (summaries[0].method, {one.method: one.against_first for one in summaries}),
+        ("a blob in the middle", {one.method: one.against_centre for one in summaries}),
+    ):
+        if differing := [(method, numbers) for method, numbers in found.items() if numbers]:
+            lines += _table(f"Differences to {other}, row by row", compared, differing)
     lines += ["### Verdicts", "", *(f"- **{one.method}**: {one.verdict}." for one in summaries)]
     lines += ["", *(f"Note: {note}" for note in findings.notes)] if findings.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _table(heading: str, titles: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Interval]]]) -> list[str]:
-    lines = [f"### {heading}", "", f"| method | {' | '.join(titles.values())} |", "| --- " * (len(titles) + 1) + "|"]
+def _table(
+    heading: str,
+    titles: Mapping[str, str],
+    rows: Iterable[tuple[str, Mapping[str, Interval]]],
+    named: str = "method",
+) -> list[str]:
+    lines = [f"### {heading}", "", f"| {named} | {' | '.join(titles.values())} |", "| --- " * (len(titles) + 1) + "|"]
     for name, numbers in rows:
         cells = [str(numbers[number]) if number in numbers else "–" for number in titles]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -99,22 +127,44 @@ def _table(heading: str, titles: Mapping[str, str], rows: Iterable[tuple[str, Ma
 
 
 def as_json(findings: CheckFindings) -> dict[str, Any]:
-    """The same as JSON takes it: {"format", "heading", "methods": {name: a Summary's fields but its name}, "notes"}."""
+    """The same as JSON takes it.
+
+    {"format", "model", "heading", "items", "answers", "methods": {name: a Summary's fields but its name}, "notes"}.
+    """
     methods = {
         one.method: {key: value for key, value in asdict(one).items() if key != "method"} for one in findings.summaries
     }
     return finite(
-        {formats.KEY: formats.CHECK, "heading": findings.heading, "methods": methods, "notes": list(findings.notes)}
+        {
+            formats.KEY: formats.CHECK,
+            "model": findings.model,
+            "heading": findings.heading,
+            "items": findings.items,
+            "answers": {name: asdict(found) for name, found in findings.answers.items()},
+            "methods": methods,
+            "notes": list(findings.notes),
+        }
     )
 
 
 def save(folder: Path, findings: Sequence[CheckFindings]) -> Path:
-    """Write table.md and table.json of one model or several into the folder, both or none; gives table.md."""
+    """Write table.md, table.json and table.csv of one model or several into the folder, all or none; gives table.md."""
     with whole_files(folder) as part:
+        with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows(_rows(findings))
         (part / "table.md").write_text("\n".join(map(markdown, findings)), encoding="utf-8")
         stored = json.dumps([as_json(one) for one in findings], indent=1)
         (part / _JSON).write_text(stored, encoding="utf-8")
     return folder / "table.md"
+
+
+def _rows(findings: Sequence[CheckFindings]) -> Iterator[tuple[Any, ...]]:
+    """Every number in a line of its own; what has no value is empty."""
+    yield ("model", "method", "number", *_FIELDS)
+    for one in findings:
+        for method, numbers in [("", one.answers), *((each.method, each.numbers) for each in one.summaries)]:
+            for number, found in numbers.items():
+                yield one.model, method, number, *finite(asdict(found)).values()
 
 
 def load(folder: str | os.PathLike[str]) -> list[CheckFindings]:
@@ -141,12 +191,14 @@ def _findings(stored: Mapping[str, Any]) -> CheckFindings:
     summaries = [
         Summary(
             method,
-            **{name: intervals(one[name]) for name in ("numbers", "against_random", "against_first")},
+            **{name: intervals(one.get(name, {})) for name in _COMPARISONS},
             verdict=Verdict(one["verdict"]["word"], tuple(one["verdict"]["reasons"])),
         )
         for method, one in stored["methods"].items()
     ]
-    return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]))
+    answers = intervals(stored.get("answers", {}))
+    names = stored.get("model", ""), stored.get("items", "")
+    return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]), answers, *names)
 
 
 def place_in(page: Path, command: str = "check") -> tuple[str, str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 __all__ = ["CheckFindings", "Summary", "Verdict"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
+from relevancy.checking.store import ALONE, BASELINES, BLIND, CENTRE, RANDOM, RANDOMISED, SCORES, Store
+from relevancy.explanations.evidence import BLIND_TV
 from relevancy.stats.intervals import FEWEST, Interval, interval
 
 ALIKE = 0.5  # rank correlation with the map of a random model from which on a map does not show what was learned
@@ -25,6 +26,7 @@ STRONG = 0.2  # insertion less deletion above a random map's, by the interval's 
 MOSTLY = 0.5  # and where truth is known, peaks on it, by the interval's low end
 LITTLE = 0.05  # of a rank correlation: a difference smaller than that is none
 
+_NAMES = {"faithfulness": "insertion less deletion", "pointing": "pointing"}
 _AT_MASKS_SHARE = ("pointing", "energy", "rank_accuracy")
 
 TRUST, BETTER, DOUBT, UNDECIDED = "trust", "better than chance", "do not trust", "undecided"
@@ -49,31 +51,51 @@ class Verdict:
 class Summary:
     """One method: every number's mean with its interval, how far it is from others, and the verdict.
 
-    against_random, against_first: paired differences, row by row, to the random map's number and to the first method's.
+    against_random, against_centre, against_first: paired differences, row by row, to the number of the random map, of
+    the blob in the middle, and of the first method.
     """
 
     method: str
     numbers: Mapping[str, Interval]
     against_random: Mapping[str, Interval]
+    against_centre: Mapping[str, Interval]
     against_first: Mapping[str, Interval]
     verdict: Verdict
 
 
 @dataclass(frozen=True)
 class CheckFindings:
-    """What a check found of one model: a line that says of what, a summary of each method, and what is to be said."""
+    """What a check found of one model: a line that says of what, a summary of each method, and what is to be said.
+
+    answers: numbers of the explained tokens themselves, whatever the method: `blind_tv`, the share whose token is due
+    to "words alone", and the token's probability with the picture and `blind`, without it. items: digest of what was
+    judged, `ItemList.digest`; tables with the same one are of the same pictures, questions, answers and tokens.
+    """
 
     heading: str
     summaries: Sequence[Summary]
     notes: Sequence[str] = ()
+    answers: Mapping[str, Interval] = field(default_factory=dict)
+    model: str = ""
+    items: str = ""
 
 
 def summarise(store: Store, rows: Sequence[CheckRow], methods: Sequence[str], seed: int = 0) -> list[Summary]:
-    """A summary of each method and, last, of the random map."""
+    """A summary of each method and, last, of the baselines."""
     pictures = {row.key: row.picture_key for row in rows}
-    numbers = {name: _columns(store, name) for name in (*methods, RANDOM)}
+    columns = {name: _columns(store, name) for name in (*methods, *BASELINES)}
+    numbers = {name: own for name, own in columns.items() if own}
     first = next(iter(numbers.values()))
-    return [_summary(name, own, numbers[RANDOM], first, pictures, seed) for name, own in numbers.items()]
+    return [_summary(name, own, numbers, first, pictures, seed) for name, own in numbers.items()]
+
+
+def of_answers(store: Store, rows: Sequence[CheckRow], seed: int = 0) -> dict[str, Interval]:
+    """What becomes of the explained tokens without the picture; see `CheckFindings.answers`."""
+    pictures = {row.key: row.picture_key for row in rows}
+    known = {row: values for (row, _, part), values in store.found.items() if part == BLIND}
+    columns = {number: [values[number] for values in known.values()] for number in ("blind_tv", "probability", "blind")}
+    columns["words_alone"] = [float(value < BLIND_TV) for value in columns["blind_tv"]]
+    return {number: interval(values, [pictures[row] for row in known], seed) for number, values in columns.items()}
 
 
 Columns = dict[str, dict[str, float]]  # number -> row -> value
@@ -89,7 +111,7 @@ def _columns(store: Store, method: str) -> Columns:
 
 
 def _summary(
-    name: str, own: Columns, random: Columns, first: Columns, pictures: Mapping[str, str], seed: int
+    name: str, own: Columns, every: Mapping[str, Columns], first: Columns, pictures: Mapping[str, str], seed: int
 ) -> Summary:
     def mean(values: Mapping[str, float]) -> Interval:
         return interval(list(values.values()), [pictures[row] for row in values], seed)
@@ -100,15 +122,18 @@ def _summary(
     def than(other: Columns) -> dict[str, Interval]:
         return {} if own is other else {n: less(values, other[n]) for n, values in own.items() if n in other}
 
-    against = than(random)
+    against, centre = than(every[RANDOM]), than(every.get(CENTRE, {}))
     found = {number: mean(values) for number, values in own.items()}
     for swap in ("question", "picture", ALONE):
         if f"{swap} similarity" in own and "noise similarity" in own:
             found[f"{swap} effect"] = less(own["noise similarity"], own[f"{swap} similarity"])
     if name == RANDOM:
         noise = Verdict(DOUBT, ("is noise, the measure of all others", *_at_chance(own, less)))
-        return Summary(name, found, {}, than(first), noise)
-    return Summary(name, found, against, than(first), _verdict(found, against))
+        return Summary(name, found, {}, centre, than(first), noise)
+    if name == CENTRE:
+        blob = Verdict(DOUBT, ("is a blob in the middle of any picture", *_how_good(found, against)))
+        return Summary(name, found, against, {}, than(first), blob)
+    return Summary(name, found, against, centre, than(first), _verdict(found, against, centre))
 
 
 def _at_chance(own: Columns, less: Callable[[Mapping[str, float], Mapping[str, float]], Interval]) -> list[str]:
@@ -125,7 +150,15 @@ def _at_chance(own: Columns, less: Callable[[Mapping[str, float], Mapping[str, f
     return [reached, *(f"off by {gaps[number]} in {number}" for number in off)]
 
 
-def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> Verdict:
+def _how_good(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> list[str]:
+    """What looking at no picture reaches."""
+    told = [f"better than a random map by {against['faithfulness']} (insertion less deletion)"]
+    if "pointing" in found and found["pointing"].rows:
+        told.append(f"on the truth in {_share(found['pointing'])}")
+    return told
+
+
+def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval], centre: Mapping[str, Interval]) -> Verdict:
     judged = [
         _faithful(found, against),
         *_true(against),
@@ -139,13 +172,15 @@ def _verdict(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> 
         return Verdict(DOUBT, reasons)
     if None in marks:
         return Verdict(UNDECIDED, reasons)
-    short = _short_of_trust(found, against)
+    short = _short_of_trust(found, against, centre)
     return (
         Verdict(BETTER, (*reasons, f"trust asks for more: {' and '.join(short)}")) if short else Verdict(TRUST, reasons)
     )
 
 
-def _short_of_trust(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> list[str]:
+def _short_of_trust(
+    found: Mapping[str, Interval], against: Mapping[str, Interval], centre: Mapping[str, Interval]
+) -> list[str]:
     """What a map that is better than chance lacks to be trusted."""
     gain, pointing = against["faithfulness"], found.get("pointing")
     short = []
@@ -155,6 +190,12 @@ def _short_of_trust(found: Mapping[str, Interval], against: Mapping[str, Interva
         short.append(f"a gain of {STRONG} for sure, here {gain.low:.3f}")
     if pointing is not None and pointing.rows and not pointing.low >= MOSTLY:
         short.append(f"peaks on the truth in {MOSTLY:.0%} for sure, here {pointing.low:.0%}")
+    beaten = {number: centre[number] for number in ("faithfulness", "pointing") if number in centre}
+    short += [
+        f"to be ahead of a blob in the middle for sure, here by {gap} in {_NAMES[number]}"
+        for number, gap in beaten.items()
+        if gap.rows and not gap.low > 0
+    ]
     return short
 
 

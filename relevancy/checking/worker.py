@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Settings"]
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ALONE, ANSWER, METRIC, RANDOM, RANDOMISED, SCORES, Key
+from relevancy.checking.store import ALONE, ANSWER, BLIND, CENTRE, METRIC, RANDOM, RANDOMISED, SCORES, Key
 from relevancy.core.targets import shown
 from relevancy.data.answer_match import correct
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.images import open_picture
 from relevancy.metrics.answer_flip import SHARE, answer_flips
-from relevancy.metrics.deletion_insertion import curves
-from relevancy.metrics.explainers import Explainer, random_maps
+from relevancy.metrics.confirmation import confirmation, evidence_of
+from relevancy.metrics.deletion_insertion import Budget, curves
+from relevancy.metrics.explainers import Explainer, centre_maps, random_maps
 from relevancy.metrics.localization import against_truth
-from relevancy.metrics.patch_order import order
+from relevancy.metrics.patch_order import orders
 from relevancy.metrics.randomization import Way, blocks, randomised, stages, usual_stages
 from relevancy.metrics.registry import METRICS
 from relevancy.metrics.sanity_checks import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
@@ -39,12 +41,14 @@ _REMOVED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 class Settings:
     """How much is done: what decides the numbers.
 
-    steps: of deletion and insertion. share: of the patches, hidden for answer flips. control_rows: how many rows the
-    controls are made on. tokens: whether image tokens are removed, too. target: which token of an answer is explained.
-    metrics: names of `metrics.registry.METRICS` that are taken, too.
+    steps, step, regions: of deletion and insertion, as in `Budget`. share: of the patches, hidden for answer flips.
+    control_rows: how many rows the controls are made on. tokens: whether image tokens are removed, too. target: which
+    token of an answer is explained. metrics: names of `metrics.registry.METRICS` that are taken, too.
     """
 
     steps: int = 8
+    step: int | float | None = None
+    regions: int | None = None
     share: float = SHARE
     replacement: Replacement = "grey"
     control_rows: int = 100
@@ -52,6 +56,11 @@ class Settings:
     target: str | int = "first-relevant"
     seed: int = 0
     metrics: tuple[str, ...] = ()
+
+    @property
+    def budget(self) -> Budget:
+        """Of deletion and insertion."""
+        return Budget(self.steps, self.step, self.regions)
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,13 @@ class JobResult:
 
 
 class Worker:
-    """A model, rows, and methods by name, at work on one job after the other; the random map is always there."""
+    """A model, rows, and methods by name, at work on one job after the other; the baselines are always there."""
 
     def __init__(
         self, model: Model, rows: Sequence[CheckRow], methods: Mapping[str, Explainer], settings: Settings
     ) -> None:
-        self.model, self.rows, self.methods, self.settings = model, rows, methods, settings
+        self.model, self.rows, self.settings = model, rows, settings
+        self.methods = {**methods, CENTRE: centre_maps()}
         self._before: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
         self._notes: list[str] = []
         self._untrue: dict[str, str] = {}
@@ -138,31 +148,42 @@ class Worker:
         found: list[tuple[Key, Mapping[str, Any]]] = []
         for place, number in enumerate(job.rows):
             own = {name: made[place] for name, made in results.items()}
-            scores = self._judged(number, job.said[number], own)
-            found += [((self.rows[number].key, name, SCORES), values) for name, values in scores.items()]
+            said = GivenAnswer.words(self.model, job.said[number], self.settings.target)
+            scores, blind = self._judged(number, said, own)
+            key = self.rows[number].key
+            found += [((key, "", BLIND), blind)] if blind else []
+            found += [((key, name, SCORES), values) for name, values in scores.items()]
         return found
 
-    def _judged(self, number: int, words: str, results: Mapping[str, Explanation]) -> dict[str, dict[str, float]]:
-        """Every number of one row's maps, by method; what can be read together is."""
+    def _judged(
+        self, number: int, said: GivenAnswer, results: Mapping[str, Explanation]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """Every number of one row's maps, by method, what can be read together is; and those of the answer alone."""
         row, settings = self.rows[number], self.settings
         picture = open_picture(row.picture()).image
-        sight = TeacherForcing(self.model, picture, row.question, GivenAnswer.words(self.model, words, settings.target))
-        orders = [order(result.image_map, sight.seen, [settings.seed, number]) for result in results.values()]
+        sight = TeacherForcing(self.model, picture, row.question, said)
+        maps, seed, budget = [one.image_map for one in results.values()], [settings.seed, number], settings.budget
+        patches = [orders(one, sight.seen, seed) for one in maps]
+        regions = [budget.orders(one, sight, seed) for one in maps]
+        judged = evidence_of(self.model, picture, row.question, said, maps)
         found: dict[str, dict[str, float]] = {name: {} for name in results}
-        drawn = curves(sight, orders, steps=settings.steps, replacement=settings.replacement)
-        flips = answer_flips(sight, orders, share=settings.share, replacement=settings.replacement)
+        drawn = curves(sight, regions, budget=budget, replacement=settings.replacement)
+        flips = answer_flips(sight, patches, share=settings.share, replacement=settings.replacement)
         for values, curve, flip in zip(found.values(), drawn, flips, strict=True):
             values |= {"deletion": curve.deletion_auc, "insertion": curve.insertion_auc, "flips": float(flip)}
             values["faithfulness"] = curve.insertion_auc - curve.deletion_auc
         if settings.tokens:
-            removed = perturbation(sight, orders, shares=_REMOVED)
+            removed = perturbation(sight, patches, shares=_REMOVED)
             for values, both in zip(found.values(), removed, strict=True):
                 values |= {"positive": both.positive_auc, "negative": both.negative_auc}
-        for values, result in zip(found.values(), results.values(), strict=True):
+        for values, result, evidence in zip(found.values(), results.values(), judged, strict=True):
             truth, mask = self._truth(row, result)
-            values |= truth
+            values |= truth | confirmation(evidence, truth.get("pointing", math.nan))
             values |= {f"{METRIC}{name}": float(METRICS[name](result, sight, mask)) for name in settings.metrics}
-        return found
+        known = next((one for one in judged if one is not None), None)
+        if known is None:
+            return found, {}
+        return found, {"blind_tv": known.blind_tv, "probability": known.probability, "blind": known.blind}
 
     def _truth(self, row: CheckRow, result: Explanation) -> tuple[dict[str, float], np.ndarray | None]:
         """A map against the row's mask, and the mask; nothing where there is none, or none that can be read."""

@@ -30,6 +30,7 @@ from relevancy.cli.terminal import bars, check_writable, escaped, out, say
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
+    from relevancy.checking.items import ItemList
     from relevancy.checking.rows import CheckRow
     from relevancy.checking.verdicts import CheckFindings
     from relevancy.checking.worker import Settings
@@ -45,6 +46,7 @@ class ReplacementName(str, Enum):
     """What stands in a hidden patch's place."""
 
     grey = "grey"
+    black = "black"
     mean = "mean"
     blur = "blur"
 
@@ -77,10 +79,33 @@ def check(
     question: Annotated[str | None, typer.Option(help="For data without a column of questions.")] = None,
     box_layout: Annotated[BoxLayout | None, typer.Option(help=BOX_LAYOUT_HELP)] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An items.json that a check wrote: judge exactly its rows and explained tokens again, with its "
+            "answers; a row whose picture or question changed is refused by name.",
+        ),
+    ] = None,
     control_rows: Annotated[int, typer.Option(min=1, help="How many of them the controls are made on.")] = 100,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion, all of one size.")] = 8,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What goes at each step, instead of --steps: so many patches, as 4, or a share of the picture, as 5%.",
+        ),
+    ] = None,
+    regions: Annotated[
+        int | None,
+        typer.Option(min=2, help="Hide and show about so many rectangles of patches, as 64, and not patch by patch."),
+    ] = None,
     replacement: Annotated[
-        ReplacementName, typer.Option(help="What stands in a hidden patch's place; mean: of the training data.")
+        ReplacementName,
+        typer.Option(
+            help="What stands in a hidden patch's place: a color, mean being the picture's own mean color, or the "
+            "picture blurred."
+        ),
     ] = ReplacementName.grey,
     tokens: Annotated[bool, typer.Option(help="Also remove image tokens, as Chefer et al. do.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 0,
@@ -99,10 +124,16 @@ def check(
 ) -> None:
     """Check whether maps are better than chance: hide what they point at, randomise the model, ask something else.
 
-    A random map is always in the table, and shows what chance is. Each method gets a verdict in plain words; "trust"
-    asks for more than to be better than chance, and says by what bounds. Fewer than ten pictures decide nothing.
-    Stopped and started again with the same --out, it goes on where it was. Writes table.md, table.json and, for each
-    model, a folder with results.jsonl.
+    Two rows are always in the table: random, a map of noise, shows what chance is; centre, a blob in the middle of any
+    picture, shows what comes of where things lie in pictures. All maps are also judged by the same attention knockouts:
+    how many are confirmed, and, where truth is known, how many of these rightly (precision) and how many of the right
+    ones (recall). Each method gets a verdict in plain words; "trust" asks for more than to be better than chance, and
+    says by what bounds. Fewer than ten pictures decide nothing.
+
+    Stopped and started again with the same --out, it goes on where it was. Writes table.md, table.csv, table.json and,
+    for each model, a folder with results.jsonl and items.json: what was judged, by content, for --items of a later
+    check. Near published protocols: FlashTrace's with --regions 64 --steps 10 --replacement blur, EAGLE's with
+    --steps 64 --replacement black.
 
     [bold]Try[/bold]: relevancy check --model demo-small --model demo-large --data demo:20
     --methods relevancy,relevancy@full,rollout --processes 2 --out check
@@ -110,20 +141,24 @@ def check(
     check_writable(out_folder)
     from relevancy.checking import tables
     from relevancy.checking.check import Check
+    from relevancy.checking.items import ItemList
     from relevancy.checking.worker import Settings
+    from relevancy.metrics.deletion_insertion import Budget
 
     if target.strip() == "all":
         raise RelevancyError("--target all: a check follows one token of each answer; choose another target.")
     if page is not None:
         tables.place_in(page)
+    frozen = None if items is None else ItemList.load(items)
+    if frozen is not None and rows is not None:
+        raise RelevancyError("--rows: leave it out, the rows are those of --items.")
     settings = Settings(
-        steps=steps, replacement=replacement.value, control_rows=control_rows, tokens=tokens, target=target, seed=seed,
-        metrics=_listed(metrics or ""),
+        steps=steps, step=Budget.parsed(steps, step).step, regions=regions, replacement=replacement.value,
+        control_rows=control_rows, tokens=tokens, target=target, seed=seed, metrics=_listed(metrics or ""),
     )  # fmt: skip
     asked = _Questions(
-        data=data, question=question, layout=value(box_layout), rows=rows, scope=scope.value, layers=layers,
-        settings=settings,
-        methods=_listed(methods),
+        data=data, question=question, layout=value(box_layout), rows=rows, items=frozen, scope=scope.value,
+        layers=layers, settings=settings, methods=_listed(methods),
         options={
             "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
         },
@@ -136,7 +171,15 @@ def check(
         about |= {"box layout": box_layout.value} if box_layout else {}
         folder = out_folder / re.sub(r"[^\w.-]+", "-", model.name)
         task = Check(
-            model, listed, explainers, folder, settings, about, processes=processes, make=partial(_begin, name, asked)
+            model,
+            listed,
+            explainers,
+            folder,
+            settings,
+            about,
+            processes=processes,
+            make=partial(_begin, name, asked),
+            items=frozen,
         )
         with bars() as report:
             findings.append(task.run(_naming(model.name, report)))
@@ -164,6 +207,7 @@ class _Questions:
     question: str | None
     layout: str | None
     rows: int | None
+    items: ItemList | None
     methods: tuple[str, ...]
     scope: Scope
     layers: str | None
@@ -176,7 +220,8 @@ class _Questions:
         return explainers_of(self.methods, self.scope, layer_numbers(self.layers), target=self.settings.target)
 
     def listed(self) -> list[CheckRow]:
-        return _rows(self.data, self.question, self.layout)[: self.rows]
+        listed = _rows(self.data, self.question, self.layout)[: self.rows]
+        return listed if self.items is None else self.items.rows_of(listed)
 
 
 def _begin(model: str, asked: _Questions, _number: int) -> Work:
@@ -194,9 +239,12 @@ def _naming(model: str, report: Callable[[str, float], None]) -> Callable[[str, 
 
 def _say(findings: CheckFindings) -> None:
     """One model's numbers, a column for each method, and the verdicts."""
-    from relevancy.checking.tables import columns
+    from relevancy.checking.tables import ANSWERS, columns
 
     say(findings.heading)
+    told = {title: findings.answers[number] for number, title in ANSWERS.items() if number in findings.answers}
+    if any(found.rows for found in told.values()):
+        say("The explained tokens: " + ", ".join(f"{title} {found}" for title, found in told.items()))
     titles = columns(findings.summaries)
     beside = max(1, (out.width - max(map(len, titles.values()))) // _WIDE)  # methods that fit beside each other
     for start in range(0, len(findings.summaries), beside):

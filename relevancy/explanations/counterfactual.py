@@ -21,9 +21,10 @@ from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
 
-Replacement = Literal["grey", "mean", "blur"]
+Replacement = Literal["grey", "black", "mean", "blur"]
+"""What stands in a hidden part's place, wherever pictures are changed: a color (`color_of`), or the picture blurred."""
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
-_GREY = (128, 128, 128)
+_COLORS = {"grey": (128, 128, 128), "black": (0, 0, 0)}
 _BLUR = 0.1  # of the picture's longer side: the radius, in which nothing of an object's shape is left
 
 
@@ -89,7 +90,7 @@ def counterfactual(
     """How likely the answer is before and after a region of the picture is hidden: a Counterfactual, or a list of them.
 
     regions: one, or a list, which runs as one batch with the untouched picture.
-    replacement: what stands in the region's place: "grey", "mean" (the picture's mean color), or "blur".
+    replacement: what stands in the region's place: "grey", "black", "mean" (the picture's mean color), or "blur".
     answer: read this answer, teacher-forced, instead of the one the model gives of the untouched picture.
     The model and the picture are left as they are. Raises RelevancyError.
     """
@@ -131,9 +132,16 @@ def hidden(picture: Image.Image, grid: Grid, region: Region, replacement: Replac
     if replacement == "blur":
         other = picture.filter(ImageFilter.GaussianBlur(_BLUR * max(picture.size)))
     else:
-        color = _GREY if replacement == "grey" else tuple(round(value) for value in ImageStat.Stat(picture).mean)
-        other = Image.new("RGB", picture.size, color)
+        other = Image.new("RGB", picture.size, color_of(picture, replacement))
     return Image.composite(other, picture, Image.fromarray(mask))
+
+
+def color_of(picture: Image.Image, replacement: Replacement) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a replacement that is one color; "mean" is the picture's mean color."""
+    if replacement in _COLORS:
+        return _COLORS[replacement]
+    red, green, blue = (round(value) for value in ImageStat.Stat(picture).mean)
+    return red, green, blue
 
 
 def _mask(grid: Grid, region: Region) -> np.ndarray:

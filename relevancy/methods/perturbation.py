@@ -4,8 +4,8 @@ captum is given a function from what the decoder reads of the picture (scope "la
 processed pixels (scope "full") to the explained number. It is not given the model: `LLMAttribution` keeps a cache that
 leaves the picture out from the second pass on, and its image attributions are then exactly zero.
 
-Hidden is what the picture's mean color gives: pixels that are zero after the processor's normalization, and the
-embeddings of such a picture.
+Hidden is what the mean color of the tower's training data gives: pixels that are zero after the processor's
+normalization, and the embeddings of such a picture.
 """
 
 from __future__ import annotations

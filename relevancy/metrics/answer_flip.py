@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relevancy.metrics.patch_order import first_of
+from relevancy.metrics.patch_order import first_of, mean_of, singly
 from relevancy.metrics.teacher_forcing import Replacement, TeacherForcing
 
 SHARE = 0.125  # of the patches: 8 of 64 cells in the published protocol
@@ -19,11 +19,13 @@ def answer_flips(
 ) -> np.ndarray:
     """Whether the model's greedy answer changes once the first `share` of each order is hidden: 1, 0, or NaN.
 
-    orders: of one picture's patches; compare with `orders.random_order`, a random region of the same size. NaN where
-    the untouched picture does not give this answer, so that there is nothing to flip. All are read together.
+    orders: of one picture's patches, for each map one (patches,) or some (orders, patches), over which the mean is
+    taken; compare with `patch_order.random_order`, a random region of the same size. NaN where the untouched picture
+    does not give this answer, so that there is nothing to flip. All are read together.
     Protocol: AnswerMap's deletion test (top 12.5 % greyed, the question asked again).
     """
-    regions = [first_of(ordered, [share], sight.patches) for ordered in orders]
+    single, begins = singly(orders)
+    regions = [first_of(ordered, [share], sight.patches) for ordered in single]
     untouched = np.zeros((1, sight.patches), bool)
     kept = sight.hiding(np.concatenate([untouched, *regions]), replacement).kept
-    return np.where(kept[0], ~kept[1:], np.nan).astype(np.float64)
+    return mean_of(np.where(kept[0], ~kept[1:], np.nan).astype(np.float64), begins)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["Explainer", "explainer_of", "explainers_of", "random_maps"]
+__all__ = ["Explainer", "centre_maps", "explainer_of", "explainers_of", "random_maps"]
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from relevancy.core.tape import Scope, chosen_layers
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
+from relevancy.geometry import Grid
 from relevancy.images import Source, open_picture
 from relevancy.methods.registry import METHODS, MapFunction, chosen
 from relevancy.models.model import Model
 
 BATCH = 16  # rows explained together
+CENTRE_WIDTH = 0.25  # of a picture's side: one standard deviation of the blob in its middle
 
 
 class Explainer(Protocol):
@@ -101,25 +104,48 @@ def explainers_of(
 def random_maps(seed: int | Sequence[int] = 0) -> Explainer:
     """An explainer that knows nothing: every patch a uniform random number, new ones each time. It runs no model."""
     rng = np.random.default_rng(seed)
+    return _unread("random", lambda grid: rng.random((grid.rows, grid.cols), dtype=np.float32))
+
+
+def centre_maps() -> Explainer:
+    """An explainer that looks at no picture: always a blob in the middle, where photographers put what they mean.
+
+    exp(-d^2 / 2) with d the distance of a patch's middle from the picture's, `CENTRE_WIDTH` of each side being 1. It
+    runs no model. Sources: Tatler, Journal of Vision 2007; the centre prior of FlashTrace's tables.
+    """
+    return _unread("centre", _blob)
+
+
+def _blob(grid: Grid) -> np.ndarray:
+    x0, y0, x1, y1 = grid.boxes().T
+    across, down = ((x0 + x1) / 2 / grid.width - 0.5) / CENTRE_WIDTH, ((y0 + y1) / 2 / grid.height - 0.5) / CENTRE_WIDTH
+    squared = np.round(across**2 + down**2, 9)  # as far from the middle is as high
+    return np.exp(-squared / 2).astype(np.float32).reshape(grid.rows, grid.cols)
+
+
+def _unread(name: str, draw: Callable[[Grid], np.ndarray]) -> Explainer:
+    """An explainer that reads neither picture nor model; `draw` gives a map (rows, cols) of a grid."""
 
     def maps(
         model: Model,
         images: Sequence[Source],
         questions: Sequence[str],
-        answers: Sequence[str] | None,  # noqa: ARG001  noise for any answer
+        answers: Sequence[str] | None,  # noqa: ARG001  the same for any answer
         /,
     ) -> list[Explanation]:
-        return [_unread(model, image, question, rng) for image, question in zip(images, questions, strict=True)]
+        pictures = [open_picture(source).image for source in images]
+        return [_drawn(model, name, *asked, draw) for asked in zip(pictures, questions, strict=True)]
 
     return maps
 
 
-def _unread(model: Model, source: Source, question: str, rng: np.random.Generator) -> Explanation:
-    image = open_picture(source).image
+def _drawn(
+    model: Model, name: str, image: Image.Image, question: str, draw: Callable[[Grid], np.ndarray]
+) -> Explanation:
     grid = model.grid(*image.size)
     return Explanation(
         model=model.name,
-        method="random",
+        method=name,
         scope="language",
         question=question,
         answer="",
@@ -129,6 +155,6 @@ def _unread(model: Model, source: Source, question: str, rng: np.random.Generato
         tokens=(),
         is_image=np.zeros(0, bool),
         relevance=np.zeros(0, np.float32),
-        image_map=rng.random((grid.rows, grid.cols), dtype=np.float32),
+        image_map=draw(grid),
         shares={"image": 0.0, "text": 0.0, "first_token": 0.0},
     )

@@ -6,20 +6,23 @@ give NaN where there is nothing to say: no mask inside what the model saw, or a 
 
 from __future__ import annotations
 
-__all__ = ["against_truth", "energy", "iou", "nss", "pointing", "pointing_patch", "rank_accuracy"]
+__all__ = ["against_truth", "energy", "iou", "nss", "pointing", "pointing_patch", "rank_accuracy", "recovery"]
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.geometry import Grid
+from relevancy.geometry import Grid, overlaps
 from relevancy.metrics.patch_order import seen
 
 if TYPE_CHECKING:
     from relevancy.explanations.explanation import Explanation
 
+RECOVERED = 0.05  # of the patches
+_ROUNDING = 1e-9
 _BINS = 256
 _MAX_SIDE = 256  # pixels of the longer side at which a map and a mask are compared
 
@@ -77,10 +80,34 @@ def rank_accuracy(heat: np.ndarray, mask: np.ndarray) -> float:
     if values is None:
         return float("nan")
     size = int(inside.sum())
+    above, level, part = _cut(values, size)
+    return float((inside[above].sum() + part * inside[level].sum()) / size)
+
+
+def recovery(image_map: np.ndarray, grid: Grid, mask: np.ndarray, share: float = RECOVERED) -> float:
+    """Share of the mask that the highest patches cover, whole patches, `share` of them rounded up. Chance: that share.
+
+    image_map: (rows, cols) of the grid. mask: bool (height, width) of its picture; what no patch shows is left out.
+    Where equal patches stand on both sides of the cut, each counts in part: the mean over their orders. Source:
+    FlashTrace's Recovery@5% on pictures.
+    """
+    looked = seen(grid)
+    values = np.asarray(image_map, np.float64).ravel()[looked]
+    down = overlaps(np.arange(grid.height + 1.0), grid.y_edges)
+    across = overlaps(np.arange(grid.width + 1.0), grid.x_edges)
+    covered = (down @ mask @ across.T).ravel()[looked]
+    if not (covered.sum() > 0 and np.isfinite(values).all() and np.ptp(values) > 0):
+        return float("nan")
+    size = math.ceil(share * len(values) - _ROUNDING)
+    above, level, part = _cut(values, size)
+    return float((covered[above].sum() + part * covered[level].sum()) / covered.sum())
+
+
+def _cut(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Which values are surely among the `size` highest, which stand at the cut, and how much of those counts."""
     cut = np.partition(values, len(values) - size)[len(values) - size]
     above, level = values > cut, values == cut
-    part = (size - above.sum()) / level.sum()
-    return float((inside[above].sum() + part * inside[level].sum()) / size)
+    return above, level, float((size - above.sum()) / level.sum())
 
 
 def iou(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -124,7 +151,7 @@ def otsu(values: np.ndarray) -> float:
 def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
     """All of these of one result against a mask, bool (height, width) of its picture, and `chance`: the mask's share.
 
-    pointing reads patches (`pointing_patch`), iou the smooth map that is drawn, the others each patch's own value.
+    pointing and recovery read patches, iou the smooth map that is drawn, the others each patch's own value.
     """
     size = result.image.size
     if mask.shape != size[::-1]:
@@ -142,6 +169,7 @@ def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
         "pointing": pointing_patch(small.image_map, small.grid, mask),
         "iou": iou(small.heatmap(), mask),
         "energy": energy(plain, mask),
+        "recovery": recovery(small.image_map, small.grid, mask),
         "rank_accuracy": rank_accuracy(plain, mask),
         "nss": nss(plain, mask),
         "chance": chance,

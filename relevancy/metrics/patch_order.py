@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["order", "random_order", "seen"]
+__all__ = ["order", "orders", "random_order", "seen"]
 
 from collections.abc import Sequence
+from itertools import pairwise, permutations, product
+from math import factorial, prod
 
 import numpy as np
 
 from relevancy.geometry import Grid
+
+DRAWS = 4  # at most: orders of patches of equal relevance, over which numbers are averaged
 
 
 def seen(grid: Grid) -> np.ndarray:
@@ -29,9 +33,36 @@ def order(image_map: np.ndarray, among: np.ndarray, seed: int | Sequence[int] = 
     return patches[np.lexsort((ties, -values[patches]))]
 
 
+def orders(image_map: np.ndarray, among: np.ndarray, seed: int | Sequence[int] = 0) -> np.ndarray:
+    """The orders that patches of equal relevance leave open, (orders, patches): a number's mean over them is expected.
+
+    One where no two are equal; all there are, up to `DRAWS`; of more, so many drawn from `seed`, each with its reverse
+    among equals, so that each of n equals stands on average in their middle, as in all n! orders.
+    """
+    values = np.nan_to_num(np.asarray(image_map, np.float64).ravel(), nan=-np.inf)
+    patches = np.flatnonzero(among)
+    groups = [patches[values[patches] == value] for value in np.unique(values[patches])[::-1]]
+    if prod(factorial(min(len(group), DRAWS)) for group in groups) <= DRAWS:
+        return np.array([np.concatenate(parts) for parts in product(*map(permutations, groups))], int)
+    rng = np.random.default_rng(seed)
+    drawn = [[rng.permutation(group) for group in groups] for _ in range(DRAWS // 2)]
+    return np.array([np.concatenate([part[::way] for part in parts]) for parts in drawn for way in (1, -1)])
+
+
 def random_order(among: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
     """The patches `among` (bool, (patches,)) in an order drawn from `seed`."""
     return np.random.default_rng(seed).permutation(np.flatnonzero(among))
+
+
+def singly(found: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Orders of several maps, (patches,) or (orders, patches) of each, as single ones, and where each map's begin."""
+    some = [np.atleast_2d(own) for own in found]
+    return [one for own in some for one in own], np.cumsum([0, *map(len, some)])
+
+
+def mean_of(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Values (single orders, ...) averaged over each map's own, (maps, ...); begins: as `singly` gives them."""
+    return np.stack([values[start:stop].mean(0) for start, stop in pairwise(begins)])
 
 
 def first_of(ordered: np.ndarray, shares: Sequence[float] | np.ndarray, patches: int) -> np.ndarray:

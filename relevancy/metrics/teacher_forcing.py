@@ -7,7 +7,7 @@ __all__ = ["GivenAnswer", "TeacherForcing"]
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from relevancy.core import patching, targets
 from relevancy.errors import RelevancyError
+from relevancy.explanations.counterfactual import REPLACEMENTS, Replacement, color_of
 from relevancy.explanations.explanation import Explanation
 from relevancy.images import Picture
 from relevancy.metrics.patch_order import seen
@@ -27,9 +28,6 @@ from relevancy.models.prepared import Example
 from relevancy.models.session import Session
 from relevancy.models.vision_cache import unused_tower_layers_skipped
 
-Replacement = Literal["grey", "mean", "blur"]
-REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
-_GREY = 128 / 255
 _BLUR = 0.1  # of the picture's side: the radius, in which nothing of an object's shape is left
 _FEWEST, _MOST = 4, 64  # pictures at once
 _CACHED = 1 << 18  # activations of a layer that a CPU's cache holds, for each thread
@@ -91,6 +89,7 @@ class TeacherForcing:
             prepared = session.prepare([Example(Picture(picture), question)], [said.ids])
         self._inputs: dict[str, Any] = dict(prepared.inputs)
         self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
+        self._picture = picture
         self.batch = batch or _together(model, prepared.ids.shape[1])
         self._others: dict[Replacement, Tensor] = {}
         self._known: dict[tuple[str, bytes], tuple[float, bool]] = {}
@@ -103,7 +102,7 @@ class TeacherForcing:
     def replaced(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Tensor:
         """The pixels with patches replaced: hidden bool (versions, patches) -> (versions, channels, height, width).
 
-        replacement: "grey", "mean" (the mean color of the data the tower was trained on), or "blur" of the picture.
+        replacement: "grey", "black", "mean" (the picture's mean color), or "blur" of the picture.
         """
         mask = torch.from_numpy(np.ascontiguousarray(hidden)).view(-1, 1, self.grid.rows, self.grid.cols)
         side = self.model.model.config.vision_config.patch_size
@@ -126,7 +125,7 @@ class TeacherForcing:
                 other = torch.from_numpy(blurred).permute(2, 0, 1)
             else:
                 mean, spread = (torch.tensor(getattr(processor, name)) for name in ("image_mean", "image_std"))
-                color = torch.full_like(mean, _GREY) if replacement == "grey" else mean
+                color = torch.tensor(color_of(self._picture, replacement)) / 255
                 other = ((color - mean) / spread if processor.do_normalize else color)[:, None, None]
             self._others[replacement] = other.to(like.device, like.dtype)
         return self._others[replacement]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relevancy.metrics.patch_order import area, first_of
+from relevancy.metrics.patch_order import area, first_of, mean_of, singly
 from relevancy.metrics.teacher_forcing import TeacherForcing
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -41,8 +41,9 @@ class Perturbation:
 def perturbation(
     sight: TeacherForcing, orders: Sequence[np.ndarray], *, shares: Sequence[float] = SHARES
 ) -> list[Perturbation]:
-    """The curves of several orders of one picture's patches, read together; the tower runs once."""
+    """The curves of orders of one picture's patches, as `curves` takes them, read together; the tower runs once."""
     steps = np.asarray(shares, np.float64)
-    removed = [first_of(way, steps, sight.patches) for ordered in orders for way in (ordered, ordered[::-1])]
-    probability = sight.without(np.concatenate(removed)).probability.reshape(len(orders), 2, len(steps))
-    return [Perturbation(steps, positive, negative) for positive, negative in probability]
+    single, begins = singly(orders)
+    removed = [first_of(way, steps, sight.patches) for ordered in single for way in (ordered, ordered[::-1])]
+    probability = sight.without(np.concatenate(removed)).probability.reshape(len(single), 2, len(steps))
+    return [Perturbation(steps, positive, negative) for positive, negative in mean_of(probability, begins)]

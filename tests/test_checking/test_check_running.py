@@ -1,5 +1,6 @@
 """A whole check: planted wrong explainers are flagged, a random map is at chance, and nothing is done twice."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -8,15 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 import relevancy
+from relevancy import explain
 from relevancy.checking import tables
 from relevancy.checking.check import Check
-from relevancy.checking.store import RANDOM
+from relevancy.checking.store import CENTRE, RANDOM, Store
 from relevancy.checking.verdicts import DOUBT
 from relevancy.checking.worker import Settings
 from relevancy.cli import app
 from relevancy.demo.held_out import held_out_rows
 from relevancy.errors import RelevancyError
-from relevancy.metrics.explainers import explainer_of, random_maps
+from relevancy.metrics.explainers import centre_maps, explainer_of
+from relevancy.metrics.localization import against_truth
 
 SETTINGS = Settings(steps=4, control_rows=16, tokens=False)
 honest = explainer_of()
@@ -32,15 +35,6 @@ def ignoring_the_question(model, images, questions, answers, /):
     return honest(model, images, ["What color is the duck?"] * len(images), ["Red"] * len(images))
 
 
-def centre_blob(model, images, questions, answers, /):
-    made = random_maps()(model, images, questions, answers)
-    for result in made:
-        rows, cols = result.image_map.shape
-        y, x = np.indices((rows, cols))
-        result.image_map[:] = np.exp(-((y - rows / 2 + 0.4) ** 2 + (x - cols / 2 + 0.3) ** 2) / 8)
-    return made
-
-
 @pytest.fixture(scope="module")
 def model():
     return relevancy.load("demo-large")
@@ -48,7 +42,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def checked(model, tmp_path_factory):
-    planted = {"other-picture": of_another_picture, "no-question": ignoring_the_question, "blob": centre_blob}
+    planted = {"other-picture": of_another_picture, "no-question": ignoring_the_question, "blob": centre_maps()}
     rows = held_out_rows(40)
     rows += [replace(row, key=f"{row.key} again", expected="A giraffe") for row in rows[:5]]
     task = Check(model, rows, {"relevancy": honest, **planted}, tmp_path_factory.mktemp("check"), SETTINGS)
@@ -61,14 +55,29 @@ def by_name(findings):
 
 def test_planted_explainers_are_flagged(checked):
     found = by_name(checked[1])
-    for name in ("other-picture", "no-question", "blob", RANDOM):
+    for name in ("other-picture", "no-question", "blob", CENTRE, RANDOM):
         assert found[name].verdict.word == DOUBT, name
     assert "does not depend on the question" in str(found["no-question"].verdict)
     assert "as if maps were mixed up" in str(found["other-picture"].verdict)
     blob = str(found["blob"].verdict)
     for told in ("fails the randomisation test", "not depend on the question", "not depend on the picture"):
         assert told in blob
-    assert found["blob"].numbers["randomised to tower similarity_abs"].mean == pytest.approx(1)
+
+
+def test_a_blob_in_the_middle_is_judged_like_a_method(checked):
+    """By every number that others have; it stays whatever is asked, and an honest method is ahead of it."""
+    found = by_name(checked[1])
+    blob, own = found[CENTRE], found["relevancy"]
+    assert blob.numbers.keys() == own.numbers.keys()
+    for control in ("randomised to tower", "question", "picture", "answer", "noise", "alone"):
+        assert blob.numbers[f"{control} similarity"].mean == pytest.approx(1)
+    assert str(blob.verdict).startswith("is a blob in the middle of any picture; better than a random map by ")
+    assert f"on the truth in {blob.numbers['pointing'].mean:.0%}" in str(blob.verdict)
+    gap = own.against_centre["pointing"]
+    assert gap.mean == pytest.approx(own.numbers["pointing"].mean - blob.numbers["pointing"].mean)
+    assert gap.low > 0
+    assert not blob.against_centre
+    assert list(found)[-2:] == [CENTRE, RANDOM]
 
 
 def test_an_honest_method_is_better_than_noise(checked):
@@ -90,6 +99,34 @@ def test_a_random_map_is_at_chance(checked):
     for control in ("question", "picture", "answer", "noise", "randomised to tower"):
         assert abs(found[f"{control} similarity"].mean) < 0.1
     assert "at chance, by its interval, in " in str(by_name(checked[1])[RANDOM].verdict)
+
+
+def test_what_is_confirmed_is_what_explain_confirms(checked, model):
+    """Precision and recall by their definitions, from the verdicts of single calls."""
+    task, findings = checked
+    used = task.usable(Store(task.folder, json.loads((task.folder / "settings.json").read_text())))
+    blind, confirmed, right, needed, shares = [], [], [], [], []
+    for number, said in used.items():
+        row = task.rows[number]
+        result = explain(model, row.picture(), row.question, answer=said, target="first-relevant")
+        blind.append(result.evidence.blind_tv)
+        shares.append((result.evidence.probability, result.evidence.blind))
+        confirmed.append(result.evidence.verdict == "confirmed")
+        right.append(against_truth(result, row.mask())["pointing"] >= 0.5)
+        needed.append(result.evidence.verdict != "words alone")
+    confirmed, right, needed = map(np.array, (confirmed, right, needed))
+    found = by_name(findings)["relevancy"].numbers
+    assert findings.answers["blind_tv"].mean == pytest.approx(np.mean(blind), abs=1e-4)
+    found = [findings.answers[number].mean for number in ("probability", "blind")]
+    assert found == pytest.approx(np.mean(shares, 0).tolist(), abs=1e-4)
+    assert findings.answers["words_alone"].mean == pytest.approx(1 - needed.mean())
+    assert findings.answers["blind_tv"].low < np.mean(blind) < findings.answers["blind_tv"].high
+    assert found["confirmed"].mean == pytest.approx(confirmed.mean())
+    assert found["precision"].mean == pytest.approx(right[confirmed].mean())
+    assert found["precision"].rows == confirmed.sum()
+    assert found["recall"].mean == pytest.approx(confirmed[right & needed].mean())
+    assert 0 < found["confirmed"].mean < 1
+    assert by_name(findings)[RANDOM].numbers["confirmed"].mean < found["confirmed"].mean
 
 
 def test_only_rows_answered_rightly_count(checked):
@@ -134,9 +171,10 @@ def test_what_cannot_be_read_is_said_and_left_out(model, tmp_path):
     assert any("not held against their truth" in note and "The mask has 3 x 3 pixels" in note for note in found.notes)
 
 
-def test_random_is_no_name_of_a_method(model, tmp_path):
-    with pytest.raises(RelevancyError, match="always there"):
-        Check(model, held_out_rows(1), {RANDOM: honest}, tmp_path).run()
+@pytest.mark.parametrize("name", [CENTRE, RANDOM])
+def test_baselines_are_no_names_of_methods(name, model, tmp_path):
+    with pytest.raises(RelevancyError, match=f"The row {name} is always there"):
+        Check(model, held_out_rows(1), {name: honest}, tmp_path).run()
 
 
 PAGE = "# Mine\n\n<!-- relevancy check: from here -->\nold\n<!-- relevancy check: to here -->\n\nThe end.\n"
@@ -150,11 +188,22 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert list(found["methods"]) == ["relevancy", "relevancy@full", "relevancy@layers=1-", RANDOM]
+    assert list(found["methods"]) == ["relevancy", "relevancy@full", "relevancy@layers=1-", CENTRE, RANDOM]
     assert found["methods"]["relevancy"]["verdict"]["word"] in ("trust", "do not trust", "undecided")
     table = (tmp_path / "out" / "table.md").read_text()
+    assert "| tokens | blind TV | words alone | probability | without the picture |" in table
+    with (tmp_path / "out" / "table.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert {line["model"] for line in lines} == {"demo-small"}
+    for line in lines:
+        numbers = found["methods"][line["method"]]["numbers"] if line["method"] else found["answers"]
+        for name, value in numbers[line["number"]].items():
+            assert float(line[name] or "nan") == pytest.approx(float("nan") if value is None else value, nan_ok=True)
+    assert len(lines) == len(found["answers"]) + sum(len(one["numbers"]) for one in found["methods"].values())
     assert "| relevancy@full |" in table
     assert "### Differences to relevancy, row by row" in table
+    assert "### Differences to a blob in the middle, row by row" in table
+    assert tables.as_json(tables.load(tmp_path / "out")[0]) == found
     assert (tmp_path / "out" / "demo-small" / "results.jsonl").is_file()
     written = page.read_text()
     assert table in written

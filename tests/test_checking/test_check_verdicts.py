@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ALONE, RANDOM, RANDOMISED, SCORES, Store
-from relevancy.checking.verdicts import BETTER, DOUBT, TRUST, UNDECIDED, summarise
+from relevancy.checking.store import ALONE, BLIND, CENTRE, RANDOM, RANDOMISED, SCORES, Store
+from relevancy.checking.tables import columns, markdown
+from relevancy.checking.verdicts import BETTER, DOUBT, TRUST, UNDECIDED, CheckFindings, of_answers, summarise
 
 LAST = f"{RANDOMISED} to tower"
 GOOD = {"gain": 0.3, LAST: 0.1, "question": 0.4, "picture": 0.3, "noise": 0.95, ALONE: 1.0}
@@ -174,6 +175,34 @@ def test_what_an_interval_leaves_open_is_not_decided(tmp_path, spread, word):
         assert "mixed up" not in str(verdict)
 
 
+def test_a_method_that_confirms_nothing_still_has_its_columns_beside_one_that_does(tmp_path):
+    """The first has no confirmed map, and so no precision: the table has the column for the second."""
+    found = []
+    for row in range(12):
+        for name, precision in (("mine", float("nan")), (RANDOM, row % 2)):
+            values = {"faithfulness": row / 12, "flips": 1.0, "precision": precision}
+            found.append((str(row), name, SCORES, values))
+    store, rows = stored(tmp_path, *found)
+    summaries = summarise(store, rows, ["mine"])
+    assert "precision" in columns(summaries)
+    table = markdown(CheckFindings("mine: 12 rows", summaries))
+    assert "| mine | – |" in table
+    assert "| random | 0.500 [" in table
+
+
+def test_answers_are_told_once_whatever_the_methods(tmp_path):
+    """Two rows of one picture, and eleven more: a cluster bootstrap over 12 pictures."""
+    found = [(str(row), "", BLIND, {"blind_tv": row / 100, "probability": 0.9, "blind": row / 50}) for row in range(13)]
+    store, _ = stored(tmp_path, *found)
+    rows = [CheckRow(str(row), str(max(row, 1)), "?", lambda: "") for row in range(13)]
+    numbers = of_answers(store, rows)
+    assert numbers["blind_tv"].mean == pytest.approx(0.06)
+    assert (numbers["blind_tv"].rows, numbers["blind_tv"].pictures) == (13, 12)
+    assert numbers["words_alone"].mean == pytest.approx(10 / 13)  # below 0.1, at which an answer needs the picture
+    assert numbers["probability"].mean == pytest.approx(0.9)
+    assert numbers["blind"].mean == pytest.approx(0.12)
+
+
 def test_truth_is_heard_where_it_is_known(tmp_path):
     found = verdict(tmp_path, points=0.8)
     assert found.word == TRUST
@@ -207,6 +236,25 @@ def test_better_than_noise_is_not_trusted(tmp_path):
 )
 def test_trust_asks_for_gain_truth_and_rows_by_the_low_ends(tmp_path, change, word):
     assert verdict(tmp_path, **change).word == word
+
+
+@pytest.mark.parametrize(("ahead", "word"), [(0.25, TRUST), (0.0, BETTER), (-0.1, BETTER)])
+def test_what_is_not_ahead_of_a_blob_is_not_trusted(tmp_path, ahead, word):
+    """A method that is better than noise by 0.3, and a blob that is by 0.3 less what the method is ahead."""
+    verdict(tmp_path, points=0.8)
+    store = Store(tmp_path, {})
+    rng = np.random.default_rng(1)
+    rows = list(dict.fromkeys(row for row, _, _ in store.found))
+    for row in rows:
+        mine = store.found[row, "mine", SCORES]
+        values = {"faithfulness": mine["faithfulness"] - ahead + rng.normal(0, 0.02), "flips": 0.0, "pointing": 0.0}
+        store.add([((row, CENTRE, SCORES), values)])
+    asked = [CheckRow(row, row, "?", lambda: "") for row in rows]
+    mine, blob, _ = summarise(store, asked, ["mine"])
+    assert mine.against_centre["faithfulness"].mean == pytest.approx(ahead, abs=0.02)
+    assert mine.verdict.word == word
+    assert ("to be ahead of a blob in the middle for sure, here by " in str(mine.verdict)) == (word == BETTER)
+    assert blob.verdict.word == DOUBT
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import torch
 
 from relevancy import explain
 from relevancy.errors import RelevancyError
+from relevancy.explanations.counterfactual import REPLACEMENTS, Region, hidden
 from relevancy.metrics.answer_flip import answer_flips
 from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.patch_order import order
-from relevancy.metrics.teacher_forcing import REPLACEMENTS, GivenAnswer, TeacherForcing
+from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.metrics.token_perturbation import perturbation
 from relevancy.models.model import Model, wrap
 from relevancy.models.vision_cache import unused_tower_layers_skipped
@@ -71,12 +72,23 @@ def test_what_stands_in_a_patchs_place(sight):
     everything = np.ones((1, 16), bool)
     colors = {name: sight.replaced(everything, name)[0].float() * spread + mean for name in REPLACEMENTS}
     assert torch.allclose(colors["grey"], torch.tensor(128 / 255), atol=1e-5)
-    assert torch.allclose(colors["mean"], mean.expand(3, 56, 56), atol=1e-5)
+    assert torch.allclose(colors["black"], torch.zeros(()), atol=1e-5)
     own = sight.pixels * spread + mean
     assert torch.allclose(colors["blur"].mean((1, 2)), own.mean((1, 2)), atol=0.05)
     assert (colors["blur"].std((1, 2)) < own.std((1, 2))).all()
     with pytest.raises(RelevancyError, match="Unknown replacement"):
         sight.replaced(everything, "pink")
+
+
+def test_a_mean_is_the_same_wherever_something_is_hidden(sight, picture):
+    """The picture's own mean color, in metrics and in counterfactuals."""
+    processor = sight.model.processor.image_processor
+    mean, spread = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    here = sight.replaced(np.ones((1, 16), bool), "mean")[0].float() * spread + mean
+    there = hidden(picture, sight.grid, Region(patches=range(16)), "mean")
+    expected = [round(float(channel.mean())) / 255 for channel in np.asarray(picture, float).transpose(2, 0, 1)]
+    assert torch.allclose(here, torch.tensor(expected)[:, None, None], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(there)[30, 40] / 255, expected)
 
 
 def test_skipping_the_towers_last_layer_changes_no_bit(sight):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.geometry import Grid
-from relevancy.metrics.patch_order import area, first_of, order, random_order, seen
+from relevancy.metrics.patch_order import DRAWS, area, first_of, mean_of, order, orders, random_order, seen, singly
 
 
 def test_the_most_relevant_goes_first():
@@ -29,6 +29,36 @@ def test_equal_patches_come_in_another_order_for_each_picture():
     """One order for all would make a map that says nothing as good or bad as that one order is."""
     drawn = {tuple(order(np.zeros(6), np.ones(6, bool), [3, picture])) for picture in range(20)}
     assert len(drawn) > 10
+
+
+def test_few_ties_give_every_order():
+    """0.5 twice: both ways round, the patch that is no number last, the one that saw padding nowhere."""
+    values, among = np.array([0.5, 0.9, np.nan, 0.5, 0.7]), np.array([True, True, True, True, False])
+    assert sorted(orders(values, among).tolist()) == [[1, 0, 3, 2], [1, 3, 0, 2]]
+    assert orders(np.array([3.0, 1.0, 2.0]), np.ones(3, bool)).tolist() == [[0, 2, 1]]
+    pairs = orders(np.array([1.0, 2.0, 1.0, 2.0]), np.ones(4, bool))
+    assert sorted(pairs.tolist()) == [[1, 3, 0, 2], [1, 3, 2, 0], [3, 1, 0, 2], [3, 1, 2, 0]]
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_many_ties_stand_in_their_middle_on_average_wherever_they_are_in_the_array(shift):
+    """Places of the three highest, then of six equals: 3 to 8, mean 5.5 of each, as over all 720 orders."""
+    values = np.roll([1.0] * 6 + [9, 8, 7], shift)
+    found = orders(values, np.ones(9, bool), 5)
+    assert len(found) == DRAWS
+    places = found.argsort(1)
+    assert {tuple(order) for order in places[:, values > 1]} == {tuple(np.argsort(np.argsort(-values))[values > 1])}
+    np.testing.assert_allclose(places[:, values == 1].mean(0), 5.5)
+    assert len({tuple(one) for one in found}) == DRAWS
+    assert (orders(values, np.ones(9, bool), 5) == found).all()
+    assert (orders(values, np.ones(9, bool), 6) != found).any()
+
+
+def test_a_mean_is_of_a_maps_own_orders():
+    single, begins = singly([np.array([1, 0]), np.array([[0, 1], [1, 0], [1, 0]])])
+    assert [one.tolist() for one in single] == [[1, 0], [0, 1], [1, 0], [1, 0]]
+    values = np.array([[1.0, 5.0], [2.0, 0.0], [4.0, 0.0], [6.0, 3.0]])
+    assert mean_of(values, begins).tolist() == [[1, 5], [4, 1]]
 
 
 @given(arrays(np.float32, 20, elements=st.floats(-10, 10, width=32)), st.integers(0, 99))

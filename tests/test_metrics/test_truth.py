@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from relevancy.geometry import Grid
-from relevancy.metrics.localization import energy, iou, nss, otsu, pointing, pointing_patch, rank_accuracy
+from relevancy.metrics.localization import energy, iou, nss, otsu, pointing, pointing_patch, rank_accuracy, recovery
 
 HEAT = np.array([[4.0, 3.0], [1.0, 0.0]])
 MASK = np.array([[True, False], [True, False]])
@@ -26,6 +26,63 @@ def test_equal_peaks_count_in_part():
     heat = np.array([[1.0, 1.0], [1.0, 0.0]])
     assert pointing(heat, MASK) == pytest.approx(2 / 3)
     assert rank_accuracy(heat, MASK) == pytest.approx(2 / 3)
+
+
+GRID = Grid(4, 4, np.linspace(0, 4, 3), np.linspace(0, 4, 3))  # 2 x 2 patches of 2 x 2 pixels
+
+
+def test_recovery_by_hand():
+    """Six pixels: four of patch 0 and two of patch 1. Of the two best patches, 0 and 3, four are covered."""
+    mask = np.zeros((4, 4), bool)
+    mask[:2, :3] = True
+    assert recovery(np.array([[4.0, 1.0], [0.0, 2.0]]), GRID, mask, 0.5) == pytest.approx(4 / 6)
+    assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.25) == pytest.approx(2 / 6)
+    assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.05) == pytest.approx(2 / 6)  # one patch at least
+    assert recovery(np.array([[1.0, 4.0], [0.0, 2.0]]), GRID, mask, 0.51) == pytest.approx(1)  # rounded up
+    assert recovery(np.array([[-1.0, -4.0], [0.0, 2.0]]), GRID, mask, 0.75) == pytest.approx(4 / 6)
+
+
+def test_recovery_of_tied_patches_is_the_mean_over_their_orders():
+    """Patch 3 surely, and one of the tied 0, 1 and 2, which cover 4, 2 and 0 of the six pixels."""
+    mask = np.zeros((4, 4), bool)
+    mask[:2, :3] = True
+    assert recovery(np.array([[1.0, 1.0], [1.0, 2.0]]), GRID, mask, 0.5) == pytest.approx((4 + 2 + 0) / 3 / 6)
+
+
+def test_recovery_is_a_slow_count_over_pixels():
+    """Patches of 8 x 6 pixels, each pixel given to its patch; ties by every order of the tied."""
+    rng = np.random.default_rng(0)
+    grid = Grid(48, 24, np.linspace(0, 48, 7), np.linspace(0, 24, 5))
+    for _ in range(20):
+        mask, values = rng.random((24, 48)) < 0.3, rng.integers(0, 6, (4, 6)).astype(float)
+        covered = mask.reshape(4, 6, 6, 8).sum((1, 3)).ravel()
+        flat, size = values.ravel(), 5  # 20 % of 24, rounded up
+        drawn = [np.lexsort((rng.random(24), -flat))[:size] for _ in range(4000)]
+        slow = np.mean([covered[one].sum() for one in drawn]) / mask.sum()
+        assert recovery(values, grid, mask, 0.2) == pytest.approx(slow, abs=0.01)
+
+
+def test_recovery_knows_padding_and_parts_of_pixels():
+    """The first column saw padding: not among the best, and no patch fewer; edges lie within pixels."""
+    grid = Grid(3, 2, np.array([-1.5, 0.0, 1.5, 3.0]), np.array([0.0, 2.0]))
+    mask = np.array([[True, True, False], [True, True, False]])
+    assert recovery(np.array([[9.0, 2.0, 1.0]]), grid, mask, 0.5) == pytest.approx(3 / 4)
+    assert recovery(np.array([[9.0, 1.0, 2.0]]), grid, mask, 0.5) == pytest.approx(1 / 4)
+    assert np.isnan(recovery(np.array([[9.0, 1.0, 1.0]]), grid, mask))
+    assert np.isnan(recovery(np.array([[0.0, 1.0, 2.0]]), grid, np.zeros((2, 3), bool)))
+    assert np.isnan(recovery(np.array([[0.0, np.nan, 2.0]]), grid, mask))
+
+
+def test_recovery_is_of_what_the_model_looked_at():
+    """A crop: the first column of pixels lies outside, with half of the mask."""
+    grid = Grid(3, 1, np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0]))
+    assert recovery(np.array([[2.0, 1.0]]), grid, np.array([[True, True, False]]), 0.5) == pytest.approx(1)
+
+
+def test_five_percent_of_twenty_patches_are_one():
+    grid = Grid(20, 1, np.arange(21.0), np.array([0.0, 1.0]))
+    mask = np.arange(20)[None] < 4
+    assert recovery(-np.arange(20.0)[None], grid, mask) == pytest.approx(1 / 4)
 
 
 def test_what_speaks_against_has_no_mass():
