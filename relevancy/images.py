@@ -48,6 +48,11 @@ class Picture:
     notes: tuple[str, ...] = ()
     name: str = "picture"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.image.size
+
 
 def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """The picture in a file, bytes, a data URL, a Pillow image, or an array (H, W), (H, W, 1 | 3 | 4), uint8 or 0..1.

@@ -57,9 +57,11 @@ def reference(
     full: bool = False,
     patches_of: Tensor | None = None,
     rule: str = "clamp",
+    against: Tensor | None = None,
 ) -> Reference:
     """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
 
+    against: ids of the tokens whose logits are taken off.
     patches_of (image tokens, patches) says with 1 which patches a merged image token was made of.
     """
     kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
@@ -93,7 +95,10 @@ def reference(
     if targets is None:
         targets = logits.argmax(-1)
     model.zero_grad()
-    logits.gather(1, targets[:, None]).sum().backward()
+    scalar = logits.gather(1, targets[:, None]).sum()
+    if against is not None:
+        scalar = scalar - logits.gather(1, against[:, None]).sum()
+    scalar.backward()
     model.zero_grad()
 
     row = propagate(kept["language"], rule)[:, position]

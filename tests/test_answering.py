@@ -10,8 +10,9 @@ from reference import at_once
 
 from relevancy.errors import RelevancyError
 from relevancy.models import generation
-from relevancy.models.generation import Likelihood, Prefill, answers, encoded, likelihoods, read, spellings
+from relevancy.models.generation import Likelihood, Prefill, answers, encoded, likelihoods, spellings
 from relevancy.models.model import Model, wrap
+from relevancy.models.prepared import Prepared
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 
@@ -29,7 +30,7 @@ def gemma(built: dict[str, tiny.Built]) -> Model:
 def test_likelihoods_are_those_of_whole_forward_passes(model, picture):
     said = [encoded(model, words) for words in ("Yes", "No boats in the picture", "The dog stands left.", "Yes No")]
     pictures = [picture, tiny.picture(50, 90, seed=2)]
-    rows = likelihoods(model, read(model, pictures, [QUESTION] * 2), said)
+    rows = likelihoods(model, tiny.read(model, pictures, [QUESTION] * 2), said)
     assert [len(row) for row in rows] == [4, 4]
     for number, ids in enumerate(said):
         for row, logs in zip(rows, at_once(model, QUESTION, pictures, ids), strict=True):
@@ -41,7 +42,7 @@ def test_likelihoods_are_those_of_whole_forward_passes(model, picture):
 
 
 def test_an_answer_alone_is_as_likely_as_among_others(model, picture):
-    prompt = read(model, [picture], [QUESTION])
+    prompt = tiny.read(model, [picture], [QUESTION])
     together = likelihoods(model, prompt, ["Yes", "The dog stands left.", "No boats"])[0]
     for words, expected in zip(["Yes", "The dog stands left.", "No boats"], together, strict=True):
         ((alone,),) = likelihoods(model, prompt, [words])
@@ -49,7 +50,7 @@ def test_an_answer_alone_is_as_likely_as_among_others(model, picture):
 
 
 def test_a_prompt_may_be_used_again_after_an_answer_went_on_from_a_branch(model, picture):
-    prompt = read(model, [picture], [QUESTION])
+    prompt = tiny.read(model, [picture], [QUESTION])
     before = likelihoods(model, prompt, ["No boats"])
     length = prompt.cache.get_seq_length()
     (own,) = answers(model, prompt.branch(), 5)
@@ -61,14 +62,14 @@ def test_a_prompt_may_be_used_again_after_an_answer_went_on_from_a_branch(model,
 
 
 def test_the_models_own_answer_begins_with_its_likeliest_token(model, picture):
-    prompt = read(model, [picture], [QUESTION])
+    prompt = tiny.read(model, [picture], [QUESTION])
     (own,) = answers(model, prompt.branch(), 5)
     ((found,),) = likelihoods(model, prompt, [own])
     assert found.first == pytest.approx(float(prompt.logits.softmax(-1).max()))
 
 
 def test_words_are_read_in_the_likelier_spelling(gemma, picture):
-    prompt = read(gemma, [picture], [QUESTION])
+    prompt = tiny.read(gemma, [picture], [QUESTION])
     for words in ("Yes", "duck", "red", "boats"):
         bare, spaced = spellings(gemma, words)
         assert gemma.tokenizer.decode(bare) == words
@@ -79,7 +80,7 @@ def test_words_are_read_in_the_likelier_spelling(gemma, picture):
 
 
 def test_an_empty_answer_is_ending_at_once(gemma, picture):
-    prompt = read(gemma, [picture], [QUESTION])
+    prompt = tiny.read(gemma, [picture], [QUESTION])
     stopping = float(prompt.logits[0].softmax(-1)[list(gemma.stop_token_ids)].sum())
     ((empty, other, also),) = likelihoods(gemma, prompt, ["", "No boats", []])
     assert empty == also
@@ -89,7 +90,7 @@ def test_an_empty_answer_is_ending_at_once(gemma, picture):
 
 
 def test_an_answer_beyond_the_models_last_position_is_not_read(gemma, picture):
-    prompt = read(gemma, [picture], [QUESTION])
+    prompt = tiny.read(gemma, [picture], [QUESTION])
     room = gemma.room - prompt.ids.shape[1]
     token = encoded(gemma, "duck")[0]
     ((fits, beyond),) = likelihoods(gemma, prompt, [[token] * room, [token] * (room + 1)])
@@ -110,7 +111,7 @@ def test_a_prefix_that_sees_itself_whole_goes_on_causally():
     model = Model(hf_model, None, "paligemma")
     vars(model)["stop_token_ids"] = (1,)
     with torch.no_grad():
-        prompt = Prefill.of(inputs, hf_model(**inputs, logits_to_keep=1, use_cache=True))
+        prompt = Prefill.of(Prepared(inputs, 0), hf_model(**inputs, logits_to_keep=1, use_cache=True))
         said = (13, 14, 15)
         tail = torch.tensor([said])
         whole = inputs | {
@@ -128,12 +129,12 @@ def test_a_prefix_that_sees_itself_whole_goes_on_causally():
 def test_reading_leaves_the_model_in_its_mode(gemma, picture):
     gemma.model.train()
     try:
-        prompt = read(gemma, [picture], [QUESTION])
+        prompt = tiny.read(gemma, [picture], [QUESTION])
         likelihoods(gemma, prompt, ["No boats"])
         assert all(module.training for module in gemma.model.modules())
     finally:
         gemma.model.eval()
-    assert torch.equal(prompt.logits, read(gemma, [picture], [QUESTION]).logits)
+    assert torch.equal(prompt.logits, tiny.read(gemma, [picture], [QUESTION]).logits)
 
 
 def test_a_given_answer_must_hold_words(gemma):

@@ -79,7 +79,7 @@ def test_one_tower_runs_once_and_changes_no_bit(scope, target):
 def test_each_answer_is_read_by_each_model(models, both):
     """Own answers in the tokens that were generated, others' in words, as they are read without a comparison."""
     for number, model in enumerate(models):
-        prompt = generation.read(model, [tiny.picture()], [QUESTION])
+        prompt = tiny.read(model, [tiny.picture()], [QUESTION])
         (own,) = generation.answers(model, prompt.branch(), 4)
         said = [result.answer for result in both.explanations]
         ((expected),) = generation.likelihoods(
@@ -94,7 +94,7 @@ def test_each_answer_is_read_by_each_model(models, both):
 def test_a_given_answer_is_read_by_all(models):
     found = compare(models, tiny.picture(), QUESTION, answer="No boats")
     for model, row in zip(models, found.likelihoods, strict=True):
-        prompt = generation.read(model, [tiny.picture()], [QUESTION])
+        prompt = tiny.read(model, [tiny.picture()], [QUESTION])
         ((expected,),) = generation.likelihoods(model, prompt, [generation.encoded(model, "No boats")])
         own = row[models.index(model)]
         assert own.tokens == expected.tokens

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from relevancy.explanations import evidence
-from relevancy.explanations.evidence import Areas, Evidence
+from relevancy.explanations import evidence, knockouts
+from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
-from relevancy.models import knockout, wrap
+from relevancy.explanations.knockouts import Areas
+from relevancy.models import generation, knockout, wrap
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
-from relevancy.models.model import only
+from relevancy.models.prepared import Prepared
 
 QUESTIONS = ["Is the duck floating?", "Duck?", "Is the ball red or is the duck floating on the water?"]
 
@@ -43,14 +44,15 @@ def prefilled(model, said):
     """The inputs of a padded batch with answers, and what a forward pass over it leaves behind."""
     inputs = model.prepare([tiny.picture(seed=number) for number in range(len(QUESTIONS))], QUESTIONS, said)
     with torch.no_grad():
-        return inputs, Prefill.of(inputs, model.model(**inputs, use_cache=True))
+        prepared = Prepared(inputs, model.image_token_id)
+        return prepared, Prefill.of(prepared, model.model(**inputs, use_cache=True))
 
 
 @pytest.mark.parametrize("name", sorted(tiny.FAMILIES))
 def test_knockout_equals_a_mask_written_out(name):
     hf_model, processor = tiny.FAMILIES[name]()
     model = wrap(hf_model.double(), processor)
-    inputs, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
+    prepared, prefill = prefilled(model, [(90, 91, 92), (), (90,)])
     rng = np.random.default_rng(0)
     patterns = [np.zeros(16, bool), np.ones(16, bool), rng.random(16) < 0.3]
     patterns[2][-1] = False  # the last image token stays in sight, and is as it was
@@ -58,12 +60,12 @@ def test_knockout_equals_a_mask_written_out(name):
     asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2]), (2, lengths[1])]
     variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
     before = [layer.keys.shape for layer in prefill.cache.layers]
-    whole = knockout.logits_in_full(model, inputs, variants)
-    shared = knockout.shares_prefix(model, prefill, max(lengths))
+    whole = knockout.logits_in_full(model, prepared, variants)
+    shared = generation.shares_prefix(model, max(lengths), prefill.cache)
     assert shared == (name not in ("paligemma", "paligemma2", "gemma2-clip"))  # prefix without mask, short windows
     found = knockout.logits_of(model, prefill, variants) if shared else whole
     for logits, other, variant in zip(found, whole, variants, strict=True):
-        own = only(inputs, variant.row, variant.length)
+        own = prepared.only(variant.row, variant.length).inputs
         places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
         torch.testing.assert_close(logits, other, rtol=1e-5, atol=1e-5)
         if model.causal and name != "gemma2-clip":
@@ -105,8 +107,8 @@ def test_a_result_carries_its_evidence(name, method, tmp_path):
             assert getattr(found, part) == pytest.approx(getattr(single.evidence, part), abs=1e-4)
     for one in tokens:
         assert one.evidence.probability == pytest.approx(one.target.probability, abs=1e-5)
-    own = only(model.prepare([picture], QUESTIONS[:1]), 0, 1000)
-    blind = Variant(0, own["input_ids"].shape[1], torch.ones(16, dtype=torch.bool))
+    own = Prepared(model.prepare([picture], QUESTIONS[:1]), model.image_token_id)
+    blind = Variant(0, own.ids.shape[1], torch.ones(16, dtype=torch.bool))
     expected = knockout.logits_in_full(model, own, [blind])[0].softmax(-1)
     assert single.evidence.blind == pytest.approx(float(expected[single.target.id]), abs=1e-5)
     again = Explanation.load(single.save(tmp_path / "result")).evidence
@@ -152,11 +154,11 @@ def test_the_parts_of_a_map(values):
         return
     assert areas.best.sum() == math.ceil(values.size / 8)
     assert values[areas.best].min() >= values[~areas.best].max() if not areas.best.all() else True
-    rows, cols = evidence.side_of(values.shape)
+    rows, cols = knockouts.side_of(values.shape)
     assert areas.peak.sum() == rows * cols
     assert values[areas.peak].max() == values.max()
     corners = (values.shape[0] - rows + 1) * (values.shape[1] - cols + 1)
-    assert len(areas.elsewhere) == min(evidence.DRAWS, corners - 1)
+    assert len(areas.elsewhere) == min(knockouts.DRAWS, corners - 1)
     for other in areas.elsewhere:
         assert other.sum() == rows * cols
         assert not (other == areas.peak).all()
@@ -167,7 +169,7 @@ def test_squares_elsewhere_do_not_meet_the_peak_and_keep_its_distance_from_the_b
     values[0, 4] = 1  # the square is rows 0 to 2, columns 3 to 5, on the border
     areas = Areas.of(values)
     assert areas.peak[:3, 3:6].all()
-    assert len(areas.elsewhere) == evidence.DRAWS
+    assert len(areas.elsewhere) == knockouts.DRAWS
     for other in areas.elsewhere:
         assert not (other & areas.peak).any()
         rows, cols = np.nonzero(other)

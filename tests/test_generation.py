@@ -69,7 +69,7 @@ def test_all_readers_of_a_given_answer_agree_with_generation(family):
     picture, question = PICTURES[0], QUESTIONS[0]
     (said,), logits = generated(family, [picture], [question])
     logs = [float(step[0].float().log_softmax(-1)[token]) for step, token in zip(logits, said, strict=False)]
-    ((found,),) = generation.likelihoods(family, generation.read(family, [picture], [question]), [said])
+    ((found,),) = generation.likelihoods(family, tiny.read(family, [picture], [question]), [said])
     assert found.whole == pytest.approx(np.exp(sum(logs)), rel=1e-4)
     sight = TeacherForcing(family, picture, question, GivenAnswer(tuple(said), len(said) - 1, said[-1]))
     untouched = np.zeros((1, sight.patches), dtype=bool)
@@ -81,9 +81,9 @@ def test_all_readers_of_a_given_answer_agree_with_generation(family):
 
 def test_answers_are_as_likely_in_a_padded_batch_as_alone(family):
     said = [generation.encoded(family, words) for words in ("Yes", "No boats in the picture")]
-    together = generation.likelihoods(family, generation.read(family, PICTURES, QUESTIONS), said)
+    together = generation.likelihoods(family, tiny.read(family, PICTURES, QUESTIONS), said)
     for picture, question, row in zip(PICTURES, QUESTIONS, together, strict=True):
-        (alone,) = generation.likelihoods(family, generation.read(family, [picture], [question]), said)
+        (alone,) = generation.likelihoods(family, tiny.read(family, [picture], [question]), said)
         assert [one.whole for one in row] == pytest.approx([one.whole for one in alone], rel=1e-4)
 
 
@@ -102,7 +102,7 @@ def test_a_contrast_later_in_a_given_answer_is_read_after_what_comes_before_it(f
     assert before
     with torch.no_grad():
         ids = torch.tensor([before] * 2)
-        prompt, _ = generation.read(family, *asked).further(family, ids)
+        prompt, _ = tiny.read(family, *asked).further(family, ids)
     for result, logits in zip(results, prompt.logits, strict=True):
         for token, found in (
             (result.target.id, result.target.logit), (result.target.contrast_id, result.target.contrast_logit)
@@ -128,7 +128,7 @@ SETTINGS: dict[str, Any] = {
 
 def test_no_generation_setting_of_a_checkpoint_changes_an_answer(built, monkeypatch, caplog):
     hf, processor = built["llama-clip"]  # whose answers do not repeat one token
-    prompt = generation.read(wrap(hf, processor), PICTURES, QUESTIONS)
+    prompt = tiny.read(wrap(hf, processor), PICTURES, QUESTIONS)
     plain = generation.answers(wrap(hf, processor), prompt.branch(), TOKENS)
     stop = plain[0][3]
     monkeypatch.setattr(hf, "generation_config", GenerationConfig(eos_token_id=stop))
@@ -168,7 +168,7 @@ def test_a_stop_token_that_is_no_token_is_none(built, monkeypatch, wrong):
     monkeypatch.setattr(hf, "generation_config", GenerationConfig(eos_token_id=[wrong]))
     model = wrap(hf, processor)
     assert wrong not in model.stop_token_ids
-    ((found,),) = generation.likelihoods(model, generation.read(model, PICTURES[:1], QUESTIONS[:1]), [""])
+    ((found,),) = generation.likelihoods(model, tiny.read(model, PICTURES[:1], QUESTIONS[:1]), [""])
     assert found.tokens == 0
 
 

@@ -13,8 +13,9 @@ import relevancy
 from relevancy.errors import RelevancyError
 from relevancy.explanations.counterfactual import Region, counterfactual, hidden
 from relevancy.geometry import Grid
-from relevancy.models import generation
+from relevancy.models.generation import spellings
 from relevancy.models.model import Model, wrap
+from relevancy.models.session import Session
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 GRID = Grid(40, 30, np.linspace(-10, 50, 7), np.linspace(0, 30, 4))  # 3 rows, 6 columns, the outer ones padding
@@ -72,9 +73,7 @@ def test_probabilities_are_those_of_each_picture_alone(model, picture, replaceme
     regions = [Region(box=(0, 0, 40, 60)), Region(patches=(5, 6, 9, 10))]
     found = counterfactual(model, picture, QUESTION, regions, replacement=replacement, answer=" No boats ")
     grid = model.grid(*picture.size)
-    ids = max(
-        generation.spellings(model, "No boats"), key=lambda said: sum(at_once(model, QUESTION, [picture], said)[0])
-    )
+    ids = max(spellings(model, "No boats"), key=lambda said: sum(at_once(model, QUESTION, [picture], said)[0]))
     (before,) = at_once(model, QUESTION, [picture], ids)
     for one, region in zip(found, regions, strict=True):
         edited = hidden(picture, grid, region, replacement)
@@ -99,13 +98,13 @@ def test_by_default_the_answer_is_the_models_own(model, picture):
 def test_one_batch_reads_the_picture_and_all_its_variants(built, picture, monkeypatch):
     model = wrap(*built["gemma-clip"])
     sizes = []
-    plain = generation.read
+    plain = Session.prefill
 
-    def read(model, pictures, questions):
-        sizes.append(len(pictures))
-        return plain(model, pictures, questions)
+    def prefill(session, prepared):
+        sizes.append(len(prepared.ids))
+        return plain(session, prepared)
 
-    monkeypatch.setattr(generation, "read", read)
+    monkeypatch.setattr(Session, "prefill", prefill)
     regions = [Region(patches=(number,)) for number in range(16)]
     together = counterfactual(model, picture, QUESTION, regions, answer="No")
     assert sizes == [17]

@@ -1,7 +1,7 @@
 """Tiny random LLaVA models with their processors, built from configs: no download, same seed, same weights."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,12 @@ from transformers import (
     SiglipImageProcessorPil,
     SiglipVisionConfig,
 )
+
+from relevancy.images import Picture
+from relevancy.models.generation import Prefill
+from relevancy.models.model import Model
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14
 CONTROL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "<image>"]
@@ -288,3 +294,10 @@ def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
     """A smooth random RGB picture, so that resizing keeps some structure."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prefill:
+    """Pictures with a question each, read by a model."""
+    examples = [Example(Picture(one), question) for one, question in zip(pictures, questions, strict=True)]
+    with Session(model) as session:
+        return session.prefill(session.prepare(examples))

@@ -174,7 +174,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     with gr.Accordion("What to explain, and how", open=False, elem_id="rv-options"):
         target = gr.Dropdown(
             list(TARGETS), value=TARGETS[0][1], label="Target", allow_custom_value=True, elem_id="rv-target",
-            info="Or type: a word of the answer, a position such as 2 (word:2 is the word), or a contrast: Red|Blue.",
+            info="Or type: a word of the answer, a position such as 2 (word:2 is the word), or two words: Red|Blue.",
         )  # fmt: skip
         scope = gr.Radio(list(SCOPES), value=SCOPES[0][1], label="Scope", elem_id="rv-scope")
         with gr.Row():

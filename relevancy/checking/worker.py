@@ -28,8 +28,9 @@ from relevancy.metrics.registry import METRICS
 from relevancy.metrics.sanity_checks import Asked, answer_swap, noisy, picture_swap, question_swap, similarities
 from relevancy.metrics.teacher_forcing import GivenAnswer, Replacement, TeacherForcing
 from relevancy.metrics.token_perturbation import perturbation
-from relevancy.models import generation
 from relevancy.models.model import Model
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
 
 _REMOVED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -115,10 +116,9 @@ class Worker:
     def _said(self, rows: Sequence[CheckRow]) -> list[dict[str, Any]]:
         """What the model says, and whether it is right (1, 0 or NaN); of a row that it cannot read, why."""
         try:
-            pictures = [open_picture(row.picture()).image for row in rows]
-            with self.model.lock, generation.oom_as_error():
-                prompt = generation.read(self.model, pictures, [row.question for row in rows])
-                answers = generation.answers(self.model, prompt)
+            examples = [Example(open_picture(row.picture()), row.question) for row in rows]
+            with Session(self.model) as session:
+                answers = session.generate(session.prefill(session.prepare(examples, features=True)))
         except RelevancyError as error:
             if len(rows) > 1:
                 return [values for row in rows for values in self._said([row])]

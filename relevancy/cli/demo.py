@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
+from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -116,12 +118,34 @@ def evaluate_demo(
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
     maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Instead: does evidence tell right maps from wrong and planted ones?"),
+    ] = False,
+    methods: Annotated[
+        str | None, typer.Option(help="With --evidence: whose maps; relevancy,relevancy-magnitude by default.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --evidence: folder that keeps every map's numbers; relevancy-evidence."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
 ) -> None:
-    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?"""
+    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?
+
+    With --evidence: are maps that are called confirmed right ones, and right ones confirmed? Stopped and started again
+    with the same --out it goes on where it was.
+
+    Try: relevancy evaluate demo --evidence --scenes 1000 --seed 902
+    """
+    names = model or list(PAIR)
+    if evidence:
+        evidence_of_pair(names, scenes, seed, methods, out_folder, as_json=as_json)
+        return
+    if methods is not None or out_folder is not None:
+        raise RelevancyError("--methods and --out belong to --evidence.")
     from relevancy.demo.evaluation import accuracy, map_truth, table
 
-    names = model or list(PAIR)
     loaded = [load_model(name) for name in names]
     right, blind, truths = [], [], []
     with bars() as report:
@@ -151,6 +175,54 @@ def evaluate_demo(
                     name, found.scope, str(found.maps), kind, f"{found.pointing[kind]:.1%}", f"{found.energy[kind]:.1%}"
                 )
         out.print(maps_table)
+
+
+def evaluate_methods(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which models; give the option again for more. Both by default.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods, as relevancy,rollout; 'relevancy contrast' explains what is said against the next best. By "
+            "default all that cost a few passes, and the contrasts of those that go back by layers."
+        ),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, a question of each.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder that keeps what is found.")] = Path(
+        "relevancy-methods"
+    ),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Markdown page whose marked place gets the tables, too.")
+    ] = None,
+) -> None:
+    """Set methods beside each other on drawn scenes: maps right, faithful, this answer's, confirmed, and their cost.
+
+    Noise and a bump in the picture's middle, which look at no answer, stand beside them. Stopped and started again with
+    the same --out, it goes on where it was, also with more scenes or other methods.
+
+    Try: relevancy evaluate methods --methods relevancy,relevancy-magnitude,rollout --scenes 30
+    """
+    check_writable(out_folder)
+    from relevancy.checking import tables
+    from relevancy.demo.standings import markdown, standings, usual
+
+    if page is not None:
+        tables.place_in(page, "evaluate methods")
+    named = usual() if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    made = []
+    with bars() as report:
+        for one in map(load_model, model or PAIR):
+            found = standings(
+                one, out_folder / escaped(one.name), scenes=scenes, seed=seed, methods=named,
+                progress=share_of(report, one.name),
+            )  # fmt: skip
+            made.append(markdown(one.name, seed, found))
+    for text in made:
+        say(text)
+    if page is not None:
+        tables.write_into(page, made, "evaluate methods")
 
 
 def _evaluation(names: list[str], right: list[Any], blind: list[Any], truths: list[Any]) -> dict[str, Any]:

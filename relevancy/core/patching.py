@@ -279,7 +279,9 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
     def after_feed_forward(_: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         if not kept or threading.get_ident() != owner:
             return None
-        return nn.functional.pad(output, (0, 0, lengths[0] - output.shape[1], 0))
+        missing = lengths[0] - output.shape[1]
+        # Where the model is lent within a loan, the outer one has put back all rows already.
+        return nn.functional.pad(output, (0, 0, missing, 0)) if missing > 0 else None
 
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(before_model, with_kwargs=True).remove)

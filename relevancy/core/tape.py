@@ -65,13 +65,49 @@ class Tape:
         self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
+        self._split: _SplitRow | None = None
+        self._part: Literal["whole", "beginning", "rest"] = "whole"
+
+    @property
+    def known(self) -> int:
+        """How many tokens the beginning has that this forward pass goes on from."""
+        return self._split.tokens if self._split is not None and self._part == "rest" else 0
+
+    @contextmanager
+    def beginning(self, tokens: int) -> Iterator[None]:
+        """Inside, a forward pass reads the first `tokens` of sequences that go on, each in a pass inside `rest`.
+
+        Its graph is kept: relevance of what comes after goes down through it, so that it runs forward only once.
+        """
+        self._part, self._split = "beginning", _SplitRow(self._language, tokens)
+        try:
+            yield
+        finally:
+            self._part = "whole"
+
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """Inside, a forward pass reads what comes after the beginning, whose keys and values are in its cache.
+
+        `relevance` is then of the beginning and the rest together, as if both had been read at once.
+        """
+        self._part = "rest"
+        try:
+            yield
+        finally:
+            self._part = "whole"
 
     # What attention asks while the model runs.
 
     def row_for(self, module: nn.Module) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
-            return self._language if self._decoder.hear(module) in self._layers else None
+            layer = self._decoder.hear(module)
+            if layer not in self._layers:
+                return None
+            if self._split is None:
+                return self._language
+            return (_RestLayer if self._part == "rest" else _BeginningLayer)(self._split, layer)
         if self._tower is None or not self._tower.owns(module):
             return None
         self._tower.hear(module)
@@ -84,17 +120,20 @@ class Tape:
         return self._roots[device]
 
     def see(self, images: _Images | None) -> None:
-        """Note where this forward pass has its image tokens; forget the graphs of earlier ones."""
-        self._images = images
-        self._roots.clear()
-        for stack in (self._decoder, self._tower):
-            if stack is not None:
-                stack.begin()
+        """Note where this forward pass has its image tokens; forget the graphs of those that it does not go on from."""
+        if self._part != "rest":
+            self._images = images
+            self._roots.clear()
+        if self._part == "whole":
+            self._split = None
+        self._decoder.begin()
+        if self._tower is not None and self._part != "rest":
+            self._tower.begin()
 
     # What the user asks afterwards.
 
     def relevance(self, target: Tensor, position: int | Tensor = -1, *, retain_graph: bool = False) -> Rows:
-        """The relevance rows of target scalars of the latest forward pass.
+        """The relevance rows of target scalars of the latest forward pass, and of the beginning that it goes on from.
 
         target: (batch,), one scalar per example, for instance the logit of its next token.
         position: the sequence position(s) whose logits emit the target, one for all or (batch,).
@@ -109,13 +148,17 @@ class Tape:
         if not target.requires_grad:
             raise RelevancyError(_NO_PATH)
         self._position = position
-        for row in (self._language, self._vision):
+        for row in (self._language, self._vision, self._split):
             if row is not None:
                 row.reset()
-        torch.autograd.grad(target.sum(), list(self._roots.values()), retain_graph=retain_graph, allow_unused=True)
+        kept = retain_graph or self._split is not None
+        torch.autograd.grad(target.sum(), list(self._roots.values()), retain_graph=kept, allow_unused=True)
         if self._language.value is None:
             raise RelevancyError(_NO_PATH)
-        language, cut = self._language.value.float(), self._language.cut()
+        whole = self._language.value
+        if self._split is not None:
+            whole = torch.cat([self._split.beginning(), whole], 1)
+        language, cut = whole.float(), self._language.cut()
         if self._vision is None:
             return Rows(language, None, cut)
         if self._vision.value is None:
@@ -125,13 +168,17 @@ class Tape:
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
         row = torch.zeros(batch, tokens, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-        position = torch.as_tensor(self._position, device=like.device).expand(batch) % tokens
+        if isinstance(self._position, int):  # a number is not copied to the device, for which it would have to wait
+            row[:, self._position % tokens] = 1
+            return row
+        position = self._position.to(like.device).expand(batch) % tokens
         return row.scatter_(1, position[:, None], 1)
 
     def _on_tower(self, like: Tensor) -> Tensor:
         assert self._images is not None
         assert self._language.value is not None
-        return self._images.place(self._language.value, like)
+        row = self._language.value if self._split is None else self._split.beginning()
+        return self._images.place(row, like)
 
 
 @contextmanager
@@ -226,6 +273,71 @@ class _StandingRow(_CarriedRow):
     def read(self, like: Tensor) -> Tensor:
         super().read(like)
         return self._seed(like)
+
+
+class _SplitRow:
+    """The part of a row over a beginning that was recorded once, while `rest` is its part over what comes after.
+
+    Nothing of the beginning reads what comes after, so the rest's row closes in itself, and gives to the beginning in
+    layer l what it reads there, u_l = r_rest Abar[rest, beginning]. Backward may be further down in the rest than in
+    the beginning: u_l waits until the beginning has passed layer l. Then both are one row, r <- r + r Abar.
+    """
+
+    def __init__(self, rest: _CarriedRow, tokens: int) -> None:
+        self.rest, self.tokens = rest, tokens
+        self.reset()
+
+    def reset(self) -> None:
+        self.value: Tensor | None = None
+        self.given: dict[int, Tensor] = {}
+
+    def beginning(self, above: int = -1) -> Tensor:
+        """The beginning's row, (batch, its tokens), with what it was given by layers above this one."""
+        assert self.rest.value is not None
+        if self.value is None:
+            self.value = self.rest.value.new_zeros(len(self.rest.value), self.tokens)
+        for layer in [layer for layer in self.given if layer > above]:
+            self.value = self.value + self.given.pop(layer).to(self.value)
+        return self.value
+
+
+@dataclass(frozen=True)
+class _RestLayer:
+    """A layer of what comes after a recorded beginning."""
+
+    split: _SplitRow
+    layer: int
+
+    @property
+    def fresh(self) -> bool:
+        return self.split.rest.fresh
+
+    def read(self, like: Tensor) -> Tensor:
+        return self.split.rest.read(like)
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        return self.split.rest.advance(row, flow, total)
+
+    def add(self, update: Tensor) -> None:
+        self.split.given[self.layer] = update[:, : self.split.tokens]
+        self.split.rest.add(update[:, self.split.tokens :])
+
+
+@dataclass(frozen=True)
+class _BeginningLayer(_RestLayer):
+    """A layer of the beginning itself."""
+
+    @property
+    def fresh(self) -> bool:
+        return False
+
+    def read(self, like: Tensor) -> Tensor:
+        self.split.value = self.split.beginning(self.layer).to(like.device)
+        return self.split.value
+
+    def add(self, update: Tensor) -> None:
+        assert self.split.value is not None
+        self.split.value = self.split.value + update
 
 
 @dataclass(frozen=True)

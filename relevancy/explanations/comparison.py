@@ -20,13 +20,15 @@ from relevancy.atomic_io import whole_files
 from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
-from relevancy.explanations.explain import ExplainConfig, explain_one
 from relevancy.explanations.explanation import Explanation, as_html, finite
+from relevancy.explanations.map_batch import ExplainConfig, MapBatch
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods.registry import DEFAULT, MapFunction
 from relevancy.models import generation, memory
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model, load
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
 from relevancy.models.vision_cache import VisionCache
 from relevancy.plotting import figures, overlay
 
@@ -305,11 +307,7 @@ class _Turns:
         number = len(self.explanations)
         model = self.loaded(given)
         self.report(f"{model.name} explains its answer")
-        if self.wish.scope == "language":
-            with model.lock, self.towers.shared(model):
-                result, prompt = self.explained(model)
-        else:
-            result, prompt = self.explained(model)
+        result, prompt = self.explained(model)
         self.explanations.append(result)
         if self.listed is None:
             self.read_answers(number, model, prompt)
@@ -319,7 +317,11 @@ class _Turns:
             self.held[number] = model, prompt
 
     def explained(self, model: Model) -> tuple[Explanation, Prefill | None]:
-        return explain_one(model, self.picture, self.question, self.answer, self.wish)
+        given = None if self.answer is None else generation.encoded(model, self.answer)
+        with Session(model, self.towers) as session:
+            batch = MapBatch(session, [Example(self.picture, self.question, given)], self.wish, keep_prompt=True)
+            ((result,),) = batch.results()
+        return result, batch.prompt
 
     def loaded(self, given: Model | str) -> Model:
         if isinstance(given, Model):
@@ -348,11 +350,10 @@ class _Turns:
         own = self.explanations[number].answer_tokens
         said: list[str | Sequence[int]] = [result.answer for result in self.explanations]
         said[number] = tokenizer.convert_tokens_to_ids(list(own))
-        with model.lock, generation.oom_as_error():
+        with Session(model, self.towers) as session:
             if prompt is None:
-                with self.towers.shared(model):
-                    prompt = generation.read(model, [self.picture.image], [self.question])
-            (row,) = generation.likelihoods(model, prompt, said)
+                prompt = session.prefill(session.prepare([Example(self.picture, self.question)], features=True))
+            (row,) = session.score(prompt, said)
         self.read[number] = list(row)
 
     def likelihoods(self) -> list[list[Likelihood | None]]:

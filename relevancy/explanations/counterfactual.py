@@ -14,10 +14,12 @@ from PIL import Image, ImageFilter, ImageStat
 from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid
-from relevancy.images import MAX_PIXELS, Source, open_picture
+from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood
 from relevancy.models.model import Model, load
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
 
 Replacement = Literal["grey", "mean", "blur"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
@@ -96,19 +98,21 @@ def counterfactual(
         raise RelevancyError("There is no region to hide: give at least one.")
     if isinstance(model, str):
         model = load(model)
-    picture = open_picture(image, max_pixels=max_pixels).image
+    picture = open_picture(image, max_pixels=max_pixels)
     grid = model.grid(*picture.size)
-    changed = [hidden(picture, grid, region, replacement) for region in listed]
-    with model.lock, generation.oom_as_error():
+    changed = [hidden(picture.image, grid, region, replacement) for region in listed]
+    with Session(model) as session:
         said: str | Sequence[int]
         if answer is None:
-            (said,) = generation.answers(model, generation.read(model, [picture], [question]), max_new_tokens)
+            prompt = session.prefill(session.prepare([Example(picture, question)]))
+            (said,) = session.generate(prompt, max_new_tokens)
             words = shown(model.tokenizer, *said).strip()
         else:
             generation.encoded(model, answer)
             said = words = answer.strip()
-        prompt = generation.read(model, [picture, *changed], [question] * (1 + len(changed)))
-        (before,), *after = generation.likelihoods(model, prompt, [said])
+        versions = [picture, *(Picture(edited) for edited in changed)]
+        prompt = session.prefill(session.prepare([Example(version, question) for version in versions], features=True))
+        (before,), *after = session.score(prompt, [said])
     found = []
     for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):
         if before is None or likelihood is None:

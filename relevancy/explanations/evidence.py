@@ -10,26 +10,12 @@ from __future__ import annotations
 __all__ = ["Evidence"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from relevancy.core.targets import Choice, shown
-from relevancy.families.views import Layout
-from relevancy.models import knockout
-from relevancy.models.generation import Prefill
-from relevancy.models.knockout import Variant
-from relevancy.models.model import Model, separable
-
 Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
-BEST = 1 / 8  # of the patches: the map's best
-PEAK = 0.3  # of the grid's side: the square around the peak, 3 x 3 patches of 10 x 10
-DRAWS = 2  # squares elsewhere
 BLIND_TV = 0.1
 """A picture whose knockout changes the next token's distribution by less does not decide the answer."""
 LEAD_TV = 0.2
@@ -48,7 +34,7 @@ class Evidence:
 
     probability: of the explained token, untouched. blind, best, peak, elsewhere: the same with image tokens knocked out
     of attention for every later position: all of them, the map's best eighth, the square around its peak, squares of
-    that size elsewhere (mean of `DRAWS`, as far from the border, seeded). *_tv: total variation between the untouched
+    that size elsewhere (mean of several, as far from the border, seeded). *_tv: total variation between the untouched
     distribution of the next token and that one, 0 the same, 1 disjoint; it also hears answers that become surer.
     NaN where the map is empty and there is no best. runner_up: probability of the second likeliest token, by variant.
     lead: against a contrast, the difference of the two logits, by variant. says: the likeliest token, by variant.
@@ -104,166 +90,7 @@ class Evidence:
         return cls(**{**known, **numbers})
 
 
-_PARTS = ("blind", "best", "peak", "elsewhere")
 NUMBERS = (
     "probability", "blind", "best", "peak", "elsewhere", "blind_tv", "best_tv", "peak_tv", "elsewhere_tv"
 )  # fmt: skip
 """The fields that are numbers, in their order."""
-
-
-@dataclass(frozen=True, eq=False)
-class MapInQuestion:
-    """A map of one example of a batch.
-
-    row: which example. length: its own tokens up to the position whose logits emit the target. image_map: (rows, cols),
-    of the picture's layout.
-    """
-
-    row: int
-    length: int
-    choice: Choice
-    image_map: np.ndarray
-    layout: Layout
-
-
-def evidence_for(
-    model: Model, prefill: Prefill, inputs: Mapping[str, Any], maps: Sequence[MapInQuestion]
-) -> list[Evidence | None]:
-    """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
-
-    None for all where neither what comes before the question can be shared, nor one example be read by itself.
-
-    prefill: what a forward pass over `inputs` left behind, at least as far as the maps' lengths. Costs about 6 short
-    passes over the tokens after the picture, as one batch; 6 whole forward passes where the model cannot share what
-    comes before (see `knockout.shares_prefix`).
-    """
-    parts = [Areas.of(one.image_map).named() for one in maps]
-    variants = [
-        Variant(one.row, one.length, _on_tokens(area, one.layout))
-        for one, areas in zip(maps, parts, strict=True)
-        for _, area in areas
-    ]
-    shared = knockout.shares_prefix(model, prefill, max(one.length for one in maps))
-    if not shared and not separable(inputs):
-        return [None] * len(maps)
-    logits = (
-        knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, inputs, variants)
-    )
-    found: list[Evidence | None] = []
-    start = 0
-    for one, areas in zip(maps, parts, strict=True):
-        own = logits[start : start + len(areas)].cpu()
-        told = _told(model, one.choice, [name for name, _ in areas], own, shared=shared)
-        found.append(None if math.isnan(told.probability) else told)
-        start += len(areas)
-    return found
-
-
-def _on_tokens(area: np.ndarray, layout: Layout) -> Tensor:
-    """Image tokens of a part of the map, bool; those that have no place go with the whole picture."""
-    return torch.from_numpy(np.ones(layout.count, bool) if area.all() else layout.tokens_of(area))
-
-
-def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:
-    """Numbers of one map from the logits of its variants, (variants, vocabulary); variants of one name are averaged."""
-    shares = logits.double().softmax(-1)
-    plain = shares[0]
-    first, second = plain.topk(2).indices.tolist()
-    other = second if first == choice.id else first
-    distances = (shares - plain).abs().sum(-1) / 2
-    contrast = choice.contrast_id
-    leads = None if contrast is None else logits[:, choice.id] - logits[:, contrast]
-
-    def mean(values: Tensor, name: str) -> float:
-        own = [float(value) for value, known in zip(values, names, strict=True) if known == name]
-        return sum(own) / len(own) if own else math.nan
-
-    def by_name(values: Tensor) -> dict[str, float]:
-        return {name: mean(values, name) for name in dict.fromkeys(names)}
-
-    probability = by_name(shares[:, choice.id])
-    numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
-    numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
-    return Evidence(
-        probability=probability["untouched"],
-        **numbers,
-        runner_up=by_name(shares[:, other]),
-        lead=None if leads is None else by_name(leads),
-        says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
-        shared=shared,
-    )
-
-
-@dataclass(frozen=True)
-class Areas:
-    """Parts of a map that are knocked out, each (rows, cols) bool; the last three are None for an empty map."""
-
-    blind: np.ndarray
-    best: np.ndarray | None = None
-    peak: np.ndarray | None = None
-    elsewhere: tuple[np.ndarray, ...] = ()
-
-    @classmethod
-    def of(cls, image_map: np.ndarray, *, seed: int = 0) -> Areas:
-        """Of a map (rows, cols); squares elsewhere do not meet the peak's and are as far from the border."""
-        everything = np.ones(image_map.shape, bool)
-        values = np.asarray(image_map, np.float64)
-        if not np.isfinite(values).all() or np.ptp(values) == 0:
-            return cls(everything)
-        order = np.argsort(-values, axis=None, kind="stable")
-        best = np.zeros(values.size, bool)
-        best[order[: math.ceil(values.size * BEST)]] = True
-        corner = _around(np.unravel_index(order[0], values.shape), values.shape)
-        return cls(
-            everything,
-            best.reshape(values.shape),
-            _square(corner, values.shape),
-            tuple(_square(other, values.shape) for other in _others(corner, values.shape, seed)),
-        )
-
-    def named(self) -> list[tuple[str, np.ndarray]]:
-        """Every part with its name, the untouched picture first."""
-        known = [("untouched", ~self.blind), ("blind", self.blind)]
-        if self.best is not None and self.peak is not None:
-            known += [("best", self.best), ("peak", self.peak)]
-        return known + [("elsewhere", area) for area in self.elsewhere]
-
-
-def side_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of the square around a peak, on a map of this shape."""
-    rows, cols = (max(1, round(PEAK * length)) for length in shape)
-    return rows, cols
-
-
-def _around(peak: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, int]:
-    """The corner of the square around a peak that lies whole on the map."""
-    row, col = (
-        min(max(int(place) - side // 2, 0), length - side)
-        for place, side, length in zip(peak, side_of(shape), shape, strict=True)
-    )
-    return row, col
-
-
-def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    rows, cols = side_of(shape)
-    mask = np.zeros(shape, bool)
-    mask[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols] = True
-    return mask
-
-
-def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
-    """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
-    sides = side_of(shape)
-
-    def border(place: tuple[int, int]) -> int:
-        return min(min(start, length - side - start) for start, side, length in zip(place, sides, shape, strict=True))
-
-    def shared(place: tuple[int, int]) -> int:
-        gaps = (max(0, side - abs(one - other)) for one, other, side in zip(place, corner, sides, strict=True))
-        return math.prod(gaps)
-
-    places = [(row, col) for row in range(shape[0] - sides[0] + 1) for col in range(shape[1] - sides[1] + 1)]
-    places = [place for place in places if place != corner]
-    drawn = np.random.default_rng([seed, *corner, *shape]).permutation(len(places))
-    ranked = sorted(drawn, key=lambda one: (shared(places[one]), abs(border(places[one]) - border(corner))))
-    return [places[one] for one in ranked[:DRAWS]]

@@ -11,10 +11,11 @@ import torch
 
 from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
-from relevancy.explanations.explain import ExplainConfig
+from relevancy.explanations.map_batch import ExplainConfig
 from relevancy.export import prefetch
 from relevancy.export.chunks import Chunk
-from relevancy.export.processed import Eyes
+from relevancy.export.overlays import Wanted
+from relevancy.export.processed import ImageProcessors
 from relevancy.export.records import ExplainBatches, RecordMaker
 from relevancy.export.schema import table_of
 from relevancy.models import adapters, checkpoints
@@ -57,6 +58,7 @@ class WorkerSpec:
     decoders: int = 0
     threads: int | None = None
     devices: tuple[str, ...] = field(default=())
+    maps: Wanted = field(default=Wanted(every=True))
 
     def __call__(self, number: int) -> Work:
         """Load the models and be ready. Raises RelevancyError for what none of them could explain."""
@@ -72,13 +74,13 @@ class WorkerSpec:
         """The work of models that are in memory."""
         for model in models:
             rehearse(model, self.wish)
-        eyes = Eyes.of([model.processor.image_processor for model in models], self.max_pixels)
-        explainer = RecordMaker(models, eyes.of_model, ExplainBatches(self.wish, self.batch))
-        return partial(self._tables, explainer, eyes)
+        processors = ImageProcessors.of([model.processor.image_processor for model in models], self.max_pixels)
+        maker = RecordMaker(models, processors.of_model, ExplainBatches(self.wish, self.batch, self.maps))
+        return partial(self._tables, maker, processors)
 
-    def _tables(self, explainer: RecordMaker, eyes: Eyes, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
-        for chunk, seen in prefetch.seen(chunks, eyes, self.decoders):
-            yield table_of(explainer.records(chunk.items, seen), self.columns)
+    def _tables(self, maker: RecordMaker, processors: ImageProcessors, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
+        for chunk, pictures in prefetch.with_pictures(chunks, processors, self.decoders):
+            yield table_of(maker.records(chunk.items, pictures), self.columns)
 
 
 @dataclass(frozen=True)

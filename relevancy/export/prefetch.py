@@ -12,10 +12,10 @@ from typing import Any
 
 from relevancy.data.items import PictureSource
 from relevancy.export.chunks import Chunk
-from relevancy.export.processed import Eyes, Seen
+from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
-Look = Callable[[Sequence[PictureSource]], list[Seen]]
+Open = Callable[[Sequence[PictureSource]], list[OpenedPicture]]
 _CHUNKS_AHEAD = 2
 
 
@@ -23,29 +23,31 @@ _CHUNKS_AHEAD = 2
 class _PictureDecoder:
     """What a decoding process does."""
 
-    eyes: Eyes
+    processors: ImageProcessors
 
     def __call__(self, _: int) -> Work:
-        return partial(map, self.eyes.see_all)
+        return partial(map, self.processors.all_opened)
 
 
-def seen(chunks: Iterable[Chunk], eyes: Eyes, decoders: int) -> Iterator[tuple[Chunk, dict[str, Seen]]]:
+def with_pictures(
+    chunks: Iterable[Chunk], processors: ImageProcessors, decoders: int
+) -> Iterator[tuple[Chunk, dict[str, OpenedPicture]]]:
     """Each chunk with its pictures as the models need them; `decoders` processes work ahead, 0 for none."""
     if not decoders:
         for chunk in chunks:
-            yield chunk, _looked(chunk, eyes.see_all)
+            yield chunk, _opened(chunk, processors.all_opened)
         return
     # Each decoding process has a thread that speaks with it; one more reads chunks as they come.
-    crews = [WorkerPool(1, _PictureDecoder(eyes), environment={"OMP_NUM_THREADS": "1"}) for _ in range(decoders)]
+    crews = [WorkerPool(1, _PictureDecoder(processors), environment={"OMP_NUM_THREADS": "1"}) for _ in range(decoders)]
     idle: queue.Queue[WorkerPool] = queue.Queue()
     for crew in crews:
         idle.put(crew)
-    begun: queue.Queue[tuple[Chunk, Future[dict[str, Seen]]] | None] = queue.Queue(_CHUNKS_AHEAD + decoders)
+    begun: queue.Queue[tuple[Chunk, Future[dict[str, OpenedPicture]]] | None] = queue.Queue(_CHUNKS_AHEAD + decoders)
 
-    def look(chunk: Chunk) -> dict[str, Seen]:
+    def open_pictures(chunk: Chunk) -> dict[str, OpenedPicture]:
         crew = idle.get()
         try:
-            return _looked(chunk, partial(_look_elsewhere, crew))
+            return _opened(chunk, partial(_opened_elsewhere, crew))
         finally:
             idle.put(crew)
 
@@ -53,7 +55,7 @@ def seen(chunks: Iterable[Chunk], eyes: Eyes, decoders: int) -> Iterator[tuple[C
 
         def read() -> None:
             for chunk in chunks:
-                begun.put((chunk, threads.submit(look, chunk)))
+                begun.put((chunk, threads.submit(open_pictures, chunk)))
             begun.put(None)
 
         Thread(target=read, daemon=True).start()
@@ -66,16 +68,16 @@ def seen(chunks: Iterable[Chunk], eyes: Eyes, decoders: int) -> Iterator[tuple[C
                 crew.close()
 
 
-def _looked(chunk: Chunk, look: Look) -> dict[str, Seen]:
+def _opened(chunk: Chunk, opening: Open) -> dict[str, OpenedPicture]:
     pictures = chunk.pictures()
-    return dict(zip(pictures, look(list(pictures.values())), strict=True))
+    return dict(zip(pictures, opening(list(pictures.values())), strict=True))
 
 
-def _look_elsewhere(crew: WorkerPool, sources: Sequence[PictureSource]) -> list[Seen]:
+def _opened_elsewhere(crew: WorkerPool, sources: Sequence[PictureSource]) -> list[OpenedPicture]:
     """Through another process; a picture that kills it is told from the others."""
     result: Any = crew.ask(list(sources))
     if not isinstance(result, WorkerCrash):
         return list(result)
     if len(sources) == 1:
-        return [Seen(fault=f"the picture cannot be opened: {result.why}")]
-    return [one for source in sources for one in _look_elsewhere(crew, [source])]
+        return [OpenedPicture(fault=f"the picture cannot be opened: {result.why}")]
+    return [one for source in sources for one in _opened_elsewhere(crew, [source])]

@@ -2,178 +2,140 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from PIL import Image
-from transformers import BatchFeature
 
-from relevancy.core import patching
+from relevancy.core.targets import Choice, shown
 from relevancy.data.answer_match import correct
 from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
 from relevancy.data.items import Item
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS
-from relevancy.explanations.explain import ExplainConfig, explain_batch
 from relevancy.explanations.explanation import Explanation
-from relevancy.export.processed import Ready, Seen
+from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
+from relevancy.export.overlays import Wanted
+from relevancy.export.processed import OpenedPicture
 from relevancy.export.schema import EVIDENCE
-from relevancy.images import Picture
-from relevancy.methods.registry import DEFAULT
-from relevancy.models.model import FEATURES, Model
+from relevancy.models.model import Model
+from relevancy.models.prepared import Example, ProcessedPicture
+from relevancy.models.session import Session
 from relevancy.models.vision_cache import VisionCache
-
-_TOWER_PICTURES = 8  # run through the tower together: its activations still fit a CPU's cache
-_ANY_PICTURE = Image.new("RGB", (1, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A picture's size, where its pixels are no longer needed."""
-
-    width: int
-    height: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.width, self.height
-
-
-@dataclass(eq=False)
-class Reader(Model):
-    """A model that reads pictures which were processed before, or even seen by its tower."""
-
-    _known: dict[Frame, tuple[torch.Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._ready = Ready(self.processor.image_processor)
-        processor = copy.copy(self.processor)
-        processor.image_processor = self._ready
-        self._inner = Model(self.model, processor, self.name)
-
-    @classmethod
-    def of(cls, model: Model) -> Reader:
-        """The same model."""
-        return cls(model.model, model.processor, model.name)
-
-    @property
-    def shares_features(self) -> bool:
-        """Whether the model takes its tower's features ready made."""
-        return FEATURES in signature(self.model.forward).parameters
-
-    def expect(self, known: Mapping[Frame, tuple[torch.Tensor, Any]]) -> None:
-        """Until the next call: each picture's pixels and, where the tower has run, its features."""
-        self._known = dict(known)
-
-    def prepare(
-        self, images: Sequence[Any], questions: Sequence[str], continuations: Sequence[Sequence[int]] | None = None
-    ) -> BatchFeature:
-        """As a model does, with features in the pixels' place where they are known."""
-        pixels, features = zip(*(self._known[image] for image in images), strict=True)
-        self._ready.pixels = list(pixels)
-        inputs = self._inner.prepare([_ANY_PICTURE] * len(images), questions, continuations)
-        if features[0] is not None:
-            del inputs["pixel_values"]
-            inputs[FEATURES] = {"image": SimpleNamespace(pooler_output=list(features))}
-        return inputs
 
 
 @dataclass(frozen=True)
 class ExplainBatches:
-    """How rows are explained: as in `explain`, and how many at once."""
+    """How rows are explained: as in `explain`, how many at once, and of which rows there is a map.
+
+    Of the others there is the answer alone, with the probability of its first token.
+    """
 
     wish: ExplainConfig
     batch: int
+    maps: Wanted = field(default=Wanted(every=True))
 
-    def batches(self, items: Sequence[Item]) -> Iterator[list[int]]:
-        """Places of the items, those of like length together, so that little is padded."""
-        order = sorted(range(len(items)), key=lambda place: (len(items[place].question or ""), place))
+    def batches(self, items: Sequence[Item], *, by_picture: bool = False) -> Iterator[list[int]]:
+        """Places of the items, those of like length together, so that little is padded.
+
+        by_picture: the questions about one picture are a batch of their own, for a model that reads it once for all.
+        """
+        alone = list(range(len(items)))
+        if by_picture:
+            together: dict[str, list[int]] = {}
+            for place in alone:
+                together.setdefault(_key(items[place]), []).append(place)
+            yield from (places for places in together.values() if len(places) > 1)
+            alone = [place for places in together.values() for place in places if len(places) == 1]
+        order = sorted(alone, key=lambda place: (len(items[place].question or ""), place))
         for start in range(0, len(order), self.batch):
             yield order[start : start + self.batch]
 
 
 class RecordMaker:
-    """Models in memory that turn items with their seen pictures into records."""
+    """Models in memory that turn items with their processed pictures into records."""
 
-    def __init__(self, models: Sequence[Model], eyes_of_model: Sequence[int], way: ExplainBatches) -> None:
-        self.readers, self.eyes, self.way = [Reader.of(model) for model in models], eyes_of_model, way
+    def __init__(self, models: Sequence[Model], processors: Sequence[int], way: ExplainBatches) -> None:
+        self.models, self.processors, self.way = models, processors, way
 
-    def records(self, items: Sequence[Item], seen: Mapping[str, Seen]) -> list[dict[str, Any]]:
-        """One record for each item and model, results and faults."""
-        asked = [item for item in items if seen[_key(item)].fault is None]
+    def records(self, items: Sequence[Item], opened: Mapping[str, OpenedPicture]) -> list[dict[str, Any]]:
+        """One record for each item and model, results and faults; towers run once for a picture."""
+        faults = {key: one.fault for key, one in opened.items() if one.fault is not None}
+        asked = [item for item in items if _key(item) not in faults]
         records = [
-            faulty(item, reader.name, cast(str, seen[_key(item)].fault))
-            for reader in self.readers
+            faulty(item, model.name, faults[_key(item)])
+            for model in self.models
             for item in items
-            if seen[_key(item)].fault is not None
+            if _key(item) in faults
         ]
-        known = {key: one for key, one in seen.items() if one.fault is None}
-        frames = {key: Frame(*one.size) for key, one in known.items()}
-        pixels = {key: [torch.from_numpy(values) for values in one.pixels] for key, one in known.items()}
-        features = self._features(pixels)
-        for reader, which, own in zip(self.readers, self.eyes, features, strict=True):
-            reader.expect({frames[key]: (pixels[key][which], own and own[key]) for key in frames})
-            for places in self.way.batches(asked):
-                records += self._explained(reader, [asked[place] for place in places], frames, known)
-            reader.expect({})
+        mapped = [item for item in asked if self.way.maps.has(item.row)]
+        answered = [item for item in asked if not self.way.maps.has(item.row)]
+        towers = VisionCache()
+        for model, which in zip(self.models, self.processors, strict=True):
+            pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
+            if self.way.wish.sees_first:
+                pictures = self._seen(model, pictures, towers)
+            for places in self.way.batches(mapped, by_picture=resumes(model, self.way.wish)):
+                records += self._tried(self._explained, model, [mapped[place] for place in places], pictures, opened)
+            for places in self.way.batches(answered):
+                records += self._tried(self._answered, model, [answered[place] for place in places], pictures, opened)
         return records
 
-    def _features(self, pixels: Mapping[str, Sequence[torch.Tensor]]) -> list[dict[str, Any] | None]:
-        """What each model's tower and connector make of each picture; None for a model that wants to run its own.
+    def _seen(
+        self, model: Model, pictures: Mapping[str, ProcessedPicture], towers: VisionCache
+    ) -> dict[str, ProcessedPicture]:
+        """Every picture of the chunk with its features, before the questions about it are put."""
+        with Session(model, towers) as session:
+            found = session.seen(list(pictures.values()))
+        return {key: found[id(picture)] for key, picture in pictures.items()}
 
-        With scope "full" gradients go through the tower for each question, and other methods change the pixels
-        themselves: nothing is shared then.
-        """
-        wish = self.way.wish
-        shared = wish.scope == "language" and wish.method == DEFAULT
-        found: list[dict[str, Any] | None] = [
-            {} if shared and reader.shares_features else None for reader in self.readers
-        ]
-        keys = list(pixels)
-        for start in range(0, len(keys), _TOWER_PICTURES):
-            some = keys[start : start + _TOWER_PICTURES]
-            memory = VisionCache()
-            for reader, which, own in zip(self.readers, self.eyes, found, strict=True):
-                if own is None:
-                    continue
-                batch = torch.stack([pixels[key][which] for key in some]).to(reader.device, reader.dtype)
-                model: Any = reader.model
-                with reader.lock, torch.no_grad(), patching.eval_mode(model), memory.shared(reader):
-                    output = model.get_image_features(batch, return_dict=True)
-                pooled = output.pooler_output
-                own.update(zip(some, (one[None] if one.ndim == 2 else one for one in pooled), strict=True))
-        return found
-
-    def _explained(
-        self, reader: Reader, items: list[Item], frames: Mapping[str, Frame], seen: Mapping[str, Seen]
+    def _tried(
+        self,
+        read: Callable[[Session, list[Item], list[Example]], list[dict[str, Any]]],
+        model: Model,
+        items: list[Item],
+        pictures: Mapping[str, ProcessedPicture],
+        opened: Mapping[str, OpenedPicture],
     ) -> list[dict[str, Any]]:
         """One batch; where it fails, its halves, down to the row that is at fault."""
-        pictures = [Picture(cast(Any, frames[_key(item)]), seen[_key(item)].notes) for item in items]
         start = time.perf_counter()
         try:
-            results = explain_batch(reader, pictures, [item.question or "" for item in items], self.way.wish)
+            with Session(model) as session:
+                found = read(session, items, [Example(pictures[_key(item)], item.question or "") for item in items])
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
-                return [faulty(items[0], reader.name, _reason(error))]
-            if reader.device.type == "cuda":
+                return [faulty(items[0], model.name, _reason(error))]
+            if model.device.type == "cuda":
                 torch.cuda.empty_cache()
             half = len(items) // 2
             return [
                 record
                 for part in (items[:half], items[half:])
-                for record in self._explained(reader, part, frames, seen)
+                for record in self._tried(read, model, part, pictures, opened)
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            _record(item, result, seen[_key(item)].digest, seconds) for item, result in zip(items, results, strict=True)
+            record | {"picture_hash": opened[_key(item)].digest, "seconds": seconds}
+            for item, record in zip(items, found, strict=True)
+        ]
+
+    def _explained(self, session: Session, items: list[Item], examples: list[Example]) -> list[dict[str, Any]]:
+        results = MapBatch(session, examples, self.way.wish).results()
+        return [_record(item, result) for item, (result,) in zip(items, results, strict=True)]
+
+    def _answered(self, session: Session, items: list[Item], examples: list[Example]) -> list[dict[str, Any]]:
+        """Answers without maps; the token is their first."""
+        prepared = session.prepare(examples, features=True)
+        prompt = session.prefill(prepared)
+        answers = session.generate(prompt.branch(), self.way.wish.max_new_tokens)
+        return [
+            _answer(session.model, item, example.picture.size, said, logits, notes)
+            for item, example, said, logits, notes in zip(
+                items, examples, answers, prompt.logits, prepared.notes, strict=True
+            )
         ]
 
 
@@ -199,12 +161,35 @@ def _given(item: Item, model: str) -> dict[str, Any]:
     }
 
 
-def _record(item: Item, result: Explanation, digest: str | None, seconds: float) -> dict[str, Any]:
+def _answer(
+    model: Model, item: Item, size: tuple[int, int], said: list[int], logits: torch.Tensor, notes: tuple[str, ...]
+) -> dict[str, Any]:
+    target = Choice(0, int(logits.argmax())).described(logits, model.tokenizer)
+    answer = shown(model.tokenizer, *said).strip()
+    width, height = size
+    boxes, wrong = in_pixels(item.boxes or (), width, height)
+    given = _given(item, model.name)
+    return given | {
+        "answer": answer,
+        "token": target.token,
+        "token_id": target.id,
+        "position": target.position,
+        "probability": target.probability,
+        "logit": target.logit,
+        "correct": correct(answer, item.expected),
+        "width": width,
+        "height": height,
+        "answer_tokens": model.tokenizer.convert_ids_to_tokens(said),
+        "boxes": boxes or given["boxes"],
+        "notes": [*item.notes, *wrong, *notes],
+    }
+
+
+def _record(item: Item, result: Explanation) -> dict[str, Any]:
     target, grid = result.target, result.grid
     boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
     given = _given(item, result.model)
     return given | {
-        "picture_hash": digest,
         "answer": result.answer,
         "token": target.token,
         "token_id": target.id,
@@ -233,7 +218,6 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         **_evidence(result),
         "boxes": boxes or given["boxes"],
         "notes": [*item.notes, *notes, *result.notes],
-        "seconds": seconds,
         "scope": result.scope,
         "method": result.method,
     }
@@ -244,7 +228,8 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     if found is None:
         return {}
     numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
-    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, **numbers}
+    blind = found.says.get("blind")
+    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
 
 
 def _key(item: Item) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core import attention, patching
 from relevancy.core.stacks import Stack
 from relevancy.core.tape import chosen_layers
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 # What is known before a layer, its query, key and call -> the state after it.
 Step = Callable[["_Watched", Tensor, Tensor, attention.Call], Tensor]
@@ -75,13 +75,13 @@ class _Watched:
         self.keep = 1
         self.state: Tensor | None = None  # (batch, positions, tokens), the sequences' last positions
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         self.keep, self.state = keep, None
         self.decoder.begin()
         token = attention.watcher.set(self.see)
         try:
             with torch.no_grad():
-                return self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
+                return self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         finally:
             attention.watcher.reset(token)
 

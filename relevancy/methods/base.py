@@ -12,23 +12,28 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core.tape import Scope
 from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture."""
+    """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture.
+
+    resume: examples come one by one, those about one picture after one another; what comes before the question may be
+    read once for all of them.
+    """
 
     scope: Scope
     layers: tuple[int, ...] | None
     rows: int
     cols: int
+    resume: bool = False
 
     @property
     def patches(self) -> int:
@@ -85,7 +90,7 @@ class Attribution:
 class Attributor(Protocol):
     """A method at work on a borrowed model."""
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         """The model's output for a batch, with the logits of the last `keep` positions."""
 
     def read(self, round_: TargetBatch) -> Attribution:

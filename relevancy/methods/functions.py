@@ -18,6 +18,7 @@ from relevancy.errors import RelevancyError
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +51,18 @@ def calling(model: Model, setting: MethodSettings, method: Method) -> Iterator[A
 class _FunctionCall:
     def __init__(self, model: Model, setting: MethodSettings, method: Method) -> None:
         self.model, self.setting, self.method = model, setting, method
-        self.inputs = BatchFeature()
+        self.prepared: Prepared | None = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
-        self.inputs = inputs
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        self.prepared = prepared
         with torch.no_grad():
-            return self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
+            return self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
 
     def read(self, round_: TargetBatch) -> Attribution:
         assert self.method.function is not None
-        ids, rows, cols = self.inputs["input_ids"], self.setting.rows, self.setting.cols
-        request = MapRequest(self.model, BatchFeature(dict(self.inputs)), round_, rows, cols)
+        assert self.prepared is not None
+        ids, rows, cols = self.prepared.ids, self.setting.rows, self.setting.cols
+        request = MapRequest(self.model, BatchFeature(dict(self.prepared.inputs)), round_, rows, cols)
         with torch.enable_grad():
             found = self.method.function(request)
         expected = tuple(ids.shape) if self.method.words else (len(ids), rows, cols)

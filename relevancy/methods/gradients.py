@@ -1,4 +1,4 @@
-"""Methods that take one gradient of the target: input x gradient, and Grad-CAM on the tower's features."""
+"""Methods that take one gradient of the target: input x gradient, AttnLRP, and Grad-CAM on the tower's features."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
-from relevancy.core import patching
+from relevancy.core import lrp, patching
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_connector, into_decoder
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @contextmanager
@@ -24,6 +24,16 @@ def input_gradient(model: Model, setting: MethodSettings) -> Iterator[Attributor
     Shrikumar et al., 2016. Costs one forward pass, and for each target one backward pass.
     """
     with _borrowed(model):
+        yield _InputGradient(model, setting)
+
+
+@contextmanager
+def attnlrp(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
+    """AttnLRP: sum_d x_d * g_dx over each embedding that enters the decoder, g the gradient by the rules of `core.lrp`.
+
+    Achtibat et al., ICML 2024. Costs one forward pass, and for each target one backward pass.
+    """
+    with _borrowed(model), lrp.rules(model.model), patching.output_rows_picked(model.model):
         yield _InputGradient(model, setting)
 
 
@@ -63,8 +73,8 @@ class _InputGradient:
         self.embeddings, self.pixels = _Leaf(), _Leaf()
         self.logits: Tensor | None = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
-        given: dict[str, Any] = dict(inputs)
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        given: dict[str, Any] = dict(prepared.inputs)
         if self.setting.scope == "full":
             given["pixel_values"] = self.pixels.take(given["pixel_values"])
         with torch.enable_grad(), into_decoder(self.model, self.embeddings.take):
@@ -93,10 +103,10 @@ class _GradCam:
         self.logits: Tensor | None = None
         self.ids: Tensor | None = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         with torch.enable_grad(), into_connector(self.model, self.features.take):
-            output = self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
-        self.logits, self.ids = output.logits, inputs["input_ids"]
+            output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
+        self.logits, self.ids = output.logits, prepared.ids
         return output
 
     def read(self, round_: TargetBatch) -> Attribution:

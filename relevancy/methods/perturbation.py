@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core import patching
 from relevancy.core.targets import Choice
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_decoder, read_by_decoder
-from relevancy.models.model import Model, only
+from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 GROUPS = 8  # at most, per side of a picture: what hides together
 WINDOWS = 12  # at most, per side: places of the window that slides
@@ -105,17 +105,18 @@ class _Perturbed:
 
     def __init__(self, model: Model, setting: MethodSettings, explainer: Explainer) -> None:
         self.model, self.setting, self.explainer = model, setting, explainer
-        self.inputs: dict[str, Tensor] = {}
+        self.prepared: Prepared | None = None
         self.embeddings: list[Tensor] = []
         self.grey: Tensor | None = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
-        self.inputs, self.grey = dict(inputs), None
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        self.prepared, self.grey = prepared, None
         with torch.no_grad(), read_by_decoder(self.model) as self.embeddings:
-            return self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
+            return self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
 
     def read(self, round_: TargetBatch) -> Attribution:
-        ids = self.inputs["input_ids"]
+        assert self.prepared is not None
+        ids = self.prepared.ids
         maps = torch.zeros(len(ids), self.setting.patches, device=ids.device)
         notes: list[tuple[str, ...]] = [()] * len(ids)
         for index, wanted in enumerate(round_.wanted):
@@ -127,12 +128,13 @@ class _Perturbed:
 
     def subject(self, index: int, choice: Choice, place: int) -> Subject:
         """One example by itself, without padding and what comes after its explained position."""
-        length = int(self.inputs["attention_mask"][index].sum()) + 1 + place
-        prompt = only(self.inputs, index, length)
+        assert self.prepared is not None
+        kept = self.prepared.kept[index].nonzero()[:, 0]
+        kept = kept[: len(kept) + 1 + place]
+        prompt = dict(self.prepared.only(index, len(kept)).inputs)
         pixels = prompt.pop("pixel_values")
         if self.setting.scope == "full":
             return Subject(self.model, choice, prompt, pixels, torch.zeros_like(pixels), None)
-        kept = self.inputs["attention_mask"][index].bool().nonzero()[:length, 0]
         embeddings = self.embeddings[0][index : index + 1, kept]
         bare = Subject(self.model, choice, prompt, pixels, pixels, embeddings)
         return replace(bare, picture=self.patches(bare, embeddings), hidden=self.hidden_patches(bare))

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
 from relevancy.core.tape import Tape, chosen_layers, record
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
+from relevancy.models.generation import branched
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def relevancy(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     Costs one forward pass, and for each target one backward pass of the activations alone.
     """
     with record(model.model, setting.scope, layers=setting.layers) as tape:
-        yield _Recorded(model, tape, 1)
+        yield _Recorded(model, tape, 1, resume=setting.resume)
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def magnitude(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     Abar = mean_h |A_h * dy/dA_h| with rows summing to 1, R <- R + Abar R. Costs what relevancy costs.
     """
     with record(model.model, setting.scope, layers=setting.layers, rule="magnitude") as tape:
-        yield _Recorded(model, tape, 1)
+        yield _Recorded(model, tape, 1, resume=setting.resume)
 
 
 @contextmanager
@@ -49,16 +50,34 @@ def attention_x_gradient(model: Model, setting: MethodSettings) -> Iterator[Attr
 
 
 class _Recorded:
-    """Rows of a tape, each divided by `parts`."""
+    """Rows of a tape, each divided by `parts`; with `resume`, a picture that was read last is not read again."""
 
-    def __init__(self, model: Model, tape: Tape, parts: int) -> None:
-        self.model, self.tape, self.parts = model, tape, parts
+    def __init__(self, model: Model, tape: Tape, parts: int, *, resume: bool = False) -> None:
+        self.model, self.tape, self.parts, self.resume = model, tape, parts, resume
         self.logits: Tensor | None = None
+        self.beginning: Prepared | None = None
+        self.cache: Any = None
 
-    def forward(self, inputs: BatchFeature, keep: int, *, use_cache: bool) -> Any:
-        output = self.model.model(**inputs, logits_to_keep=keep, use_cache=use_cache)
+    def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        if self.resume:
+            output = self.resumed(prepared, keep)
+        else:
+            output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         self.logits = output.logits
         return output
+
+    def resumed(self, prepared: Prepared, keep: int) -> Any:
+        """The same output for one example, of which only what comes after the picture runs if the picture is known."""
+        tokens = int(prepared.image_places(0)[-1]) + 1
+        beginning = prepared.only(0, tokens)
+        if self.beginning is None or not beginning.equals(self.beginning):
+            with self.tape.beginning(tokens):
+                read = self.model.model(**beginning.inputs, logits_to_keep=1, use_cache=True)
+            self.beginning, self.cache = beginning, read.past_key_values
+        with self.tape.rest():
+            return self.model.model(
+                **prepared.rest(tokens), past_key_values=branched(self.cache), use_cache=True, logits_to_keep=keep
+            )
 
     def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["GivenAnswer", "TeacherForcing"]
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, get_args
@@ -19,10 +18,14 @@ from torch import Tensor, nn
 from relevancy.core import patching, targets
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
+from relevancy.images import Picture
 from relevancy.metrics.patch_order import seen
 from relevancy.models import generation
 from relevancy.models.hooks import read_by_decoder
 from relevancy.models.model import Model
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
+from relevancy.models.vision_cache import unused_tower_layers_skipped
 
 Replacement = Literal["grey", "mean", "blur"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
@@ -84,9 +87,11 @@ class TeacherForcing:
         self.model, self.said = model, said
         self.grid = model.grid(*picture.size)
         self.seen = seen(self.grid)
-        self._inputs: dict[str, Any] = dict(model.prepare([picture], [question], [said.ids]))
+        with Session(model) as session:
+            prepared = session.prepare([Example(Picture(picture), question)], [said.ids])
+        self._inputs: dict[str, Any] = dict(prepared.inputs)
         self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
-        self.batch = batch or _together(model, self._inputs["input_ids"].shape[1])
+        self.batch = batch or _together(model, prepared.ids.shape[1])
         self._others: dict[Replacement, Tensor] = {}
         self._known: dict[tuple[str, bytes], tuple[float, bool]] = {}
 
@@ -199,9 +204,8 @@ class TeacherForcing:
 
     def _embedded(self) -> Tensor:
         """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
-        model = self.model
-        with model.lock, torch.no_grad(), patching.eval_mode(model.model), read_by_decoder(model) as embedded:
-            model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
+        with Session(self.model), torch.no_grad(), read_by_decoder(self.model) as embedded:
+            self.model.model(**self._inputs, pixel_values=self.pixels[None], logits_to_keep=1, use_cache=False)
         return embedded[0]
 
     def _reading(self, lengths: Sequence[int], run: Callable[[slice], Tensor]) -> VersionScores:
@@ -210,9 +214,7 @@ class TeacherForcing:
         model = self.model.model
         answer = torch.tensor(self.said.ids, device=self.pixels.device)
         stops = torch.tensor(self.model.stop_token_ids, device=self.pixels.device)
-        with self.model.lock, generation.oom_as_error(), torch.no_grad(), ExitStack() as stack:
-            stack.enter_context(patching.eval_mode(model))
-            stack.enter_context(patching.unread_rows_skipped(model, model.get_decoder()))
+        with Session(self.model), torch.no_grad(), patching.unread_rows_skipped(model, model.get_decoder()):
             for part in _parts(lengths, self.batch):
                 logits = run(part)
                 best = logits.argmax(-1)
@@ -248,28 +250,3 @@ def _together(model: Model, tokens: int) -> int:
 
 def _repeated(value: Any, count: int) -> Any:
     return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value
-
-
-@contextmanager
-def unused_tower_layers_skipped(model: Model) -> Iterator[None]:
-    """LLaVA reads its tower before the last layer (`vision_feature_layer` -2): what comes after is not computed.
-
-    The features stay the same bits. For whoever holds the model's lock, or uses it alone.
-    """
-    config = model.model.config
-    chosen: Any = getattr(config, "vision_feature_layer", None)
-    tower = model.model.get_encoder(modality="image")
-    depth = getattr(tower.config, "num_hidden_layers", 0)
-    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
-    known = config.model_type == "llava" and isinstance(chosen, int) and -depth <= chosen < -1 and len(stacks) == 1
-    unused = list(stacks[0])[chosen + 1 :] if known else []
-    with ExitStack() as stack:
-        for layer in unused:
-            if "forward" not in vars(layer):
-                layer.forward = _passed_on
-                stack.callback(delattr, layer, "forward")
-        yield
-
-
-def _passed_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-    return hidden

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Likelihood"]
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -13,13 +13,15 @@ from math import exp
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
 from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 MAX_NEW_TOKENS = 64
 _OUT_OF_MEMORY = (
@@ -60,12 +62,12 @@ class Prefill:
     positions: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Any], output: Any) -> Prefill:
-        """From a forward pass's inputs and what it gave, its cache included."""
-        positions = inputs.get("position_ids")
+    def of(cls, prepared: Prepared, output: Any) -> Prefill:
+        """From what a forward pass read, and what it gave, its cache included."""
+        positions = prepared.inputs.get("position_ids")
         return cls(
-            inputs["input_ids"],
-            inputs["attention_mask"],
+            prepared.ids,
+            prepared.inputs["attention_mask"],
             output.logits[:, -1].detach(),
             output.past_key_values,
             None if positions is None else positions[..., -1:],
@@ -78,8 +80,7 @@ class Prefill:
 
     def branch(self) -> Prefill:
         """The same prompt with a cache of its own, which may grow while this one stays; nothing is copied yet."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache = branched(self.cache)
         for layer in cache.layers:
             if layer.is_initialized:
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
@@ -103,15 +104,32 @@ class Prefill:
         if self.positions is not None:
             known["position_ids"] = self.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
         output = model.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **known)
-        read = {"input_ids": torch.cat([self.ids, ids], 1), "attention_mask": mask, **known}
-        return Prefill.of(read, output), output.logits
+        positions = known["position_ids"][..., -1:] if known else None
+        logits = output.logits[:, -1].detach()
+        return Prefill(torch.cat([self.ids, ids], 1), mask, logits, output.past_key_values, positions), output.logits
 
 
-def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prefill:
-    """One forward pass over pictures (RGB) with a question each."""
-    inputs = model.prepare(pictures, questions)
-    with torch.no_grad(), patching.eval_mode(model.model):
-        return Prefill.of(inputs, model.model(**inputs, logits_to_keep=1, use_cache=True))
+def branched(cache: Any) -> Any:
+    """A cache that may grow while this one stays, gradients included; nothing is copied yet."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
+
+
+def shares_prefix(model: Model, longest: int, cache: Any = None) -> bool:
+    """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
+
+    Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
+    shorter than the sequence, or where a layer keeps a state that is no list of keys. cache: what a forward pass left
+    behind; without one, it is told from what the model would fill.
+    """
+    read: Any = DynamicCache(config=model.model.config.get_text_config()) if cache is None else cache
+    layers = read.layers
+    filled = [layer for layer in layers if layer.is_initialized]
+    return model.causal and all(
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
+        for layer in filled or layers
+    )
 
 
 def answers(model: Model, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from relevancy.core import attention, patching
 from relevancy.models.generation import Prefill
-from relevancy.models.model import Model, only
+from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
 
 _TOGETHER = 64  # variants in one forward pass
 
@@ -38,50 +39,43 @@ class Variant:
     hidden: Tensor
 
 
-def shares_prefix(model: Model, prefill: Prefill, longest: int) -> bool:
-    """Whether keys and values of a prompt's beginning are those that its later tokens need, up to so many tokens.
-
-    Not where the picture's tokens read the question's (a prompt without a causal mask), where an attention window is
-    shorter than the sequence, or where a layer keeps a state that is no list of keys.
-    """
-    return model.causal and all(
-        type(layer) is DynamicLayer
-        or (type(layer) is DynamicSlidingWindowLayer and longest < layer.sliding_window)
-        or not layer.is_initialized
-        for layer in prefill.cache.layers
-    )
-
-
 def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
     """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
 
-    For prefills of which `shares_prefix` is true, read as far as the variants' lengths. The prefill stays as it is.
+    For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
+    Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
     """
     beginnings = {variant.row: _Beginning.of(model, prefill, variant.row) for variant in variants}
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    runs: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for number, variant in enumerate(variants):
-        groups[beginnings[variant.row].tokens, variant.length].append(number)
+        runs[variant.row, variant.hidden.numpy(force=True).tobytes()].append(number)
+    groups: dict[tuple[int, int, int], list[list[int]]] = defaultdict(list)
+    for numbers in runs.values():
+        lengths = [variants[number].length for number in numbers]
+        keep = max(lengths) - min(lengths) + 1
+        groups[beginnings[variants[numbers[0]].row].tokens, max(lengths), keep].append(numbers)
     found: dict[int, Tensor] = {}
     with _knockable(model):
-        for numbers in groups.values():
-            for start in range(0, len(numbers), _TOGETHER):
-                part = numbers[start : start + _TOGETHER]
-                logits = _run(model, prefill, [variants[number] for number in part], beginnings)
-                found |= dict(zip(part, logits, strict=True))
+        for (_, length, keep), alike in groups.items():
+            for start in range(0, len(alike), _TOGETHER):
+                part = alike[start : start + _TOGETHER]
+                longest = [replace(variants[numbers[0]], length=length) for numbers in part]
+                for numbers, logits in zip(part, _run(model, prefill, longest, beginnings, keep), strict=True):
+                    found |= {number: logits[variants[number].length - length - 1] for number in numbers}
     return torch.stack([found[number] for number in range(len(variants))])
 
 
-def logits_in_full(model: Model, inputs: Mapping[str, Any], variants: Sequence[Variant]) -> Tensor:
+def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]) -> Tensor:
     """The same by whole forward passes over the batch's inputs, where what comes before the question is not shared."""
     found = []
     with _knockable(model):
         for variant in variants:
-            own = only(inputs, variant.row, variant.length)
-            places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
-            keys = torch.zeros(own["input_ids"].shape, dtype=torch.bool, device=model.device)
+            own = prepared.only(variant.row, variant.length)
+            places = own.image_places(0)
+            keys = torch.zeros(own.ids.shape, dtype=torch.bool, device=model.device)
             keys[0, places] = variant.hidden.to(model.device)
             with _knocked_out(keys, int(places[-1]) + 1):
-                found.append(model.model(**own, logits_to_keep=1, use_cache=False).logits[0, -1].float())
+                found.append(model.model(**own.inputs, logits_to_keep=1, use_cache=False).logits[0, -1].float())
     return torch.stack(found)
 
 
@@ -103,8 +97,10 @@ class _Beginning:
         return cls(tokens, places, len(kept) - len(ids), ids[tokens:])
 
 
-def _run(model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings: Mapping[int, _Beginning]) -> Tensor:
-    """Variants of one length, whose beginnings are of one length, as one batch."""
+def _run(
+    model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings: Mapping[int, _Beginning], keep: int
+) -> Tensor:
+    """Logits of the last positions, (variants, keep, vocabulary): variants of one length, and so their beginnings."""
     device = prefill.ids.device
     own = [beginnings[variant.row] for variant in variants]
     tokens, length = own[0].tokens, variants[0].length
@@ -123,9 +119,9 @@ def _run(model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings
         known["position_ids"] = last + torch.arange(tokens, length, device=device) - end
     with _knocked_out(keys, tokens):
         output = model.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **known
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=keep, **known
         )
-    return output.logits[:, -1].float()
+    return output.logits.float()
 
 
 class _KnownLayer(DynamicLayer):

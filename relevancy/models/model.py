@@ -8,12 +8,11 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,15 +27,13 @@ from relevancy.families.rules import RULES, layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
+from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 # Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
 _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
-
-FEATURES = "mm_encoder_outputs"
-"""Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
 
 # Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
 # positions from 1.
@@ -133,6 +130,11 @@ class Model:
         )
 
     @property
+    def takes_features(self) -> bool:
+        """Whether it takes what its tower and connector made of pictures in the pixels' place."""
+        return FEATURES in inspect.signature(self.model.forward).parameters
+
+    @property
     def patchwise(self) -> bool:
         """Whether the image tokens are the tower's patches, one by one, over one processed picture."""
         return self.model.config.model_type in _ONE_GRID
@@ -164,11 +166,11 @@ class Model:
 
     def prepare(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | ProcessedPicture],
         questions: Sequence[str],
         continuations: Sequence[Sequence[int]] | None = None,
     ) -> BatchFeature:
-        """Model inputs of one batch, on the model's device: each picture (RGB) with its question.
+        """Model inputs of one batch, on the model's device: each picture (RGB, or processed before) with its question.
 
         `input_ids` and `attention_mask` (batch, tokens) are padded on the left; `pixel_values` has the model's dtype.
         `continuations` are token ids of answers, appended after the turn that the model is to fill, and read as those
@@ -177,8 +179,9 @@ class Model:
         texts = [prompts.neutralize(prompts.checked(question), self._controls)[0] for question in questions]
         gemma = compat.is_gemma(self.model.config)
         worded = [prompts.one_bos(self._wording(text), self.tokenizer, gemma=gemma) for text in texts]
-        inputs = self.processor(
-            images=[[image] for image in images],
+        inputs = processed(
+            self.processor,
+            images,
             text=[text for text, _ in worded],
             add_special_tokens=worded[0][1],
             padding=True,
@@ -244,34 +247,6 @@ class Model:
             f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
             f"{self.room}; shorten it by about {longest - self.room} tokens"
         )
-
-
-def separable(inputs: Mapping[str, Any]) -> bool:
-    """Whether `only` can tell a batch's examples apart: not where pictures' tiles or patches stand in one row."""
-    shape = inputs["input_ids"].shape
-    return all(
-        len(value) == shape[0] or value.shape[-2:] == shape
-        for value in inputs.values()
-        if isinstance(value, torch.Tensor)
-    )
-
-
-def only(inputs: Mapping[str, Any], row: int, length: int) -> dict[str, Any]:
-    """One example of a batch by itself, as a batch of 1: its first `length` own tokens, without padding."""
-    shape = inputs["input_ids"].shape
-    kept = inputs["attention_mask"][row].bool().nonzero()[:length, 0]
-    own: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if isinstance(value, torch.Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
-            own[name] = value[..., row : row + 1, kept]
-        elif isinstance(value, torch.Tensor):
-            own[name] = value[row : row + 1]
-        else:
-            own[name] = value
-    if FEATURES in own:
-        features = own[FEATURES]["image"].pooler_output[row : row + 1]
-        own[FEATURES] = {"image": SimpleNamespace(pooler_output=features)}
-    return own
 
 
 def load(

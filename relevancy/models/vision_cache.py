@@ -1,4 +1,4 @@
-"""Vision towers that are the same: told by their weights, run once."""
+"""Vision towers run no more than they must: those that are the same once, and none beyond what is read of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.models.model import Model
@@ -110,3 +110,28 @@ def _plain(value: Any) -> bool:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+
+
+@contextmanager
+def unused_tower_layers_skipped(model: Model) -> Iterator[None]:
+    """LLaVA reads its tower before the last layer (`vision_feature_layer` -2): what comes after is not computed.
+
+    The features stay the same bits. For whoever holds the model's lock, or uses it alone.
+    """
+    config = model.model.config
+    chosen: Any = getattr(config, "vision_feature_layer", None)
+    tower = model.model.get_encoder(modality="image")
+    depth = getattr(tower.config, "num_hidden_layers", 0)
+    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    known = config.model_type == "llava" and isinstance(chosen, int) and -depth <= chosen < -1 and len(stacks) == 1
+    unused = list(stacks[0])[chosen + 1 :] if known else []
+    with ExitStack() as stack:
+        for layer in unused:
+            if "forward" not in vars(layer):
+                layer.forward = _passed_on
+                stack.callback(delattr, layer, "forward")
+        yield
+
+
+def _passed_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden

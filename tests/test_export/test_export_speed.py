@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -52,7 +53,7 @@ def eager(model: Model, path: Path, question: str) -> None:
     picture = open_picture(path).image
     inputs = model.prepare([picture], [question])
     reference(model.model, dict(inputs))
-    generation.answers(model, generation.read(model, [picture], [question]))
+    generation.answers(model, tiny.read(model, [picture], [question]))
 
 
 def seconds_a_row(

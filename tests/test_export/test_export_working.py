@@ -9,7 +9,7 @@ from making import QUESTIONS, encoded
 import relevancy
 from relevancy.data.items import Item, PictureSource
 from relevancy.explanations.explain import ExplainConfig, explain
-from relevancy.export.processed import Eyes
+from relevancy.export.processed import ImageProcessors
 from relevancy.export.records import ExplainBatches, RecordMaker
 from relevancy.images import MAX_PIXELS
 from relevancy.models import vision_cache
@@ -23,10 +23,10 @@ def items_over(pictures, rows):
 
 
 def records_of(models, items, wish=None, batch=4):
-    eyes = Eyes.of([model.processor.image_processor for model in models], MAX_PIXELS)
-    explainer = RecordMaker(models, eyes.of_model, ExplainBatches(wish or ExplainConfig(max_new_tokens=4), batch))
-    seen = {item.picture.key: eyes.see(item.picture) for item in items}
-    return explainer, {(one["row"], one["model"]): one for one in explainer.records(items, seen)}
+    processors = ImageProcessors.of([model.processor.image_processor for model in models], MAX_PIXELS)
+    maker = RecordMaker(models, processors.of_model, ExplainBatches(wish or ExplainConfig(max_new_tokens=4), batch))
+    pictures = {item.picture.key: processors.opened(item.picture) for item in items}
+    return {(one["row"], one["model"]): one for one in maker.records(items, pictures)}
 
 
 def check(model, item, record, **options):
@@ -47,7 +47,7 @@ def check(model, item, record, **options):
 def test_every_map_equals_a_single_explanation(pair, batch):
     model = relevancy.wrap(*pair, name="tiny")
     items = items_over(2, 6)
-    _, records = records_of([model], items, batch=batch)
+    records = records_of([model], items, batch=batch)
     for item in items:
         check(model, item, records[item.row, "tiny"])
 
@@ -59,7 +59,7 @@ def test_every_map_equals_a_single_explanation(pair, batch):
 def test_any_wish(built, options):
     model = relevancy.wrap(*built["gemma-clip"], name="tiny")
     items = items_over(2, 4)
-    _, records = records_of([model], items, ExplainConfig(max_new_tokens=4, **options))
+    records = records_of([model], items, ExplainConfig(max_new_tokens=4, **options))
     for item in items:
         check(model, item, records[item.row, "tiny"], **options)
 
@@ -70,7 +70,7 @@ def test_the_tower_runs_once_per_picture(built, monkeypatch):
     seen, run = [], tower.forward
     monkeypatch.setattr(tower, "forward", lambda pixels, **options: seen.append(len(pixels)) or run(pixels, **options))
     items = items_over(3, 12)
-    _, records = records_of(models, items)
+    records = records_of(models, items)
     assert sum(seen) == 3
     assert len(records) == 24
     assert vision_cache.identity(models[0]) is not None
@@ -81,7 +81,7 @@ def test_a_row_that_fails_costs_the_others_nothing(built):
     items = items_over(2, 5)
     items[2] = replace(items[2], question="too long " * 400)
     items[4] = replace(items[4], picture=PictureSource(content=encoded(0)[:200]))
-    _, records = records_of([model], items)
+    records = records_of([model], items)
     assert "too long" in records[2, "tiny"]["error"]
     assert "damaged" in records[4, "tiny"]["error"]
     for row in (0, 1, 3):
@@ -90,14 +90,14 @@ def test_a_row_that_fails_costs_the_others_nothing(built):
 
 def test_equal_image_processors_work_once(built):
     first, other = built["gemma-clip"][1].image_processor, built["gemma-dinov2"][1].image_processor
-    eyes = Eyes.of([first, other], MAX_PIXELS)
-    assert eyes.of_model == (0, 0)
-    assert len(eyes.see(PictureSource(content=encoded(0))).pixels) == 1
+    processors = ImageProcessors.of([first, other], MAX_PIXELS)
+    assert processors.of_model == (0, 0)
+    assert len(processors.opened(PictureSource(content=encoded(0))).pixels) == 1
 
 
 def test_the_digest_is_of_the_encoded_file(tmp_path, built):
     (tmp_path / "a.png").write_bytes(encoded(0))
-    eyes = Eyes.of([built["gemma-clip"][1].image_processor], MAX_PIXELS)
-    by_path = eyes.see(PictureSource("a.png", str(tmp_path / "a.png")))
-    assert by_path.digest == eyes.see(PictureSource(content=encoded(0))).digest
+    processors = ImageProcessors.of([built["gemma-clip"][1].image_processor], MAX_PIXELS)
+    by_path = processors.opened(PictureSource("a.png", str(tmp_path / "a.png")))
+    assert by_path.digest == processors.opened(PictureSource(content=encoded(0))).digest
     assert by_path.size == (80, 60)

@@ -15,6 +15,7 @@ from relevancy.methods.base import MethodSettings, opened
 from relevancy.methods.perturbation import Subject
 from relevancy.methods.registry import METHODS
 from relevancy.models.model import Model, wrap
+from relevancy.models.prepared import Prepared
 
 pytest.importorskip("captum")
 QUESTION = "Is the duck floating? (a) Yes (b) No"
@@ -130,7 +131,7 @@ def test_what_is_run_again_is_the_same_model(family):
     inputs["attention_mask"] = inputs["attention_mask"].clone()
     holder = Model(hf, None, "tiny")
     with opened(METHODS["ablation"], holder, MethodSettings("language", None, 2, 2)) as reader:
-        logits = reader.forward(inputs, 1, use_cache=False).logits[0, -1]
+        logits = reader.forward(Prepared(inputs, holder.image_token_id), 1, use_cache=False).logits[0, -1]
         subject = reader.subject(0, Choice(0, 5, 6), -1)
         again = subject.score(subject.picture.repeat(2, 1, 1, 1))
         changed = subject.score(subject.hidden)

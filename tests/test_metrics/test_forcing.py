@@ -10,9 +10,10 @@ from relevancy.errors import RelevancyError
 from relevancy.metrics.answer_flip import answer_flips
 from relevancy.metrics.deletion_insertion import curves
 from relevancy.metrics.patch_order import order
-from relevancy.metrics.teacher_forcing import REPLACEMENTS, GivenAnswer, TeacherForcing, unused_tower_layers_skipped
+from relevancy.metrics.teacher_forcing import REPLACEMENTS, GivenAnswer, TeacherForcing
 from relevancy.metrics.token_perturbation import perturbation
 from relevancy.models.model import Model, wrap
+from relevancy.models.vision_cache import unused_tower_layers_skipped
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 ANSWER = "Yes duck"

@@ -1,0 +1,187 @@
+"""What a map's evidence rests on: which parts of it are knocked out, and what becomes of the explained token then."""
+
+from __future__ import annotations
+
+__all__ = ["Areas", "MapInQuestion", "evidence_for"]
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relevancy.core.targets import Choice, shown
+from relevancy.explanations.evidence import Evidence
+from relevancy.families.views import Layout
+from relevancy.models import generation, knockout
+from relevancy.models.generation import Prefill
+from relevancy.models.knockout import Variant
+from relevancy.models.model import Model
+from relevancy.models.prepared import Prepared
+
+BEST = 1 / 8  # of the patches: the map's best
+PEAK = 0.3  # of the grid's side: the square around the peak, 3 x 3 patches of 10 x 10
+DRAWS = 2  # squares elsewhere
+_PARTS = ("blind", "best", "peak", "elsewhere")
+
+
+@dataclass(frozen=True, eq=False)
+class MapInQuestion:
+    """A map of one example of a batch.
+
+    row: which example. length: its own tokens up to the position whose logits (vocabulary,) emit the target.
+    image_map: (rows, cols), of the picture's layout.
+    """
+
+    row: int
+    length: int
+    choice: Choice
+    logits: Tensor
+    image_map: np.ndarray
+    layout: Layout
+
+
+def evidence_for(
+    model: Model, prepared: Prepared, prefill: Prefill, maps: Sequence[MapInQuestion]
+) -> list[Evidence | None]:
+    """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
+
+    None for all where neither what comes before the question can be shared, nor one example be read by itself.
+
+    prefill: what a forward pass over the batch left behind, at least as far as the maps' lengths. Costs 5 short passes
+    over the tokens after the picture, as one batch; 5 whole forward passes where the model cannot share what comes
+    before (see `generation.shares_prefix`). All tokens of one answer share the pass without the picture.
+    """
+    parts = [Areas.of(one.image_map).named() for one in maps]
+    variants = [
+        Variant(one.row, one.length, _on_tokens(area, one.layout))
+        for one, areas in zip(maps, parts, strict=True)
+        for _, area in areas
+    ]
+    shared = generation.shares_prefix(model, max(one.length for one in maps), prefill.cache)
+    if not shared and not prepared.separable:
+        return [None] * len(maps)
+    logits = (
+        knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, prepared, variants)
+    )
+    found: list[Evidence | None] = []
+    start = 0
+    for one, areas in zip(maps, parts, strict=True):
+        own = torch.cat([one.logits[None].float(), logits[start : start + len(areas)]]).cpu()
+        told = _told(model, one.choice, ["untouched", *(name for name, _ in areas)], own, shared=shared)
+        found.append(None if math.isnan(told.probability) else told)
+        start += len(areas)
+    return found
+
+
+def _on_tokens(area: np.ndarray, layout: Layout) -> Tensor:
+    """Image tokens of a part of the map, bool; those that have no place go with the whole picture."""
+    return torch.from_numpy(np.ones(layout.count, bool) if area.all() else layout.tokens_of(area))
+
+
+def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:
+    """Numbers of one map from logits (variants, vocabulary), the untouched first; variants of one name are averaged."""
+    shares = logits.double().softmax(-1)
+    plain = shares[0]
+    first, second = plain.topk(2).indices.tolist()
+    other = second if first == choice.id else first
+    distances = (shares - plain).abs().sum(-1) / 2
+    contrast = choice.contrast_id
+    leads = None if contrast is None else logits[:, choice.id] - logits[:, contrast]
+
+    def mean(values: Tensor, name: str) -> float:
+        own = [float(value) for value, known in zip(values, names, strict=True) if known == name]
+        return sum(own) / len(own) if own else math.nan
+
+    def by_name(values: Tensor) -> dict[str, float]:
+        return {name: mean(values, name) for name in dict.fromkeys(names)}
+
+    probability = by_name(shares[:, choice.id])
+    numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
+    numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
+    return Evidence(
+        probability=probability["untouched"],
+        **numbers,
+        runner_up=by_name(shares[:, other]),
+        lead=None if leads is None else by_name(leads),
+        says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
+        shared=shared,
+    )
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Parts of a map that are knocked out, each (rows, cols) bool; the last three are None for an empty map."""
+
+    blind: np.ndarray
+    best: np.ndarray | None = None
+    peak: np.ndarray | None = None
+    elsewhere: tuple[np.ndarray, ...] = ()
+
+    @classmethod
+    def of(cls, image_map: np.ndarray, *, seed: int = 0) -> Areas:
+        """Of a map (rows, cols); squares elsewhere do not meet the peak's and are as far from the border."""
+        everything = np.ones(image_map.shape, bool)
+        values = np.asarray(image_map, np.float64)
+        if not np.isfinite(values).all() or np.ptp(values) == 0:
+            return cls(everything)
+        order = np.argsort(-values, axis=None, kind="stable")
+        best = np.zeros(values.size, bool)
+        best[order[: math.ceil(values.size * BEST)]] = True
+        corner = _around(np.unravel_index(order[0], values.shape), values.shape)
+        return cls(
+            everything,
+            best.reshape(values.shape),
+            _square(corner, values.shape),
+            tuple(_square(other, values.shape) for other in _others(corner, values.shape, seed)),
+        )
+
+    def named(self) -> list[tuple[str, np.ndarray]]:
+        """Every part with its name."""
+        known = [("blind", self.blind)]
+        if self.best is not None and self.peak is not None:
+            known += [("best", self.best), ("peak", self.peak)]
+        return known + [("elsewhere", area) for area in self.elsewhere]
+
+
+def side_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of the square around a peak, on a map of this shape."""
+    rows, cols = (max(1, round(PEAK * length)) for length in shape)
+    return rows, cols
+
+
+def _around(peak: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, int]:
+    """The corner of the square around a peak that lies whole on the map."""
+    row, col = (
+        min(max(int(place) - side // 2, 0), length - side)
+        for place, side, length in zip(peak, side_of(shape), shape, strict=True)
+    )
+    return row, col
+
+
+def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
+    rows, cols = side_of(shape)
+    mask = np.zeros(shape, bool)
+    mask[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols] = True
+    return mask
+
+
+def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
+    """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
+    sides = side_of(shape)
+
+    def border(place: tuple[int, int]) -> int:
+        return min(min(start, length - side - start) for start, side, length in zip(place, sides, shape, strict=True))
+
+    def shared(place: tuple[int, int]) -> int:
+        gaps = (max(0, side - abs(one - other)) for one, other, side in zip(place, corner, sides, strict=True))
+        return math.prod(gaps)
+
+    places = [(row, col) for row in range(shape[0] - sides[0] + 1) for col in range(shape[1] - sides[1] + 1)]
+    places = [place for place in places if place != corner]
+    drawn = np.random.default_rng([seed, *corner, *shape]).permutation(len(places))
+    ranked = sorted(drawn, key=lambda one: (shared(places[one]), abs(border(places[one]) - border(corner))))
+    return [places[one] for one in ranked[:DRAWS]]

@@ -1,0 +1,380 @@
+"""A batch of examples on its way to explanations: the answers, the targets in them, the method's rows, the evidence."""
+
+from __future__ import annotations
+
+__all__ = ["ExplainConfig", "MapBatch", "versions"]
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from relevancy.core import targets
+from relevancy.core.tape import SCOPES, Scope, whole_numbers
+from relevancy.errors import RelevancyError
+from relevancy.explanations.evidence import Evidence
+from relevancy.explanations.explanation import Explanation
+from relevancy.explanations.knockouts import MapInQuestion, evidence_for
+from relevancy.images import Picture
+from relevancy.methods import registry
+from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
+from relevancy.methods.registry import MapFunction, Method
+from relevancy.models import generation
+from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
+from relevancy.models.model import Model
+from relevancy.models.prepared import Example, Prepared
+from relevancy.models.session import Session
+from relevancy.plotting.overlay import FLOOR, percent
+
+_GONE = Image.new("L", (1, 1))  # of a picture whose pixels are no longer at hand; the grid has its size
+_LONG = 256  # image tokens: with fewer, a batch of questions is read faster all at once
+_MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """What is to be explained and how, as in `explain`; raises RelevancyError for what there is not."""
+
+    target: str | int = "first"
+    scope: Scope = "language"
+    method: str | MapFunction = registry.DEFAULT
+    layers: Iterable[int] | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+    evidence: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
+        registry.chosen(self.method, self.scope, self.layers)
+        object.__setattr__(self, "target", targets.parsed(self.target))
+        object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
+
+    @property
+    def explainer(self) -> Method:
+        """The method itself."""
+        return registry.found(self.method)
+
+    @property
+    def sees_first(self) -> bool:
+        """Whether the tower may run beforehand: for methods that ask about the decoder's own tokens alone."""
+        return self.scope == "language" and self.explainer.by_token
+
+
+def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bool:
+    """Whether it pays to read a picture once for all questions about it, and is exact for sequences up to `longest`.
+
+    longest: tokens, the answer's included; all that the model can read where None.
+    """
+    exact = model.patchwise and generation.shares_prefix(model, model.room if longest is None else longest)
+    return exact and wish.explainer.resumes and model.layout(64, 64).count >= _LONG
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One item's row: its own tokens up to the explained position."""
+
+    choice: targets.Choice
+    logits: Tensor  # (vocabulary,) at the target's position
+    row: Tensor  # (tokens,)
+    vision: Tensor | None  # (tower tokens,)
+    notes: tuple[str, ...]
+    cut: float | None
+    image_map: np.ndarray  # (rows, cols)
+
+
+class MapBatch:
+    """One batch: the answers, the targets in them, and the method's rows for each round of targets.
+
+    prompt: after `results`, the prompts as the model has read them, if they were to be kept; None where they were read
+    together with given answers only.
+    """
+
+    def __init__(
+        self, session: Session, examples: Sequence[Example], wish: ExplainConfig, *, keep_prompt: bool = False
+    ) -> None:
+        self.session, self.model, self.examples, self.wish = session, session.model, examples, wish
+        self.method = wish.explainer
+        self.layers = None if wish.layers is None else tuple(wish.layers)
+        self.keep_prompt = keep_prompt
+        self.prompt: Prefill | None = None
+
+    def results(self) -> list[list[Explanation]]:
+        """For each example, an Explanation of each of its targets."""
+        given = [list(example.answer) for example in self.examples if example.answer is not None]
+        numbers = list(range(len(self.examples)))
+        if given:
+            chosen = self._chosen(given)
+            prepared = self._prepared(numbers, given, chosen)
+            with self._opened(prepared) as reader:
+                return self._apart(
+                    prepared,
+                    lambda part, own: self._given(
+                        reader, part, own, [given[one] for one in own], [chosen[one] for one in own]
+                    ),
+                )
+        prepared = self._prepared(numbers)
+        with self._opened(prepared) as reader:
+            return self._apart(prepared, lambda part, own: self._asked(reader, part, own))
+
+    def _prepared(
+        self, numbers: Sequence[int], answers: Sequence[list[int]] = (), choices: Sequence[list[targets.Choice]] = ()
+    ) -> Prepared:
+        """Some examples, with their answers as far as the last target needs them.
+
+        The tower has seen their pictures already where the method asks about the decoder's own tokens alone.
+        """
+        said = [answer[: _last(chosen)] for answer, chosen in zip(answers, choices, strict=True)] or None
+        return self.session.prepare([self.examples[one] for one in numbers], said, features=self.wish.sees_first)
+
+    def _chosen(self, answers: Sequence[list[int]]) -> list[list[targets.Choice]]:
+        return [targets.choose(self.wish.target, answer, self.model.tokenizer) for answer in answers]
+
+    def _apart(
+        self, prepared: Prepared, read: Callable[[Prepared, list[int]], list[list[Explanation]]]
+    ) -> list[list[Explanation]]:
+        """What `read` makes of the batch; of each example by itself where its picture was read before.
+
+        read: takes examples and their numbers. The questions about one picture then come one after the other.
+        """
+        numbers = list(range(len(self.examples)))
+        if not self._shares(prepared):
+            return read(prepared, numbers)
+        pictures = [id(example.picture) for example in self.examples]
+        found: dict[int, list[Explanation]] = {}
+        for number in sorted(numbers, key=lambda one: (pictures.index(pictures[one]), one)):
+            (found[number],) = read(prepared.only(number), [number])
+        return [found[number] for number in numbers]
+
+    def _shares(self, prepared: Prepared) -> bool:
+        """Whether pictures are read once for all of their questions."""
+        several = len({id(example.picture) for example in self.examples}) < len(self.examples)
+        longest = int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens
+        return several and prepared.separable and resumes(self.model, self.wish, longest)
+
+    def _asked(self, reader: Attributor, part: Prepared, numbers: list[int]) -> list[list[Explanation]]:
+        """Questions whose answers are the model's own: one forward pass serves the first token's map and the answer."""
+        output = reader.forward(part, 1, use_cache=True)
+        logits, prefill = output.logits[:, -1:], Prefill.of(part, output)
+        if not targets.needs_answer(self.wish.target):
+            choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
+            readings = self._read(reader, part, logits, choices)
+            return self._explained(part, numbers, prefill, self._answers(prefill), readings)
+        answers = self._answers(prefill)
+        choices = self._chosen(answers)
+        if max(map(_last, choices)) > 0:
+            later = self._prepared(numbers, answers, choices)
+            return self._given(reader, later, numbers, answers, choices)
+        return self._explained(part, numbers, prefill, answers, self._read(reader, part, logits, choices))
+
+    def _given(
+        self,
+        reader: Attributor,
+        part: Prepared,
+        numbers: Sequence[int],
+        answers: Sequence[list[int]],
+        choices: Sequence[list[targets.Choice]],
+    ) -> list[list[Explanation]]:
+        """Questions with the answers that follow them, read in one forward pass."""
+        output = reader.forward(part, max(map(_last, choices)) + 1, use_cache=self.wish.evidence)
+        readings = self._read(reader, part, output.logits, choices)
+        return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
+
+    def _opened(self, prepared: Prepared) -> AbstractContextManager[Attributor]:
+        model, scope = self.model, self.wish.scope
+        if not model.patchwise and (scope != "language" or not self.method.by_token):
+            raise RelevancyError(
+                f"With {model.model.config.model_type}, scope language of these methods is known here: "
+                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
+            )
+        grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
+        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=self._shares(prepared))
+        return opened(self.method, model, setting)
+
+    def _read(
+        self,
+        reader: Attributor,
+        prepared: Prepared,
+        logits: Tensor,
+        choices: Sequence[list[targets.Choice]],
+    ) -> list[list[_Reading]]:
+        """A round for the first target of every item, one for the second, and so on.
+
+        logits: (batch, kept, vocabulary), the sequences' last positions. An item whose targets are used up repeats its
+        last one and is not read.
+        """
+        last = [_last(chosen) for chosen in choices]
+        readings: list[list[_Reading]] = [[] for _ in choices]
+        rounds = max(len(chosen) for chosen in choices)
+        kept = prepared.kept
+        for number in range(rounds):
+            now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
+            places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
+            now = [choice.against(own[place]) for choice, own, place in zip(now, logits, places, strict=True)]
+            wanted = [number < len(chosen) for chosen in choices]
+            round_ = TargetBatch(now, places, wanted, number == rounds - 1)
+            found, here = reader.read(round_), round_.here(logits).detach()
+            for index in (index for index, read in enumerate(wanted) if read):
+                own = found.rows[index][kept[index]].float().cpu()
+                own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
+                vision = None if found.vision is None else found.vision[index].cpu()
+                notes = found.notes[index] if found.notes else ()
+                cut = None if found.cut is None else float(found.cut[index])
+                image_map = _image_map(prepared, index, own, vision)
+                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut, image_map))
+        return readings
+
+    def _answers(self, prompt: Prefill) -> list[list[int]]:
+        """The model's own answers, ids."""
+        if self.keep_prompt:
+            self.prompt = prompt.branch()
+        return self.session.generate(prompt.branch(), self.wish.max_new_tokens)
+
+    def _explained(
+        self,
+        prepared: Prepared,
+        numbers: Sequence[int],
+        prefill: Prefill,
+        answers: Sequence[list[int]],
+        readings: list[list[_Reading]],
+    ) -> list[list[Explanation]]:
+        judged = iter(self._judged(prepared, prefill, readings))
+        return [
+            [self._explanation(prepared, row, number, answer, reading, next(judged)) for reading in read]
+            for row, (number, answer, read) in enumerate(zip(numbers, answers, readings, strict=True))
+        ]
+
+    def _judged(
+        self, prepared: Prepared, prefill: Prefill, readings: list[list[_Reading]]
+    ) -> Sequence[Evidence | None]:
+        """The evidence for each reading's map, in order."""
+        maps = [
+            MapInQuestion(
+                row, len(reading.row), reading.choice, reading.logits, reading.image_map, prepared.layouts[row]
+            )
+            for row, read in enumerate(readings)
+            for reading in read
+        ]
+        return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
+
+    def _explanation(
+        self,
+        prepared: Prepared,
+        place: int,
+        number: int,
+        answer: list[int],
+        reading: _Reading,
+        evidence: Evidence | None,
+    ) -> Explanation:
+        """Of the example of this number, at this place in what was prepared."""
+        tokenizer, example, layout = self.model.tokenizer, self.examples[number], prepared.layouts[place]
+        row, image_map = reading.row.numpy(), reading.image_map
+        ids = prepared.own_ids(place)[: len(row)].cpu()
+        is_image = (ids == self.model.image_token_id).numpy()
+        notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
+        if not layout.placed.all():
+            apart = np.flatnonzero(is_image)[~layout.placed]
+            notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
+        if not answer:
+            notes.append("the model ended its answer at once; explained is why it said nothing")
+        if not np.isfinite(image_map).all():
+            notes.append("the relevance is not a number here, so there is no map: try dtype float32")
+        elif not image_map.any():
+            notes.append("the relevance of the picture is zero everywhere, so there is no map")
+        mass = shares(np.abs(row) if self.method.signed else row, is_image)
+        if image_map.any() and mass["image"] < FLOOR:
+            notes.append(_faint(mass["image"], known=evidence is not None))
+        if reading.cut is not None and reading.cut >= _MUCH_CUT:
+            notes.append(
+                f"the clamp of eq. 5 removed {percent(reading.cut)} of the relevance on its way; method "
+                "relevancy-magnitude keeps it"
+            )
+        return Explanation(
+            model=self.model.name,
+            method=self.method.name,
+            scope=self.wish.scope,
+            question=example.question,
+            answer=targets.shown(tokenizer, *answer).strip(),
+            answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
+            target=reading.choice.described(reading.logits, tokenizer),
+            image=example.picture.image if isinstance(example.picture, Picture) else _GONE,
+            grid=layout.grid,
+            tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
+            is_image=is_image,
+            relevance=row,
+            image_map=image_map,
+            shares=mass,
+            cut=reading.cut,
+            evidence=evidence,
+            layers=self.layers,
+            notes=tuple(notes),
+            versions=versions() | {package: metadata.version(package) for package in self.method.needs},
+        )
+
+
+def _last(choices: Sequence[targets.Choice]) -> int:
+    """The last position of an answer that is explained."""
+    return max(choice.position for choice in choices)
+
+
+def _image_map(prepared: Prepared, number: int, row: Tensor, vision: Tensor | None) -> np.ndarray:
+    """The picture's map, (rows, cols), from an example's own row or from the tower's tokens."""
+    layout, places = prepared.layouts[number], prepared.image_places(number).cpu()
+    on_picture = row[places[places < len(row)]].numpy()
+    layout.check(len(on_picture))
+    if vision is None:
+        return layout.image_map(on_picture)
+    rows, cols = layout.grid.rows, layout.grid.cols
+    return vision.float().numpy()[len(vision) - rows * cols :].reshape(rows, cols)
+
+
+def _method_notes(method: Method) -> list[str]:
+    """What a reader of a method's numbers must know of them."""
+    notes = []
+    if method.signed:
+        notes.append(f"{method.name} has negative numbers for what speaks against the token; shares are of sizes alone")
+    if not method.words:
+        notes.append(f"{method.name} asks about the picture only: words are zero, and shares say nothing")
+    return notes
+
+
+def _placeless(share: float) -> str:
+    return (
+        f"{percent(share)} of the relevance is on image tokens that have no place in the picture (separators of rows, "
+        "class tokens): it is in the image's share and not on the map"
+    )
+
+
+def _faint(share: float, *, known: bool) -> str:
+    asking = "" if known else ". The picture may have decided the answer all the same: explain with evidence=True"
+    return (
+        f"{percent(share)} of the relevance is on the picture, less than {percent(FLOOR)}: the map is drawn as "
+        f"empty, since so faint a map mostly points at the wrong place{asking}"
+    )
+
+
+def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:
+    """How the row's mass falls to the picture, the words and the first token; they sum to 1, or to 0 without mass.
+
+    The first token is apart because attention that has nothing to do rests there, which says nothing about words.
+    """
+    total = float(row.sum(dtype=np.float64))
+    if not np.isfinite(total) or total <= 0:
+        return {"image": 0.0, "text": 0.0, "first_token": 0.0}
+    first = np.zeros_like(is_image)
+    first[0] = not is_image[0]
+    parts = {"image": is_image, "text": ~is_image & ~first, "first_token": first}
+    return {name: float(row[part].sum(dtype=np.float64)) / total for name, part in parts.items()}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what made a result."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("relevancy", "torch", "transformers")
+    }

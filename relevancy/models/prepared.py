@@ -1,0 +1,166 @@
+"""Questions about pictures as one model reads them: token ids, pixels or features, and where the image tokens lie."""
+
+from __future__ import annotations
+
+__all__ = ["Example", "Prepared", "ProcessedPicture"]
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+
+from relevancy.families.views import Layout
+from relevancy.images import Picture
+
+FEATURES = "mm_encoder_outputs"
+"""Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
+
+_BLANK = Image.new("RGB", (1, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessedPicture:
+    """What a model needs of a picture whose own pixels are no longer at hand.
+
+    size: width and height of the upright picture. pixels: what the model's image processor made of it, (channels,
+    height, width). features: what tower and connector made of that, (image tokens, width), or (1, image tokens, width)
+    for a model that wants all pictures in one tensor; None where they have not run. notes: what was done to it.
+    """
+
+    size: tuple[int, int]
+    pixels: Tensor
+    features: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A question about a picture; answer: ids of an answer that is given, None for the model's own."""
+
+    picture: Picture | ProcessedPicture
+    question: str
+    answer: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A batch of examples, ready for the model.
+
+    inputs: the model's own arguments, on its device; `input_ids` and `attention_mask` are (batch, tokens), padded on
+    the left. layouts: where the image tokens of each picture lie. notes: of each example, what was done to it.
+    """
+
+    inputs: BatchFeature
+    image_token_id: int
+    layouts: tuple[Layout, ...] = ()
+    notes: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def ids(self) -> Tensor:
+        """Token ids, (batch, tokens)."""
+        return self.inputs["input_ids"]
+
+    @property
+    def kept(self) -> Tensor:
+        """Which tokens are an example's own and no padding, bool (batch, tokens)."""
+        return self.inputs["attention_mask"].bool()
+
+    def own_ids(self, row: int) -> Tensor:
+        """One example's ids, without padding."""
+        return self.ids[row][self.kept[row]]
+
+    def image_places(self, row: int) -> Tensor:
+        """Where one example's image tokens stand among its own, (image tokens,)."""
+        return (self.own_ids(row) == self.image_token_id).nonzero()[:, 0]
+
+    @property
+    def separable(self) -> bool:
+        """Whether `only` can tell examples apart: not where pictures' tiles or patches stand in one row."""
+        shape = self.ids.shape
+        return all(
+            len(value) == shape[0] or value.shape[-2:] == shape
+            for value in self.inputs.values()
+            if isinstance(value, Tensor)
+        )
+
+    def equals(self, other: Prepared) -> bool:
+        """Whether the model would read the very same."""
+        mine, others = _tensors(self.inputs), _tensors(other.inputs)
+        return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+
+    def rest(self, tokens: int) -> dict[str, Any]:
+        """What the model still needs of one example, without padding, whose first tokens are in a cache."""
+        own = {"input_ids": self.ids[:, tokens:], "attention_mask": self.inputs["attention_mask"]}
+        if "position_ids" in self.inputs:
+            own["position_ids"] = self.inputs["position_ids"][..., tokens:]
+        return own
+
+    def only(self, row: int, length: int | None = None) -> Prepared:
+        """One example by itself, as a batch of 1 without padding: its first `length` own tokens, or all."""
+        shape = self.ids.shape
+        kept = self.kept[row].nonzero()[:length, 0]
+        own: dict[str, Any] = {}
+        for name, value in self.inputs.items():
+            if isinstance(value, Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
+                own[name] = value[..., row : row + 1, kept]
+            elif isinstance(value, Tensor):
+                own[name] = value[row : row + 1]
+            else:
+                own[name] = value
+        if FEATURES in own:
+            own[FEATURES] = _as_outputs(own[FEATURES]["image"].pooler_output[row : row + 1])
+        return Prepared(BatchFeature(own), self.image_token_id, self.layouts[row : row + 1], self.notes[row : row + 1])
+
+
+class _GivenPixels:
+    """Stands in an image processor's place and hands out pixels that are there already.
+
+    What else a processor has is asked of the one it stands for, so that the text around the pictures stays the same.
+    """
+
+    def __init__(self, processor: Any, pixels: Tensor) -> None:
+        self._processor, self._pixels = processor, pixels
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, *_: Any, **__: Any) -> BatchFeature:
+        return BatchFeature({"pixel_values": self._pixels})
+
+
+def processed(processor: Any, images: Sequence[Image.Image | ProcessedPicture], **asked: Any) -> BatchFeature:
+    """What a processor makes of one picture for each text; `asked` is for the processor, the texts included.
+
+    Pictures that were processed before, all or none, are not processed again; features stand in the pixels' place.
+    """
+    before = [image for image in images if isinstance(image, ProcessedPicture)]
+    if not before:
+        inputs: BatchFeature = processor(images=[[image] for image in images], **asked)
+        return inputs
+    stand_in = copy.copy(processor)
+    stand_in.image_processor = _GivenPixels(processor.image_processor, torch.stack([one.pixels for one in before]))
+    inputs = stand_in(images=[[_BLANK]] * len(before), **asked)
+    features = [one.features for one in before if one.features is not None]
+    if features:
+        del inputs["pixel_values"]
+        inputs[FEATURES] = _as_outputs(torch.cat(features) if features[0].ndim == 3 else features)
+    return inputs
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a model reads, features as one tensor."""
+    found = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if FEATURES in inputs:
+        held = inputs[FEATURES]["image"].pooler_output
+        found[FEATURES] = held if isinstance(held, Tensor) else torch.cat(list(held))
+    return found
+
+
+def _as_outputs(features: Tensor | list[Tensor]) -> dict[str, Any]:
+    return {"image": SimpleNamespace(pooler_output=features)}

@@ -1,0 +1,112 @@
+"""A model at work for one thread: what reads questions goes through here, and shares what can be shared."""
+
+from __future__ import annotations
+
+__all__ = ["Session"]
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from relevancy.core import patching
+from relevancy.images import Picture
+from relevancy.models import generation
+from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
+from relevancy.models.model import Model
+from relevancy.models.prepared import Example, Prepared, ProcessedPicture
+from relevancy.models.vision_cache import VisionCache, unused_tower_layers_skipped
+
+_TOGETHER = 8  # pictures in the tower: its activations still fit a CPU's cache
+
+
+class Session:
+    """Inside `with Session(model) as session`, the model is this thread's own and in evaluation mode.
+
+    No other thread borrows it or a part of it meanwhile, and a failed allocation becomes a RelevancyError that says
+    what to lower. towers: what vision towers have made of pictures; sessions that are given the same one run towers
+    that are the same only once for a picture.
+    """
+
+    def __init__(self, model: Model, towers: VisionCache | None = None) -> None:
+        self.model = model
+        self._towers = VisionCache() if towers is None else towers
+        self._held = ExitStack()
+        self._seen: dict[int, tuple[Image.Image | ProcessedPicture, ProcessedPicture]] = {}
+
+    def __enter__(self) -> Session:
+        with ExitStack() as held:
+            held.enter_context(self.model.lock)
+            held.enter_context(generation.oom_as_error())
+            held.enter_context(patching.eval_mode(self.model.model))
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._held.__exit__(kind, error, trace)
+
+    def prepare(
+        self, examples: Sequence[Example], said: Sequence[Sequence[int]] | None = None, *, features: bool = False
+    ) -> Prepared:
+        """Examples as the model reads them, each with the ids of `said` after the turn that the model is to fill.
+
+        features: tower and connector run now, once for each picture, where the model takes what they make; for whoever
+        asks neither for the pixels nor for gradients through the tower. Raises RelevancyError for a question that is
+        empty or too long, and for a picture whose image tokens have no place that is known.
+        """
+        model = self.model
+        layouts = tuple(model.layout(*example.picture.size) for example in examples)
+        images = [one.picture.image if isinstance(one.picture, Picture) else one.picture for one in examples]
+        if features and model.takes_features and model.patchwise:
+            seen = self.seen(images)
+            images = [seen[id(image)] for image in images]
+        return Prepared(
+            model.prepare(images, [example.question for example in examples], said),
+            model.image_token_id,
+            layouts,
+            tuple(model.notes + one.picture.notes + model.question_notes(one.question) for one in examples),
+        )
+
+    def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
+        """What tower and connector make of each of the pictures, by the picture's `id`; each runs once in a session."""
+        model: Any = self.model.model
+        for image in images:
+            if isinstance(image, ProcessedPicture) and image.features is not None:
+                self._seen[id(image)] = image, image
+        new = {id(image): image for image in images if id(image) not in self._seen}
+        with torch.no_grad(), self._towers.shared(self.model), unused_tower_layers_skipped(self.model):
+            for start in range(0, len(new), _TOGETHER):
+                some = list(new.values())[start : start + _TOGETHER]
+                processed = [self._processed(image) for image in some]
+                pixels = torch.stack([one.pixels for one in processed]).to(self.model.device, self.model.dtype)
+                pooled = model.get_image_features(pixels, return_dict=True).pooler_output
+                for image, one, features in zip(some, processed, pooled, strict=True):
+                    whole = features[None] if isinstance(pooled, Tensor) else features
+                    self._seen[id(image)] = image, replace(one, features=whole)
+        return {id(image): self._seen[id(image)][1] for image in images}
+
+    def _processed(self, image: Image.Image | ProcessedPicture) -> ProcessedPicture:
+        if isinstance(image, ProcessedPicture):
+            return image
+        pixels: Tensor = self.model.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        return ProcessedPicture(image.size, pixels)
+
+    def prefill(self, prepared: Prepared) -> Prefill:
+        """One forward pass over the batch: what any answer goes on from."""
+        with torch.no_grad():
+            return Prefill.of(prepared, self.model.model(**prepared.inputs, logits_to_keep=1, use_cache=True))
+
+    def generate(self, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+        """Ids of the greedy answers, stop tokens left out; goes on in the prompt's own cache, see `Prefill.branch`."""
+        return generation.answers(self.model, prompt, max_new_tokens)
+
+    def score(self, prompt: Prefill, said: Sequence[str | Sequence[int]]) -> tuple[tuple[Likelihood | None, ...], ...]:
+        """How likely each answer is after each prompt, `[prompt][answer]`; None for one too long for the model."""
+        return generation.likelihoods(self.model, prompt, said)
