@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from relevancy.models.model import Model
+
 
 @dataclass
 class Reference:
@@ -111,3 +113,24 @@ def reference(
         placed[:, -patches.shape[1] :] = patches
         vision = torch.einsum("it,itk->ik", placed, propagate(used, rule))
     return Reference(row.detach(), vision, logits.detach(), cut(kept["language"], position).detach())
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """How far two tensors are apart, as a share of what is expected."""
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def passed_on(row: Tensor, position: int = -1) -> Tensor:
+    """The row without e_t, whose 1 would hide an error in everything else."""
+    unit = torch.zeros_like(row)
+    unit[..., position] = 1
+    return row - unit
+
+
+def at_once(model: Model, question: str, pictures, ids) -> list[list[float]]:
+    """Log-probabilities of an answer's tokens, from one whole forward pass without a cache."""
+    inputs = model.prepare(pictures, [question] * len(pictures), [ids] * len(pictures))
+    with torch.no_grad():
+        logits = model.model(**inputs, logits_to_keep=len(ids) + 1).logits[:, :-1].log_softmax(-1)
+    return [[float(row[place, token]) for place, token in enumerate(ids)] for row in logits]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from observers import State
 from PIL import Image
 from reference import reference
-from test_tape import State
 
 import relevancy
 from relevancy.core.tape import record

@@ -62,7 +62,9 @@ def strategy_for(vision: PreTrainedConfig) -> str:
     """The tower's tokens that become image tokens, in LLaVA's words. Raises for a tower that is not known."""
     found = compat.class_tokens(vision)
     if found is None:
-        raise RelevancyError(f"towers of type {vision.model_type} are not known here: add it to repairs.py")
+        raise RelevancyError(
+            f"towers of type {vision.model_type} are not known here: add it to relevancy/models/compat.py"
+        )
     return "default" if found else "full"
 
 
