@@ -199,6 +199,9 @@ def test_submissions_are_in_the_official_forms(sets, models, tmp_path):
     folder, rows = of("scienceqa")
     given = json.loads((folder / "scienceqa_result.json").read_text())
     assert given["outputs"] == {row["question_id"]: row["text"] for row in rows}
+    named = {row["question_id"]: row["text"][:1] if row["text"][1:3] in ("", ". ") else "" for row in rows}
+    assert given["results"] == {own: "ABCDE".find(letter) if letter else -1 for own, letter in named.items()}
+    assert -1 in given["results"].values()
     folder, rows = of("mm-vet")
     assert json.loads((folder / "mm-vet.json").read_text())["v1_0"] == rows[0]["text"]
     folder, rows = of("mmvp")
