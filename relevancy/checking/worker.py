@@ -41,9 +41,9 @@ _REMOVED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 class Settings:
     """How much is done: what decides the numbers.
 
-    steps, step, regions: of deletion and insertion, as in `Budget`. share: of the patches, hidden for answer flips. control_rows: how many rows the
-    controls are made on. tokens: whether image tokens are removed, too. target: which token of an answer is explained.
-    metrics: names of `metrics.registry.METRICS` that are taken, too.
+    steps, step, regions: of deletion and insertion, as in `Budget`. share: of the patches, hidden for answer flips.
+    control_rows: how many rows the controls are made on. tokens: whether image tokens are removed, too. target: which
+    token of an answer is explained. metrics: names of `metrics.registry.METRICS` that are taken, too.
     """
 
     steps: int = 8

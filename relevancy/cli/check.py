@@ -171,7 +171,14 @@ def check(
         about |= {"box layout": box_layout.value} if box_layout else {}
         folder = out_folder / re.sub(r"[^\w.-]+", "-", model.name)
         task = Check(
-            model, listed, explainers, folder, settings, about, processes=processes, make=partial(_begin, name, asked),
+            model,
+            listed,
+            explainers,
+            folder,
+            settings,
+            about,
+            processes=processes,
+            make=partial(_begin, name, asked),
             items=frozen,
         )
         with bars() as report:

@@ -60,7 +60,15 @@ def test_a_picture_is_known_by_its_pixels(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"row": "9"}, {"picture": "x"}, {"question": "x"}, {"answer": "x"}, {"ids": (3, 4)}, {"position": 1}, {"token": "x"}],
+    [
+        {"row": "9"},
+        {"picture": "x"},
+        {"question": "x"},
+        {"answer": "x"},
+        {"ids": (3, 4)},
+        {"position": 1},
+        {"token": "x"},
+    ],
 )
 def test_the_digest_hears_everything(change):
     lists = [ItemList([item(0), item(1)], "first"), ItemList([item(0), item(1, **change)], "first")]

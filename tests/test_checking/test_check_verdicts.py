@@ -192,9 +192,7 @@ def test_a_method_that_confirms_nothing_still_has_its_columns_beside_one_that_do
 
 def test_answers_are_told_once_whatever_the_methods(tmp_path):
     """Two rows of one picture, and eleven more: a cluster bootstrap over 12 pictures."""
-    found = [
-        (str(row), "", BLIND, {"blind_tv": row / 100, "probability": 0.9, "blind": row / 50}) for row in range(13)
-    ]
+    found = [(str(row), "", BLIND, {"blind_tv": row / 100, "probability": 0.9, "blind": row / 50}) for row in range(13)]
     store, _ = stored(tmp_path, *found)
     rows = [CheckRow(str(row), str(max(row, 1)), "?", lambda: "") for row in range(13)]
     numbers = of_answers(store, rows)
