@@ -1,6 +1,7 @@
 # Two commands do everything on a Linux machine with Python 3.10 or newer: `make demo` and `make test`.
 # Settings: PYTHON (which Python makes the environments), VENV and ENGINES (where), OUT (where the demo's pictures go),
-# PYTEST_ARGS (what else pytest is told), APP_ARGS (what the app is told).
+# PYTEST_ARGS (what else pytest is told), APP_ARGS (what the app is told),
+# GPU_ARGS (what `make gpu` is told, as --dry-run).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,13 +9,14 @@ ENGINES ?= .venv-engines
 OUT ?= relevancy-demo
 PYTEST_ARGS ?= --numprocesses 2
 APP_ARGS ?=
+GPU_ARGS ?=
 
 RUN := $(VENV)/bin/python -m
 PIP_INSTALL := pip install --disable-pip-version-check --constraint constraints.txt
 INSTALL := $(RUN) $(PIP_INSTALL)
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo app space test test-engines lint format docs pictures notebooks clean
+.PHONY: help demo app space test test-engines lint format docs pictures notebooks gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +30,7 @@ help:
 	@echo "make docs      set up, then build the documentation into build/docs; what is wrong with it is an error"
 	@echo "make pictures  draw the README's pictures again"
 	@echo "make notebooks run the scripts in notebooks/ and keep them as .ipynb files with small outputs"
+	@echo "make gpu       set up, then measure exactness and cost on a CUDA card, in eight minutes; numbers go to gpu.json"
 	@echo "make clean     remove the environment, caches and the demo's pictures"
 
 demo: $(VENV)/.installed
@@ -74,6 +77,9 @@ pictures: demo
 
 notebooks: $(VENV)/.installed-dev
 	$(VENV)/bin/python notebooks/tools/execution.py notebooks/*.py
+
+gpu: $(VENV)/.installed-dev
+	$(RUN) relevancy.benchmark.gpu $(GPU_ARGS)
 
 clean:
 	rm -rf "$(VENV)" "$(ENGINES)" "$(OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

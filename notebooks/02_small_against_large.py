@@ -121,7 +121,8 @@ print(f"{done.count:,} results, {done.errors} errors")
 
 # %% [markdown]
 # `make_report` reads the export. Every row is there twice, once for each model, so differences are taken in pairs. The
-# intervals are 95 % bootstrap intervals; pictures are drawn anew, not rows.
+# intervals are 95 % bootstrap intervals; pictures are drawn anew, not rows. The claim is not read from where the maps
+# glow, but from what becomes of each answer when the picture is knocked out of attention: that came with every map.
 
 # %%
 from relevancy.report.build import make_report, save
@@ -132,15 +133,16 @@ for sentence in report.reading.sentences:
     print("-", sentence)
 
 # %% [markdown]
-# Left, each point is a row: how much of the relevance lies on the picture, by the small model and by the large one.
-# Right, the paired difference with its interval, for all rows and for parts of them. Left of zero the small model
-# looks less.
+# Left, each point is a row: how much of the next token's probability moves without the picture, in the small model and
+# in the large one. Right, the paired difference with its interval, for all rows and for parts of them. Left of zero the
+# small model uses the picture less.
 
 # %%
 opened = relevancy.open_export(work / "maps")
-table = opened.table(["id", "model", "share_image", "correct"]).to_pylist()
-shares = {
-    name: np.array([row["share_image"] for row in table if row["model"] == name]) for name in (small.name, large.name)
+table = opened.table(["id", "model", "evidence_blind_tv", "correct"]).to_pylist()
+used = {
+    name: np.array([row["evidence_blind_tv"] for row in table if row["model"] == name])
+    for name in (small.name, large.name)
 }
 correct = {
     name: np.array([row["correct"] for row in table if row["model"] == name]) for name in (small.name, large.name)
@@ -153,8 +155,8 @@ outcomes = {
     (True, False): ("only small right", "#e0a030"),
     (False, False): ("both wrong", "#999999"),
 }
-estimates = [("all rows", pair.differences["image_share"].difference)]
-estimates += [(outcomes[one.first_right, one.second_right][0], one.difference) for one in pair.outcomes]
+estimates = [("all rows", pair.differences["blind_tv"].difference)]
+estimates += [(outcomes[one.first_right, one.second_right][0], one.differences["blind_tv"]) for one in pair.outcomes]
 for split in report.findings.splits:
     estimates += [(group.value, group.differences[0].difference) for group in split.groups]
 estimates = [(name, estimate) for name, estimate in estimates if estimate.low is not None]
@@ -163,9 +165,9 @@ figure, (left, middle) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrain
 for (of_small, of_large), (name, color) in outcomes.items():
     of_kind = (correct[small.name] == of_small) & (correct[large.name] == of_large)
     label = f"{name} ({of_kind.sum()})"
-    left.scatter(shares[small.name][of_kind], shares[large.name][of_kind], s=12, alpha=0.6, color=color, label=label)
+    left.scatter(used[small.name][of_kind], used[large.name][of_kind], s=12, alpha=0.6, color=color, label=label)
 left.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
-left.set(xlabel=f"image share, {small.name}", ylabel=f"image share, {large.name}", aspect="equal")
+left.set(xlabel=f"use of the picture, {small.name}", ylabel=f"use of the picture, {large.name}", aspect="equal")
 left.legend(fontsize=8)
 for place, (_, estimate) in enumerate(estimates):
     middle.plot([estimate.low, estimate.high], [place, place], color="#3b6ea5", linewidth=2)
@@ -173,13 +175,28 @@ for place, (_, estimate) in enumerate(estimates):
 middle.axvline(0, color="black", linewidth=0.8)
 middle.set_yticks(range(len(estimates)), [f"{name} (n = {estimate.rows})" for name, estimate in estimates])
 middle.invert_yaxis()
-_ = middle.set_xlabel(f"image share, {small.name} less {large.name}")
+_ = middle.set_xlabel(f"use of the picture, {small.name} less {large.name}")
+
 # %% [markdown]
-# ## Does it need the picture?
+# ## Which maps to believe
 #
-# A small image share does not mean that the picture is not used: a few patches may decide, and the words that ask for
-# them carry the rest. Whether a model looks is better asked of its answers. Below, questions about 40 other scenes,
-# once with their own picture and once with another scene's. What is left then is what can be guessed.
+# Each map was tested by the same means: *words alone* where the picture changes nothing, *confirmed* where the map's
+# best places matter more than others, *unconfirmed* where the picture matters and the map does not show where.
+
+# %%
+for model in report.findings.models:
+    print(
+        f"{model.name}: image share and use of the picture have a rank correlation of {model.share_and_use.value:.2f}"
+    )
+    for part in model.evidence:
+        shares = ", ".join(f"{name} {share.value:.0%}" for name, share in part.verdicts.items())
+        print(f"   {part.name:28} {shares}   (n = {part.verdicts['confirmed'].rows})")
+
+# %% [markdown]
+# ## Does it need its own picture?
+#
+# Knocked out, there is no picture; with another one, a wrong picture. Below, questions about 40 other scenes, once with
+# their own picture and once with another scene's. What is left then is what can be guessed.
 
 # %%
 from relevancy.demo.evaluation import accuracy
@@ -194,8 +211,8 @@ for model in (small, large):
 # %% [markdown]
 # ## Dispersed and unfocused?
 #
-# The paper also calls the small model's map dispersed. That is another question than how much of the relevance lies on
-# the picture: a map may hold little and still be sharp. Two measures of the map alone, and two against the true
+# The paper also calls the small model's map dispersed. That is another question than whether the picture is used: a map
+# may hold little and still be sharp. Two measures of the map alone, and two against the true
 # outline of the object that is asked about.
 
 # %%
@@ -220,12 +237,13 @@ for name, found in report.findings.localisation.items():
 # ## The rows in which the two differ most
 #
 # Numbers say how often; pictures say how. Each column is one row of the export, read back without a model: the small
-# model above, the large one below, on one scale in each column.
+# model above, the large one below, on one scale in each column. Left the rows in which the small model uses the picture
+# more, right those in which it uses it less.
 
 # %%
 from relevancy.explanations.comparison import compared
 
-difference = shares[large.name] - shares[small.name]
+difference = used[large.name] - used[small.name]
 names = [row["id"] for row in table if row["model"] == small.name]
 order = np.argsort(difference)
 shown = [names[place] for place in (order[0], order[1], order[-2], order[-1])]
@@ -236,7 +254,7 @@ for column, name in zip(axes.T, shown, strict=True):
     for axis, result, drawn in zip(column, two.explanations, two.overlays(), strict=True):
         axis.imshow(drawn)
         axis.set_axis_off()
-        axis.set_title(f"{result.model}: {result.answer}\nimage share {result.shares['image']:.0%}", fontsize=9)
+        axis.set_title(f"{result.model}: {result.answer}\n{result.evidence.verdict}", fontsize=9)
     column[0].text(0.5, 1.18, two.explanations[0].question, ha="center", fontsize=9, transform=column[0].transAxes)
 
 # %% [markdown]

@@ -1,6 +1,7 @@
 """Tiny random models for every test: built once per session, given back unchanged by whoever borrows them."""
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,8 +19,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes minutes runs when it is asked for: `pytest -m slow -s tests/test_export`.
 
-    What needs packages of the environment for engines is skipped without them; `-m engines` fails instead.
+    What needs packages of the environment for engines is skipped without them; `-m engines` fails instead. What needs
+    weights that no test may fetch is skipped where the variable that it names does not say where they are.
     """
+    for item in items:
+        for name in (name for mark in item.iter_markers("weights") for name in mark.args):
+            if not os.environ.get(name):
+                item.add_marker(pytest.mark.skip(reason=f"{name} does not name a folder of real weights"))
     if config.option.markexpr:
         return
     for item in items:

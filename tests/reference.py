@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from relevancy.models.model import Model
+
 
 @dataclass
 class Reference:
@@ -55,9 +57,11 @@ def reference(
     full: bool = False,
     patches_of: Tensor | None = None,
     rule: str = "clamp",
+    against: Tensor | None = None,
 ) -> Reference:
     """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
 
+    against: ids of the tokens whose logits are taken off.
     patches_of (image tokens, patches) says with 1 which patches a merged image token was made of.
     """
     kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
@@ -91,7 +95,10 @@ def reference(
     if targets is None:
         targets = logits.argmax(-1)
     model.zero_grad()
-    logits.gather(1, targets[:, None]).sum().backward()
+    scalar = logits.gather(1, targets[:, None]).sum()
+    if against is not None:
+        scalar = scalar - logits.gather(1, against[:, None]).sum()
+    scalar.backward()
     model.zero_grad()
 
     row = propagate(kept["language"], rule)[:, position]
@@ -106,3 +113,24 @@ def reference(
         placed[:, -patches.shape[1] :] = patches
         vision = torch.einsum("it,itk->ik", placed, propagate(used, rule))
     return Reference(row.detach(), vision, logits.detach(), cut(kept["language"], position).detach())
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """How far two tensors are apart, as a share of what is expected."""
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def passed_on(row: Tensor, position: int = -1) -> Tensor:
+    """The row without e_t, whose 1 would hide an error in everything else."""
+    unit = torch.zeros_like(row)
+    unit[..., position] = 1
+    return row - unit
+
+
+def at_once(model: Model, question: str, pictures, ids) -> list[list[float]]:
+    """Log-probabilities of an answer's tokens, from one whole forward pass without a cache."""
+    inputs = model.prepare(pictures, [question] * len(pictures), [ids] * len(pictures))
+    with torch.no_grad():
+        logits = model.model(**inputs, logits_to_keep=len(ids) + 1).logits[:, :-1].log_softmax(-1)
+    return [[float(row[place, token]) for place, token in enumerate(ids)] for row in logits]

@@ -5,7 +5,8 @@ from math import exp, log
 import pytest
 import tiny
 import torch
-from test_families import paligemma
+from bare import paligemma
+from reference import at_once
 
 from relevancy.errors import RelevancyError
 from relevancy.models import generation
@@ -26,21 +27,13 @@ def gemma(built: dict[str, tiny.Built]) -> Model:
     return wrap(*built["gemma-clip"], name="tiny")
 
 
-def at_once(model: Model, pictures, ids) -> list[list[float]]:
-    """Log-probabilities of an answer's tokens, from one whole forward pass without a cache."""
-    inputs = model.prepare(pictures, [QUESTION] * len(pictures), [ids] * len(pictures))
-    with torch.no_grad():
-        logits = model.model(**inputs, logits_to_keep=len(ids) + 1).logits[:, :-1].log_softmax(-1)
-    return [[float(row[place, token]) for place, token in enumerate(ids)] for row in logits]
-
-
 def test_likelihoods_are_those_of_whole_forward_passes(model, picture):
     said = [encoded(model, words) for words in ("Yes", "No boats in the picture", "The dog stands left.", "Yes No")]
     pictures = [picture, tiny.picture(50, 90, seed=2)]
     rows = likelihoods(model, tiny.read(model, pictures, [QUESTION] * 2), said)
     assert [len(row) for row in rows] == [4, 4]
     for number, ids in enumerate(said):
-        for row, logs in zip(rows, at_once(model, pictures, ids), strict=True):
+        for row, logs in zip(rows, at_once(model, QUESTION, pictures, ids), strict=True):
             found = row[number]
             assert found.tokens == len(ids)
             assert found.first == pytest.approx(exp(logs[0]), rel=1e-4, abs=0)

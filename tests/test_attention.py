@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from relevancy.core import attention
 from relevancy.errors import RelevancyError
@@ -196,6 +197,40 @@ def test_output_gradients_and_row_equal_autograd_through_plain_attention(call):
         torch.testing.assert_close(grad, expected_grad, **exact)
     torch.testing.assert_close(row.updates[0], expected_update, **exact)
     torch.testing.assert_close(sum(row.totals, torch.zeros_like(expected_total)), expected_total, **exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_on_a_gpu_half_precision_is_multiplied_as_it_is_into_float32(dtype):
+    with FakeTensorMode():  # types and shapes of a CUDA device, without one
+        key, rows = (torch.empty(2, 3, tokens, 8, device="cuda", dtype=dtype) for tokens in (5, 4))
+        assert attention._Factor.of(key).exact is None, "a copy in float32"
+        assert attention._Factor.of(key.float()).exact is not None
+        product = torch.bmm(rows.flatten(0, 1), key.flatten(0, 1).mT, out_dtype=torch.float32)
+        assert (product.dtype, product.shape) == (torch.float32, (6, 4, 5))
+    assert attention._Factor.of(torch.empty(1, 1, 2, 2, dtype=dtype)).exact.dtype == torch.float32
+
+
+def test_factors_are_multiplied_alike_with_a_copy_and_without(monkeypatch):
+    rows, source = (torch.randn(2, 3, tokens, 8, dtype=torch.bfloat16) for tokens in (4, 5))
+    product = attention._Factor.of(source).times(rows, slice(1, 4))
+    assert product.shape == (2, 3, 4, 3)
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda one, other, out_dtype: bmm(one.to(out_dtype), other.to(out_dtype)))
+    torch.testing.assert_close(attention._Factor(source, None).times(rows, slice(1, 4)), product)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_silent_rows_are_passed_over_before_the_first_layer_alone(monkeypatch, fresh):
+    monkeypatch.setattr(attention, "_CPU_TILE_BYTES", 1)  # a row each
+    query, key, value, grad = torch.randn(4, 2, 3, 6, 8)
+    grad[:, :, [0, 1, 4]] = 0
+    call = attention.Call(nn.Module(), None, 0.5, None, causal=True, groups=1)
+    sweep = attention._Sweep(query, key, value, grad, call, wanted=False)
+    seen = []
+    row = mock.Mock(fresh=fresh, read=lambda like: torch.ones(2, 6))
+    row.advance = lambda row, flow, total: seen.append(flow.shape[-1] - 1) or torch.zeros(2, flow.shape[-1])
+    sweep.run(row)
+    assert seen == ([2, 3, 5] if fresh else list(range(6)))
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

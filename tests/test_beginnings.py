@@ -117,7 +117,7 @@ OPTIONS = [
     [(name, {"target": "all"}) for name in sorted(tiny.FAMILIES)] + [("gemma-clip", options) for options in OPTIONS],
 )
 def test_questions_about_one_picture_are_explained_as_each_by_itself(name, options, monkeypatch):
-    model = wrap(*tiny.FAMILIES[name]())
+    model = doubled(name)
     pictures = [tiny.picture(seed=1), tiny.picture(90, 40, seed=2)]
     asked = [pictures[number % 2] for number in range(4)], QUESTIONS
     plain = explain(model, *asked, max_new_tokens=4, **options)

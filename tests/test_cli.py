@@ -4,6 +4,7 @@ import base64
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import typer
 from PIL import Image
 from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -71,6 +73,41 @@ def run(folder, monkeypatch, capsys):
         return ended.value.code, captured.out, captured.err
 
     return call
+
+
+def every_command(command, path=()):
+    """All commands and groups, each with the words that call it."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, (*path, name))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(one, id=" ".join(words) or "relevancy")
+        for words, one in every_command(typer.main.get_command(cli.app))
+    ],
+)
+def test_an_option_that_takes_one_value_is_refused_when_it_is_given_twice(command):
+    for option in command.params:
+        if option.param_type_name == "option" and not option.multiple and not option.is_eager:
+            names = [option.opts[0], (option.secondary_opts or option.opts)[-1]]
+            given = [part for name in names for part in ([name] if option.is_flag else [name, "x"])]
+            with pytest.raises(cli._USAGE_ERROR, match=rf"^{names[0]}\S* is given 2 times and takes one value"):
+                command.make_context(None, given)  # reads what is given, and does nothing
+
+
+def test_an_option_given_twice_is_told_in_one_line(run):
+    told = "relevancy: --out is given 2 times and takes one value: give it once; see relevancy train align --help\n"
+    assert run("train", "align", "--out", "a", "--out=b") == (2, "", told)
+
+
+def test_options_that_take_several_values_are_given_again(run):
+    _, _, told = run("check", "--model", "a", "--model", "b", "--data", "demo:none")
+    assert "give a number of scenes" in told
+    _, _, told = run("train", "align", "--set", "seed=1", "--set", "align.batch=none", "--out", "x")
+    assert "align.batch" in told
 
 
 def test_a_name_too_long_for_a_file_is_one_short_line(run):
@@ -255,6 +292,27 @@ def test_options_reach_the_comparison(run, second, tmp_path):
         result = Explanation.load(tmp_path / "out" / name)
         found = (result.scope, result.layers, result.answer, result.target.position)
         assert found == ("full", (0, 1), "No boats", 1)
+
+
+def test_a_result_takes_the_place_of_whatever_result_is_there(run, second, tmp_path):
+    """One map, the maps of all tokens, and a comparison, over each other; a file of the user's own stays."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "mine.txt").touch()
+    single, both = arguments(place), comparison(place, "model", second)
+    left = []
+    for words in (both, single, both, [*single, "--target", "all"], both):
+        assert run(*words)[0] == 0
+        left.append(written(place))
+    assert left[0] == left[2] == left[4]
+    assert left[1] == FILES | {"mine.txt"}
+    folders = {name for name in left[3] if "/" not in name} - {"mine.txt"}
+    assert left[3] == {"mine.txt", *folders, *(f"{folder}/{name}" for folder in folders for name in FILES)}
+    assert all(re.fullmatch(r"\d{3}", folder) for folder in folders)
+
+
+def written(place: Path) -> set[str]:
+    return {str(file.relative_to(place)) for file in place.rglob("*")}
 
 
 def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_towers import Runs
+from observers import Runs
 
 import relevancy
 from relevancy.atomic_io import whole_files

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from observers import State
 from PIL import Image
 from reference import reference
-from test_tape import State
 
 import relevancy
 from relevancy.core.tape import record
@@ -160,6 +160,25 @@ def test_all_equals_each_position_alone(model, picture, scope):
         assert close(result.relevance, row)
         if scope == "full":
             assert close(result.image_map.ravel(), expected.vision[0, 1:])
+
+
+@pytest.mark.parametrize("method", ["relevancy", "relevancy-magnitude"])
+def test_against_the_next_best_is_the_row_that_the_equations_give_for_the_difference(picture, method):
+    hf, processor = tiny.gemma_clip()
+    exact = wrap(hf.double(), processor)
+    result = explain(exact, picture, QUESTIONS[0], target="contrast", method=method, max_new_tokens=3)
+    target = result.target
+    inputs = exact.prepare([picture], QUESTIONS[:1], [generated(exact, picture, QUESTIONS[0], 3)[: target.position]])
+    with torch.no_grad():
+        first, second = exact.model(**inputs).logits[0, -1].topk(2).indices
+    assert (target.id, target.contrast_id) == (int(first), int(second))
+    rule = "clamp" if method == "relevancy" else "magnitude"
+    row = reference(exact.model, inputs, first[None], against=second[None], rule=rule).language[0].clone()
+    row[-1] -= 1
+    assert close(result.relevance, row)
+    assert f"rather than {target.contrast.strip()!r}" in result.summary()
+    typed = explain(exact, picture, QUESTIONS[0], target=target.position, method=method, max_new_tokens=3)
+    assert not close(typed.relevance, row, 1e-2)
 
 
 def test_contrast_is_the_row_of_the_difference(gemma, picture):

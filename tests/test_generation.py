@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_tape import passed_on, relative
+from reference import passed_on, relative
 from transformers import GenerationConfig
 from transformers.utils import logging
 

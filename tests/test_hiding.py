@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from test_answering import at_once
+from reference import at_once
 
 import relevancy
 from relevancy.errors import RelevancyError
@@ -73,11 +73,11 @@ def test_probabilities_are_those_of_each_picture_alone(model, picture, replaceme
     regions = [Region(box=(0, 0, 40, 60)), Region(patches=(5, 6, 9, 10))]
     found = counterfactual(model, picture, QUESTION, regions, replacement=replacement, answer=" No boats ")
     grid = model.grid(*picture.size)
-    ids = max(spellings(model, "No boats"), key=lambda said: sum(at_once(model, [picture], said)[0]))
-    (before,) = at_once(model, [picture], ids)
+    ids = max(spellings(model, "No boats"), key=lambda said: sum(at_once(model, QUESTION, [picture], said)[0]))
+    (before,) = at_once(model, QUESTION, [picture], ids)
     for one, region in zip(found, regions, strict=True):
         edited = hidden(picture, grid, region, replacement)
-        (after,) = at_once(model, [edited], ids)
+        (after,) = at_once(model, QUESTION, [edited], ids)
         assert (one.answer, one.region, one.replacement) == ("No boats", region, replacement)
         assert one.image.tobytes() == edited.tobytes()
         assert (one.before.tokens, one.after.tokens) == (len(ids), len(ids))

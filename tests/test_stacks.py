@@ -6,9 +6,8 @@ import pytest
 import tiny
 import torch
 import transformers as hf
-from reference import reference
-from test_families import IMAGE, TEXT, VISION, Built, finished, ids, pixels
-from test_tape import passed_on, relative
+from bare import IMAGE, TEXT, VISION, Built, finished, ids, pixels
+from reference import passed_on, reference, relative
 
 from relevancy.core.stacks import Stack
 from relevancy.core.tape import record

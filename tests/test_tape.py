@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 import torch
-from reference import reference
+from observers import State
+from reference import passed_on, reference, relative
 from torch import Tensor
 
 from relevancy.core.tape import _Images, record
@@ -32,18 +33,6 @@ def rows_of(model, inputs, scope="full", **options):
     with record(model, scope, **options) as tape:
         logits = model(**inputs, logits_to_keep=1).logits[:, -1]
         return tape.relevance(logits.max(-1).values), logits.detach()
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.detach().double(), expected.detach().double()
-    return float((found - expected).norm() / expected.norm())
-
-
-def passed_on(row: Tensor, position: int = -1) -> Tensor:
-    """The row without e_t, whose 1 would hide an error in everything else."""
-    unit = torch.zeros_like(row)
-    unit[..., position] = 1
-    return row - unit
 
 
 @pytest.mark.parametrize("rule", ["clamp", "magnitude"])
@@ -253,22 +242,6 @@ def test_float_mask_equals_bool_mask(built):
     torch.testing.assert_close(with_float.language, with_bool.language, rtol=1e-5, atol=1e-7)
     shifted, _ = rows_of(model, {**inputs, "attention_mask": seen, "position_ids": positions})
     assert relative(shifted.language, rows.language) < 1e-4
-
-
-class State:
-    """Everything of a model that recording touches."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
-        self.attention = {key: config._attn_implementation for key, config in configs.items()}
-        self.hooks = {
-            name: [(key, id(hook)) for kind in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)
-                   for key, hook in kind.items()]
-            for name, part in model.named_modules()
-        }  # fmt: skip
-        self.grads = {name: (part.requires_grad, part.grad) for name, part in model.named_parameters()}
-        self.training = {name: part.training for name, part in model.named_modules()}
-        self.attributes = {name: sorted(vars(part)) for name, part in model.named_modules()}
 
 
 @pytest.mark.parametrize("scope", ["language", "full"])

@@ -135,6 +135,21 @@ def test_a_contrast_of_words_whose_space_is_a_token_of_its_own():
     assert choose("Y|N", answer, TOKENIZER) == [Choice(len(answer) - 1, other, one)]
 
 
+def test_what_was_said_against_the_next_best_is_known_once_the_logits_are():
+    answer = [TOKENIZER.convert_tokens_to_ids(token) for token in ("(", "b", ")")]
+    (choice,) = choose("contrast", answer, TOKENIZER)
+    assert choice == Choice(1, answer[1], against_next=True)
+    logits = torch.zeros(len(TOKENIZER))
+    logits[answer[1]], logits[7], logits[9] = 3.0, 2.0, 1.0
+    assert choice.against(logits) == Choice(1, answer[1], 7)
+    logits[9] = 5.0  # a given answer need not be the likeliest
+    assert choice.against(logits) == Choice(1, answer[1], 9)
+    assert choice.against(logits).scalar(logits) == 3 - 5
+    assert Choice(1, 4, 7).against(logits) == Choice(1, 4, 7)
+    assert Choice(1, 4).against(logits) == Choice(1, 4)
+    assert needs_answer("contrast")
+
+
 def test_a_contrast_is_logit_minus_logit():
     logits = torch.arange(5.0).square()
     assert Choice(0, 3, 1).scalar(logits) == 9 - 1
@@ -178,7 +193,7 @@ def test_contrasts_that_compare_nothing(target, said):
         choose(target, ids("Yes"), TOKENIZER)
 
 
-@pytest.mark.parametrize("target", ["first", "first-relevant", "all", 0, "Yes", "Yes|No"])
+@pytest.mark.parametrize("target", ["first", "first-relevant", "contrast", "all", 0, "Yes", "Yes|No"])
 def test_an_empty_answer_has_nothing_to_explain(target):
     with pytest.raises(RelevancyError, match="answer is empty"):
         choose(target, [], TOKENIZER)
@@ -197,7 +212,7 @@ def test_digits_are_a_position_and_with_word_before_them_the_string():
         choose(parsed("2"), ids("2"), TOKENIZER)
 
 
-@pytest.mark.parametrize("word", ["first", "all", "first-relevant", "Yes|No", "-1", "word:2", "²"])
+@pytest.mark.parametrize("word", ["first", "all", "first-relevant", "contrast", "Yes|No", "-1", "word:2", "²"])
 def test_a_string_that_reads_as_another_target_can_be_named(word):
     answer = ids(f"(red) {word}, blue")
     (choice,) = choose(parsed(f"word:{word}"), answer, TOKENIZER)

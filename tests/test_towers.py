@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 import tiny
 import torch
+from observers import Runs, tower
 
 from relevancy.models.model import Model, wrap
 from relevancy.models.vision_cache import VisionCache, identity
@@ -17,21 +18,6 @@ def pair_with_one_tower() -> tuple[Model, Model]:
     first, other = tiny.gemma_clip(), tiny.llama_clip()
     tower(other[0]).load_state_dict(tower(first[0]).state_dict())
     return wrap(*first, name="first"), wrap(*other, name="other")
-
-
-def tower(model):
-    return model.get_encoder(modality="image")
-
-
-class Runs:
-    """Counts a tower's runs by its first layer's."""
-
-    def __init__(self, model: Model) -> None:
-        self.count = 0
-        self.hook = tower(model.model).encoder.layers[0].register_forward_pre_hook(self.note)
-
-    def note(self, *_) -> None:
-        self.count += 1
 
 
 def features(model: Model, pixels: torch.Tensor) -> torch.Tensor:

@@ -32,8 +32,9 @@ class Endpoints:
     ) -> tuple[Any, Image.Image]:
         """Why one model says what it says: everything `explanation.json` holds, and the overlay as PNG.
 
-        image: a picture file. model: one of this app's. target: first, first-relevant, a position, a word of the
-        answer, or a contrast such as Yes|No. scope: language or full. Layers count from 1; last_layer 0 is the last.
+        image: a picture file. model: one of this app's. target: first, first-relevant, contrast, a position, a
+        word of the answer, or two words such as Yes|No. scope: language or full. Layers count from 1; last_layer 0 is
+        the last.
         """
         ask = asking.ask(
             self.library, self.settings, question, [model], target, scope, DEFAULT, first_layer, last_layer

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from relevancy.methods.registry import DEFAULT
+from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
@@ -174,7 +174,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     with gr.Accordion("What to explain, and how", open=False, elem_id="rv-options"):
         target = gr.Dropdown(
             list(TARGETS), value=TARGETS[0][1], label="Target", allow_custom_value=True, elem_id="rv-target",
-            info="Or type: a word of the answer, a position such as 2 (word:2 is the word), or a contrast: Red|Blue.",
+            info="Or type: a word of the answer, a position such as 2 (word:2 is the word), or two words: Red|Blue.",
         )  # fmt: skip
         scope = gr.Radio(list(SCOPES), value=SCOPES[0][1], label="Scope", elem_id="rv-scope")
         with gr.Row():
@@ -188,7 +188,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
             '<p class="rv-quiet">Early layers can add artefacts: leave some out and look again.</p>', js_on_load=None,
             apply_default_css=False,
         )  # fmt: skip
-        method = gr.Dropdown(list(METHODS), value=DEFAULT, label="Method", elem_id="rv-method")
+        method = gr.Dropdown(list(METHODS), value=SHOWN_FIRST, label="Method", elem_id="rv-method")
     restore = as_uploaded(
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )

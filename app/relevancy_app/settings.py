@@ -11,6 +11,7 @@ COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
 """Perceptually uniform, and told apart by lightness alone: safe for color-blind readers."""
 TARGETS = (
     ("First word that carries meaning", "first-relevant"),
+    ("What was said rather than the next best", "contrast"),
     ("Very first token", "first"),
     ("Yes rather than No", "Yes|No"),
     ("No rather than Yes", "No|Yes"),

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from relevancy import RelevancyError
 from relevancy_app.settings import Settings
@@ -19,8 +19,8 @@ _PAIR = ("demo-small", "demo-large")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted. Mistakes in the arguments end in one line and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     given = _parser(os.environ).parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _serve(given)
     except RelevancyError as error:
@@ -30,12 +30,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write("stopped\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+class _Once(argparse.Action):
+    """A value that is given once: of two, neither is dropped without a word."""
+
+    heard = False
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        """Keep the value."""
+        if self.heard:
+            parser.error(f"{option} is given twice and takes one value: give it once")
+        self.heard = True
+        setattr(given, self.dest, value)
+
+
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description="Which patches and words made a model say that? Side by side, in a browser.",
         epilog="RELEVANCY_APP_AUTH=user:password in the environment asks visitors for it; without one the app speaks "
         "to this machine only.",
     )
+    parser.register("action", None, _Once)
     add = parser.add_argument
     add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
     add("--host", default=environment.get("GRADIO_SERVER_NAME", _LIMITS.host), help="address; %(default)s")

@@ -1,4 +1,4 @@
-"""What a check judged, by content: pictures, questions, answers and explained tokens. Another can judge the same."""
+"""What a check judged, by content: pictures, questions, answers and explained tokens; another can judge the same."""
 
 from __future__ import annotations
 

@@ -68,7 +68,6 @@ _COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "ns
 _JSON = "table.json"
 _COMPARISONS = ("numbers", "against_random", "against_centre", "against_first")
 _FIELDS = tuple(each.name for each in fields(Interval))
-_START, _END = "<!-- relevancy check: from here -->", "<!-- relevancy check: to here -->"
 
 
 def columns(summaries: Sequence[Summary]) -> dict[str, str]:
@@ -202,22 +201,26 @@ def _findings(stored: Mapping[str, Any]) -> CheckFindings:
     return CheckFindings(stored["heading"], summaries, tuple(stored["notes"]), answers, *names)
 
 
-def place_in(page: Path) -> tuple[str, str]:
-    """What stands before and after a page's own place for tables, between two comments. Raises RelevancyError."""
+def place_in(page: Path, command: str = "check") -> tuple[str, str]:
+    """What stands before and after a page's own place for a command's tables, between two comments.
+
+    Raises RelevancyError for a page without.
+    """
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise RelevancyError(f"--page {page}: cannot be read ({error.strerror or error}).") from error
-    before, start, rest = text.partition(_START)
-    _, end, after = rest.partition(_END)
+    opening, closing = (f"<!-- relevancy {command}: {where} here -->" for where in ("from", "to"))
+    before, start, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
     if not start or not end:
-        raise RelevancyError(f"--page {page}: needs a line {_START} and after it a line {_END}.")
+        raise RelevancyError(f"--page {page}: needs a line {opening} and after it a line {closing}.")
     return before + start, end + after
 
 
-def write_into(page: Path, findings: Sequence[CheckFindings]) -> None:
-    """Put the tables into a page's place for them, instead of what stands there. Raises RelevancyError."""
-    before, after = place_in(page)
+def write_into(page: Path, tables: Iterable[str], command: str = "check") -> None:
+    """Put tables into a page's place for them, instead of what stands there. Raises RelevancyError."""
+    before, after = place_in(page, command)
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
-    tables = "\n".join(map(markdown, findings))
-    write_whole(page, f"{before}\n\nWritten by `relevancy check` ({made}).\n\n{tables}\n{after}")
+    whole = "\n".join(tables)
+    write_whole(page, f"{before}\n\nWritten by `relevancy {command}` ({made}).\n\n{whole}\n{after}")

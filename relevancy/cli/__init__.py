@@ -10,10 +10,11 @@ from typing import Any
 import typer
 
 from relevancy.cli import bench, check, demo, evaluate, explain, export, methods, report, train, train_check
+from relevancy.cli.commands import Commands
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError, shortened
 
-app = typer.Typer(
+app = Commands(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -22,14 +23,14 @@ app = typer.Typer(
     '--question "Is the duck floating?" --out result[/bold]',
     epilog=EXIT_CODES,
 )
-train_app = typer.Typer(
+train_app = Commands(
     no_args_is_help=True,
     help="Train models that can be explained: a decoder, a vision tower, and a connector between them.\n\n"
     "In this order: [bold]check[/bold] the data; [bold]both[/bold] --dry-run, what it will take; [bold]both[/bold], or "
     "[bold]align[/bold] and then [bold]finetune[/bold]; relevancy explain --model DIR/model. Without any data of your "
     "own: [bold]demo[/bold] and [bold]grid[/bold] draw theirs.",
 )
-evaluate_app = typer.Typer(invoke_without_command=True)
+evaluate_app = Commands(invoke_without_command=True)
 app.command(epilog=EXIT_CODES)(explain.explain)
 app.command(epilog=EXIT_CODES)(explain.compare)
 app.command()(methods.methods)
@@ -48,10 +49,15 @@ train_app.command("configs")(train.configs)
 train_app.command("demo")(demo.train_demo)
 train_app.command("grid", epilog=train.EXIT_CODES)(demo.train_grid)
 evaluate_app.callback(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)
+for name in evaluate.NAMES:
+    evaluate_app.command(name, epilog=evaluate.EXIT_CODES, short_help=f"Ask {name} of models, and score them.")(
+        evaluate.run
+    )
 evaluate_app.command("score", epilog=evaluate.EXIT_CODES)(evaluate.score)
 evaluate_app.command("table", epilog=evaluate.EXIT_CODES)(evaluate.table)
 evaluate_app.command("effects", epilog=evaluate.EXIT_CODES)(evaluate.effects)
 evaluate_app.command("demo")(demo.evaluate_demo)
+evaluate_app.command("methods")(demo.evaluate_methods)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

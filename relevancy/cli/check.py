@@ -185,7 +185,7 @@ def check(
             findings.append(task.run(_naming(model.name, report)))
     file = tables.save(out_folder, findings)
     if page is not None:
-        tables.write_into(page, findings)
+        tables.write_into(page, map(tables.markdown, findings))
     if as_json:
         sys.stdout.write(json.dumps([tables.as_json(one) for one in findings]) + "\n")
         return

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from relevancy.cli.evidence import evidence_of_pair
+from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
+from relevancy.errors import RelevancyError
+from relevancy.methods import registry
+from relevancy.methods.registry import SHOWN_FIRST
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -23,24 +28,31 @@ def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = SHOWN_FIRST,
 ) -> None:
     """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
+    registry.chosen(method, "language", None)
     check_writable(out_folder)
     from relevancy.demo.showcase import showcase
-    from relevancy.plotting.overlay import percent
 
     pair = [load_model(name) for name in PAIR]
     say(
         "Two small models come with this package: LLaVA-Gemma in miniature, trained on drawn scenes (a demonstration "
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
-    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed):
+    say(
+        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked; "
+        "the verdict says whether this very map shows where the answer comes from.\n"
+    )
+    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed, method=method):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
-        table = Table("model", "answer", "token", "p", "image", "text", "first token", box=None, pad_edge=False)
+        table = Table("model", "answer", "token", "p", "blind", "verdict", box=None, pad_edge=False)
         for result in shown.explanations:
+            known = result.evidence
             table.add_row(
                 result.model, escaped(result.answer), escaped(repr(result.target.token)),
-                f"{result.target.probability:.3f}", *(percent(share) for share in result.shares.values()),
+                f"{result.target.probability:.3f}", "" if known is None else f"{known.blind:.3f}",
+                "" if known is None else known.verdict,
             )  # fmt: skip
         out.print(table)
         say(f"→ {shown.figure}\n")
@@ -116,12 +128,34 @@ def evaluate_demo(
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
     maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Instead: does evidence tell right maps from wrong and planted ones?"),
+    ] = False,
+    methods: Annotated[
+        str | None, typer.Option(help="With --evidence: whose maps; relevancy,relevancy-magnitude by default.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --evidence: folder that keeps every map's numbers; relevancy-evidence."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
 ) -> None:
-    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?"""
+    """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?
+
+    With --evidence: are maps that are called confirmed right ones, and right ones confirmed? Stopped and started again
+    with the same --out it goes on where it was.
+
+    Try: relevancy evaluate demo --evidence --scenes 1000 --seed 902
+    """
+    names = model or list(PAIR)
+    if evidence:
+        evidence_of_pair(names, scenes, seed, methods, out_folder, as_json=as_json)
+        return
+    if methods is not None or out_folder is not None:
+        raise RelevancyError("--methods and --out belong to --evidence.")
     from relevancy.demo.evaluation import accuracy, map_truth, table
 
-    names = model or list(PAIR)
     loaded = [load_model(name) for name in names]
     right, blind, truths = [], [], []
     with bars() as report:
@@ -151,6 +185,54 @@ def evaluate_demo(
                     name, found.scope, str(found.maps), kind, f"{found.pointing[kind]:.1%}", f"{found.energy[kind]:.1%}"
                 )
         out.print(maps_table)
+
+
+def evaluate_methods(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which models; give the option again for more. Both by default.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods, as relevancy,rollout; 'relevancy contrast' explains what is said against the next best. By "
+            "default all that cost a few passes, and the contrasts of those that go back by layers."
+        ),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, a question of each.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder that keeps what is found.")] = Path(
+        "relevancy-methods"
+    ),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Markdown page whose marked place gets the tables, too.")
+    ] = None,
+) -> None:
+    """Set methods beside each other on drawn scenes: maps right, faithful, this answer's, confirmed, and their cost.
+
+    Noise and a bump in the picture's middle, which look at no answer, stand beside them. Stopped and started again with
+    the same --out, it goes on where it was, also with more scenes or other methods.
+
+    Try: relevancy evaluate methods --methods relevancy,relevancy-magnitude,rollout --scenes 30
+    """
+    check_writable(out_folder)
+    from relevancy.checking import tables
+    from relevancy.demo.standings import markdown, standings, usual
+
+    if page is not None:
+        tables.place_in(page, "evaluate methods")
+    named = usual() if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    made = []
+    with bars() as report:
+        for one in map(load_model, model or PAIR):
+            found = standings(
+                one, out_folder / escaped(one.name), scenes=scenes, seed=seed, methods=named,
+                progress=share_of(report, one.name),
+            )  # fmt: skip
+            made.append(markdown(one.name, seed, found))
+    for text in made:
+        say(text)
+    if page is not None:
+        tables.write_into(page, made, "evaluate methods")
 
 
 def _evaluation(names: list[str], right: list[Any], blind: list[Any], truths: list[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`relevancy evaluate --list`, `score`, `table` and `effects`: benchmarks of answers."""
+"""`relevancy evaluate BENCHMARK`, `--list`, `score`, `table` and `effects`: benchmarks of answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from relevancy.cli.terminal import check_writable, escaped, out, say
+from relevancy.cli.export import EngineName, exporting
+from relevancy.cli.options import Bits, Framing, value
+from relevancy.cli.terminal import check_writable, escaped, lines, out, say
 
 if TYPE_CHECKING:
     from relevancy.evaluate.scores import BenchmarkScore
+    from relevancy.evaluate.table import ScoreTable
 
 
 class TableForm(str, Enum):
@@ -24,8 +27,13 @@ class TableForm(str, Enum):
     markdown = "markdown"
     latex = "latex"
     csv = "csv"
+    json = "json"
 
 
+NAMES = ("pope", "gqa", "mme", "mm-vet", "vqav2", "mmvp", "scienceqa", "textvqa")
+"""Of the benchmarks, each a command; told here so that parsing needs none of their code."""
+
+PICTURES = ("png", "svg", "pdf")
 EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do)."
 
 
@@ -48,11 +56,105 @@ def evaluate(
         lines = {
             "questions": one.questions, "DIR holds": "; ".join(one.layout),
             "pictures": f"DIR/{one.pictures} (not needed to score)", "from": one.source, "licence": one.licence,
-            "size": one.size,
+            "size": one.size, "unchecked": one.unchecked,
         }  # fmt: skip
         for name, text in lines.items():
             say(f"  {name:<10} {text}")
     say("\nOf your own predictions: relevancy evaluate score BENCHMARK --data DIR --predictions FILE")
+
+
+def run(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Files and pictures as the benchmark's authors ship them, or the hub's Parquet."
+        ),
+    ],
+    models: Annotated[list[str], typer.Option("--model", help="As in explain; give it again for each further model.")],
+    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for answers, scores and pages.")],
+    maps: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none|N",
+            help="Explain every answer, none, or a sample of so many questions, and make a page: does the model look?",
+        ),
+    ] = "none",
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--bare",
+            help="Leave out the words by which LLaVA asks for a short answer, for models that never saw them; the "
+            "scores say so.",
+        ),
+    ] = False,
+    engine: Annotated[EngineName, typer.Option(help="As in export.")] = EngineName.processes,
+    address: Annotated[str | None, typer.Option(help="As in export.")] = None,
+    processes: Annotated[int | None, typer.Option(min=0, help="As in export.")] = None,
+    together: Annotated[bool | None, typer.Option("--together/--one-at-a-time", help="As in export.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="As in export.")] = None,
+    device: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    quantization: Annotated[Bits | None, typer.Option(help="As in explain.")] = None,
+    framing: Annotated[Framing | None, typer.Option(help="As in explain.")] = None,
+    revision: Annotated[str | None, typer.Option(help="As in explain.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print scores and differences as JSON alone.")] = False,
+) -> None:
+    """Ask this benchmark's questions in LLaVA-1.5's words, write the answers in its forms, and score them.
+
+    All pictures and labels are looked for first. Stopped at any moment, the same command finishes the rest.
+
+    Try: relevancy evaluate pope --data DIR --model 2b --model 7b --out scores --maps 500
+    """
+    check_writable(out_folder)
+    from relevancy.errors import RelevancyError
+    from relevancy.evaluate.runner import EvaluationRequest, evaluate
+    from relevancy.evaluate.table import make_table
+    from relevancy.export.run import Request
+
+    if maps not in ("all", "none") and not (maps.isdecimal() and int(maps)):
+        raise RelevancyError(f"--maps takes all, none or a number of questions, not {maps!r}.")
+    options = {
+        "device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing),
+        "revision": revision,
+    }  # fmt: skip
+    answering = Request(
+        models=models, input="", out=out_folder, engine=engine.value, address=address, processes=processes,
+        together=together, batch=batch, options={name: given for name, given in options.items() if given is not None},
+    )  # fmt: skip
+    asked = f"sample:{maps}" if maps.isdecimal() else maps
+    name = str(context.info_name)
+    line = lines()
+    with exporting() as report:
+        done = evaluate(
+            EvaluationRequest(name, data, out_folder, asked, bare, answering),
+            report,
+            lambda share: line(f"unpacking Parquet: {share:.0%}"),
+        )
+    scored = {model: found for model, found in done.scores.items() if found is not None}
+    table = make_table([done.folders[model] for model in scored], paper=False) if scored else None
+    differences = [one for one in table.differences if one.benchmark == name] if table else []
+    page = None
+    if maps != "none":
+        from relevancy.report.picture_use import picture_use
+
+        page = picture_use(done, differences).save(out_folder / "report")
+    if as_json:
+        scores = {model: found and found.to_json() for model, found in done.scores.items()}
+        paired = [one.to_json() for one in differences]
+        sys.stdout.write(json.dumps({"scores": scores, "differences": paired}, ensure_ascii=False) + "\n")
+        return
+    for model, folder in done.folders.items():
+        say(f"\n{model}")
+        if model in scored:
+            _print(scored[model])
+        else:
+            say(f"{name} is graded by a judge, see {folder / name}; its grades go to relevancy evaluate score {name}")
+    for one in differences:
+        say(f"{one.first} less {one.second}, {one.column}: {one.printed}")
+    say(f"→ {out_folder}   (relevancy evaluate table {out_folder})")
+    if page is not None:
+        say(f"→ {page}")
 
 
 def score(
@@ -75,10 +177,10 @@ def score(
 
     Try: relevancy evaluate score pope --data DIR --predictions answers.jsonl
     """
-    from relevancy.atomic_io import write_whole, writing
     from relevancy.errors import RelevancyError
     from relevancy.evaluate.benchmarks import benchmark
     from relevancy.evaluate.judges import write_requests
+    from relevancy.evaluate.store import write_score
 
     chosen = benchmark(name)
     if judge is not None:
@@ -90,13 +192,10 @@ def score(
     if out_folder is not None:
         check_writable(out_folder)
     found = chosen.score(data, predictions)
-    text = json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
     if out_folder is not None:
-        with writing(out_folder):
-            out_folder.mkdir(parents=True, exist_ok=True)
-            write_whole(out_folder / f"{name}.json", text)
+        write_score(found, out_folder)
     if as_json:
-        sys.stdout.write(text)
+        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
         return
     _print(found)
 
@@ -106,6 +205,9 @@ def table(
         list[Path] | None, typer.Argument(metavar="[MODEL]...", help="Folders that `score --out` wrote, one a model.")
     ] = None,
     form: Annotated[TableForm, typer.Option("--format", help="What to print.")] = TableForm.markdown,
+    picture: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw it instead: a .png, .svg or .pdf.")
+    ] = None,
     paper: Annotated[bool, typer.Option(help="With the LLaVA-Gemma paper's ten rows, marked as published.")] = True,
 ) -> None:
     """Models beside each other and beside the LLaVA-Gemma paper's Table 1.
@@ -118,8 +220,31 @@ def table(
     if not folders and not paper:
         raise RelevancyError("There is nothing to show: give a folder of scores, or leave --no-paper out.")
     made = make_table(folders or [], paper=paper)
-    forms = {TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv}
+    if picture is not None:
+        _draw(made, picture)
+        return
+    forms = {
+        TableForm.markdown: made.markdown, TableForm.latex: made.latex, TableForm.csv: made.csv,
+        TableForm.json: made.json,
+    }  # fmt: skip
     sys.stdout.write(forms[form]())
+
+
+def _draw(made: ScoreTable, path: Path) -> None:
+    from relevancy.atomic_io import whole, writing
+    from relevancy.errors import RelevancyError
+    from relevancy.plotting.tables import table_figure
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in PICTURES:
+        raise RelevancyError(f"--out {path}: a table is drawn as .{', .'.join(PICTURES)}.")
+    own = sum(not row.published for row in made.rows)
+    drawn = table_figure(made.cells(), parts=[own + 1] if 0 < own < len(made.rows) else [], notes=made.remarks())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            drawn.savefig(part, format=kind)
+    say(f"→ {path}")
 
 
 def effects(

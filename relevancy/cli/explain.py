@@ -41,8 +41,8 @@ def explain(
         str,
         typer.Option(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
-            "quotes), [bold]all[/bold], a position such as 2, a string in the answer, [bold]word:2[/bold] for the "
-            "string 2, or a contrast such as 'Yes|No'."
+            "quotes), [bold]contrast[/bold] (that token against the next best), [bold]all[/bold], a position such as "
+            "2, a string in the answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'."
         ),
     ] = "first",
     scope: Annotated[
@@ -114,11 +114,13 @@ def explain(
 
 
 def _earlier(folder: Path) -> list[Path]:
-    """The files of the result or, in numbered folders, of the results that are there."""
+    """What an earlier explain or compare left: one result, numbered folders of results, or a comparison."""
+    from relevancy.explanations.comparison import Comparison
     from relevancy.explanations.explanation import Explanation
 
     numbered = sorted(place for place in folder.glob("[0-9]*") if place.is_dir() and _NUMBERED.fullmatch(place.name))
-    return [file for place in (folder, *numbered) for file in Explanation.saved_in(place)]
+    single = [file for place in (folder, *numbered) for file in Explanation.saved_in(place)]
+    return single + Comparison.saved_in(folder)
 
 
 def compare(
@@ -154,7 +156,7 @@ def compare(
     """Set maps of several models side by side, on one scale, with numbers for how far they agree.
 
     Models take their turns one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's
-    results.
+    results. Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     from relevancy.explanations.comparison import compare as run
@@ -170,8 +172,8 @@ def compare(
             loader=lambda name: load_quietly(name, **options),
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         )  # fmt: skip
-    with busy("drawing"):
-        found.save(out_folder, floor=FLOOR if floor is None else floor)
+    with busy("drawing"), whole_files(out_folder, _earlier(out_folder)) as part:
+        found.save(part, floor=FLOOR if floor is None else floor)
     if as_json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")
     else:

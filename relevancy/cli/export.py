@@ -84,6 +84,13 @@ def export(
             help="Draw maps over pictures (WebP): [bold]all[/bold], [bold]none[/bold] or [bold]sample:200[/bold]."
         ),
     ] = "none",
+    maps: Annotated[
+        str,
+        typer.Option(
+            help="Of which rows there is a map: [bold]all[/bold], [bold]none[/bold] or [bold]sample:200[/bold]; of the "
+            "others the answer alone, which costs much less."
+        ),
+    ] = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows; a later run may go further.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count, explain 20 rows, estimate time and size; write nothing.")
@@ -183,6 +190,7 @@ def export(
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         map_dtype=map_dtype.value,
         overlays=overlays,
+        maps=maps,
         limit=limit,
         engine=engine.value,
         address=address,
@@ -201,7 +209,7 @@ def _exported(request: Request) -> None:
     from relevancy.export.results import open_export
     from relevancy.export.run import export as run
 
-    with _shown() as report:
+    with exporting() as report:
         done = run(request, report)
     found = open_export(request.out)
     for why, rows in found.oddities().items():
@@ -238,7 +246,7 @@ def _estimated(request: Request) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator[Callable[[Reached], None]]:
+def exporting() -> Iterator[Callable[[Reached], None]]:
     """Progress on standard error: a bar on a terminal, a line every few seconds elsewhere."""
     if not err.is_terminal:
         line = lines(at_once=True)

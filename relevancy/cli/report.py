@@ -15,7 +15,7 @@ from relevancy.cli.terminal import check_writable, escaped, out, say, stages
 if TYPE_CHECKING:
     from relevancy.report.contents import Report
 
-_PRINTED = ("image_share", "top_mass", "correct")
+_PRINTED = ("blind_tv", "image_share", "correct")
 
 
 def report(
@@ -39,8 +39,8 @@ def report(
 ) -> None:
     """What an export shows on average, with intervals, and which rows to look at: one HTML page and its numbers.
 
-    Says whether the smaller model attends less to the picture, whether attention goes with being right, and whether
-    maps lie where the answer is.
+    Says which maps to believe, whether the smaller model uses the picture less, whether its use goes with being right,
+    and whether maps lie where the answer is.
     """
     target = folder / "report" if out_folder is None else out_folder
     check_writable(target)
@@ -60,13 +60,18 @@ def report(
 
 
 def _print(made: Report) -> None:
-    """Each model's means, and the reading of the claim."""
+    """Each model's confirmed maps and means, and the reading of the claim."""
     from relevancy.report.words import MEASURES, level, level_interval
 
-    table = Table("model", "results", "errors", *(MEASURES[name].title for name in _PRINTED), box=None, pad_edge=False)
+    titles = ("Maps confirmed", *(MEASURES[name].title for name in _PRINTED))
+    table = Table("model", "results", "errors", *titles, box=None, pad_edge=False)
     for model in made.findings.models:
-        means = [(model.means[name], MEASURES[name].share) for name in _PRINTED]
-        cells = [escaped(f"{level(mean.value, share)} {level_interval(mean, share)}".strip()) for mean, share in means]
+        confirmed = model.evidence[0].verdicts["confirmed"] if model.evidence else None
+        shares = (confirmed, *(model.means[name] for name in _PRINTED))
+        cells = [
+            escaped(f"{level(share.value, True)} {level_interval(share, True)}".strip()) if share else "–"
+            for share in shares
+        ]
         table.add_row(escaped(model.name), f"{model.results:,}", f"{model.errors:,}", *cells)
     out.print(table)
     say(made.reading.headline)

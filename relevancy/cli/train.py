@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from relevancy.cli.options import taken_apart
+from relevancy.cli.run_scores import RunScores, benchmarks_wanted
 from relevancy.cli.terminal import bars, busy, check_writable, out, say
 from relevancy.errors import RelevancyError
 
@@ -63,6 +64,14 @@ MaxSkipped = Annotated[
     float, typer.Option(min=0, max=1, help="Share of samples that cannot be trained on above which the run stops.")
 ]
 Processes = Annotated[int, typer.Option(min=1, help="Devices that a dry run counts with.")]
+Evaluate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BENCHMARK:DIR",
+        help="Score checkpoints as they come, and the model for its card, as relevancy evaluate BENCHMARK --data DIR "
+        "does; again for each. With several processes the finished model alone.",
+    ),
+]
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -99,6 +108,7 @@ class TrainSettings:
     max_skipped: MaxSkipped = 0.05
     dry_run: DryRun = False
     processes: Processes = 1
+    evaluate: Evaluate = None
 
     def chosen(self) -> Preset:
         """The preset with what was asked to be otherwise. Raises RelevancyError."""
@@ -246,6 +256,7 @@ def _do(settings: TrainSettings, given: Mapping[str, Given]) -> int:
         _planned(preset, given, settings.processes)
         return 0
     check_writable(out_folder)
+    scores = RunScores(out_folder, benchmarks_wanted(settings.evaluate or ()))
     sources = _sources(given)
     from transformers.utils import logging
 
@@ -258,7 +269,7 @@ def _do(settings: TrainSettings, given: Mapping[str, Given]) -> int:
     with bars() as report:
         way = RunOptions(
             settings.resume, settings.report_to or (), settings.workers, settings.log_every, settings.cache,
-            progress=report, max_skipped=settings.max_skipped,
+            progress=report, max_skipped=settings.max_skipped, saved=scores.saved,
         )  # fmt: skip
         try:
             folder = train(preset, sources, out_folder, way)
@@ -269,6 +280,8 @@ def _do(settings: TrainSettings, given: Mapping[str, Given]) -> int:
         for stage in sources:
             if number := skipped_in(out_folder, stage):
                 say(f"{stage}: {number:,} samples were skipped, see {out_folder / stage / SKIPPED}")
+        for one in scores.of_model(folder):
+            say(f"{one.benchmark}: {one.score} {one.printed} {one.interval}")
         say(f"→ {folder}   (relevancy explain --model {folder} ...)")
     return 0
 

@@ -149,11 +149,13 @@ def attend(
     dropout: float = 0.0,
     is_causal: bool | None = None,
     softcap: float | None = None,
+    cap_as_factor: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention for transformers' interface that records relevance when backward runs.
 
     Query is (batch, heads, tokens, dim); key and value may have fewer heads. Returns (batch, tokens, heads, dim).
+    cap_as_factor: backward takes a soft cap for a factor of each score that does not depend on it (see `lrp`).
     Raises RelevancyError for a mask or an option whose effect on the probabilities is not known here.
     """
     _refuse_unknown(module, attention_mask, dropout, kwargs)
@@ -166,6 +168,7 @@ def attend(
         mask=attention_mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=softcap,
+        cap_as_factor=cap_as_factor,
         causal=causal and attention_mask is None and query.shape[2] > 1,
         groups=query.shape[1] // key.shape[1],
     )
@@ -221,6 +224,7 @@ class Call:
     mask: Tensor | None
     scale: float
     softcap: float | None
+    cap_as_factor: bool
     causal: bool
     groups: int
 
@@ -264,13 +268,13 @@ class _Sweep:
     """One backward pass over the tiles of an attention call."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, call: Call, *, wanted: bool) -> None:
-        self.query, self.key, self.grad, self.call, self.wanted = query, key, grad, call, wanted
-        self.exact = torch.promote_types(query.dtype, torch.float32)
-        self.exact_key, self.exact_value = key.to(self.exact), value.to(self.exact)
+        self.query, self.grad, self.call, self.wanted = query, grad, call, wanted
+        exact = torch.promote_types(query.dtype, torch.float32)
+        self.key, self.keys, self.values = key, _Factor.of(key), _Factor.of(value)
         if wanted:
             self.grad_query = torch.zeros_like(query)
-            self.grad_key = torch.zeros_like(self.exact_key)
-            self.grad_value = torch.zeros_like(self.exact_value)
+            self.grad_key = torch.zeros_like(key, dtype=exact)
+            self.grad_value = torch.zeros_like(value, dtype=exact)
 
     def run(self, row: RelevanceRow | None) -> Tensor | None:
         """r Abar, (batch, tokens), when given a row; gradients accumulate on the way.
@@ -278,11 +282,12 @@ class _Sweep:
         Before a row's first layer, query rows that carry no gradient are passed over: there that is every position but
         the one whose logits are explained.
         """
-        skip_silent = row is not None and row.fresh
+        # Read once for all tiles: an accelerator would stop at each.
+        spoken = self.grad.any((0, 1, 3)).tolist() if row is not None and row.fresh else None
         values = None if row is None else row.read(self.grad)
         update = None if values is None else values.new_zeros(len(values), self.key.shape[2])
         for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
-            if skip_silent and not self.grad[:, :, tile.rows].any():
+            if spoken is not None and not any(spoken[tile.rows]):
                 continue
             flow, total = self._visit(tile)
             if row is not None and values is not None and update is not None:
@@ -295,8 +300,8 @@ class _Sweep:
         batch, heads, rows, _ = grad_rows.shape
         folded = (batch, self.key.shape[1], self.call.groups * rows, -1)  # values may be narrower than queries
         query, grad = self.query[:, :, tile.rows].reshape(folded), grad_rows.reshape(folded)
-        probs, slope = _probabilities(query.to(self.exact) @ self.exact_key[:, :, tile.keys].mT, tile, self.call)
-        flow = (grad.to(self.exact) @ self.exact_value[:, :, tile.keys].mT).mul_(probs)
+        probs, slope = _probabilities(self.keys.times(query, tile.keys), tile, self.call)
+        flow = self.values.times(grad, tile.keys).mul_(probs)
         total = flow.sum(-1, keepdim=True)
         if self.wanted:
             d_scores = torch.addcmul(flow, probs, total, value=-1)
@@ -314,6 +319,29 @@ class _Sweep:
             return None, None, None
         scale, dtype = self.call.scale, self.query.dtype
         return self.grad_query.mul_(scale), self.grad_key.mul_(scale).to(dtype), self.grad_value.to(dtype)
+
+
+class _Factor(NamedTuple):
+    """Keys or values, (batch, kv heads, tokens, dim), as the second factor of products in float32 or finer."""
+
+    source: Tensor
+    exact: Tensor | None  # the same in that precision; None where the product itself can be taken in it
+
+    @classmethod
+    def of(cls, source: Tensor) -> _Factor:
+        # A product of two numbers in half precision is exact in float32, in which a GPU's fast units also add them up.
+        half = source.dtype in (torch.bfloat16, torch.float16)
+        if half and source.is_cuda and torch.version.hip is None:
+            return cls(source, None)
+        return cls(source, source.to(torch.promote_types(source.dtype, torch.float32)))
+
+    def times(self, rows: Tensor, tokens: slice) -> Tensor:
+        """rows (batch, kv heads, rows, dim) with each of these tokens, (batch, kv heads, rows, tokens)."""
+        if self.exact is not None:
+            return rows.to(self.exact.dtype) @ self.exact[:, :, tokens].mT
+        chosen = self.source[:, :, tokens].flatten(0, 1).mT
+        product = torch.bmm(rows.flatten(0, 1), chosen, out_dtype=torch.float32)
+        return product.unflatten(0, rows.shape[:2])
 
 
 def clamped(row: Tensor, flow: Tensor) -> Tensor:
@@ -344,12 +372,13 @@ def _mixed(row: Tensor, flow: Tensor) -> Tensor:
 
 
 def _probabilities(scores: Tensor, tile: Tile, call: Call) -> tuple[Tensor, Tensor | None]:
-    """Softmax of raw query-key products (batch, kv heads, groups * rows, keys), and the soft cap's derivative."""
+    """Softmax of raw query-key products (batch, kv heads, groups * rows, keys), and what the soft cap lets through."""
     slope = None
     scores *= call.scale
     if call.softcap is not None:
-        scores = torch.tanh(scores / call.softcap)
-        slope = 1 - scores.square()
+        before = scores / call.softcap
+        scores = torch.tanh(before)
+        slope = torch.where(before == 0, 1, scores / before) if call.cap_as_factor else 1 - scores.square()
         scores = scores * call.softcap
     grouped = scores.view(*scores.shape[:2], call.groups, -1, scores.shape[-1])
     lowest = torch.finfo(scores.dtype).min

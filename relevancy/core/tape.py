@@ -168,7 +168,10 @@ class Tape:
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
         row = torch.zeros(batch, tokens, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-        position = torch.as_tensor(self._position, device=like.device).expand(batch) % tokens
+        if isinstance(self._position, int):  # a number is not copied to the device, for which it would have to wait
+            row[:, self._position % tokens] = 1
+            return row
+        position = self._position.to(like.device).expand(batch) % tokens
         return row.scatter_(1, position[:, None], 1)
 
     def _on_tower(self, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which number is explained: the first answer token, another position, a string in the answer, all, or a contrast."""
+"""Which number is explained: a token of the answer by its place or its text, all of them, or one against another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Target"]
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from relevancy.errors import RelevancyError
 _WORD = re.compile(r"\w")
 _POSITION = re.compile(r"-?\d{1,9}")
 _NAMED = "word:"
+_CONTRAST = "contrast"
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """Where to look and which ids to take the logits of: `id`, minus `contrast_id` if there is one."""
+    """Where to look and which ids to take the logits of: `id`, minus `contrast_id` if there is one.
+
+    against_next: the contrast is the likeliest other token, which only the logits tell, see `against`.
+    """
 
     position: int
     id: int
     contrast_id: int | None = None
+    against_next: bool = False
+
+    def against(self, logits: Tensor) -> Choice:
+        """The same with its contrast known, from the position's logits (vocabulary,)."""
+        if not self.against_next:
+            return self
+        first, second = logits.detach().topk(2).indices.tolist()
+        return replace(self, contrast_id=second if first == self.id else first, against_next=False)
 
     def scalar(self, logits: Tensor) -> Tensor:
         """The number that is explained, from the position's logits (vocabulary,)."""
@@ -71,13 +83,13 @@ class Choice:
 def parsed(target: str | int) -> str | int:
     """The user's target, a number in a string turned into one. Raises RelevancyError when it is empty.
 
-    Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:all", "word:A|B".
+    Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:contrast", "word:A|B".
     """
     if isinstance(target, str):
         if not target.removeprefix(_NAMED).strip():
             raise RelevancyError(
-                "target is empty: use first, first-relevant, all, a position, a string, word:2 for a string that reads "
-                "as one of these, or 'A|B'."
+                "target is empty: use first, first-relevant, contrast, all, a position, a string, word:2 for a string "
+                "that reads as one of these, or 'A|B'."
             )
         return int(target.strip()) if _POSITION.fullmatch(target.strip()) else target
     try:
@@ -104,10 +116,10 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
         return [Choice(position, token) for position, token in enumerate(answer)]
     if target == "first":
         return [Choice(0, answer[0])]
-    if target == "first-relevant":
+    if target in ("first-relevant", _CONTRAST):
         words = (position for position, token in enumerate(answer) if _WORD.search(shown(tokenizer, token)))
         position = next(words, 0)
-        return [Choice(position, answer[position])]
+        return [Choice(position, answer[position], against_next=target == _CONTRAST)]
     if isinstance(target, int):
         if not -len(answer) <= target < len(answer):
             raise RelevancyError(
@@ -136,7 +148,7 @@ def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrai
         raise RelevancyError(f'"{first}" and "{second}" begin with the same token, so their logits cannot be compared.')
     said = ((place, pair) for place, token in enumerate(answer) for pair in known if token in pair)
     position, pair = next(said, (0, known[0]))
-    return Choice(position, *pair)
+    return Choice(position, pair[0], pair[1])
 
 
 def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -39,6 +39,7 @@ _OPTION = re.compile(
 _NUMBER = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|0|[1-9]\d*)(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?"
 _AMOUNT = re.compile(rf"(?P<before>[^\w.,+\-\s]*)(?P<number>{_NUMBER})(?P<after>[^\w.,\s]*)")
 _DIGITS = re.compile(_NUMBER)
+_MEASURE = re.compile(rf"({_NUMBER})(°?[^\W\d_]+)")  # 5cm is 5 cm
 _FURTHER = re.compile(rf"{_NUMBER}|\d+(?:/\d+)?")  # after a number, the rest of it: 1 1/2, 10 000
 _PLACES = 7  # significant ones of a fraction: what a number of 32 bits holds
 
@@ -216,7 +217,8 @@ def _parts(core: str) -> list[str]:
     amount = _AMOUNT.fullmatch(core)
     if amount is not None:
         return [amount["before"] + _number(amount["number"]) + amount["after"]]
-    parts = re.split(r"(?<=\w)-(?=\w)|(?<=\d),(?=\d)", core)
+    measured = _MEASURE.fullmatch(core)
+    parts = list(measured.groups()) if measured else re.split(r"(?<=\w)-(?=\w)|(?<=\d),(?=\d)", core)
     return [core] if len(parts) == 1 else [word for part in parts for word in _parts(part)]
 
 

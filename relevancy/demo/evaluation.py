@@ -229,9 +229,10 @@ def _judge_batch(model: Model, part: Sequence[tuple[Scene, Question]], scope: Sc
     position = (labels != IGNORED).int().argmax(1) - 1  # the position whose logits emit the answer's first token
     image_tokens = inputs["input_ids"] == model.image_token_id
     attention = _last_attention(model, inputs, position)[image_tokens].view(len(part), -1)
+    said, contrast = _relevancy(model, inputs, position, scope, _largest, _lead)
     maps = {
-        "relevancy": _relevancy(model, inputs, position, scope, _largest),
-        "relevancy of a contrast": _relevancy(model, inputs, position, scope, _lead),
+        "relevancy": said,
+        "relevancy of a contrast": contrast,
         "last-layer attention": attention.numpy(force=True),
     }
     for index, (one, question) in enumerate(part):
@@ -250,17 +251,21 @@ def _lead(logits: Tensor) -> Tensor:
 
 
 def _relevancy(
-    model: Model, inputs: dict[str, Tensor], position: Tensor, scope: Scope, target: Callable[[Tensor], Tensor]
-) -> np.ndarray:
-    """Maps of what `target` makes of the logits at `position`: (batch, patches)."""
+    model: Model, inputs: dict[str, Tensor], position: Tensor, scope: Scope, *targets: Callable[[Tensor], Tensor]
+) -> list[np.ndarray]:
+    """For each target, maps of what it makes of the logits at `position`: (batch, patches). One forward pass."""
     rows = torch.arange(len(position), device=model.device)
-    with record(model.model, scope=scope) as tape:
-        logits = model.model(**inputs).logits
-        relevance = tape.relevance(target(logits[rows, position]), position)
-    on_text_side = relevance.language[inputs["input_ids"] == model.image_token_id].view(len(position), -1)
-    seen = on_text_side if relevance.vision is None else relevance.vision
+    image_tokens = inputs["input_ids"] == model.image_token_id
     patches = (model.model.config.vision_config.image_size // model.model.config.vision_config.patch_size) ** 2
-    return seen[:, -patches:].numpy(force=True)  # of the tower's tokens the class token is no patch
+    maps = []
+    with record(model.model, scope=scope) as tape:
+        logits = model.model(**inputs).logits[rows, position]
+        for number, target in enumerate(targets, start=1):
+            relevance = tape.relevance(target(logits), position, retain_graph=number < len(targets))
+            on_text_side = relevance.language[image_tokens].view(len(position), -1)
+            seen = on_text_side if relevance.vision is None else relevance.vision
+            maps.append(seen[:, -patches:].numpy(force=True))  # of the tower's tokens the class token is no patch
+    return maps
 
 
 @torch.no_grad()

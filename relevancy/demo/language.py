@@ -6,6 +6,8 @@ __all__ = ["DESCRIBE"]
 
 import json
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -35,6 +37,19 @@ def corpus() -> Iterable[str]:
 
 def build_tokenizer() -> GemmaTokenizer:
     """Byte-fallback BPE as Gemma has it, on the corpus of the picture world: nearly every word is one token."""
+    learned = _learned()
+    return GemmaTokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],  # type: ignore[misc]
+        chat_template=CHAT_TEMPLATE,
+        add_bos_token=True,
+        extra_special_tokens={"image_token": IMAGE, "start_of_turn_token": START, "end_of_turn_token": END},
+    )
+
+
+@cache
+def _learned() -> dict[str, Any]:
+    """Vocabulary and merges, the same every time."""
     core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     core.normalizer = normalizers.Replace(" ", "▁")
     # While merges are learned only: without it whole phrases would become one token.
@@ -48,14 +63,7 @@ def build_tokenizer() -> GemmaTokenizer:
         vocab_size=VOCABULARY, special_tokens=[*SPECIAL, *BYTES], show_progress=False, initial_alphabet=["▁", "\n"]
     )
     core.train_from_iterator(corpus(), trainer)
-    learned = json.loads(core.to_str())["model"]
-    return GemmaTokenizer(
-        vocab=learned["vocab"],
-        merges=[tuple(pair) for pair in learned["merges"]],  # type: ignore[misc]
-        chat_template=CHAT_TEMPLATE,
-        add_bos_token=True,
-        extra_special_tokens={"image_token": IMAGE, "start_of_turn_token": START, "end_of_turn_token": END},
-    )
+    return json.loads(core.to_str())["model"]
 
 
 def build_processor(tokenizer: GemmaTokenizer, size: int, patch: int) -> LlavaProcessor:

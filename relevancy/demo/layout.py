@@ -28,6 +28,7 @@ MAX_OVERLAP = 0.2  # of the smaller box, between two drawn things
 MOST = 3  # of one kind
 EDGE = 0.02
 ATTEMPTS = 60
+_ACROSS, _UNDER = (-0.5, -0.25, 0.0, 0.25, 0.5), (-0.1, 0.0, 0.06)  # of an item's width: where its base stands
 
 
 @dataclass(frozen=True)
@@ -222,14 +223,14 @@ def _stands_well(item: SceneItem, regions: np.ndarray) -> bool:
     """Whether the ground under the item's base is what it should stand on, over its whole width."""
     if item.support == "sky":
         return True
-    side = len(regions)
-    columns = np.clip(((item.x + item.width * np.linspace(-0.5, 0.5, 5)) * side).astype(int), 0, side - 1)
-    rows = np.clip(((item.y + item.width * np.array([-0.1, 0.0, 0.06])) * side).astype(int), 0, side - 1)
-    under = regions[np.ix_(rows, columns)]
+    last = len(regions) - 1
+    columns = [min(max(int((item.x + item.width * part) * len(regions)), 0), last) for part in _ACROSS]
+    rows = [min(max(int((item.y + item.width * part) * len(regions)), 0), last) for part in _UNDER]
+    under = (regions[row, column] for row in rows for column in columns)
     if item.support == "rock":
         bottom = item.y + item.width * 1.2 * ASPECT["rock"]
-        return bottom < 1.0 and bool((under != GROUNDS.index("sky")).all())
-    return bool((under == GROUNDS.index(item.support)).all())
+        return bottom < 1.0 and GROUNDS.index("sky") not in under
+    return all(ground == GROUNDS.index(item.support) for ground in under)
 
 
 def _apart(one: SceneItem, other: SceneItem) -> bool:

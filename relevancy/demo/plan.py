@@ -107,13 +107,13 @@ FULL = BuildPlan(
         "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900), batch=32, rate=2e-3),
     },
 )
-QUICK = BuildPlan(  # a few minutes, to see that everything works; the models stay near chance
-    scenes=250,
+QUICK = BuildPlan(  # half a minute, to see that everything works; the models stay near chance
+    scenes=60,
     check_scenes=5,
-    tower=Stage("tower", ("tower",), steps=20, batch=16, learning_rate=1e-3),
+    tower=Stage("tower", ("tower",), steps=4, batch=8, learning_rate=1e-3),
     decoders={
-        "demo-large": _decoder(48, 2, 2, 2, steps=(4, 4, 4, 4, 8, 4, 4), batch=8, rate=1e-3),
-        "demo-small": _decoder(32, 2, 2, 1, steps=(4, 4, 4, 4, 8, 4, 4), batch=8, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, 2, steps=(2, 2, 2, 2, 4, 2, 2), batch=8, rate=1e-3),
+        "demo-small": _decoder(32, 2, 2, 1, steps=(2, 2, 2, 2, 4, 2, 2), batch=8, rate=1e-3),
     },
 )
 
@@ -136,7 +136,7 @@ GRID = BuildPlan(
     },
 )
 QUICK_GRID = BuildPlan(  # to see that everything works
-    scenes=250,
+    scenes=60,
     check_scenes=8,
     tower=Stage("tower", ("tower",), steps=2, batch=8, learning_rate=1e-3),
     decoders={

@@ -11,6 +11,7 @@ from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
 from relevancy.explanations.comparison import Comparison, compare
 from relevancy.explanations.explanation import Explanation
+from relevancy.methods.registry import SHOWN_FIRST
 from relevancy.models.model import Model
 
 KINDS_SHOWN = ("color", "side", "presence", "is-color", "count")
@@ -26,7 +27,9 @@ class Shown:
     figure: Path
 
 
-def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0) -> Iterator[Shown]:
+def showcase(
+    models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0, method: str = SHOWN_FIRST
+) -> Iterator[Shown]:
     """Explain held-out scenes with every model and save the figures, one by one as they are ready; older ones go.
 
     A standing and a floating duck come first. Of each other scene the question is one about a single object, so that
@@ -39,7 +42,7 @@ def showcase(models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int =
         chosen.append((drawn, _about_one(drawn, KINDS_SHOWN[turn % len(KINDS_SHOWN)])))
     folders = [out / f"{number:02d}-{question.type}" for number, (_, question) in enumerate(chosen)]
     for folder, (drawn, question) in zip(folders, chosen, strict=True):
-        yield _shown(models, drawn, question, folder)
+        yield _shown(models, drawn, question, folder, method)
     others = [place for place in out.glob("[0-9][0-9]-*") if place not in folders]
     with whole_files(out, [file for place in others for file in Comparison.saved_in(place)]):
         pass
@@ -51,7 +54,7 @@ def _about_one(drawn: Scene, kind: str) -> Question:
     return min(single, key=lambda question: (question.type != kind, question.form != "open"))
 
 
-def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path) -> Shown:
-    found = compare(models, drawn.image, question.text, target="first-relevant")
+def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path, method: str) -> Shown:
+    found = compare(models, drawn.image, question.text, target="first-relevant", method=method)
     found.save(folder)
     return Shown(question.text, question.answer, found.explanations, folder / "side-by-side.png")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relevancy.evaluate.judges import JudgeRequest
-from relevancy.evaluate.scores import BenchmarkScore
+from relevancy.evaluate.questions import BenchmarkQuestion, Submission
+from relevancy.evaluate.scores import BenchmarkScore, Protocol, SumsFunction, ratio
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 LETTER_ONLY = "\nAnswer with the option's letter from the given choices directly."
@@ -18,7 +19,10 @@ class Benchmark:
     """A benchmark: its files, and its scorer.
 
     layout: what --data must hold to score. pictures: the folder of its pictures, needed to ask and not to score. size:
-    how much. score: from --data and --predictions. requests: the judge's prompts, where a judge grades.
+    how much. unchecked: which of this was written without its source at hand. ask: every question of --data. submit:
+    writes answers in the official form. score: from --data and --predictions. requests: the judge's prompts, where a
+    judge grades, made with the file `examples` if it names one. graded: whether only grades can be scored. function: of
+    a group and a score, what it is of sums over pictures.
     """
 
     name: str
@@ -29,5 +33,12 @@ class Benchmark:
     source: str
     licence: str
     size: str
+    unchecked: str
+    protocol: Protocol
+    ask: Callable[[Path], Iterable[BenchmarkQuestion]]
+    submit: Submission
     score: Callable[[Path, Path], BenchmarkScore]
     requests: Callable[[Path, Path], Iterable[JudgeRequest]] | None = None
+    examples: str | None = None
+    graded: bool = False
+    function: Callable[[str, str], SumsFunction] = lambda _group, _score: ratio

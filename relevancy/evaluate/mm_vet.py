@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from relevancy.evaluate.files import (
     read_text,
 )
 from relevancy.evaluate.judges import JudgeRequest, read_grades
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import TENTHS, BenchmarkScore, Protocol, Scoreboard
 
 PROTOCOL = Protocol(
@@ -33,6 +34,20 @@ PROTOCOL = Protocol(
     "judge's grades are not comparable with GPT-4's.",
 )
 _EVALUATOR = "mm-vet_evaluator.py"
+
+
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question. Raises RelevancyError."""
+    path = located(data, "mm-vet.json")
+    for own, row in read_entries(path).items():
+        needed = ", ".join(sorted(map(str, field(row, "capability", path, list))))
+        picture = f"images/{field(row, 'imagename', path)}"
+        yield BenchmarkQuestion(own, field(row, "question", path), picture, needed, truth=field(row, "answer", path))
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """The object of ids and answers that MM-Vet's evaluator reads."""
+    write_json(folder / "mm-vet.json", {one.question.id: one.text for one in answers})
 
 
 def score(data: Path, predictions: Path) -> BenchmarkScore:
@@ -53,7 +68,8 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     needed = [frozenset(row["capability"]) for row in questions.values()]
     for name in sorted(frozenset().union(*needed)):
         board.mean(name, "score", each, np.array([name in one for one in needed]))
-    return BenchmarkScore("mm-vet", PROTOCOL, TENTHS, ("all", "score"), board.estimates(), found.stand_in)
+    rights = dict(zip(questions, each.tolist(), strict=True))
+    return board.scored("mm-vet", PROTOCOL, TENTHS, ("all", "score"), rights, found.stand_in)
 
 
 def requests(data: Path, predictions: Path) -> Iterator[JudgeRequest]:
@@ -118,8 +134,14 @@ BENCHMARK = Benchmark(
     layout=("mm-vet.json", f"{_EVALUATOR} (for the judge's prompts)"),
     pictures="images/",
     source="github.com/yuweihao/MM-Vet: mm-vet.zip of its releases, and its evaluator",
-    licence="questions CC BY-NC 4.0, code Apache 2.0; pictures under their own terms",
-    size="below 1 GB with pictures",
+    licence="CC BY-NC 4.0; pictures under their own terms",
+    size="67 MB as Parquet (whyu/mm-vet)",
+    unchecked="the code's licence",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
     requests=requests,
+    examples=_EVALUATOR,
+    graded=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
 from relevancy.evaluate.files import by_key, read_predictions
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion
 from relevancy.evaluate.scores import POINTS, BenchmarkScore, Protocol, Scoreboard
 
 PERCEPTION = (
@@ -18,6 +19,7 @@ PERCEPTION = (
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 YES_OR_NO = "Please answer yes or no."
+_KINDS = (".jpg", ".png", ".jpeg")
 PROTOCOL = Protocol(
     name="MME, as LLaVA-1.5 is scored",
     version="MME_Benchmark_release_version, eval_tool/calculation.py; LLaVA convert_answer_to_mme.py",
@@ -45,15 +47,37 @@ def asked(question_id: str, prompt: str) -> Question:
     return folder, file.rpartition("/")[2].split(".")[0], words
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question, in LLaVA's words. Raises RelevancyError."""
+    for task, stem, words, label in ((*own, label) for own, label in _truth(data).items()):
+        picture = _picture(data, task, stem)
+        yield BenchmarkQuestion(
+            "/".join((task, stem, words)), words + SHORT_ANSWER, picture, task, f"{task}/{Path(picture).name}", label
+        )
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """A file for each subtask as calculation.py reads it: picture, question, truth and answer between tabs."""
+    for task in (*PERCEPTION, *COGNITION):
+        lines = [
+            (Path(asked.picture).name, f"{asked.text.removesuffix(SHORT_ANSWER)} {YES_OR_NO}",
+             str(asked.truth).capitalize(), " ".join(one.text.split()))
+            for one in answers
+            if (asked := one.question).category == task
+        ]  # fmt: skip
+        text = "".join("\t".join(line) + "\n" for line in lines)
+        (folder / f"{task}.txt").write_text(text, encoding="utf-8")
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From a folder for each subtask. Raises RelevancyError."""
     truth = _truth(data)
     found = by_key(read_predictions(predictions), lambda one: asked(one.id, one.prompt), truth, predictions, data)
     right = np.array([parsed(found[own].text) == label for own, label in truth.items()], float)
     pictures = [own[:2] for own in truth]
-    rights = Counter(own for own, one in zip(pictures, right, strict=True) if one)
+    times = Counter(own for own, one in zip(pictures, right, strict=True) if one)
     first = np.array([place % 2 == 0 for place in range(len(pictures))], float)
-    both = first * np.array([rights[own] == 2 for own in pictures], float)
+    both = first * np.array([times[own] == 2 for own in pictures], float)
     columns = right, np.ones_like(right), both, first
     of = np.array([own[0] for own in truth])
     board = Scoreboard(pictures)
@@ -61,7 +85,8 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
         board.function(title, "score", [one * (of == task) for task in tasks for one in columns], _points)
         for task in tasks:
             board.function(task, "score", columns, _points, of == task)
-    return BenchmarkScore("mme", PROTOCOL, POINTS, ("perception", "score"), board.estimates())
+    rights = dict(zip(map("/".join, truth), right.tolist(), strict=True))
+    return board.scored("mme", PROTOCOL, POINTS, ("perception", "score"), rights)
 
 
 def _points(sums: np.ndarray) -> np.ndarray:
@@ -72,8 +97,7 @@ def _points(sums: np.ndarray) -> np.ndarray:
 
 def _truth(data: Path) -> Mapping[Question, str]:
     """Question -> yes or no, the two of a picture one after the other."""
-    inner = data / "MME_Benchmark_release_version"
-    root = inner if inner.is_dir() else data
+    root = _root(data)
     found: dict[Question, str] = {}
     for task in (*PERCEPTION, *COGNITION):
         folder = root / task
@@ -88,6 +112,19 @@ def _truth(data: Path) -> Mapping[Question, str]:
                 raise RelevancyError(f"{path}: holds {len(own)} different questions; MME asks two about each picture.")
             found |= own
     return found
+
+
+def _root(data: Path) -> Path:
+    inner = data / "MME_Benchmark_release_version"
+    return inner if inner.is_dir() else data
+
+
+def _picture(data: Path, task: str, stem: str) -> str:
+    """The picture of this name, beside its questions or in a folder images."""
+    folder = _root(data) / task
+    places = (folder / "images", folder)
+    found = next((one for place in places for kind in _KINDS if (one := place / f"{stem}{kind}").is_file()), None)
+    return str((found or folder / f"{stem}.jpg").relative_to(data))
 
 
 def _pair(path: Path, task: str) -> dict[Question, str]:
@@ -109,7 +146,12 @@ BENCHMARK = Benchmark(
     layout=("SUBTASK/*.txt or SUBTASK/questions_answers_YN/*.txt, for " + ", ".join((*PERCEPTION, *COGNITION)),),
     pictures="SUBTASK/ or SUBTASK/images/",
     source="github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
-    licence="research use only",
+    licence="academic research, nothing commercial; pictures of landmark and artwork are fetched by hand (its readme)",
     size="about 1 GB with pictures",
+    unchecked="size",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
+    function=lambda _group, _score: _points,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import Benchmark
 from relevancy.evaluate.files import by_key, located, read_predictions, read_text
 from relevancy.evaluate.judges import Grades, JudgeRequest, read_grades
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
 PROTOCOL = Protocol(
@@ -57,6 +59,24 @@ def chosen(answer: str, options: str) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question with its options. Raises RelevancyError."""
+    for one in _questions(located(data, "Questions.csv")):
+        picture = f"MMVP Images/{one.id}.jpg"
+        yield BenchmarkQuestion(one.id, f"{one.text} {one.options}", picture, given=int(one.id), truth=one.right)
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """The rows that MMVP's gpt_grader.py reads."""
+    rows = [
+        {"question_id": one.question.given, "prompt": one.question.text, "answer": one.question.truth,
+         "response": one.text}
+        for one in answers
+    ]  # fmt: skip
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "mmvp_answers.jsonl").write_text(text, encoding="utf-8")
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From Questions.csv and a judge's grades, or answers, which a stand-in grades. Raises RelevancyError."""
     path = located(data, "Questions.csv")
@@ -74,7 +94,8 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     board = Scoreboard(pairs.tolist())
     board.mean("pairs", "accuracy", both, np.arange(len(ids)) % 2 == 0)
     board.mean("questions", "accuracy", right)
-    return BenchmarkScore("mmvp", PROTOCOL, PERCENT, ("pairs", "accuracy"), board.estimates(), stand_in)
+    rights = dict(zip(ids, right.tolist(), strict=True))
+    return board.scored("mmvp", PROTOCOL, PERCENT, ("pairs", "accuracy"), rights, stand_in)
 
 
 def requests(data: Path, predictions: Path) -> Iterator[JudgeRequest]:
@@ -122,8 +143,12 @@ BENCHMARK = Benchmark(
     layout=("Questions.csv",),
     pictures="MMVP Images/",
     source="huggingface.co/datasets/MMVP/MMVP",
-    licence="MIT; pictures of ImageNet and LAION-Aesthetics under their own terms",
+    licence="MIT, as its sister set MMVP_VLM says; pictures of ImageNet and LAION-Aesthetics under their own terms",
     size="below 1 GB with pictures",
+    unchecked="its own licence, size",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
     requests=requests,
 )

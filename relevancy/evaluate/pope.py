@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
 from relevancy.evaluate.files import by_key, field, located, read_predictions, read_rows, unique
-from relevancy.evaluate.scores import FRACTION, BenchmarkScore, Protocol, Scoreboard
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion
+from relevancy.evaluate.scores import FRACTION, BenchmarkScore, Protocol, Scoreboard, SumsFunction
 
 CATEGORIES = ("adversarial", "popular", "random")
 PROTOCOL = Protocol(
@@ -30,6 +32,36 @@ def said_no(answer: str) -> bool:
     return not {"No", "not", "no"}.isdisjoint(answer.split(".")[0].replace(",", "").split(" "))
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question. Raises RelevancyError."""
+    path = located(data, "llava_pope_test.jsonl")
+    questions = read_rows(path)
+    unique((str(row.get("question_id")) for row in questions), path)
+    truth = _truth(data, questions)
+    for row in questions:
+        own = str(row.get("question_id"))
+        yield BenchmarkQuestion(
+            own,
+            field(row, "text", path),
+            f"val2014/{field(row, 'image', path)}",
+            field(row, "category", path),
+            row.get("question_id"),
+            "yes" if truth[own] else "no",
+        )
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """For each category the file that POPE's own evaluate.py reads."""
+    for name in CATEGORIES:
+        rows = [
+            {"question": one.question.text.removesuffix(SHORT_ANSWER), "answer": one.text}
+            for one in answers
+            if one.question.category == name
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"coco_pope_{name}_answers.json").write_text(text, encoding="utf-8")
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From llava_pope_test.jsonl and coco/coco_pope_*.json. Raises RelevancyError."""
     path = located(data, "llava_pope_test.jsonl")
@@ -44,20 +76,25 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     board = Scoreboard([str(row.get("image")) for row in questions])
     of = np.array([row["category"] for row in questions])
     for name in CATEGORIES:
-        for metric, function in _METRICS.items():
-            board.function(name, metric, columns, function, of == name)
+        for metric in _METRICS:
+            board.function(name, metric, columns, _function(name, metric), of == name)
     each = [column * (of == name) for name in CATEGORIES for column in columns]
-    for metric, function in _METRICS.items():
-        board.function("mean", metric, each, partial(_mean_of_three, function))
-    return BenchmarkScore("pope", PROTOCOL, FRACTION, ("mean", "f1"), board.estimates())
+    for metric in _METRICS:
+        board.function("mean", metric, each, _function("mean", metric))
+    rights = dict(zip(ids, (yes == labels).astype(float).tolist(), strict=True))
+    return board.scored("pope", PROTOCOL, FRACTION, ("mean", "f1"), rights)
 
 
-def _mean_of_three(metric: Callable[[np.ndarray], np.ndarray], sums: np.ndarray) -> np.ndarray:
+def _function(group: str, metric: str) -> SumsFunction:
+    return partial(_mean_of_three, _METRICS[metric]) if group == "mean" else _METRICS[metric]
+
+
+def _mean_of_three(metric: SumsFunction, sums: np.ndarray) -> np.ndarray:
     return np.mean([metric(sums[start : start + 4]) for start in (0, 4, 8)], axis=0)
 
 
 # Of sums of true yes, false yes, false no, true no: (4, n) -> (n,).
-_METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+_METRICS: Mapping[str, SumsFunction] = {
     "accuracy": lambda sums: (sums[0] + sums[3]) / sums.sum(0),
     "precision": lambda sums: sums[0] / (sums[0] + sums[1]),
     "recall": lambda sums: sums[0] / (sums[0] + sums[2]),
@@ -105,6 +142,11 @@ BENCHMARK = Benchmark(
     pictures="val2014/",
     source="questions: LLaVA's eval.zip; labels: github.com/AoiDragon/POPE, output/coco; pictures: COCO val2014",
     licence="labels MIT; COCO annotations CC BY 4.0, pictures under their Flickr terms",
-    size="labels 1 MB; val2014 6 GB",
+    size="labels 1 MB; val2014 6 GB; as Parquet (lmms-lab/POPE, data/) 255 MB",
+    unchecked="licences, the size of val2014",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
+    function=_function,
 )

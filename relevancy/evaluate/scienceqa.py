@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import LETTER_ONLY, Benchmark
 from relevancy.evaluate.files import by_key, field, located, read_json, read_object, read_predictions, unique
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
 LETTERS = "ABCDE"
@@ -30,9 +31,10 @@ _CHOICE = re.compile(r"^([A-E])\. ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class SchoolQuestion:
-    """A row of the test: how many choices, which letter is right, and its picture if it has one."""
+    """A row of the test: its words, how many choices, which letter is right, and its picture if it has one."""
 
     id: str
+    text: str
     choices: int
     right: str
     picture: str | None
@@ -50,15 +52,34 @@ def chosen(answer: str, choices: int) -> str | None:
     return letter if letter and letter in LETTERS[:choices] else None
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question with a picture (IMG). Raises RelevancyError."""
+    questions, subjects = _questions(data), _subjects(data)
+    for one in questions:
+        if one.picture is not None:
+            text = one.text.replace("<image>", "").strip() + LETTER_ONLY
+            yield BenchmarkQuestion(
+                one.id, text, f"images/test/{one.picture}", subjects.get(one.id, ""), truth=one.right
+            )
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """Results and outputs by ids, as ScienceQA's evaluation reads them; -1 where no letter is named."""
+    results = {}
+    for one in answers:
+        letter = chosen(one.text, len(LETTERS))
+        results[one.question.id] = -1 if letter is None else LETTERS.index(letter)
+    outputs = {one.question.id: one.text for one in answers}
+    write_json(folder / "scienceqa_result.json", {"results": results, "outputs": outputs})
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From llava_test_CQM-A.json; pid_splits.json and problems.json are used where they are there.
 
     Answers to the rows with a picture alone give IMG alone. Raises RelevancyError.
     """
+    questions = _questions(data)
     path = located(data, "llava_test_CQM-A.json")
-    questions = [school_question(row, path) for row in _list(read_json(path), path)]
-    unique((one.id for one in questions), path)
-    _check_split(data, questions, path)
     given = read_predictions(predictions)
     pictured = {one.id for one in questions if one.picture}
     only_pictured = bool(given) and all(one.id in pictured for one in given)
@@ -74,7 +95,16 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     of = np.array([subjects.get(one.id, "") for one in asked])
     for subject in sorted(set(of) - {""}):
         board.mean(f"IMG: {subject}", "accuracy", right, with_picture & (of == subject))
-    return BenchmarkScore("scienceqa", PROTOCOL, PERCENT, ("IMG", "accuracy"), board.estimates())
+    rights = dict(zip((one.id for one in asked), right.tolist(), strict=True))
+    return board.scored("scienceqa", PROTOCOL, PERCENT, ("IMG", "accuracy"), rights)
+
+
+def _questions(data: Path) -> list[SchoolQuestion]:
+    path = located(data, "llava_test_CQM-A.json")
+    questions = [school_question(row, path) for row in _list(read_json(path), path)]
+    unique((one.id for one in questions), path)
+    _check_split(data, questions, path)
+    return questions
 
 
 def _list(found: Any, path: Path) -> list[Any]:
@@ -91,9 +121,8 @@ def school_question(row: Any, path: Path) -> SchoolQuestion:
         letters = _CHOICE.findall(asked)
         # A context may begin a line with a letter too: the choices are the last run from A.
         start = len(letters) - 1 - letters[::-1].index("A")
-        return SchoolQuestion(
-            own, len(letters) - start, str(answer).strip(), None if row.get("image") is None else str(row["image"])
-        )
+        picture = None if row.get("image") is None else str(row["image"])
+        return SchoolQuestion(own, str(asked), len(letters) - start, str(answer).strip(), picture)
     except (KeyError, TypeError, ValueError) as error:
         raise RelevancyError(f"{path}: a row is no question with choices and an answer ({error}).") from error
 
@@ -124,6 +153,10 @@ BENCHMARK = Benchmark(
     pictures="images/test/",
     source="questions: LLaVA's eval.zip; the rest: github.com/lupantech/ScienceQA, data/scienceqa",
     licence="CC BY-NC-SA 4.0",
-    size="below 1 GB with pictures",
+    size="test with pictures 130 MB as Parquet (lmms-lab/ScienceQA, ScienceQA-IMG)",
+    unchecked="licence",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
 
 import numpy as np
 
@@ -13,6 +13,68 @@ from relevancy.stats.intervals import Resamples
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
 """Group of questions -> score's name -> its estimate."""
+
+
+SumsFunction = Callable[[np.ndarray], np.ndarray]
+"""What a score is of its columns' sums over all rows: (columns, n) -> (n,)."""
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Of a mean: the sum of values, and how many there are."""
+    return sums[0] / sums[1]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSums:
+    """Of each score the sums of its columns over each picture's rows, (columns, pictures), the pictures in order.
+
+    Everything that a score, and its paired difference to another model's, can be counted from.
+    """
+
+    pictures: tuple[str, ...]
+    columns: Mapping[tuple[str, str], np.ndarray]
+    rows: Mapping[tuple[str, str], int]
+
+    def write(self, stream: IO[bytes]) -> None:
+        """As one compressed file of arrays."""
+        keys = list(self.columns)
+        arrays = {str(place): self.columns[key] for place, key in enumerate(keys)}
+        rows = np.array([self.rows[key] for key in keys])
+        names = {"pictures": np.array(self.pictures), "keys": np.array(keys), "rows": rows}
+        np.savez_compressed(stream, allow_pickle=False, **names, **arrays)
+
+    @classmethod
+    def read(cls, stream: IO[bytes]) -> PictureSums:
+        """What `write` wrote."""
+        with np.load(stream) as found:
+            keys = [(str(group), str(score)) for group, score in found["keys"]]
+            columns = {key: found[str(place)] for place, key in enumerate(keys)}
+            rows = dict(zip(keys, found["rows"].tolist(), strict=True))
+            return cls(tuple(map(str, found["pictures"])), columns, rows)
+
+    def less(
+        self, other: PictureSums, functions: Mapping[tuple[str, str], SumsFunction]
+    ) -> dict[tuple[str, str], Estimate]:
+        """By how much these scores are higher than another model's, the pictures drawn for both together.
+
+        Of the scores that both have; of none where the pictures are not the same.
+        """
+        if self.pictures != other.pictures:
+            return {}
+        keys = [key for key in functions if key in self.columns and key in other.columns]
+        cases = [
+            (np.concatenate([self.columns[key], other.columns[key]]), _difference(functions[key]), self.rows[key])
+            for key in keys
+        ]
+        return dict(zip(keys, functions_of_sums(cases, Resamples(len(self.pictures))), strict=True))
+
+
+def _difference(function: SumsFunction) -> SumsFunction:
+    def difference(sums: np.ndarray) -> np.ndarray:
+        half = len(sums) // 2
+        return function(sums[:half]) - function(sums[half:])
+
+    return difference
 
 
 @dataclass(frozen=True)
@@ -46,7 +108,8 @@ class BenchmarkScore:
     """Scores of one model's answers.
 
     estimates: fractions, MME's in points. headline: the group and the score that publications quote. stand_in: what
-    stood in for the official judge; such a number is not comparable with published ones.
+    stood in for the official judge; such a number is not comparable with published ones. sums: what models are
+    compared by. rights: by question, how right its answer is, from 0 to 1.
     """
 
     benchmark: str
@@ -55,6 +118,8 @@ class BenchmarkScore:
     headline: tuple[str, str]
     estimates: Estimates
     stand_in: str | None = None
+    sums: PictureSums | None = field(default=None, repr=False, compare=False)
+    rights: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -88,10 +153,11 @@ class Scoreboard:
     def __init__(self, pictures: Sequence[Hashable]):
         numbers: dict[Hashable, int] = {}
         self._pictures = np.array([numbers.setdefault(one, len(numbers)) for one in pictures], int)
+        self._names = tuple(map(str, numbers))
         self._count = len(numbers)
         self._order: list[tuple[str, str]] = []
         self._means: dict[tuple[str, str], Sample] = {}
-        self._functions: dict[tuple[str, str], tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], int]] = {}
+        self._functions: dict[tuple[str, str], tuple[np.ndarray, SumsFunction, int]] = {}
 
     def mean(self, group: str, name: str, values: np.ndarray, which: np.ndarray | None = None) -> None:
         """The mean of values (rows,) over the rows `which` (rows,)."""
@@ -104,7 +170,7 @@ class Scoreboard:
         group: str,
         name: str,
         columns: Sequence[np.ndarray],
-        function: Callable[[np.ndarray], np.ndarray],
+        function: SumsFunction,
         which: np.ndarray | None = None,
     ) -> None:
         """A function (columns, n) -> (n,) of the columns' sums over rows; each column is (rows,)."""
@@ -112,6 +178,27 @@ class Scoreboard:
         sums = np.stack([np.bincount(self._pictures, one * chosen, self._count) for one in columns])
         self._order.append((group, name))
         self._functions[group, name] = sums, function, int(chosen.sum())
+
+    def sums(self) -> PictureSums:
+        """What models are compared by."""
+        columns = {key: sums for key, (sums, _, _) in self._functions.items()}
+        rows = {key: count for key, (_, _, count) in self._functions.items()}
+        for key, sample in self._means.items():
+            columns[key] = np.stack([sample.sums(self._count), sample.sums(self._count, np.ones(sample.rows))])
+            rows[key] = sample.rows
+        return PictureSums(self._names, columns, rows)
+
+    def scored(
+        self,
+        benchmark: str,
+        protocol: Protocol,
+        unit: Unit,
+        headline: tuple[str, str],
+        rights: Mapping[str, float],
+        stand_in: str | None = None,
+    ) -> BenchmarkScore:
+        """All of it as a benchmark's score."""
+        return BenchmarkScore(benchmark, protocol, unit, headline, self.estimates(), stand_in, self.sums(), rights)
 
     def estimates(self) -> Estimates:
         """All of them, in the order in which they were asked for."""

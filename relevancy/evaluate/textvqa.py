@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,17 @@ import numpy as np
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import Prediction, by_key, field, located, read_predictions, read_rows_under, unique
+from relevancy.evaluate.files import (
+    Prediction,
+    by_key,
+    field,
+    located,
+    read_predictions,
+    read_rows,
+    read_rows_under,
+    unique,
+)
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 from relevancy.evaluate.vqa_answers import PEOPLE, agreement, tokenized
 
@@ -39,6 +49,28 @@ def question_in(prompt: str) -> str:
     raise RelevancyError(f"The prompt {shortened(prompt)!r} is none of LLaVA's for TextVQA; give rows with prompt.")
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question, with the OCR tokens of LLaVA's question file. Raises RelevancyError."""
+    path, words = located(data, "TextVQA_0.5.1_val.json"), located(data, "llava_textvqa_val_v051_ocr.jsonl")
+    rows = {(_picture(row, path), field(row, "question", path).lower()): row for row in read_rows_under(path, "data")}
+    asked = [(str(row.get("question_id")), field(row, "text", words)) for row in read_rows(words)]
+    keys = [(own, question_in(text)) for own, text in asked]
+    unique(keys, words)
+    if set(keys) != set(rows):
+        raise RelevancyError(f"{words}: does not ask what {path.name} asks; take both of TextVQA 0.5.1's val.")
+    for (own, text), key in zip(asked, keys, strict=True):
+        people = list(map(str, field(rows[key], "answers", path, list)))
+        yield BenchmarkQuestion(
+            str(rows[key].get("question_id")), text, f"train_images/{own}.jpg", given=own, truth=people
+        )
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """Rows of question_id and answer, as the challenge's server takes them."""
+    rows = [{"question_id": int(one.question.id), "answer": tokenized(one.text)} for one in answers]
+    write_json(folder / "textvqa_submission.json", rows)
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From TextVQA_0.5.1_val.json.
 
@@ -64,7 +96,8 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     )
     board = Scoreboard([_picture(row, path) for row in rows])
     board.mean("all", "accuracy", right)
-    return BenchmarkScore("textvqa", PROTOCOL, PERCENT, ("all", "accuracy"), board.estimates())
+    rights = dict(zip((str(row.get("question_id")) for row in rows), right.tolist(), strict=True))
+    return board.scored("textvqa", PROTOCOL, PERCENT, ("all", "accuracy"), rights)
 
 
 def _picture(row: dict[str, Any], path: Path) -> str:
@@ -87,5 +120,9 @@ BENCHMARK = Benchmark(
     source="textvqa.org/dataset; LLaVA's eval.zip for its questions",
     licence="CC BY 4.0; pictures of Open Images, CC BY 2.0",
     size="annotations 16 MB; pictures 7 GB",
+    unchecked="the number of pictures, licences, sizes",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
 from relevancy.evaluate.files import Prediction, by_key, field, located, read_predictions, read_rows_under, unique
+from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 from relevancy.evaluate.vqa_answers import accuracy, tokenized
 
@@ -29,6 +31,34 @@ def submitted(said: Prediction) -> str:
     return said.text if said.final else tokenized(said.text)
 
 
+def ask(data: Path) -> Iterator[BenchmarkQuestion]:
+    """Every question of val2014. Raises RelevancyError."""
+    path = located(data, "v2_mscoco_val2014_annotations.json")
+    annotations = read_rows_under(path, "annotations")
+    unique((str(row.get("question_id")) for row in annotations), path)
+    known = {str(row.get("question_id")): row for row in annotations}
+    asked = located(data, "v2_OpenEnded_mscoco_val2014_questions.json")
+    rows = read_rows_under(asked, "questions")
+    if {str(row.get("question_id")) for row in rows} != set(known):
+        raise RelevancyError(f"{asked}: does not ask what {path.name} answers; take both of val2014.")
+    for row in rows:
+        own, picture = str(row["question_id"]), field(row, "image_id", asked, int)
+        yield BenchmarkQuestion(
+            own,
+            field(row, "question", asked) + SHORT_ANSWER,
+            f"val2014/COCO_val2014_{picture:012d}.jpg",
+            field(known[own], "answer_type", path),
+            row["question_id"],
+            _people(known[own], path),
+        )
+
+
+def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
+    """The rows of question_id and answer that the server takes."""
+    rows = [{"question_id": one.question.given, "answer": tokenized(one.text)} for one in answers]
+    write_json(folder / "vqav2_submission.json", rows)
+
+
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From v2_mscoco_val2014_annotations.json. Raises RelevancyError."""
     path = located(data, "v2_mscoco_val2014_annotations.json")
@@ -43,7 +73,8 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
         of = np.array([field(row, name, path) for row in rows])
         for value in sorted(set(of)):
             board.mean(f"{name}: {value}", "accuracy", right, of == value)
-    return BenchmarkScore("vqav2", PROTOCOL, PERCENT, ("all", "accuracy"), board.estimates())
+    rights = dict(zip(ids, right.tolist(), strict=True))
+    return board.scored("vqav2", PROTOCOL, PERCENT, ("all", "accuracy"), rights)
 
 
 def _people(row: dict[str, Any], path: Path) -> list[str]:
@@ -62,5 +93,9 @@ BENCHMARK = Benchmark(
     source="visualqa.org/download.html; pictures: COCO val2014",
     licence="annotations CC BY 4.0; COCO's pictures under their Flickr terms",
     size="annotations 340 MB unpacked; val2014 6 GB",
+    unchecked="the number of pictures, licences, sizes",
+    protocol=PROTOCOL,
+    ask=ask,
+    submit=submit,
     score=score,
 )

@@ -137,9 +137,10 @@ def explain(
 
     model: what `load` or `wrap` gave, or a name for `load`.
     image, question: one each, or lists of equal length (or one beside a list), which run as one batch.
-    target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), a position (2 or
-        "2", from 0; -1 is the last), a string in the answer, "A|B" (why A rather than B), or "all" (a list: one result
-        per token of the answer). "word:2" is the string 2 in the answer, and so for all that read as another target.
+    target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
+        first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
+        string in the answer, "A|B" (why A rather than B), or "all" (a list: one result per token of the answer).
+        "word:2" is the string 2 in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps

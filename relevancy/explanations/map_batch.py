@@ -62,8 +62,8 @@ class ExplainConfig:
 
     @property
     def sees_first(self) -> bool:
-        """Whether the tower may run beforehand: for methods that read the decoder's attention alone."""
-        return self.scope == "language" and self.explainer.layered
+        """Whether the tower may run beforehand: for methods that ask about the decoder's own tokens alone."""
+        return self.scope == "language" and self.explainer.by_token
 
 
 def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bool:
@@ -127,7 +127,7 @@ class MapBatch:
     ) -> Prepared:
         """Some examples, with their answers as far as the last target needs them.
 
-        The tower has seen their pictures already where the method reads the decoder's attention alone.
+        The tower has seen their pictures already where the method asks about the decoder's own tokens alone.
         """
         said = [answer[: _last(chosen)] for answer, chosen in zip(answers, choices, strict=True)] or None
         return self.session.prepare([self.examples[one] for one in numbers], said, features=self.wish.sees_first)
@@ -187,10 +187,10 @@ class MapBatch:
 
     def _opened(self, prepared: Prepared) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
-        if not model.patchwise and (scope != "language" or not self.method.layered):
+        if not model.patchwise and (scope != "language" or not self.method.by_token):
             raise RelevancyError(
-                f"With {model.model.config.model_type}, scope language of methods that read attention is known here: "
-                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.layered)}."
+                f"With {model.model.config.model_type}, scope language of these methods is known here: "
+                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
             )
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
         setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=self._shares(prepared))
@@ -215,6 +215,7 @@ class MapBatch:
         for number in range(rounds):
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
             places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
+            now = [choice.against(own[place]) for choice, own, place in zip(now, logits, places, strict=True)]
             wanted = [number < len(chosen) for chosen in choices]
             round_ = TargetBatch(now, places, wanted, number == rounds - 1)
             found, here = reader.read(round_), round_.here(logits).detach()

@@ -14,6 +14,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.map_batch import ExplainConfig
 from relevancy.export import prefetch
 from relevancy.export.chunks import Chunk
+from relevancy.export.overlays import Wanted
 from relevancy.export.processed import ImageProcessors
 from relevancy.export.records import ExplainBatches, RecordMaker
 from relevancy.export.schema import table_of
@@ -57,6 +58,7 @@ class WorkerSpec:
     decoders: int = 0
     threads: int | None = None
     devices: tuple[str, ...] = field(default=())
+    maps: Wanted = field(default=Wanted(every=True))
 
     def __call__(self, number: int) -> Work:
         """Load the models and be ready. Raises RelevancyError for what none of them could explain."""
@@ -73,7 +75,7 @@ class WorkerSpec:
         for model in models:
             rehearse(model, self.wish)
         processors = ImageProcessors.of([model.processor.image_processor for model in models], self.max_pixels)
-        maker = RecordMaker(models, processors.of_model, ExplainBatches(self.wish, self.batch))
+        maker = RecordMaker(models, processors.of_model, ExplainBatches(self.wish, self.batch, self.maps))
         return partial(self._tables, maker, processors)
 
     def _tables(self, maker: RecordMaker, processors: ImageProcessors, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from relevancy.errors import RelevancyError
 FORMAT = 1
 MANIFEST, RESULTS, OVERLAYS, LOG = "manifest.json", "results", "overlays", "log.txt"
 _UNFINISHED = ".unfinished-"
+_UNSAID = {"maps": "all"}  # entries that stand in a manifest only where they are otherwise
 
 
 class FinishedRows:
@@ -142,7 +143,7 @@ def refuse_other(path: Path, before: Mapping[str, Any], asked: Mapping[str, Any]
     asked = json.loads(json.dumps(asked))
     differing = [name for name in {**before, **asked} if _decides(name, before) != _decides(name, asked)]
     if differing:
-        told = ", ".join(f"{name} was {_short(before.get(name))}, now {_short(asked.get(name))}" for name in differing)
+        told = ", ".join(f"{name} was {_short(before, name)}, now {_short(asked, name)}" for name in differing)
         raise RelevancyError(f"{path} holds an export of another kind: {told}. Give another --out.")
 
 
@@ -158,8 +159,8 @@ def _decides(name: str, configuration: Mapping[str, Any]) -> Any:
     return value.get("fingerprint") if name == "input" and isinstance(value, Mapping) else value
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+def _short(configuration: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(configuration.get(name, _UNSAID.get(name)), ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

@@ -29,23 +29,23 @@ _SAMPLE = re.compile(r"sample:(\d{1,9})")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Of which rows overlays are drawn: all, none, or a sample that is the same every time."""
+    """Of which rows there is to be something: all, none, or a sample that is the same every time."""
 
     every: bool = False
     rows: frozenset[int] = frozenset()
 
     @classmethod
-    def parsed(cls, text: str, rows: int) -> Wanted:
-        """`all`, `none` or `sample:200`, of an input of so many rows. Raises RelevancyError."""
+    def parsed(cls, text: str, rows: int, option: str = "--overlays") -> Wanted:
+        """`all`, `none` or `sample:200`, of an input of so many rows. Raises RelevancyError that names the option."""
         if text in ("all", "none"):
             return cls(every=text == "all")
         found = _SAMPLE.fullmatch(text)
         if found is None:
-            raise RelevancyError(f"--overlays takes all, none or sample:200, not {text!r}.")
+            raise RelevancyError(f"{option} takes all, none or sample:200, not {text!r}.")
         return cls(rows=frozenset(heapq.nsmallest(int(found[1]), range(rows), key=_lot)))
 
     def has(self, row: int) -> bool:
-        """Whether this row's is drawn."""
+        """Whether this row is one of them."""
         return self.every or row in self.rows
 
 

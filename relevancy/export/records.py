@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from relevancy.core.targets import Choice, shown
 from relevancy.data.answer_match import correct
 from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
@@ -17,6 +18,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
+from relevancy.export.overlays import Wanted
 from relevancy.export.processed import OpenedPicture
 from relevancy.export.schema import EVIDENCE
 from relevancy.models.model import Model
@@ -27,10 +29,14 @@ from relevancy.models.vision_cache import VisionCache
 
 @dataclass(frozen=True)
 class ExplainBatches:
-    """How rows are explained: as in `explain`, and how many at once."""
+    """How rows are explained: as in `explain`, how many at once, and of which rows there is a map.
+
+    Of the others there is the answer alone, with the probability of its first token.
+    """
 
     wish: ExplainConfig
     batch: int
+    maps: Wanted = field(default=Wanted(every=True))
 
     def batches(self, items: Sequence[Item], *, by_picture: bool = False) -> Iterator[list[int]]:
         """Places of the items, those of like length together, so that little is padded.
@@ -65,13 +71,17 @@ class RecordMaker:
             for item in items
             if _key(item) in faults
         ]
+        mapped = [item for item in asked if self.way.maps.has(item.row)]
+        answered = [item for item in asked if not self.way.maps.has(item.row)]
         towers = VisionCache()
         for model, which in zip(self.models, self.processors, strict=True):
             pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
             if self.way.wish.sees_first:
                 pictures = self._seen(model, pictures, towers)
-            for places in self.way.batches(asked, by_picture=resumes(model, self.way.wish)):
-                records += self._explained(model, [asked[place] for place in places], pictures, opened)
+            for places in self.way.batches(mapped, by_picture=resumes(model, self.way.wish)):
+                records += self._tried(self._explained, model, [mapped[place] for place in places], pictures, opened)
+            for places in self.way.batches(answered):
+                records += self._tried(self._answered, model, [answered[place] for place in places], pictures, opened)
         return records
 
     def _seen(
@@ -82,8 +92,9 @@ class RecordMaker:
             found = session.seen(list(pictures.values()))
         return {key: found[id(picture)] for key, picture in pictures.items()}
 
-    def _explained(
+    def _tried(
         self,
+        read: Callable[[Session, list[Item], list[Example]], list[dict[str, Any]]],
         model: Model,
         items: list[Item],
         pictures: Mapping[str, ProcessedPicture],
@@ -93,8 +104,7 @@ class RecordMaker:
         start = time.perf_counter()
         try:
             with Session(model) as session:
-                examples = [Example(pictures[_key(item)], item.question or "") for item in items]
-                results = MapBatch(session, examples, self.way.wish).results()
+                found = read(session, items, [Example(pictures[_key(item)], item.question or "") for item in items])
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
                 return [faulty(items[0], model.name, _reason(error))]
@@ -104,12 +114,28 @@ class RecordMaker:
             return [
                 record
                 for part in (items[:half], items[half:])
-                for record in self._explained(model, part, pictures, opened)
+                for record in self._tried(read, model, part, pictures, opened)
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            _record(item, result, opened[_key(item)].digest, seconds)
-            for item, (result,) in zip(items, results, strict=True)
+            record | {"picture_hash": opened[_key(item)].digest, "seconds": seconds}
+            for item, record in zip(items, found, strict=True)
+        ]
+
+    def _explained(self, session: Session, items: list[Item], examples: list[Example]) -> list[dict[str, Any]]:
+        results = MapBatch(session, examples, self.way.wish).results()
+        return [_record(item, result) for item, (result,) in zip(items, results, strict=True)]
+
+    def _answered(self, session: Session, items: list[Item], examples: list[Example]) -> list[dict[str, Any]]:
+        """Answers without maps; the token is their first."""
+        prepared = session.prepare(examples, features=True)
+        prompt = session.prefill(prepared)
+        answers = session.generate(prompt.branch(), self.way.wish.max_new_tokens)
+        return [
+            _answer(session.model, item, example.picture.size, said, logits, notes)
+            for item, example, said, logits, notes in zip(
+                items, examples, answers, prompt.logits, prepared.notes, strict=True
+            )
         ]
 
 
@@ -135,12 +161,35 @@ def _given(item: Item, model: str) -> dict[str, Any]:
     }
 
 
-def _record(item: Item, result: Explanation, digest: str | None, seconds: float) -> dict[str, Any]:
+def _answer(
+    model: Model, item: Item, size: tuple[int, int], said: list[int], logits: torch.Tensor, notes: tuple[str, ...]
+) -> dict[str, Any]:
+    target = Choice(0, int(logits.argmax())).described(logits, model.tokenizer)
+    answer = shown(model.tokenizer, *said).strip()
+    width, height = size
+    boxes, wrong = in_pixels(item.boxes or (), width, height)
+    given = _given(item, model.name)
+    return given | {
+        "answer": answer,
+        "token": target.token,
+        "token_id": target.id,
+        "position": target.position,
+        "probability": target.probability,
+        "logit": target.logit,
+        "correct": correct(answer, item.expected),
+        "width": width,
+        "height": height,
+        "answer_tokens": model.tokenizer.convert_ids_to_tokens(said),
+        "boxes": boxes or given["boxes"],
+        "notes": [*item.notes, *wrong, *notes],
+    }
+
+
+def _record(item: Item, result: Explanation) -> dict[str, Any]:
     target, grid = result.target, result.grid
     boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
     given = _given(item, result.model)
     return given | {
-        "picture_hash": digest,
         "answer": result.answer,
         "token": target.token,
         "token_id": target.id,
@@ -169,7 +218,6 @@ def _record(item: Item, result: Explanation, digest: str | None, seconds: float)
         **_evidence(result),
         "boxes": boxes or given["boxes"],
         "notes": [*item.notes, *notes, *result.notes],
-        "seconds": seconds,
         "scope": result.scope,
         "method": result.method,
     }
@@ -180,7 +228,8 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     if found is None:
         return {}
     numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
-    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, **numbers}
+    blind = found.says.get("blind")
+    return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
 
 
 def _key(item: Item) -> str:

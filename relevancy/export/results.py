@@ -31,11 +31,11 @@ from relevancy.images import open_picture
 
 _PARTS_HELD = 4
 _ODD = ("this id ", "the true answer ", "the boxes ", "the mask was ")
-_INDEX = ["row", "id", "model", "error"]
+_INDEX = ["row", "id", "model", "cols"]
 
 
 class Export:
-    """Results in the order of rows and, within a row, of models; errors stand apart.
+    """Maps in the order of rows and, within a row, of models; errors and answers without a map stand in `table` alone.
 
     manifest: what was asked, with which versions.
     Memory holds an index and a few parts, never all maps.
@@ -55,8 +55,8 @@ class Export:
         places = []
         for number, part in enumerate(self._parts):
             index = pq.read_table(part, columns=_INDEX).to_pydict()
-            for place, (row, name, model, error) in enumerate(zip(*(index[key] for key in _INDEX), strict=True)):
-                if error is None:
+            for place, (row, name, model, cols) in enumerate(zip(*(index[key] for key in _INDEX), strict=True)):
+                if cols is not None:
                     places.append((row, order[model], number, place, name))
         places.sort()
         self._order, self._keys = order, [(row, model) for row, model, _, _, _ in places]
@@ -66,7 +66,7 @@ class Export:
             self._named.setdefault((name, manifest["models"][model]), position)
 
     def __len__(self) -> int:
-        """How many results there are."""
+        """How many maps there are."""
         return len(self._places)
 
     def __iter__(self) -> Iterator[Explanation]:
@@ -97,7 +97,8 @@ class Export:
         if not self._parts:
             return pa.table({})
         needed = None if columns is None else list(dict.fromkeys([*columns, "row", "model"]))
-        whole = pa.concat_tables([pq.read_table(part, columns=needed) for part in self._parts])
+        parts = [pq.read_table(part, columns=needed) for part in self._parts]
+        whole = pa.concat_tables(parts, promote_options="default")  # an earlier version may have begun the folder
         whole = whole.sort_by([("row", "ascending"), ("model", "ascending")])
         return whole if columns is None else whole.select(list(columns))
 

@@ -48,6 +48,7 @@ class Request:
     models: names for `load`, or models in memory (which then work in this process). options: for `load`.
     batch: questions that a model reads at once; chunk: rows that are planned together. Both are chosen where None.
     processes: working processes, 0 for this one; decoders: for each of them, processes that open pictures ahead.
+    maps: of which rows there is a map, all, none or sample:200; of the others the answer alone, which costs less.
     limit: only the first rows. part_rows, part_seconds: a part is written when so many rows are together, or after so
     long. address: of a Ray cluster; a local one without.
     """
@@ -63,6 +64,7 @@ class Request:
     max_pixels: int = MAX_PIXELS
     map_dtype: str = "float32"
     overlays: str = "none"
+    maps: str = "all"
     limit: int | None = None
     engine: str = "processes"
     address: str | None = None
@@ -141,6 +143,7 @@ class ExportPlan:
             **{name: request.options.get(name) for name in ("dtype", "framing", "quantization", "revision")},
             "max_pixels": request.max_pixels,
             "map_dtype": request.map_dtype,
+            **({} if request.maps == "all" else {"maps": request.maps}),
             "input": {
                 "path": os.path.abspath(request.input) if Path(request.input).exists() else request.input,  # noqa: PTH100
                 "kind": self.reader.kind,
@@ -257,6 +260,7 @@ def employed(request: Request, plan: ExportPlan, planning: Mapping[str, Any]) ->
         max_pixels=request.max_pixels,
         columns=plan.schema,
         decoders=_decoders(request, device),
+        maps=Wanted.parsed(request.maps, plan.rows, "--maps"),
     )
     if present:
         if len(present) < len(request.models):
@@ -295,6 +299,7 @@ def _check(request: Request, names: Sequence[str]) -> None:
     if request.limit is not None and request.limit < 1:
         raise RelevancyError("--limit must be 1 or more.")
     Wanted.parsed(request.overlays, 0)
+    Wanted.parsed(request.maps, 0, "--maps")
 
 
 def turns(request: Request) -> list[Sequence[str | Model]]:

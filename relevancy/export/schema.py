@@ -45,6 +45,7 @@ _RESULT = {
     "verdict": pa.string(),
     **{f"{EVIDENCE}{name}": pa.float64() for name in NUMBERS},
     f"{EVIDENCE}shared": pa.bool_(),
+    f"{EVIDENCE}blind_token": pa.string(),
 }
 
 

@@ -47,9 +47,8 @@ class Writer:
         sources = {item.row: item.picture for item in chunk.items if self._wanted.has(item.row)}
         if not sources:
             return
-        needed = [*DRAWN, "error"]
-        records: list[dict[str, Any]] = table.select(needed).to_pylist()
+        records: list[dict[str, Any]] = table.select(list(DRAWN)).to_pylist()
         for record in records:
             source = sources.get(record["row"])
-            if source is not None and record["error"] is None:
+            if source is not None and record["image_map"] is not None:
                 self._drawing.begin(record, source)

@@ -1,4 +1,4 @@
-"""Methods that take one gradient of the target: input x gradient, and Grad-CAM on the tower's features."""
+"""Methods that take one gradient of the target: input x gradient, AttnLRP, and Grad-CAM on the tower's features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relevancy.core import patching
+from relevancy.core import lrp, patching
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, on_image_tokens
 from relevancy.models.hooks import into_connector, into_decoder
 from relevancy.models.model import Model
@@ -24,6 +24,16 @@ def input_gradient(model: Model, setting: MethodSettings) -> Iterator[Attributor
     Shrikumar et al., 2016. Costs one forward pass, and for each target one backward pass.
     """
     with _borrowed(model):
+        yield _InputGradient(model, setting)
+
+
+@contextmanager
+def attnlrp(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
+    """AttnLRP: sum_d x_d * g_dx over each embedding that enters the decoder, g the gradient by the rules of `core.lrp`.
+
+    Achtibat et al., ICML 2024. Costs one forward pass, and for each target one backward pass.
+    """
+    with _borrowed(model), lrp.rules(model.model), patching.output_rows_picked(model.model):
         yield _InputGradient(model, setting)
 
 

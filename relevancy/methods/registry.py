@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT", "METHODS", "Cost", "MapFunction", "Method", "function_method", "register_method"]
+__all__ = ["DEFAULT", "METHODS", "SHOWN_FIRST", "Cost", "MapFunction", "Method", "function_method", "register_method"]
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,12 @@ MapFunction = Callable[[Any], Any]
 """A method as a function of one `functions.MapRequest`; see `function_method`."""
 
 DEFAULT = "relevancy"
+"""The paper's: what `explain` computes when no method is named."""
+
+SHOWN_FIRST = "relevancy-magnitude"
+"""What the demo and the app begin with: of the methods that tell answers apart, its maps are right and confirmed most
+often on both embedded models (docs/which-method.md)."""
+
 _FEW = 4  # passes that someone who waits for a map does not mind
 _INSTALL: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"captum": ("captum", 'pip install "relevancy[captum]"'), "scikit-learn": ("sklearn", "pip install scikit-learn")}
@@ -42,9 +48,10 @@ class Method:
 
     summary: one line of meaning. formula, source: what is computed, and who proposed it. weaknesses: what is known
     against it. scopes: those of `explain` that it knows. needs: packages beside the required ones. signed: whether its
-    numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. words:
-    whether words have relevance too. resumes: whether a question can be read after a picture that was read before it.
-    home: the module and the name in it of what runs it, see `base.opened`.
+    numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. by_token:
+    whether with scope language each input token has a number of its own, so that image tokens may lie on the picture in
+    any way (tiles, merged patches). words: whether words have relevance too. resumes: whether a question can be read
+    after a picture that was read before it. home: the module and the name in it of what runs it, see `base.opened`.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Method:
     needs: tuple[str, ...] = ()
     signed: bool = False
     layered: bool = False
+    by_token: bool = False
     words: bool = True
     resumes: bool = False
     function: MapFunction | None = None
@@ -181,6 +189,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:relevancy",
                 scopes=_BOTH,
                 layered=True,
+                by_token=True,
                 resumes=True,
             ),
             Method(
@@ -196,6 +205,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:magnitude",
                 scopes=_BOTH,
                 layered=True,
+                by_token=True,
                 resumes=True,
             ),
             Method(
@@ -208,6 +218,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "on first tokens.",
                 "relevancy.methods.attention_maps:mean",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "attention-last",
@@ -218,6 +229,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "As attention; by the last layer, what was in a patch may have moved to another token.",
                 "relevancy.methods.attention_maps:last",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "rollout",
@@ -228,6 +240,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "As attention; in a causal decoder it gathers on the earliest tokens, the deeper the more.",
                 "relevancy.methods.attention_maps:rollout",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "attention-gradient",
@@ -239,6 +252,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "token.",
                 "relevancy.methods.relevancy:attention_x_gradient",
                 layered=True,
+                by_token=True,
             ),
             Method(
                 "gradcam",
@@ -261,6 +275,30 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.gradients:input_gradient",
                 scopes=_BOTH,
                 signed=True,
+            ),
+            Method(
+                "attnlrp",
+                "Relevance handed back layer by layer, by rules for norms, activations, products and softmax.",
+                "sum_d x_d * g_d over an embedding's entries, with g the gradient in which norms and activations are "
+                "fixed factors and each factor of a product gets half",
+                "Achtibat et al., ICML 2024 (AttnLRP)",
+                Cost(1, 1),
+                "Rules are chosen, not derived; biases and the softmax keep relevance for themselves, so the sum is "
+                "not the logit. Noise where large numbers of both signs cancel.",
+                "relevancy.methods.gradients:attnlrp",
+                signed=True,
+                by_token=True,
+            ),
+            Method(
+                "tam",
+                "What the picture's own last states say for the token, less what the words before it explain.",
+                "max(0, A - s I), filtered; A_p = max(0, w h_p), w the word's output embedding less the mean; I the "
+                "mean of the earlier words' maps, weighted with how much each speaks for the token; s by least squares",
+                "Li et al., ICCV 2025 (TAM), who take logits as they come instead of less their mean",
+                Cost(1),
+                "Shows where the picture's tokens would say the word, not what made the model say it: a decoder need "
+                "not keep any word there.",
+                "relevancy.methods.activation_maps:tam",
             ),
             Method(
                 "integrated-gradients",

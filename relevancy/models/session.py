@@ -77,6 +77,9 @@ class Session:
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
         """What tower and connector make of each of the pictures, by the picture's `id`; each runs once in a session."""
         model: Any = self.model.model
+        for image in images:
+            if isinstance(image, ProcessedPicture) and image.features is not None:
+                self._seen[id(image)] = image, image
         new = {id(image): image for image in images if id(image) not in self._seen}
         with torch.no_grad(), self._towers.shared(self.model), unused_tower_layers_skipped(self.model):
             for start in range(0, len(new), _TOGETHER):

@@ -59,13 +59,16 @@ def make_report(
     progress("drawing", 0.0)
     chosen = list(shelves(measured.series, pairs, gallery))
     drawer = Drawer(sources, measured.series, [choice for shelf in chosen for choice in shelf.choices])
+    cards = [
+        tuple(drawer.card(choice, apart=shelf.measure == "divergence") for choice in shelf.choices) for shelf in chosen
+    ]
     facts = tuple(ExportFacts.of(source) for source in sources)
     targets = [str(one.configuration["target"]) for one in facts if "target" in one.configuration]
     return Report(
         exports=facts,
         findings=findings,
         reading=claim.read(findings, assumed=assumed, targets=targets),
-        gallery=tuple((shelf, tuple(map(drawer.card, shelf.choices))) for shelf in chosen),
+        gallery=tuple(zip(chosen, cards, strict=True)),
         version=__version__,
     )
 

@@ -7,15 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from relevancy.explanations.evidence import BLIND_TV
 from relevancy.report.findings import SMALL_SHARE, Difference, ModelFindings, PairFindings, ReportFindings
-from relevancy.report.words import effect, effect_interval, level, level_interval, step, step_interval
+from relevancy.report.words import level, level_interval, step, step_interval
 from relevancy.stats.clustered import FEWEST, Estimate
 
-Verdict = Literal["supports", "against", "undecided", "not asked"]
+Verdict = Literal["supports", "in part", "against", "undecided", "not measured", "not asked"]
 ALPHA = 0.05
 TARGET = "first-relevant"  # what the paper explains
 CLAIM = "the smaller model does not attend to the visual input"
 SOURCE = "LLaVA-Gemma, arXiv 2404.01331, Figure 2"
+_UNKNOWN: tuple[Verdict, str] = ("not measured", "Whether the picture was used is not known: there is no evidence.")
+MISSING = (
+    "Evidence is what knocking out the picture does to each answer. An export has it unless it was made with "
+    "--no-evidence or by an earlier version: export again without that option, into another folder."
+)
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
 _WORDS = ("nano", "tiny", "mini", "small", "base", "medium", "large", "huge", "giant")
 
@@ -24,10 +30,13 @@ _WORDS = ("nano", "tiny", "mini", "small", "base", "medium", "large", "huge", "g
 class ClaimReading:
     """What the data say about the claim, in plain words and in the numbers behind them.
 
-    What is measured is where the relevance lies; whether a picture was used is another question.
+    It rests on what knocking out the picture does to the answers. "supports": the smaller model uses the picture less,
+    and most of its answers stand on words alone, in every kind of question; "in part": only the first of these. "not
+    measured": no evidence.
 
-    smaller, larger: the models' names; assumed where nothing but their order tells. difference: of the image share,
-    smaller less larger, in pairs. chosen_like_the_paper: the same over the rows only the larger model gets right.
+    smaller, larger: the models' names; assumed where nothing but their order tells. difference: of the use of the
+    picture, smaller less larger, in pairs. chosen_like_the_paper: the same over the rows only the larger model gets
+    right.
     """
 
     verdict: Verdict
@@ -83,63 +92,74 @@ def read(findings: ReportFindings, *, assumed: bool, targets: Collection[str] = 
             ("The differences below are between two exports of the same model.",),
         )
     (pair,) = (each for each in findings.pairs if (each.first, each.second) == (smaller.name, larger.name))
-    difference = pair.differences["image_share"]
     (outcome,) = (one for one in pair.outcomes if not one.first_right and one.second_right)
+    difference, alike = pair.differences["blind_tv"], outcome.differences["blind_tv"]
+    known = bool(smaller.evidence and larger.evidence)
+    said = _of_use(smaller, larger, pair, alike) if known else [MISSING]
     return ClaimReading(
-        *_verdict(smaller, larger, difference),
-        (*_sentences(smaller, larger, pair, outcome.difference), *_other_token(targets)),
+        *(_verdict(smaller, larger, pair) if known else _UNKNOWN),
+        (*said, _of_shares(smaller, larger, pair), _concentration(smaller, larger, pair), *_other_token(targets)),
         smaller.name,
         larger.name,
         assumed,
         difference,
-        outcome.difference,
+        alike,
     )
 
 
-def _verdict(smaller: ModelFindings, larger: ModelFindings, found: Difference) -> tuple[Verdict, str]:
+def _verdict(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings) -> tuple[Verdict, str]:
+    found, lost = pair.differences["blind_tv"], pair.differences["blind_drop"].difference
     estimate = found.difference
-    sure = found.p_adjusted is not None and found.p_adjusted < ALPHA
     if estimate.low is None and found.p is None:
         return "undecided", f"Too few rows or pictures to decide (n = {estimate.rows}; at least {FEWEST} of each)."
-    if not sure or not estimate.decided or found.median.decided == -estimate.decided:
-        return "undecided", (
-            f"These data do not decide whose relevance lies less on the picture, {smaller.name}'s or {larger.name}'s, "
-            "and so not who attends less."
-        )
-    less, more = (smaller, larger) if estimate.decided < 0 else (larger, smaller)
-    verdict: Verdict = "supports" if less is smaller else "against"
-    how = (
-        "as the claim that it attends less has it"
-        if less is smaller
-        else "the opposite of who attends less by the claim"
-    )
-    return verdict, f"Less of {less.name}'s relevance lies on the picture than of {more.name}'s, {how}."
+    sure = found.p_adjusted is not None and found.p_adjusted < ALPHA
+    if not sure or not estimate.decided or lost.decided == -estimate.decided:
+        return "undecided", f"These data do not decide who uses the picture less, {smaller.name} or {larger.name}."
+    if estimate.decided > 0:
+        return "against", f"{smaller.name} uses the picture more than {larger.name}, the opposite of the claim."
+    alone = smaller.evidence[0].verdicts["words alone"]
+    less = f"{smaller.name} uses the picture less than {larger.name}"
+    if alone.low is None or alone.low <= 0.5:
+        return "in part", f"{less}, but only {percent(alone.value or 0)} of its answers stand on words alone."
+    said = f"{less}, and {percent(alone.value or 0)} of its answers stand on words alone"
+    for kind, share in _alone_by_kind(smaller, pair):
+        if share.pictures >= FEWEST and max(share.value or 0, share.high or 0) < 0.5:
+            return "in part", f"{said}, but of “{kind}” only {percent(share.value or 0)}."
+    return "supports", f"{said}."
 
 
-def _sentences(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, alike: Estimate) -> list[str]:
-    found = pair.differences["image_share"]
-    estimate = found.difference
-    if estimate.value is None:
-        return ["The two models have no row in common with an image share."]
-    means = (
-        f"On average {percent(found.first)} of {smaller.name}'s relevance lies on the picture, and "
-        f"{percent(found.second)} of {larger.name}'s: a paired difference of {points(estimate)} over {estimate.rows:,} "
-        f"rows about {estimate.pictures:,} pictures. {smaller.name} is the lower one in {percent(found.lower)} of them."
+def _alone_by_kind(model: ModelFindings, pair: PairFindings) -> list[tuple[str, Estimate]]:
+    """The share of answers that stand on words alone in each kind of question."""
+    kinds = {one.form for one in pair.forms}
+    return [(part.name, part.verdicts["words alone"]) for part in model.evidence if part.name in kinds]
+
+
+def _of_use(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings, alike: Estimate) -> list[str]:
+    """What knocking out the picture does, between the models and in the words of the claim."""
+    used, lost = pair.differences["blind_tv"], pair.differences["blind_drop"]
+    if used.difference.value is None:
+        return ["The two models have no row in common with evidence."]
+    moved = (
+        f"With the picture knocked out of attention, {percent(used.first)} of the next token's probability moves in "
+        f"{smaller.name}, and {percent(used.second)} in {larger.name}: a paired difference of "
+        f"{points(used.difference)} over {used.difference.rows:,} rows about {used.difference.pictures:,} pictures, "
+        "each model about its own answer."
     )
-    said = [means]
-    if found.median.value is not None:
-        medians = [model.medians["image_share"].value for model in (smaller, larger)]
-        said.append(
-            "Shares can run over many decades, and few large ones make a mean. The medians are "
-            f"{' and '.join(level(value, True) for value in medians)}, that of the differences {points(found.median)}."
-        )
-    if found.effect.value is not None:
-        said.append(
-            "Over its standard deviation from row to row (d_z), the difference is "
-            f"{_with_interval(effect(found.effect.value), effect_interval(found.effect))}."
-        )
-    said.append(_absolute(smaller))
-    said.append(_concentration(smaller, larger, pair))
+    loss = (
+        f"The explained token itself loses {percent(lost.first)} and {percent(lost.second)} of probability, a "
+        f"difference of {points(lost.difference)}."
+    )
+    alone = [model.evidence[0].verdicts["words alone"] for model in (smaller, larger)]
+    literal = (
+        "Taken word for word, “does not attend” would have every answer stand on words alone. So do "
+        f"{_share(alone[0])} of {smaller.name}'s and {_share(alone[1])} of {larger.name}'s (less than "
+        f"{BLIND_TV:.0%} of the probability moves)."
+    )
+    kinds = [(share.value, kind) for kind, share in _alone_by_kind(smaller, pair) if share.value is not None]
+    if kinds:
+        ends = (f"{percent(share)} (“{kind}”)" for share, kind in (min(kinds), max(kinds)))
+        literal += f" By kind of question it is {' to '.join(ends)} of {smaller.name}'s."
+    said = [moved, loss, literal, *_by_form(smaller, pair)]
     if alike.rows and alike.value is not None:
         note = "" if alike.low is not None else f"; fewer than {FEWEST} rows or pictures, so no interval"
         said.append(
@@ -147,6 +167,56 @@ def _sentences(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings
             f"Over the {alike.rows:,} rows of that kind here, the difference is {points(alike)}{note}."
         )
     return said
+
+
+def _by_form(smaller: ModelFindings, pair: PairFindings) -> list[str]:
+    """Whether the difference is the same in all kinds of questions."""
+    sides = [(one.form, one.differences["blind_tv"].decided) for one in pair.forms if one.differences["blind_tv"].rows]
+    if not sides:
+        return []
+    parts = []
+    for side, how in ((-1, "less"), (1, "more"), (0, "undecided")):
+        forms = [form for form, found in sides if found == side]
+        if len(forms) == len(sides):
+            parts.append(f"{how} in all {len(forms)}")
+        elif forms:
+            parts.append(f"{how} in {', '.join(f'“{form}”' for form in forms)}")
+    said = f"By kind of question, {smaller.name}'s use of the picture is {'; '.join(parts)}"
+    known = [(one.differences["blind_tv"].value, one.form) for one in pair.forms]
+    least, most = (pick((value, form) for value, form in known if value is not None) for pick in (min, max))
+    ends = (f"{step(value, share=True)} (“{form}”)" for value, form in (least, most))
+    return [f"{said}. The difference reaches from {' to '.join(ends)}."]
+
+
+def _of_shares(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings) -> str:
+    """The image share, from which the paper concludes, and what it is worth in these data."""
+    found = pair.differences["image_share"]
+    if found.difference.value is None:
+        return "The two models have no row in common with an image share."
+    said = (
+        f"The image share, which the paper's maps show, is {percent(found.first)} in {smaller.name} and "
+        f"{percent(found.second)} in {larger.name}, a paired difference of {points(found.difference)}. It is no "
+        "measure of the picture's use"
+    )
+    related = [
+        " and ".join(f"{_correlation(one)} in {name}" for name, one in estimates if one.value is not None)
+        for estimates in (
+            [(model.name, model.share_and_use) for model in (smaller, larger)],
+            [(model.name, model.share_and_use_within) for model in (smaller, larger)],
+        )
+    ]
+    if related[0]:
+        said += f": here the rank correlation of the two is {related[0]} (1 would be the same order)"
+    if related[1]:
+        said += f", and among answers to questions of one form {related[1]}"
+    used = [
+        f"{_share(model.small_but_used)} of {model.name}'s {model.small_but_used.rows:,}"
+        for model in (smaller, larger)
+        if model.small_but_used.value is not None
+    ]
+    if used:
+        said += f". Of answers with a share below {SMALL_SHARE:.0%}, {' and '.join(used)} need the picture"
+    return f"{said}."
 
 
 def _other_token(targets: Collection[str]) -> list[str]:
@@ -157,19 +227,6 @@ def _other_token(targets: Collection[str]) -> list[str]:
         f"a quote, no picture is needed to say it: export with --target {TARGET} to read the claim as it was meant."
     )
     return [warning] if other else []
-
-
-def _absolute(smaller: ModelFindings) -> str:
-    mean = smaller.means["image_share"]
-    if mean.value is None:
-        return f"No image share of {smaller.name} is known."
-    below = smaller.small_shares
-    value = _with_interval(percent(mean.value), level_interval(mean, share=True))
-    return (
-        f"Taken word for word, “does not attend” would need more than a small image share ({smaller.name}'s is {value} "
-        f"on average, and below {SMALL_SHARE:.0%} in {below:,} of {mean.rows:,} rows): answers with hardly any "
-        "relevance on the picture can depend on it all the same. Hiding it (relevancy.counterfactual) tells."
-    )
 
 
 def _concentration(smaller: ModelFindings, larger: ModelFindings, pair: PairFindings) -> str:
@@ -197,6 +254,15 @@ def points(estimate: Estimate) -> str:
     """A difference of shares in percentage points, with its interval."""
     in_words = step(estimate.value, share=True).replace("pp", "percentage points")
     return _with_interval(in_words, step_interval(estimate, share=True))
+
+
+def _share(estimate: Estimate) -> str:
+    """A mean share with its interval."""
+    return _with_interval(percent(estimate.value or 0), level_interval(estimate, share=True))
+
+
+def _correlation(estimate: Estimate) -> str:
+    return _with_interval(step(estimate.value, share=False), step_interval(estimate, share=False))
 
 
 def _with_interval(value: str, interval: str) -> str:

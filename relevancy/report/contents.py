@@ -15,7 +15,7 @@ from relevancy.report.words import MEASURES
 from relevancy.stats.clustered import FEWEST
 from relevancy.stats.intervals import LEVEL
 
-FORMAT = 1
+FORMAT = 2
 _DRAWN = ("picture", "drawn")  # pictures stand on the page alone
 
 
@@ -73,7 +73,7 @@ class Report:
         """Every number on the page, by name; what is unknown is null."""
         shelves = [
             {"title": shelf.title, "chosen_by": shelf.measure, "candidates": shelf.candidates,
-             "cards": [_without_pictures(asdict(card)) for card in cards]}
+             "cards": [without_pictures(asdict(card)) for card in cards]}
             for shelf, cards in self.gallery
         ]  # fmt: skip
         stored: dict[str, Any] = {
@@ -92,7 +92,8 @@ class Report:
         return whole
 
 
-def _without_pictures(value: Any) -> Any:
+def without_pictures(value: Any) -> Any:
+    """Plain values without the pictures that stand on a page alone."""
     if isinstance(value, dict):
-        return {key: _without_pictures(each) for key, each in value.items() if key not in _DRAWN}
-    return [_without_pictures(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: without_pictures(each) for key, each in value.items() if key not in _DRAWN}
+    return [without_pictures(each) for each in value] if isinstance(value, list | tuple) else value

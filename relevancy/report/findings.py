@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil
@@ -11,16 +11,34 @@ import numpy as np
 
 from relevancy.report import maps
 from relevancy.report.groups import Grouping
-from relevancy.report.measures import Measures, Series
-from relevancy.stats.clustered import Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
-from relevancy.stats.intervals import Resamples
+from relevancy.report.measures import OPTIONS, VERDICTS, Measures, Series
+from relevancy.stats.clustered import (
+    Estimate,
+    Sample,
+    areas,
+    effects,
+    gaps,
+    holm,
+    means,
+    medians,
+    rank_correlations,
+    sign_flips,
+)
+from relevancy.stats.intervals import FEWEST, Resamples
 
 BINS = 40
-SHOWN = ("image_share", "text_share", "first_token_share", "entropy", "top_mass", "probability", "correct")
-SCORES = ("image_share", "entropy", "top_mass", "probability")  # held against being right
-GROUPED = ("image_share", "top_mass", "probability", "correct")
+SHOWN = (
+    "blind_tv", "blind_drop", "image_share", "text_share", "first_token_share", "entropy", "top_mass", "probability",
+    "correct",
+)  # fmt: skip
+LEVELS = tuple(measure for measure in SHOWN if measure not in ("blind_drop", "correct"))  # spread from zero up
+SCORES = ("blind_tv", "image_share", "entropy", "top_mass", "probability")  # held against being right
+GROUPED = ("blind_tv", "blind_drop", "image_share", "top_mass", "probability", "correct")
+USE = ("blind_tv", "blind_drop", "image_share")  # what tells, or seems to tell, of the picture's use
 FLIPS = 9999
 SMALL_SHARE = 0.05  # an image share below this is counted as small; how small says nothing of what was used
+ALL = "all answers"
+KINDS = 8  # forms of questions that are shown by themselves, the most frequent ones
 STRATA = 24  # forms of questions within which right and wrong answers are compared, the most frequent ones
 _STEP = 4096  # maps compared at once
 
@@ -36,10 +54,26 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class EvidencePart:
+    """Some of a model's answers: means of what tells of the picture's use, and the share of each verdict on maps.
+
+    form: whether they are the answers to one form of questions.
+    """
+
+    name: str
+    form: bool
+    means: Mapping[str, Estimate]
+    verdicts: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class ModelFindings:
     """One model: the mean and the median of each measure, and how it is spread over the rows.
 
-    empty_maps: how many show nothing. small_shares: rows with an image share below `SMALL_SHARE`.
+    empty_maps: how many show nothing. judged: rows with evidence. evidence: of all answers, which come first, of right
+    and of wrong ones, of those to some kinds of questions; () without evidence. share_and_use: rank correlation of
+    image share and use of the picture; share_and_use_within: among answers to questions of one form. small_shares: rows
+    with an image share below `SMALL_SHARE`; small_but_used: the share of them that need the picture.
     """
 
     name: str
@@ -50,7 +84,12 @@ class ModelFindings:
     errors: int
     grids: tuple[str, ...]
     empty_maps: int
+    judged: int
+    evidence: tuple[EvidencePart, ...]
+    share_and_use: Estimate
+    share_and_use_within: Estimate
     small_shares: int
+    small_but_used: Estimate
     means: Mapping[str, Estimate]
     medians: Mapping[str, Estimate]
     spread: Mapping[str, Histogram]
@@ -76,16 +115,28 @@ class Difference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The paired difference of the image share where both, one, or none of two models is right."""
+    """Paired differences where both, one, or none of two models is right."""
 
     first_right: bool
     second_right: bool
-    difference: Estimate
+    differences: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class FormDifferences:
+    """Paired differences over the answers to one form of questions."""
+
+    form: str
+    differences: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
 class PairFindings:
-    """Two models over the rows both have."""
+    """Two models over the rows both have.
+
+    spread: of the difference of the main measure. divergence: of the two maps; divergence_confirmed of those where both
+    are confirmed, divergence_others of the rest that have evidence.
+    """
 
     first: str
     second: str
@@ -94,12 +145,15 @@ class PairFindings:
     differences: Mapping[str, Difference]
     spread: Histogram
     divergence: Estimate
+    divergence_confirmed: Estimate
+    divergence_others: Estimate
     outcomes: tuple[Outcome, ...]
+    forms: tuple[FormDifferences, ...]
 
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The paired difference of the image share in one group, first less second; p_adjusted: Holm's over the split."""
+    """The paired difference of the main measure in one group, first less second; p_adjusted: Holm's over the split."""
 
     first: str
     second: str
@@ -110,7 +164,7 @@ class GroupDifference:
 
 @dataclass(frozen=True)
 class GroupFindings:
-    """One group of a split: each model's means, each pair's difference of the image share."""
+    """One group of a split: each model's means, each pair's difference of the main measure."""
 
     value: str
     rows: int
@@ -163,8 +217,12 @@ class Localisation:
 
 @dataclass(frozen=True)
 class ReportFindings:
-    """Everything that is counted; by model name where a mapping is given."""
+    """Everything that is counted; by model name where a mapping is given.
 
+    main: the measure that models are compared by, the picture's use; the image share where a model has no evidence.
+    """
+
+    main: str
     models: tuple[ModelFindings, ...]
     pairs: tuple[PairFindings, ...]
     splits: tuple[SplitFindings, ...]
@@ -210,6 +268,11 @@ class Pair:
         """Values (rows,) of the shared rows."""
         return Sample.of(values, self.first.pictures[self.in_first])
 
+    def confirmed(self) -> np.ndarray:
+        """Whether both maps are confirmed, (rows,) 0 or 1; NaN where one of them has no evidence."""
+        first, second = self.values("confirmed")
+        return first * second
+
     def divergence(self) -> np.ndarray:
         """How far the two maps of each row lie apart, (rows,) in bits."""
         return np.concatenate(
@@ -235,14 +298,17 @@ def find(
     drawn = Resamples(measured.pictures, resamples, seed)
     series = measured.series
     pairs = [Pair.of(*two) for two in combinations(series, 2)]
+    main = "blind_tv" if all(np.isfinite(one.measures["blind_tv"]).any() for one in series) else "image_share"
+    forms = _frequent(series)
     progress("means", 0.0)
-    models = _models(series, drawn)
+    models = _models(series, forms, drawn)
     progress("differences", 0.2)
-    compared = _pairs(pairs, drawn)
+    compared = _pairs(pairs, forms, main, drawn)
     progress("groups", 0.5)
-    splits = tuple(_split(column, series, pairs, drawn) for column in by)
+    splits = tuple(_split(column, series, pairs, main, drawn) for column in by)
     progress("right and wrong", 0.7)
     return ReportFindings(
+        main=main,
         models=models,
         pairs=compared,
         splits=splits,
@@ -265,10 +331,70 @@ def _sample(one: Series, measure: str, chosen: np.ndarray | None = None) -> Samp
     return Sample.of(values if chosen is None else np.where(chosen, values, np.nan), one.pictures)
 
 
-def _models(series: Sequence[Series], drawn: Resamples) -> tuple[ModelFindings, ...]:
+def _frequent(series: Sequence[Series]) -> list[str]:
+    """The most frequent forms of questions that are asked of enough pictures, sorted by name, if there are several."""
+    forms = np.concatenate([one.forms for one in series])
+    pictures = np.concatenate([one.pictures for one in series])
+    if len(np.unique(forms)) < 2:
+        return []
+    enough = [form for form in np.unique(forms) if len(np.unique(pictures[forms == form])) >= FEWEST]
+    enough.sort(key=lambda form: -int((forms == form).sum()))
+    return sorted(map(str, enough[:KINDS]))
+
+
+def _kinds(forms: Sequence[str], of_rows: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Kinds of questions and which rows have one, bool (rows,): with options and without, if there are both; forms."""
+    given = np.array(of_rows, str)
+    optional = np.char.endswith(given, OPTIONS)
+    if 0 < optional.sum() < len(optional):
+        yield "open questions", ~optional
+        yield "questions with options", optional
+    for form in forms:
+        yield form, given == form
+
+
+def _evidence(one: Series, forms: Sequence[str], drawn: Resamples) -> tuple[EvidencePart, ...]:
+    if not np.isfinite(one.measures["blind_tv"]).any():
+        return ()
+    correct = one.measures["correct"]
+    parts = [
+        (ALL, np.ones(len(one), bool)),
+        ("right answers", correct == 1),
+        ("wrong answers", correct == 0),
+        *_kinds(forms, one.forms),
+    ]
+    parts = [(name, rows) for name, rows in parts if rows.any()]
+    asked = (*USE, *VERDICTS)
+    found = iter(means([_sample(one, measure, rows) for _, rows in parts for measure in asked], drawn))
+    return tuple(
+        EvidencePart(name, name in forms, *({each: next(found) for each in names} for names in (USE, VERDICTS)))
+        for name, _ in parts
+    )
+
+
+def _forms(one: Series) -> list[np.ndarray]:
+    """Rows, bool (results,), of each of the most frequent forms of questions."""
+    forms = np.array(one.forms)
+    names, counts = np.unique(forms, return_counts=True)
+    return [forms == names[place] for place in np.argsort(-counts, kind="stable")[:STRATA]]
+
+
+def _shares_and_use(one: Series, parts: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image share, use of the picture, and pictures, of each part of the rows."""
+    columns = one.measures["image_share"], one.measures["blind_tv"], one.pictures
+    return [(columns[0][rows], columns[1][rows], columns[2][rows]) for rows in parts]
+
+
+def _models(series: Sequence[Series], forms: Sequence[str], drawn: Resamples) -> tuple[ModelFindings, ...]:
     samples = [_sample(one, measure) for one in series for measure in SHOWN]
     estimates, middles = iter(means(samples, drawn)), iter(medians(samples, drawn))
-    ends = {measure: _end([one.measures[measure] for one in series]) for measure in SHOWN if measure != "correct"}
+    ends = {measure: _end([one.measures[measure] for one in series]) for measure in LEVELS}
+    cases = [_shares_and_use(one, parts) for one in series for parts in ([np.ones(len(one), bool)], _forms(one))]
+    related = iter(rank_correlations(cases, drawn))
+    small = [one.measures["image_share"] < SMALL_SHARE for one in series]
+    used = [Sample.of(np.where(few, 1 - one.measures["words alone"], np.nan), one.pictures)
+            for one, few in zip(series, small, strict=True)]  # fmt: skip
+    small_used = iter(means(used, drawn))
     return tuple(
         ModelFindings(
             name=one.name,
@@ -279,12 +405,17 @@ def _models(series: Sequence[Series], drawn: Resamples) -> tuple[ModelFindings, 
             errors=one.errors,
             grids=one.grids,
             empty_maps=int(np.isnan(one.measures["top_mass"]).sum()),
-            small_shares=int((one.measures["image_share"] < SMALL_SHARE).sum()),
+            judged=int(np.isfinite(one.measures["blind_tv"]).sum()),
+            evidence=_evidence(one, forms, drawn),
+            share_and_use=next(related),
+            share_and_use_within=next(related),
+            small_shares=int(few.sum()),
+            small_but_used=next(small_used),
             means={measure: next(estimates) for measure in SHOWN},
             medians={measure: next(middles) for measure in SHOWN},
             spread={measure: histogram(one.measures[measure], 0, end) for measure, end in ends.items()},
         )
-        for one in series
+        for one, few in zip(series, small, strict=True)
     )
 
 
@@ -301,19 +432,22 @@ def histogram(values: np.ndarray, low: float, high: float) -> Histogram:
     return Histogram(low, high, tuple(counts.tolist()), len(known))
 
 
-def _pairs(pairs: Sequence[Pair], drawn: Resamples) -> tuple[PairFindings, ...]:
+def _pairs(pairs: Sequence[Pair], forms: Sequence[str], main: str, drawn: Resamples) -> tuple[PairFindings, ...]:
     samples = [pair.difference(measure) for pair in pairs for measure in SHOWN]
     p_values = sign_flips(samples, drawn.pictures, flips=FLIPS, seed=drawn.seed + 1)
     numbers = (statistic(samples, drawn) for statistic in (means, medians, effects))
     tested = zip(*numbers, p_values, holm(p_values), strict=True)
-    divergences = means([pair.sample(pair.divergence()) for pair in pairs], drawn)
     cases = [(one, other) for one in (True, False) for other in (True, False)]
-    chosen = [pair.difference("image_share", _outcome(pair, *case)) for pair in pairs for case in cases]
-    by_outcome = iter(zip(cases * len(pairs), means(chosen, drawn), strict=True))
     found = []
-    for pair, divergence in zip(pairs, divergences, strict=True):
-        image = pair.difference("image_share").values
-        end = _end([np.abs(image)])
+    for pair in pairs:
+        apart, confirmed = pair.divergence(), pair.confirmed()
+        chosen = (np.isfinite(apart), confirmed == 1, confirmed == 0)
+        divergences = means([pair.sample(np.where(rows, apart, np.nan)) for rows in chosen], drawn)
+        kinds = list(_kinds(forms, [pair.first.forms[place] for place in pair.in_first]))
+        parts = [_outcome(pair, *case) for case in cases] + [rows for _, rows in kinds]
+        by_part = iter(means([pair.difference(measure, rows) for rows in parts for measure in USE], drawn))
+        main_differences = pair.difference(main).values
+        end = _end([np.abs(main_differences)])
         found.append(
             PairFindings(
                 first=pair.first.name,
@@ -321,9 +455,12 @@ def _pairs(pairs: Sequence[Pair], drawn: Resamples) -> tuple[PairFindings, ...]:
                 rows=len(pair.in_first),
                 pictures=len(np.unique(pair.first.pictures[pair.in_first])),
                 differences={measure: _difference(pair, measure, *next(tested)) for measure in SHOWN},
-                spread=histogram(image, -end, end),
-                divergence=divergence,
-                outcomes=tuple(Outcome(*case, estimate) for case, estimate in (next(by_outcome) for _ in cases)),
+                spread=histogram(main_differences, -end, end),
+                divergence=divergences[0],
+                divergence_confirmed=divergences[1],
+                divergence_others=divergences[2],
+                outcomes=tuple(Outcome(*case, {measure: next(by_part) for measure in USE}) for case in cases),
+                forms=tuple(FormDifferences(name, {measure: next(by_part) for measure in USE}) for name, _ in kinds),
             )
         )
     return tuple(found)
@@ -351,8 +488,8 @@ def _difference(
     return Difference(one, other, mean, median, effect, lower, p, p_adjusted)
 
 
-def _split(column: str, series: Sequence[Series], pairs: Sequence[Pair], drawn: Resamples) -> SplitFindings:
-    """Each model's means, and each pair's difference of the image share, in each group of a column."""
+def _split(column: str, series: Sequence[Series], pairs: Sequence[Pair], main: str, drawn: Resamples) -> SplitFindings:
+    """Each model's means, and each pair's difference of the main measure, in each group of a column."""
     grouping = Grouping.of([one.groups[column] for one in series])
     labels = [grouping.places(one.groups[column]) for one in series]
     of_series = dict(zip([one.name for one in series], labels, strict=True))
@@ -369,7 +506,7 @@ def _split(column: str, series: Sequence[Series], pairs: Sequence[Pair], drawn: 
         )
     )
     samples = [
-        pair.difference("image_share", of_series[pair.first.name][pair.in_first] == number)
+        pair.difference(main, of_series[pair.first.name][pair.in_first] == number)
         for number in numbers
         for pair in pairs
     ]

@@ -14,6 +14,7 @@ from PIL import Image
 from relevancy.data.items import picture_hash
 from relevancy.errors import RelevancyError
 from relevancy.export.results import Export, open_export
+from relevancy.export.schema import EVIDENCE
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import overlay
@@ -29,6 +30,7 @@ _READ = (
     "row", "id", "picture", "picture_hash", "question", "answer", "token", "probability", "expected", "correct",
     "share_image", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map",
 )  # fmt: skip
+_USE = f"{EVIDENCE}blind_tv"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ShelfRow:
 class Shelf:
     """Rows chosen for one reason, and how many there were to choose from.
 
-    measure: what the rows were chosen by, a name of `words.MEASURES` or "divergence".
+    measure: what the rows were chosen by, a name that `words.chosen_by` knows.
     """
 
     title: str
@@ -56,7 +58,10 @@ class Shelf:
 
 @dataclass(frozen=True)
 class DrawnMap:
-    """One model's answer in a card; drawn: its map over the picture, a data address."""
+    """One model's answer in a card; drawn: its map over the picture, a data address.
+
+    verdict, blind_tv: of its evidence, None where it has none.
+    """
 
     model: str
     answer: str
@@ -64,6 +69,8 @@ class DrawnMap:
     probability: float | None
     correct: bool | None
     image_share: float | None
+    verdict: str | None
+    blind_tv: float | None
     drawn: str = field(repr=False)
 
 
@@ -86,22 +93,35 @@ class Card:
 
 
 def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iterator[Shelf]:
-    """The most different maps of each two models, the most confident wrong answers, the least relevance on a picture.
+    """The most different maps of each two models, maps that do not show what the answer needs, sure and wrong answers,
+    the least relevance on a picture.
 
-    No picture is shown twice for one reason.
+    Of maps with evidence, only confirmed ones are worth comparing. No picture is shown twice for one reason.
     """
     for pair in pairs:
-        apart = pair.divergence()
+        apart, confirmed = pair.divergence(), pair.confirmed()
+        title = "Most different maps"
+        reason = "Where the two models' relevance lies in the most different places."
+        if np.isfinite(confirmed).any():
+            title, apart = "Confirmed and most different", np.where(confirmed == 1, apart, np.nan)
+            reason = "Both maps show what their answer needs of the picture, and they agree the least."
         yield Shelf(
-            f"Most different maps: {pair.first.name} and {pair.second.name}",
-            "Where the two models' relevance lies in the most different places.",
+            f"{title}: {pair.first.name} and {pair.second.name}",
+            f"{reason} Each map has its own color scale.",
             "divergence",
             int(np.isfinite(apart).sum()),
             tuple(
                 ShelfRow(int(pair.first.keys[pair.in_first[row]]), float(apart[row]))
-                for row in _first(-apart, pair.first.pictures[pair.in_first], count)
+                for row in first_places(-apart, pair.first.pictures[pair.in_first], count)
             ),
         )
+    lost = [np.where(one.measures["unconfirmed"] == 1, one.measures["blind_tv"], np.nan) for one in series]
+    if any(np.isfinite(one.measures["unconfirmed"]).any() for one in series):
+        yield _over_all(
+            "The picture matters, the map does not show where",
+            "Answers that need the picture the most, with maps whose best places matter little more than others.",
+            "blind_tv", series, lost, count, sign=-1,
+        )  # fmt: skip
     wrong = [np.where(one.measures["correct"] == 0, one.measures["probability"], np.nan) for one in series]
     yield _over_all(
         "Most confident and wrong", "Wrong answers whose explained token was the most probable.", "probability",
@@ -121,12 +141,12 @@ def _over_all(
     every = np.concatenate(values)
     owner = np.repeat(np.arange(len(series)), [len(one) for one in series])
     keys = np.concatenate([one.keys for one in series])
-    chosen = _first(sign * every, np.concatenate([one.pictures for one in series]), count)
+    chosen = first_places(sign * every, np.concatenate([one.pictures for one in series]), count)
     choices = (ShelfRow(int(keys[place]), float(every[place]), series[owner[place]].name) for place in chosen)
     return Shelf(title, reason, measure, int(np.isfinite(every).sum()), tuple(choices))
 
 
-def _first(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
+def first_places(values: np.ndarray, pictures: np.ndarray, count: int) -> list[int]:
     """Places of the smallest values, each of another picture."""
     chosen: dict[int, int] = {}
     for place in np.argsort(values, kind="stable"):  # what is not a number comes last
@@ -149,28 +169,32 @@ class Drawer:
             for line in np.flatnonzero(np.isin(one.keys, list(keys))):
                 self.where[int(one.keys[line])].append((one, one.places[line]))
                 wanted[one.source].add(one.places[line])
-        self.lines = [source.lines(places, _READ) for source, places in zip(sources, wanted, strict=True)]
+        self.lines = [
+            source.lines(places, [*_READ, *(name for name in ("verdict", _USE) if name in source.columns)])
+            for source, places in zip(sources, wanted, strict=True)
+        ]
 
-    def card(self, choice: ShelfRow) -> Card:
-        """The row with every model's map, all on one scale."""
+    def card(self, choice: ShelfRow, *, apart: bool) -> Card:
+        """The row with every model's map, all on one scale, or, where only their places are compared, each apart."""
         there = [(one, self.lines[one.source][place]) for one, place in self.where[choice.key]]
         first_series, first = there[0]
         picture, missing = self._picture(first_series, first)
         size = _small(first["width"], first["height"])
         under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
-        heats = [_heat(line, size) for _, line in there]
-        low, high = overlay.value_range([heat for heat, _ in heats])
+        heats = [_heat(line, size, apart=apart) for _, line in there]
+        together = [heat for heat, _ in heats]
+        ranges = [overlay.value_range([heat] if apart else together) for heat in together]
         seen = tuple(
             DrawnMap(
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
-                line["share_image"],
+                line["share_image"], line.get("verdict"), line.get(_USE),
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
             )
-            for (one, line), (heat, why) in zip(there, heats, strict=True)
+            for (one, line), (heat, why), (low, high) in zip(there, heats, ranges, strict=True)
         )  # fmt: skip
         return Card(
             first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
-            None if picture is None else _address(under), missing, low < 0, seen,
+            None if picture is None else _address(under), missing, min(ranges)[0] < 0, seen,
         )  # fmt: skip
 
     def _picture(self, one: Series, line: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
@@ -205,8 +229,11 @@ def _small(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]:
-    """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is."""
+def _heat(line: dict[str, Any], size: tuple[int, int], *, apart: bool) -> tuple[np.ndarray, str]:
+    """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is.
+
+    On a scale of its own, a map that is confirmed is drawn however faint it is.
+    """
     values = np.array(line["image_map"] or [], np.float32)
     if values.size != line["rows"] * line["cols"] or not values.size:
         return np.zeros(size[::-1], np.float32), "no map: it does not fit its own shape"
@@ -214,7 +241,8 @@ def _heat(line: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, str]
         np.array(line[name]) * (small / line[whole])
         for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
     )
-    share = line["share_image"]
+    drawn = apart and line.get("verdict") == "confirmed"
+    share = None if drawn else line["share_image"]
     return overlay.shown(
         Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"])), 1.0 if share is None else share
     )

@@ -7,12 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from relevancy.errors import RelevancyError
-from relevancy.export.schema import EXTRA
+from relevancy.explanations.evidence import Verdict
+from relevancy.export.schema import EVIDENCE, EXTRA
 from relevancy.report import maps
 from relevancy.report.maps import NOTHING
 from relevancy.report.source import ExportSource, Place
@@ -25,11 +26,15 @@ _STORED = {
     "image_share": "share_image", "text_share": "share_text", "first_token_share": "share_first_token",
     "probability": "probability", "correct": "correct",
 }  # fmt: skip
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+_EVIDENCE = ("verdict", *(f"{EVIDENCE}{name}" for name in ("probability", "blind", "blind_tv")))
+_FROM_EVIDENCE = ("blind_tv", "blind_drop", *VERDICTS)
 _FROM_MAPS = ("entropy", "top_mass")
 _TRUTH = ("pointing", "pointing_chance", "energy", "energy_chance")
 _OPTION = re.compile(r"(?:^|\s)(?:\([A-Za-z1-9]\)|[A-D][.):])\s")
+OPTIONS = " … with options"  # how the name of a form with options ends
 _REASONS = 20  # of errors that are kept
-_KEY = ("row", "id", "question", "picture", "picture_hash")
+_KEY = ("row", "id", "question", "picture", "picture_hash", "cols")
 _PLACE = ("width", "height", "rows", "cols", "x_edges", "y_edges", "image_map")
 
 
@@ -37,7 +42,8 @@ _PLACE = ("width", "height", "rows", "cols", "x_edges", "y_edges", "image_map")
 class Series:
     """One model's results in one export, a number per result and measure.
 
-    measures: float64 (results,) by name, NaN where unknown. pictures, keys: which picture and which row of the input a
+    measures: float64 (results,) by name, NaN where unknown; a verdict's own is 1 where it was given and 0 where another
+    was. pictures, keys: which picture and which row of the input a
     result is about, int64 (results,), the same numbers in every series. rasters: each map on one coarse raster of its
     picture, float16 (results, parts). places: where its line stands. groups: values of the columns asked for. forms: of
     each result's question (see `form_of`).
@@ -92,6 +98,8 @@ def measure(
                 progress((number + (part + 1) / len(source.parts)) / len(sources))
         if not any(one.places for (where, _), one in collector.series.items() if where == number):
             failed = sum(collector.failed[number].values())
+            if not failed:
+                raise RelevancyError(f"{source.folder}: holds answers alone; export with --maps all.")
             raise RelevancyError(
                 f"{source.folder}: not a single result, {failed} lines are errors"
                 + (f" (the first: {next(iter(collector.errors))})" if collector.errors else "")
@@ -103,7 +111,7 @@ def measure(
 def form_of(question: str) -> str:
     """A question's form: its first two words, as VQA's question types, and whether options follow."""
     words = re.findall(r"\w+", question.casefold())
-    return " ".join(words[:2]) + (" … with options" if _OPTION.search(question) else "")
+    return " ".join(words[:2]) + (OPTIONS if _OPTION.search(question) else "")
 
 
 def column_named(name: str, source: ExportSource) -> str:
@@ -118,7 +126,7 @@ def column_named(name: str, source: ExportSource) -> str:
 
 
 def _columns_read(source: ExportSource, by: Sequence[str]) -> list[str]:
-    optional = ["mask_png"] if "mask_png" in source.columns else []
+    optional = [name for name in ("mask_png", *_EVIDENCE) if name in source.columns]
     wanted = (*_KEY, "model", "error", *_STORED.values(), *_PLACE, "boxes", "mask", *optional, *by)
     return list(dict.fromkeys(wanted))  # a column to group by may be one of the others
 
@@ -163,7 +171,7 @@ class _Collector:
             elif error is not None:
                 self.errors[error] += 1
                 self.failed[number][model] += 1
-            else:
+            elif names["cols"][line] is not None:  # answers without a map are no results here
                 chosen[model].append(line)
             self.seen.add(place)
         for model, lines in chosen.items():
@@ -195,8 +203,9 @@ class _Collector:
     def numbers(self, growing: _Growing, lines: pa.RecordBatch, truths: Truths) -> None:
         """The measures of some lines of one model."""
         for name, column in _STORED.items():
-            values = lines.column(column).cast("float64").to_numpy(zero_copy_only=False)
-            growing.measures[name].append(np.asarray(values, np.float64))
+            growing.measures[name].append(_floats(lines, column))
+        for name, values in _evidence(lines).items():
+            growing.measures[name].append(values)
         found = {name: np.full(len(lines), np.nan) for name in _FROM_MAPS}
         rasters = np.full((len(lines), maps.SIDE**2), np.nan, np.float16)
         meetings = [NOTHING] * len(lines)
@@ -296,6 +305,23 @@ class _Lists:
 
     def __getitem__(self, line: int) -> np.ndarray:
         return self.values[self.offsets[line] : self.offsets[line + 1]]
+
+
+def _evidence(lines: pa.RecordBatch) -> dict[str, np.ndarray]:
+    """What knocking out the picture did, and the verdicts; NaN where an export has no evidence."""
+    if not set(_EVIDENCE) <= set(lines.schema.names):
+        return {name: np.full(len(lines), np.nan) for name in _FROM_EVIDENCE}
+    probability, blind, blind_tv = (_floats(lines, name) for name in _EVIDENCE[1:])
+    given = lines.column("verdict").to_pylist()
+    verdicts = {
+        name: np.array([np.nan if verdict is None else verdict == name for verdict in given], np.float64)
+        for name in VERDICTS
+    }
+    return {"blind_tv": blind_tv, "blind_drop": probability - blind, **verdicts}
+
+
+def _floats(lines: pa.RecordBatch, name: str) -> np.ndarray:
+    return np.asarray(lines.column(name).cast("float64").to_numpy(zero_copy_only=False), np.float64)
 
 
 def _integers(lines: pa.RecordBatch, name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from relevancy.stats.clustered import Estimate
 
 _VISIBLE = 0.0005  # a share below it is 0.0%
+_LEAST = 0.00001  # a share below it is not written in full
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,18 @@ class Meaning:
 
 MEASURES: Mapping[str, Meaning] = MappingProxyType(
     {
-        "image_share": Meaning("Image share", "How much of all relevance lies on the picture."),
+        "blind_tv": Meaning(
+            "Use of the picture",
+            "How much of the next token's probability moves when the picture is knocked out of attention (total "
+            "variation): 0% is nothing, 100% all of it.",
+        ),
+        "blind_drop": Meaning(
+            "Loss without the picture",
+            "By how much the explained token is less probable with the picture knocked out; below zero it is surer.",
+        ),
+        "image_share": Meaning(
+            "Image share", "How much of all relevance lies on the picture. It is no measure of the picture's use."
+        ),
         "text_share": Meaning("Text share", "How much lies on the words, the first token left out."),
         "first_token_share": Meaning(
             "First-token share", "How much lies on the first token, which often gathers what goes nowhere else."
@@ -47,12 +59,23 @@ def level(value: float | None, share: bool) -> str:
     """A value as written in text: 62.3%, or 0.623."""
     if value is None:
         return "–"
+    if share and 0 < value < _LEAST:
+        return f"<{_LEAST:.3%}"
     return f"{value:.{_digits(value)}%}" if share else f"{value:.3f}"
 
 
 def row_share(value: float) -> str:
     """A share of one row, which may be very small or very near to one."""
     return f"{value:.2%}" if value < 0.01 or value > 0.99 else level(value, True)
+
+
+def chosen_by(measure: str, value: float) -> str:
+    """The number that a row of the gallery was chosen for; measure: of `MEASURES`, divergence or change."""
+    if measure == "divergence":
+        return f"divergence {value:.3f} bits"
+    if measure == "change":
+        return f"change without the picture {signed(value, 3)}"
+    return f"{MEASURES[measure].title.lower()} {row_share(value)}"
 
 
 def step(value: float | None, share: bool) -> str:
@@ -112,6 +135,13 @@ def chance(p: float | None) -> str:
     if p is None:
         return "–"
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def outcome(first: str, second: str, first_right: bool, second_right: bool) -> str:
+    """Which of two models is right."""
+    if first_right and second_right:
+        return "both right"
+    return f"only {first if first_right else second} right" if first_right or second_right else "both wrong"
 
 
 def counted(rows: int, pictures: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from relevancy.stats.intervals import CHUNK, FEWEST, Resamples, ends, mean_ends, widened
 
 _TRIED = 16  # places looked at together in search of a median's interval
+_FLAT = 1e-12  # a spread of ranks, as shares of the rows, below it is rounding
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,113 @@ def _wins(one: Sample, other: Sample, resamples: Resamples) -> tuple[np.ndarray,
             found.append(np.stack([(above * beaten).sum(1), above.sum(1), below.sum(1)]))
     wins, rows, other_rows = np.concatenate(found, axis=1)
     return wins, rows, other_rows
+
+
+def rank_correlations(
+    cases: Sequence[Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]], resamples: Resamples
+) -> list[Estimate]:
+    """Spearman's rank correlation of two measures of the same rows, equal values sharing their mean rank.
+
+    cases: of each, strata that are ranked apart: both measures (rows,), and the number of each row's picture (rows,).
+    Rows that lack a measure are left out, and so are strata in which one does not vary; a stratum weighs as much as it
+    has rows. A picture's influence is the derivative of the correlation by its weight.
+    Source of the influence: Croux and Dehon, Statistical Methods and Applications 2010; here with ties.
+    """
+    found = []
+    for case in cases:
+        strata = [stratum for stratum in map(_Paired.of, case) if stratum.varies]
+        whole = Sample(*(np.concatenate([getattr(one.rows, name) for one in strata] or [np.array([], int)])
+                         for name in ("values", "pictures")))  # fmt: skip
+        if not strata:
+            found.append(_estimate(None, None, whole))
+            continue
+        value = sum(one.rows.rows * one.correlation() for one in strata) / whole.rows
+        moved = np.zeros(resamples.pictures)
+        total, rows = np.zeros(resamples.count), np.zeros(resamples.count)
+        for one in strata:
+            moved += one.rows.sums(resamples.pictures, one.moved() + one.correlation() - value) / whole.rows
+            drawn, weights = one.resampled(resamples)
+            total, rows = total + np.nan_to_num(drawn * weights), rows + np.where(np.isnan(drawn), 0, weights)
+        with np.errstate(all="ignore"):
+            found.append(_estimate(value, ends(value, total / rows, moved, whole.drawn_from), whole))
+    return found
+
+
+class _Ranked:
+    """The order of values (rows,)."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        _, self.group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        self.order = np.argsort(self.group, kind="stable")
+        self.starts = np.cumsum(sizes) - sizes
+        self.varies = len(sizes) > 1
+
+    def below(self, weights: np.ndarray) -> np.ndarray:
+        """How much of the weights (any, rows) lies below each row, half of its equals included, (any, rows)."""
+        equal = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
+        return (np.cumsum(equal, axis=1) - equal / 2)[:, self.group]
+
+
+@dataclass(frozen=True, eq=False)
+class _Paired:
+    """Two measures of the same rows, by rank."""
+
+    first: _Ranked
+    second: _Ranked
+    rows: Sample
+
+    @classmethod
+    def of(cls, stratum: tuple[np.ndarray, np.ndarray, np.ndarray]) -> _Paired:
+        """The rows that have both measures."""
+        one, other, pictures = stratum
+        there = np.isfinite(one) & np.isfinite(other)
+        return cls(_Ranked(one[there]), _Ranked(other[there]), Sample(one[there], pictures[there]))
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is a correlation to speak of."""
+        return self.first.varies and self.second.varies
+
+    def correlation(self) -> float:
+        """Of all rows."""
+        return float(self.weighted(np.ones((1, self.rows.rows)))[0])
+
+    def weighted(self, weights: np.ndarray) -> np.ndarray:
+        """Of rows that count as often as the weights (any, rows) say, (any,); NaN where one measure does not vary."""
+        total = weights.sum(1, keepdims=True)
+        with np.errstate(all="ignore"):
+            first, second = (ranks.below(weights) / total - 0.5 for ranks in (self.first, self.second))
+            together, squares, others = (
+                np.einsum("ij,ij,ij->i", weights, *pair) for pair in ((first, second), (first, first), (second, second))
+            )
+            spread = np.sqrt(squares * others)
+            return np.where(spread > _FLAT * total[:, 0], together / spread, np.nan)
+
+    def resampled(self, resamples: Resamples) -> tuple[np.ndarray, np.ndarray]:
+        """The correlation in each resample, and how many rows it then rests on, (resamples,) each."""
+        step = max(1, CHUNK // self.rows.rows)
+        drawn = [
+            (self.weighted(own), own.sum(1))
+            for weights in resamples.weights()
+            for start in range(0, len(weights), step)
+            for own in (weights[start : start + step, self.rows.pictures],)
+        ]
+        correlations, rows = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        return correlations, rows
+
+    def moved(self) -> np.ndarray:
+        """The derivative of the correlation by each row's share of all rows, (rows,)."""
+        count = self.rows.rows
+        first, second = (ranks.below(np.ones((1, count)))[0] / count for ranks in (self.first, self.second))
+
+        def above(ranks: _Ranked, values: np.ndarray) -> np.ndarray:
+            return (values.sum() - ranks.below(values[None])[0]) / count
+
+        together = first * second + above(self.first, second) + above(self.second, first) - 3 * (first * second).mean()
+        squares = first**2 + 2 * above(self.first, first) - 3 * (first**2).mean()
+        others = second**2 + 2 * above(self.second, second) - 3 * (second**2).mean()
+        spread = first.std() * second.std()
+        return together / spread - self.correlation() / 2 * (squares / first.var() + others / second.var())
 
 
 def functions_of_sums(

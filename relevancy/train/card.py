@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+_SCORES = re.compile(r"## Scores\n.*?(?=\n## |\nWeights follow)", re.DOTALL)
+_UNMEASURED = "It was not measured on any benchmark by this card's writing."
+
+
+@dataclass(frozen=True)
+class CardScore:
+    """A benchmark's quoted score as it is printed, its 95 % interval if there is one, and the protocol it is under."""
+
+    benchmark: str
+    score: str
+    printed: str
+    interval: str
+    protocol: str
+
+
+def with_scores(text: str, scores: Iterable[CardScore]) -> str:
+    """A card with these scores in the place of those it had."""
+    rows = [f"| {one.benchmark} | {one.score} | {one.printed} | {one.interval} | {one.protocol} |\n" for one in scores]
+    head = "| benchmark | score | value | 95 % interval | protocol |\n| --- | --- | ---: | --- | --- |\n"
+    return _SCORES.sub(lambda _: f"## Scores\n\n{head}{''.join(rows)}", text)
 
 
 def card(configuration: Mapping[str, Any], parameters: Mapping[str, int], stages: Sequence[tuple[str, str]]) -> str:
@@ -38,7 +61,11 @@ model = relevancy.load("path/of/this/folder")
 relevancy.explain(model, image, "What is in the picture?").overlay()
 ```
 
-Weights follow the licenses of the models it was made of. It was not measured on any benchmark by this card's writing.
+## Scores
+
+{_UNMEASURED}
+
+Weights follow the licenses of the models it was made of.
 
 Versions: {versions}.
 """

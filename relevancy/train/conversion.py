@@ -91,7 +91,7 @@ def to_hugging_face(
     if compat.is_gemma(config):
         unscaled = {name: value for name, value in weights.items() if name.startswith(_LAST)}
         weights |= {name: _scaled(value, config) for name, value in unscaled.items()}
-        config.image_features_scaled = True  # see repairs.needs_image_scale
+        config.image_features_scaled = True  # see compat.needs_image_scale
     _assign(model, weights, source)
     model.generation_config = generation(parts.tokenizer, 512)
     side = parts.vision.image_size if side is None else side
@@ -239,7 +239,7 @@ def _extended(rows: Tensor, count: int) -> Tensor:
 
 
 def _scaled(value: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Times sqrt(hidden), rounded as repairs.scale_image_features rounds it."""
+    """Times sqrt(hidden), rounded as compat.scale_image_features rounds it."""
     return value * torch.tensor(scale_of(config), dtype=value.dtype)
 
 

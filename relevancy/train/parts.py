@@ -62,7 +62,9 @@ def strategy_for(vision: PreTrainedConfig) -> str:
     """The tower's tokens that become image tokens, in LLaVA's words. Raises for a tower that is not known."""
     found = compat.class_tokens(vision)
     if found is None:
-        raise RelevancyError(f"towers of type {vision.model_type} are not known here: add it to repairs.py")
+        raise RelevancyError(
+            f"towers of type {vision.model_type} are not known here: add it to relevancy/models/compat.py"
+        )
     return "default" if found else "full"
 
 
@@ -70,9 +72,7 @@ def parts_of(preset: Preset) -> Parts:
     """The parts a preset names. Raises RelevancyError where one is missing or does not fit."""
     language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
     check_size(vision, preset)
-    if preset.connector and (file := projector_file(preset.connector)):
-        check_settings(file, preset.feature_layer, strategy_for(vision))
-        projector(file, language, vision)
+    check_connector(preset, language, vision)
     return Parts(language, vision, tokenizer_of(preset.language), pictures_of(preset.vision))
 
 
@@ -120,6 +120,19 @@ def check_size(vision: PreTrainedConfig, preset: Preset) -> None:
     if not -layers - 1 <= preset.feature_layer <= layers:
         raise RelevancyError(
             f"feature_layer {preset.feature_layer}: {preset.vision} has {layers} layers, so {-layers - 1} to {layers}"
+        )
+
+
+def check_connector(preset: Preset, language: PreTrainedConfig, vision: PreTrainedConfig) -> None:
+    """Refuse a connector that is none, or that does not fit, before a decoder is read."""
+    if not preset.connector:
+        return
+    if file := projector_file(preset.connector):
+        check_settings(file, preset.feature_layer, strategy_for(vision))
+        projector(file, language, vision)
+    elif not _is_whole(preset.connector):
+        raise RelevancyError(
+            f"{preset.connector} has no connector: give a LLaVA-style model or an {FILE}, or leave connector empty"
         )
 
 
@@ -174,10 +187,6 @@ def connector_of(name: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]
         weights = projector(file, text, config.vision_config)
         factor = text.hidden_size**0.5 if compat.is_gemma(config) else 1.0
         return {key: value * factor if key.startswith("linear_2.") else value for key, value in weights.items()}
-    if not _is_whole(name):
-        raise RelevancyError(
-            f"{name} has no connector: give a LLaVA-style model or an {FILE}, or leave connector empty"
-        )
     return load(name, dtype=torch.float32, device="cpu").model.model.multi_modal_projector.state_dict()
 
 

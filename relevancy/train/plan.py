@@ -11,10 +11,10 @@ from relevancy.errors import RelevancyError
 from relevancy.train.composition import joined_config, padded_rows
 from relevancy.train.flops import Load, Sizes, operations, sizes_of
 from relevancy.train.lora import adapt
-from relevancy.train.parts import check_size, config_of, tower_tokens
+from relevancy.train.parts import check_connector, check_size, config_of, tower_tokens
 from relevancy.train.presets import Preset
 from relevancy.train.shapes import SHAPES
-from relevancy.train.stages import Stage, freeze, parameters_of, states_of
+from relevancy.train.stages import Stage, check_longest, freeze, parameters_of, states_of
 from relevancy.train.trainer import shares
 
 # Sequences of LLaVA's published data, and what a mean one holds besides its picture (an estimate).
@@ -65,6 +65,7 @@ def plan(preset: Preset, *, samples: dict[str, int] | None = None, processes: in
     """The plan of every stage of a preset; `samples` says how many sequences the user's data has, by stage."""
     language, vision = config_of(preset.language, "language"), config_of(preset.vision, "vision")
     check_size(vision, preset)
+    check_connector(preset, language, vision)
     in_tower, handed = tower_tokens(vision, preset.image_size)
     needed = language.vocab_size + (preset.language in SHAPES)  # <image>, which Gemma's own vocabulary lacks
     language.vocab_size = padded_rows(language.vocab_size, needed, preset.vocabulary_multiple)
@@ -108,6 +109,7 @@ def _stage(
     processes: int,
 ) -> StagePlan:
     micro, accumulate = shares(stage, processes)
+    check_longest(stage.max_tokens, tokens[1])
     model = hollow(config)
     if preset.lora_rank and "decoder" in stage.trains:
         adapt(model, preset.lora_rank, preset.lora_alpha, preset.seed)

@@ -138,6 +138,8 @@ def preset(name: str, flavour: str = "improved") -> Preset:
     """A preset by its name. Raises RelevancyError."""
     if flavour not in FLAVOURS:
         raise RelevancyError(f"unknown flavour {flavour!r}: {' or '.join(FLAVOURS)}")
+    if name in DEMOS and flavour == "paper":
+        raise RelevancyError(f"--flavour paper: {name} has no settings of the paper's: take a llava-gemma preset")
     if name in DEMOS:
         return _demo(name)
     if name not in CELLS:
@@ -152,6 +154,8 @@ def overridden(value: Preset, changes: Sequence[str]) -> Preset:
         key, mark, text = change.partition("=")
         if not mark:
             raise RelevancyError(f"--set {change}: write key=value, such as seed=1 or finetune.batch=64")
+        if key.strip() == "flavour":  # a name alone would change none of what it stands for
+            raise RelevancyError(f"--set {change}: say --flavour {text.strip()}")
         value = _changed(value, key.strip().split("."), text.strip(), key.strip())
     return value
 

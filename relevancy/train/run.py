@@ -65,7 +65,8 @@ class TrainingSource:
 class RunOptions:
     """How a run is carried out; none of it changes what comes out on the same hardware.
 
-    max_skipped: share of samples that cannot be trained on above which a stage stops.
+    max_skipped: share of samples that cannot be trained on above which a stage stops. saved: called with each whole
+    checkpoint of the last stage but its last; the run waits for it.
     """
 
     resume: bool = False
@@ -75,6 +76,7 @@ class RunOptions:
     cache: bool = False  # of the frozen tower's features, see `caching`; rounds them to bfloat16
     progress: Progress | None = None
     max_skipped: float = MAX_SKIPPED
+    saved: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.log_every < 1 or not 0 <= self.max_skipped <= 1:
@@ -174,6 +176,7 @@ def _run(
             report_to=way.report_to,
             workers=way.workers,
             max_skipped=way.max_skipped,
+            saved=way.saved if "decoder" in stage.trains else None,
         )
     if is_first():
         store(weights, folder / TRAINED)

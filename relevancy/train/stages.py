@@ -103,6 +103,12 @@ class Stage:
                 raise SettingError(f"{where} has unknown {setting} {value!r}; known: {', '.join(known)}")
 
 
+def check_longest(max_tokens: int, picture: int) -> None:
+    """Refuse sequences that a picture's tokens alone would fill. Raises SettingError."""
+    if picture >= max_tokens:
+        raise SettingError(f"a picture takes {picture} tokens: max_tokens {max_tokens} is too small")
+
+
 def check_types(value: typing.Any, where: str) -> None:
     """Refuse a setting of another type than its field's; a whole number is a number too. Raises SettingError."""
     kinds = typing.get_type_hints(type(value))

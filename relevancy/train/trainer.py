@@ -230,6 +230,19 @@ def _logged_at(line: str) -> float:
         return float("inf")
 
 
+class _AfterSave(TrainerCallback):
+    """Tells of each checkpoint that is whole, but for the one of the last step, and for one that ends a stopped run."""
+
+    def __init__(self, watch: _Watch, saved: Callable[[Path], None]) -> None:
+        self.watch, self.saved = watch, saved
+
+    def on_save(  # type: ignore[override]
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero and not self.watch.stopped and state.global_step < state.max_steps:
+            self.saved(self.watch.folder / f"checkpoint-{state.global_step}")
+
+
 class _Watch(TrainerCallback):
     """What all processes agree on after each step, whoever saw it first: to save and stop, or that all is lost.
 
@@ -330,13 +343,15 @@ def run(
     report_to: Sequence[str] = (),
     workers: int = 0,
     max_skipped: float = 1.0,
+    saved: Callable[[Path], None] | None = None,
 ) -> dict[str, Tensor]:
     """Train the parts of `model` that require a gradient (see `stages.freeze`), in place; returns their weights.
 
     Checkpoints go to `folder`; if it holds a whole one, the stage goes on from there with the same data order,
     optimizer and random state as if it had never stopped. `order` yields indices of `data` for the whole stage; by
-    default they are shuffled. Raises `StoppedError` after a SIGTERM or a Ctrl-C, RelevancyError for a loss that is no
-    number, a damaged checkpoint, and more than a share `max_skipped` of samples without a label.
+    default they are shuffled. `saved` is called, in the first process, with each whole checkpoint but the last, and
+    the run goes on when it returns. Raises `StoppedError` after a SIGTERM or a Ctrl-C, RelevancyError for a loss that
+    is no number, a damaged checkpoint, and more than a share `max_skipped` of samples without a label.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(stage, folder, seed, log_every, list(report_to), workers)
@@ -353,6 +368,8 @@ def run(
     )
     watch.trainer = trainer
     trainer.remove_callback(PrinterCallback)
+    if saved is not None:
+        trainer.add_callback(_AfterSave(watch, saved))
     if engine() is not None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise RelevancyError(
             f"accelerate does not spread weights by {engine()} on {trainer.args.device}: launch with DDP"

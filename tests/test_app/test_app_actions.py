@@ -184,8 +184,9 @@ def test_a_picked_token_is_explained_once(shelf, shown, passes):
     assert again.results[1] is found.results[1]
 
 
-def test_the_token_of_a_contrast_has_another_map_than_the_contrast(shelf, source):
-    against = explained(shelf, source, target="Yes|No")
+@pytest.mark.parametrize("target", ["Yes|No", "contrast"])
+def test_the_token_of_a_contrast_has_another_map_than_the_contrast(shelf, source, target):
+    against = explained(shelf, source, target=target)
     position = against.first[1].target.position
     plain = actions.picked(shelf, against, 1, position, silent).results[1]
     assert plain.target.contrast is None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from relevancy_app.starting import main
 
 APP = Path(__file__).parents[2] / "app"
 # Python runs a module of this name before anything else.
@@ -83,3 +84,21 @@ def _explained(url, path):
     with httpx.stream("GET", f"{url}gradio_api/call/explain/{event}", timeout=60) as stream:
         lines = [line[6:] for line in stream.iter_lines() if line.startswith("data: [")]
     return json.loads(lines[-1])[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--port", "1", "--port", "2"], "--port is given twice and takes one value: give it once"),
+        (["--dtype", "float32", "--dtype=float16"], "--dtype is given twice"),
+        (["--port", "x"], "invalid int value"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_mistakes_in_the_arguments_are_one_line(given, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert told in said
+    assert said.count("\n") == 1

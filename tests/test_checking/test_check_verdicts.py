@@ -218,7 +218,24 @@ def test_better_than_noise_is_not_trusted(tmp_path):
     assert (small.word, small.reasons[-1][:45]) == (BETTER, "trust asks for more: a gain of 0.2 for sure, ")
     few = verdict(tmp_path / "few", rows=10)
     assert few.word == BETTER
-    assert str(few).endswith("trust asks for more: 30 rows, here 10: better than chance")
+    assert str(few).endswith("trust asks for more: 20 rows, here 10: better than chance")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"rows": 19, "spread": 0.01}, BETTER),
+        ({"rows": 20, "spread": 0.01}, TRUST),
+        ({"gain": 0.19, "spread": 0.01}, BETTER),
+        ({"gain": 0.21, "spread": 0.01}, TRUST),
+        ({"gain": 0.25, "spread": 0.3}, BETTER),  # in the mean, not for sure
+        ({"points": 0.6}, BETTER),
+        ({"points": 0.75, "rows": 100}, TRUST),
+        ({"points": 0.9, "gain": 0.15, "spread": 0.01}, BETTER),
+    ],
+)
+def test_trust_asks_for_gain_truth_and_rows_by_the_low_ends(tmp_path, change, word):
+    assert verdict(tmp_path, **change).word == word
 
 
 @pytest.mark.parametrize(("ahead", "word"), [(0.25, TRUST), (0.0, BETTER), (-0.1, BETTER)])

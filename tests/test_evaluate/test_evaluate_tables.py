@@ -70,7 +70,7 @@ def test_what_cannot_be_set_side_by_side_is_refused(tmp_path):
     with pytest.raises(RelevancyError, match="Two of the folders are named one"):
         make_table([one, one])
     with pytest.raises(RelevancyError, match="holds no scores"):
-        make_table([tmp_path])
+        make_table([tmp_path / "nowhere"])
     (one / "pope.json").write_text('{"benchmark": "pope"}')
     with pytest.raises(RelevancyError, match="is not what relevancy evaluate score --out writes"):
         make_table([one])

@@ -38,6 +38,8 @@ JUDGED = [
     ("50.0%", "50%", RIGHT), ("$5", "5", WRONG), ("$5.00", "$5", RIGHT), ("$1,000", "$1000", RIGHT),
     ("5\u00b0", "5", WRONG), ("C++", "C", WRONG), ("C#", "C", WRONG), ("C++", "c++", RIGHT), ("A+", "A", WRONG),
     ("A-", "A", WRONG), ("~5", "5", WRONG), (">5", 5, WRONG), ("#5", "5", WRONG), ("5cm", "5", WRONG),
+    ("5 \u00b0C", "5\u00b0C", RIGHT), ("5cm", "5 cm", RIGHT), ("5 cm long", "5cm", RIGHT), ("10am", "10 am", RIGHT),
+    ("5.0 kg", "5kg", RIGHT), ("5cm", "5 km", WRONG), ("15 cm", "5cm", WRONG), ("5", "5cm", WRONG), ("B2", "2", WRONG),
     ("don't", "don", WRONG), ("yes/no", "yes", WRONG),
     # booleans
     ("No", False, RIGHT), ("Yes, it is.", True, RIGHT), ("No", True, WRONG), ("Yes", np.bool_(False), WRONG),

@@ -22,6 +22,7 @@ from relevancy.explanations.explain import ExplainConfig, explain
 from relevancy.export import estimate
 from relevancy.export.run import Request, export
 from relevancy.images import open_picture
+from relevancy.report.build import make_report
 
 LIMITS = {"wish": ExplainConfig(max_new_tokens=4)}
 
@@ -270,3 +271,29 @@ def test_memory_of_what_is_done_is_a_bit_a_row(items, tmp_path):
     request = stub_request(items, tmp_path / "out")
     done = export(request, engine=stub_for(request))
     assert sum(map(len, done._bits.values())) <= 12 / 8 + 1024
+
+
+def test_answers_alone_are_those_that_maps_come_with(saved, items, tmp_path):
+    whole = relevancy.open_export(_done(asked(saved, items, tmp_path / "whole")))
+    some = relevancy.open_export(_done(asked(saved, items, tmp_path / "some", maps="sample:4", overlays="all")))
+    told = ["id", "answer", "token", "position", "correct", "picture_hash", "answer_tokens", "width", "notes"]
+    none = relevancy.open_export(_done(asked(saved, items, tmp_path / "none", maps="none")))
+    assert some.table(told).drop_columns("notes") == whole.table(told).drop_columns("notes")
+    assert none.table(told).drop_columns("notes") == whole.table(told).drop_columns("notes")
+    np.testing.assert_allclose(none.table()["probability"], whole.table()["probability"], rtol=1e-4)
+    assert (len(whole), len(some), len(none)) == (12, 4, 0)
+    assert len(list((tmp_path / "some" / "overlays").iterdir())) == 4
+    assert some.table()["image_map"].null_count == 8
+    assert not len(some.errors())
+    with pytest.raises(RelevancyError, match='maps was "sample:4", now "all"'):
+        export(asked(saved, items, tmp_path / "some"))
+    with pytest.raises(RelevancyError, match="--maps takes all, none or sample"):
+        export(asked(saved, items, tmp_path / "odd", maps="few"))
+    with pytest.raises(RelevancyError, match="holds answers alone"):
+        make_report(tmp_path / "none")
+    assert make_report(tmp_path / "some").findings.models[0].results == 4
+
+
+def _done(request):
+    export(request)
+    return request.out

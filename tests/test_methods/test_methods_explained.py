@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tiny
-from test_tape import State
+from observers import State
 from typer.testing import CliRunner
 
 import relevancy

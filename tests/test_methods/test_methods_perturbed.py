@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
+import bare as families
 import numpy as np
 import pytest
-import test_families as families
 import torch
 from by_hand import ByHand
 

@@ -24,7 +24,10 @@ COLUMNS = {
     "relevance": pa.list_(pa.float32()), "answer_tokens": pa.list_(pa.string()),
     "boxes": pa.list_(pa.list_(pa.float64())), "mask": pa.string(), "mask_png": pa.binary(),
     "notes": pa.list_(pa.string()), "seconds": pa.float64(), "error": pa.string(), "scope": WORDS, "method": WORDS,
+    "verdict": pa.string(), "evidence_probability": pa.float64(), "evidence_blind": pa.float64(),
+    "evidence_blind_tv": pa.float64(),
 }  # fmt: skip
+EVIDENCE = [name for name in COLUMNS if name == "verdict" or name.startswith("evidence_")]
 SIDE = 4  # cells of a map made here
 
 
@@ -32,6 +35,7 @@ def line(row: int, model: str = "small", /, **values: Any) -> dict[str, Any]:
     """One line of results, a 40 x 40 picture under a map of 4 x 4; any column may be given another value."""
     rng = np.random.default_rng([row, zlib.crc32(model.encode())])
     image, first = float(rng.uniform(0.2, 0.7)), float(rng.uniform(0.05, 0.2))
+    moved = float(np.random.default_rng([row, zlib.crc32(model.encode()), 1]).uniform(0, 0.6))
     edges = np.linspace(0, 40, SIDE + 1).tolist()
     made = {
         "row": row, "id": f"item-{row}", "model": model, "picture": None, "picture_hash": f"picture-{row}",
@@ -43,8 +47,15 @@ def line(row: int, model: str = "small", /, **values: Any) -> dict[str, Any]:
         "tokens": ["<bos>", "<image>", "▁What"], "is_image": [False, True, False], "relevance": [0.1, 0.2, 0.3],
         "answer_tokens": ["▁A", "▁duck", "."], "boxes": None, "mask": None, "mask_png": None, "notes": [],
         "seconds": 0.1, "error": None, "scope": "language", "method": "relevancy",
+        "evidence_blind_tv": moved,
     }  # fmt: skip
-    return made | values
+    made |= values
+    moved, probability = made["evidence_blind_tv"], made["probability"]
+    if moved is not None:
+        verdict = "words alone" if moved < 0.1 else ("confirmed", "unconfirmed")[row % 3 == 0]
+        loss = {"verdict": verdict, "evidence_probability": probability, "evidence_blind": (probability or 0) - moved}
+        made = loss | made
+    return made
 
 
 def failed(row: int, model: str = "small", error: str = "no such file") -> dict[str, Any]:
@@ -53,13 +64,19 @@ def failed(row: int, model: str = "small", error: str = "no such file") -> dict[
     return dict.fromkeys(COLUMNS) | kept
 
 
-def write_export(folder: Path, lines: Iterable[Mapping[str, Any]], *, part: int = 64, **manifest: Any) -> Path:
-    """An export's folder: parts of `part` lines, and a manifest with the given entries changed."""
-    listed = list(lines)
+def write_export(
+    folder: Path, lines: Iterable[Mapping[str, Any]], *, part: int = 64, evidence: bool = True, **manifest: Any
+) -> Path:
+    """An export's folder: parts of `part` lines, and a manifest with the given entries changed.
+
+    evidence: False leaves its columns out, as 0.1.0 did.
+    """
+    columns = {name: kind for name, kind in COLUMNS.items() if evidence or name not in EVIDENCE}
+    listed = [{key: value for key, value in one.items() if key in columns or key not in COLUMNS} for one in lines]
     results = folder / "results"
     results.mkdir(parents=True)
     own = sorted({key for one in listed for key in one} - COLUMNS.keys())
-    types = dict(COLUMNS)
+    types = dict(columns)
     for key in own:
         types[key] = pa.array([one.get(key) for one in listed]).type
     schema = pa.schema(list(types.items()))

@@ -25,7 +25,8 @@ def test_it_writes_beside_the_export_and_says_where(run, two_models):
     code, out, err = run(two_models, "--by", "type", "--gallery", 1, "--resamples", 100)
     assert (code, err) == (0, "")
     assert str(two_models / "report" / "report.html") in out
-    assert "attends" in out
+    assert "uses the picture less" in out
+    assert "confirmed" in out
     assert (two_models / "report" / "report.html").is_file()
     stored = json.loads((two_models / "report" / "report.json").read_text())
     assert [split["column"] for split in stored["splits"]] == ["type"]

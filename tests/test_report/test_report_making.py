@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import exports
 import numpy as np
@@ -18,6 +19,11 @@ from relevancy.report.page import page
 from relevancy.report.source import NEEDED
 from relevancy.report.words import MEASURES
 
+NUMBERS = {
+    "blind_tv": lambda row: row["evidence_blind_tv"],
+    "blind_drop": lambda row: row["evidence_probability"] - row["evidence_blind"],
+    "image_share": lambda row: row["share_image"],
+}
 QUICK = {"resamples": 200, "gallery": 2}
 
 
@@ -76,13 +82,127 @@ def test_differences_are_paired_row_by_row(two_models):
     assert stored["tests"] == len(MEASURES)
     for outcome in pair["outcomes"]:
         chosen = [
-            small[row]["share_image"] - large[row]["share_image"]
+            row
             for row in small
             if (small[row]["correct"], large[row]["correct"]) == (outcome["first_right"], outcome["second_right"])
         ]
-        assert outcome["difference"]["rows"] == len(chosen)
-        if chosen:
-            assert outcome["difference"]["value"] == pytest.approx(np.mean(chosen))
+        for measure, number in NUMBERS.items():
+            found = outcome["differences"][measure]
+            assert found["rows"] == len(chosen)
+            if chosen:
+                expected = np.mean([number(small[row]) - number(large[row]) for row in chosen])
+                assert found["value"] == pytest.approx(expected)
+
+
+def test_use_of_the_picture_is_compared_in_pairs_and_by_kind_of_question(tmp_path):
+    questions = ("What color is it?", "Is it red? (a) Yes (b) No", "How many are there?")
+    lines = [
+        exports.line(row, model, picture_hash=f"picture-{row // 3}", question=questions[row % 3])
+        for model in ("small", "large")
+        for row in range(60)
+    ]
+    folder = exports.write_export(tmp_path / "x", lines)
+    (pair,) = make_report(folder, **QUICK).to_json()["pairs"]
+    small, large = (results_of(folder, name) for name in ("small", "large"))
+    expected = {
+        "open questions": (0, 2), "questions with options": (1,), "what color": (0,), "is it … with options": (1,),
+        "how many": (2,),
+    }  # fmt: skip
+    found = {one["form"]: one["differences"] for one in pair["forms"]}
+    assert set(found) == set(expected)
+    for form, kept in expected.items():
+        for measure, number in NUMBERS.items():
+            values = [number(small[row]) - number(large[row]) for row in small if row % 3 in kept]
+            assert found[form][measure]["value"] == pytest.approx(np.mean(values))
+            assert (found[form][measure]["rows"], found[form][measure]["pictures"]) == (len(values), 20)
+            assert found[form][measure]["low"] < np.mean(values) < found[form][measure]["high"]
+
+
+def test_maps_are_counted_by_verdict_in_each_kind_of_answers(two_models):
+    for model in make_report(two_models, **QUICK).to_json()["models"]:
+        rows = list(results_of(two_models, model["name"]).values())
+        parts = {part["name"]: part for part in model["evidence"]}
+        assert list(parts) == ["all answers", "right answers", "wrong answers"]  # one form of questions alone
+        for name, chosen in (
+            ("all answers", rows),
+            ("right answers", [row for row in rows if row["correct"]]),
+            ("wrong answers", [row for row in rows if not row["correct"]]),
+        ):
+            for verdict in ("words alone", "confirmed", "unconfirmed"):
+                found = parts[name]["verdicts"][verdict]
+                assert found["value"] == pytest.approx(np.mean([row["verdict"] == verdict for row in chosen]))
+                assert found["rows"] == len(chosen)
+            assert parts[name]["means"]["blind_tv"]["value"] == pytest.approx(
+                np.mean([row["evidence_blind_tv"] for row in chosen])
+            )
+
+
+def test_what_the_image_share_is_worth_is_measured_on_these_rows(tmp_path):
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    lines = [
+        exports.line(
+            row, picture_hash=f"picture-{row // 2}", share_image=float(rng.choice([0.01, 0.02, 0.3, 0.6])),
+            evidence_blind_tv=float(rng.uniform(0, 0.3)), evidence_blind=float(rng.uniform()),
+        )
+        for row in range(80)
+    ]  # fmt: skip
+    lines.append(exports.line(99, evidence_blind_tv=None))
+    (model,) = make_report(exports.write_export(tmp_path / "x", lines), **QUICK).findings.models
+    shares, moved = ([row[name] for row in lines[:-1]] for name in ("share_image", "evidence_blind_tv"))
+    assert model.share_and_use.value == pytest.approx(scipy.spearmanr(shares, moved).statistic)
+    assert (model.share_and_use.rows, model.share_and_use.pictures, model.judged) == (80, 40, 80)
+    few = [row for row in lines[:-1] if row["share_image"] < 0.05]
+    used = np.mean([row["evidence_blind_tv"] >= 0.1 for row in few])
+    assert (model.small_but_used.value, model.small_but_used.rows) == (pytest.approx(used), len(few))
+
+
+def test_maps_are_said_to_agree_apart_where_both_are_confirmed(tmp_path):
+    """Confirmed maps are the same in both models, the others lie apart."""
+    lines = []
+    for row in range(36):
+        sure = row % 3 != 0
+        for model in ("small", "large"):
+            values = np.zeros(16)
+            values[5 if sure or model == "small" else 10] = 1.0
+            verdicts = {"verdict": "confirmed" if sure or model == "small" else "unconfirmed"}
+            lines.append(exports.line(row, model, image_map=values.tolist(), evidence_blind_tv=0.5, **verdicts))
+    report = make_report(exports.write_export(tmp_path / "x", lines), **QUICK)
+    (pair,) = report.findings.pairs
+    assert (pair.divergence_confirmed.value, pair.divergence_confirmed.rows) == (pytest.approx(0, abs=1e-6), 24)
+    assert (pair.divergence_others.value, pair.divergence_others.rows) == (pytest.approx(1, abs=1e-3), 12)
+    assert "at least one of the two maps does not show what its answer needs" in page(report)
+
+
+def test_without_evidence_a_report_says_what_is_missing_and_how_to_get_it(tmp_path):
+    lines = [exports.line(row, model) for row in range(24) for model in ("demo-small", "demo-large")]
+    report = make_report(exports.write_export(tmp_path / "x", lines, evidence=False), by=["question"], **QUICK)
+    stored, html = report.to_json(), page(report)
+    assert report.reading.verdict == "not measured"
+    assert "There is no evidence of demo-small and demo-large" in html
+    assert html.count("--no-evidence") >= 1
+    assert report.findings.main == "image_share"
+    assert [model["evidence"] for model in stored["models"]] == [[], []]
+    assert stored["pairs"][0]["differences"]["image_share"]["difference"]["rows"] == 24
+    assert stored["pairs"][0]["differences"]["blind_tv"]["difference"]["value"] is None
+    assert "Most different maps" in [shelf.title.split(":")[0] for shelf, _ in report.gallery]
+    assert "does the image share go with being right" in html.lower()
+
+
+def test_an_export_of_the_first_version_still_gives_a_report():
+    report = make_report(Path(__file__).parent.parent / "fixtures/v0.1.0/export", gallery=1, resamples=100)
+    assert report.findings.models[0].judged == 0
+    assert "There is no evidence of demo-small" in page(report)
+
+
+def test_one_export_with_evidence_and_one_without_are_not_compared_by_it(tmp_path):
+    first = exports.write_export(tmp_path / "a", [exports.line(row, "demo-small") for row in range(20)])
+    lines = [exports.line(row, "demo-large") for row in range(20)]
+    report = make_report(first, exports.write_export(tmp_path / "b", lines, evidence=False), **QUICK)
+    assert (report.reading.verdict, report.findings.main) == ("not measured", "image_share")
+    html = page(report)
+    assert "There is no evidence of demo-large" in html
+    assert "confirmed" in html
 
 
 def test_right_beside_wrong(two_models):
@@ -91,6 +211,7 @@ def test_right_beside_wrong(two_models):
     right = [row["share_image"] for row in rows if row["correct"]]
     wrong = [row["share_image"] for row in rows if not row["correct"]]
     found = stored["rightness"]["small"]["image_share"]
+    assert set(stored["rightness"]["small"]) == {"blind_tv", "image_share", "entropy", "top_mass", "probability"}
     assert found["gap"]["value"] == pytest.approx(np.mean(right) - np.mean(wrong))
     area = np.mean([(one > other) + (one == other) / 2 for one in right for other in wrong])
     assert found["area"]["value"] == pytest.approx(area)
@@ -111,26 +232,28 @@ def test_forms_of_questions(question, form):
 
 
 def test_what_goes_with_being_right_is_said_within_forms_of_questions(tmp_path):
-    """Easy questions leave much relevance on the picture, hard ones little; within each, right and wrong are alike."""
+    """Easy questions need the picture much, hard ones little; within each, right and wrong are alike."""
     rng = np.random.default_rng(0)
     lines = []
     for row in range(160):
         easy = row % 2 == 0
         right = bool(rng.random() < (0.85 if easy else 0.15))
-        share = (0.6 if easy else 0.2) + 0.05 * rng.normal()
+        moved = (0.6 if easy else 0.2) + 0.05 * rng.normal()
         question = "What color is it?" if easy else "How many are there?"
-        lines.append(exports.line(row, question=question, share_image=share, correct=right))
+        lines.append(exports.line(row, question=question, evidence_blind_tv=moved, correct=right))
     report = make_report(exports.write_export(tmp_path / "forms", lines), **QUICK)
     (found,) = report.findings.rightness.values()
-    image = found["image_share"]
-    assert image.forms == 2
-    assert image.area.low > 0.6
-    assert image.gap.low > 0.1
-    assert image.area_within.low < 0.5 < image.area_within.high
-    assert image.gap_within.low < 0 < image.gap_within.high
+    use = found["blind_tv"]
+    assert use.forms == 2
+    assert use.area.low > 0.6
+    assert use.gap.low > 0.1
+    assert use.area_within.low < 0.5 < use.area_within.high
+    assert use.gap_within.low < 0 < use.gap_within.high
     html = page(report)
-    assert "Within each of 2 forms of questions, these rows do not decide whether the image share goes with" in html
-    assert "goes with being right." not in html.replace("the image share goes with being right.", "")
+    assert (
+        "Within each of 2 forms of questions, these rows do not decide whether the use of the picture goes with" in html
+    )
+    assert "goes with being right." not in html.replace("the use of the picture goes with being right.", "")
 
 
 def test_no_form_with_right_and_wrong_answers_says_nothing(tmp_path):
@@ -164,7 +287,7 @@ def test_shares_are_not_called_looking_and_effects_have_no_size(two_models):
     html = page(make_report(two_models, **QUICK))
     for word in ("nearly blind", "looked at", "attention to the picture", "negligible", "effect is", "Cohen"):
         assert word not in html, word
-    assert "A small image share is no sign that the picture was not used" in html
+    assert "a small image share is no sign that the picture was not used" in " ".join(html.split())
 
 
 def test_groups_of_a_column(two_models):
@@ -198,20 +321,71 @@ def test_a_column_of_the_export_itself_makes_groups_too(two_models):
     assert [group["value"] for split in stored["splits"] for group in split["groups"]] == ["A duck.", "language"]
 
 
-def test_the_claim_is_supported_opposed_and_left_open(tmp_path):
-    def folder(name, shift, noise=0.05):
-        rng = np.random.default_rng(4)
-        rows = [(row, 0.4 + noise * rng.normal()) for row in range(60)]
-        lines = [
-            exports.line(row, model, share_image=share + (shift if model == "demo-small" else 0) * (1 + rng.normal()))
-            for model in ("demo-large", "demo-small")
-            for row, share in rows
-        ]
-        return exports.write_export(tmp_path / name, lines)
+def claim_folder(folder, small, large, noise=0.02, **shares):
+    """Use of the picture by two models about these means, the same pictures."""
+    rng = np.random.default_rng(4)
+    rows = [(row, noise * rng.normal()) for row in range(60)]
+    lines = [
+        exports.line(row, model, evidence_blind_tv=max(0.0, mean + shared + noise * rng.normal()), **shares)
+        for model, mean in (("demo-large", large), ("demo-small", small))
+        for row, shared in rows
+    ]
+    return exports.write_export(folder, lines)
 
-    for name, shift, verdict in (("less", -0.1, "supports"), ("more", 0.1, "against"), ("same", 0.0, "undecided")):
-        reading = make_report(folder(name, shift), **QUICK).reading
-        assert (reading.verdict, reading.smaller, reading.assumed) == (verdict, "demo-small", False)
+
+@pytest.mark.parametrize(
+    ("small", "large", "verdict"),
+    [
+        (0.03, 0.4, "supports"),
+        (0.11, 0.4, "in part"),
+        (0.3, 0.4, "in part"),
+        (0.4, 0.3, "against"),
+        (0.3, 0.3, "undecided"),
+    ],
+)
+def test_the_claim_rests_on_what_knocking_out_the_picture_does(tmp_path, small, large, verdict):
+    reading = make_report(claim_folder(tmp_path / "x", small, large), **QUICK).reading
+    assert (reading.verdict, reading.smaller, reading.assumed) == (verdict, "demo-small", False)
+    assert "picture" in reading.headline
+
+
+def test_the_claim_is_supported_in_part_where_one_kind_of_question_needs_the_picture(tmp_path):
+    lines = []
+    for row in range(80):
+        open_ = row % 4 == 0
+        for model, moved in (("demo-small", 0.3 if open_ else 0.01), ("demo-large", 0.5)):
+            question = "What color is it?" if open_ else "What color is it? (a) Red (b) Blue"
+            lines.append(exports.line(row, model, question=question, evidence_blind_tv=moved + 0.001 * (row % 7)))
+    report = make_report(exports.write_export(tmp_path / "x", lines), **QUICK)
+    assert report.reading.verdict == "in part"
+    assert "75.0% of its answers stand on words alone, but of “open questions” only 0.0%" in report.reading.headline
+    assert any("it is 0.0% (“open questions”) to 100.0%" in sentence for sentence in report.reading.sentences)
+
+
+def test_image_shares_do_not_move_the_reading_of_the_claim(tmp_path):
+    said = {}
+    for share in (0.001, 0.9):
+        folder = claim_folder(tmp_path / str(share), 0.3, 0.3)
+        lines = [row | {"share_image": share} if row["model"] == "demo-small" else row for row in rows_of(folder)]
+        report = make_report(exports.write_export(tmp_path / f"{share}-changed", lines), **QUICK)
+        assert report.findings.pairs[0].differences["image_share"].p < 0.01
+        said[share] = (report.reading.verdict, report.reading.headline, report.reading.difference.difference)
+    assert said[0.001] == said[0.9]
+    assert said[0.9][0] == "undecided"
+
+
+def test_a_loss_the_other_way_leaves_the_claim_open(tmp_path):
+    """More of the distribution moves, and the explained token loses less: neither is use without the other."""
+    lines = [
+        exports.line(row, model, evidence_blind_tv=0.2 + shift, evidence_blind=0.5 + shift, probability=0.8)
+        for row in range(40)
+        for model, shift in (("demo-small", 0.002 * (row % 7)), ("demo-large", 0.1 + 0.002 * (row % 5)))
+    ]
+    report = make_report(exports.write_export(tmp_path / "x", lines), **QUICK)
+    (pair,) = report.findings.pairs
+    assert pair.differences["blind_tv"].difference.decided == -1
+    assert pair.differences["blind_drop"].difference.decided == 1
+    assert report.reading.verdict == "undecided"
 
 
 def test_the_claim_is_left_open_with_few_pictures_and_not_asked_of_one_model(tmp_path):
@@ -300,20 +474,54 @@ def test_the_gallery_holds_what_it_says(tmp_path):
     (tmp_path / "3.png").unlink()
     exports.picture_file(tmp_path, 5, (50, 20))
     report = make_report(folder, gallery=14, resamples=100)
-    apart, wrong, least = report.gallery
+    apart, lost, wrong, least = report.gallery
     values = [choice.value for choice in apart[0].choices]
     assert values == sorted(values, reverse=True)
-    assert len(values) == 14
+    both = [row for row in range(14) if {one["verdict"] for one in lines if one["row"] == row} == {"confirmed"}]
+    assert (apart[0].title, len(values)) == ("Confirmed and most different: small and large", len(both))
+    assert {card.id for card in apart[1]} == {f"item-{row}" for row in both}
+    assert {seen.verdict for card in apart[1] for seen in card.seen} == {"confirmed"}
+    unclear = sorted((one["evidence_blind_tv"] for one in lines if one["verdict"] == "unconfirmed"), reverse=True)
+    assert lost[0].candidates == len(unclear)
+    assert lost[0].choices[0].value == pytest.approx(unclear[0])
     sure = sorted((one["probability"] for one in lines if not one["correct"]), reverse=True)
     assert wrong[0].candidates == 14
     assert wrong[0].choices[0].value == pytest.approx(sure[0])
     assert least[0].choices[0].value == pytest.approx(min(one["share_image"] for one in lines))
-    cards = {card.id: card for card in apart[1]}
+    cards = {card.id: card for card in least[1]}
     assert cards["item-3"].picture is None
     assert "no longer at" in cards["item-3"].missing
     assert "another picture is now at" in cards["item-5"].missing
     assert cards["item-4"].picture.startswith("data:image/webp;base64,")
     assert [seen.model for seen in cards["item-4"].seen] == ["small", "large"]
+
+
+def test_a_faint_map_is_drawn_where_it_is_confirmed_and_has_its_own_scale(tmp_path):
+    shown = {"share_image": 1e-6, "evidence_blind_tv": 0.5, "verdict": "confirmed"}
+    lines = [exports.line(row, model, **shown) for row in range(3) for model in ("small", "large")]
+    report = make_report(exports.write_export(tmp_path / "x", lines), gallery=3, resamples=100)
+    by_id = [{card.id: card.seen[0].drawn for card in cards} for _, cards in report.gallery]
+    for name in by_id[0].keys() & by_id[-1].keys():
+        assert by_id[0][name] != by_id[-1][name]
+    assert len(set(by_id[0].values())) == 3  # three maps
+    assert len(set(by_id[-1].values())) == 1  # three times the same words: not drawn
+
+
+def test_maps_that_are_compared_by_their_places_have_a_scale_each(tmp_path):
+    """Of one map ten thousand times as strong as the other, both are seen where maps are compared, one elsewhere."""
+    strong = np.arange(16.0).tolist()
+    values = {"small": [value / 1e4 for value in strong], "large": strong}
+    lines = [
+        exports.line(row, model, image_map=values[model], evidence_blind_tv=0.5, verdict="confirmed")
+        for row in range(2)
+        for model in values
+    ]
+    report = make_report(exports.write_export(tmp_path / "x", lines), gallery=1, resamples=100)
+    cards = {shelf.measure: shown[0] for shelf, shown in report.gallery if shown}
+    small, large = (seen.drawn for seen in cards["divergence"].seen)
+    assert small == large
+    small, large = (seen.drawn for seen in cards["image_share"].seen)
+    assert small != large
 
 
 def test_maps_with_signs_have_a_color_scale_of_their_own(tmp_path):
@@ -371,10 +579,12 @@ def test_odd_maps_are_counted_and_do_no_harm(tmp_path):
     lines[2]["image_map"] = [1.0] * 9  # does not fit its grid
     lines[3]["probability"] = None
     lines[4]["correct"] = None
+    lines[5] |= dict.fromkeys(exports.EVIDENCE)
     report = make_report(exports.write_export(tmp_path / "x", [*lines, lines[5]]), gallery=12, resamples=100)
     (model,) = report.findings.models
     assert (model.results, model.empty_maps, report.findings.repeated) == (12, 3, 1)
-    assert (model.means["probability"].rows, model.means["correct"].rows) == (11, 11)
+    assert (model.means["probability"].rows, model.means["correct"].rows, model.judged) == (11, 11, 11)
+    assert {share.rows for share in model.evidence[0].verdicts.values()} == {11}
     assert save(report, tmp_path / "out").is_file()
 
 

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevancy.stats.clustered import FEWEST, Estimate, Sample, areas, effects, gaps, holm, means, medians, sign_flips
+from relevancy.stats import clustered as clustered_stats
+from relevancy.stats.clustered import (
+    FEWEST,
+    Estimate,
+    Sample,
+    areas,
+    effects,
+    gaps,
+    holm,
+    means,
+    medians,
+    rank_correlations,
+    sign_flips,
+)
 from relevancy.stats.intervals import Resamples
 
 
@@ -190,6 +203,117 @@ def test_an_area_of_one_group_alone_is_unknown():
     nobody = Sample(np.array([]), np.array([], int))
     (found,) = areas([[(clustered(), nobody)]], Resamples(20, 100))
     assert found.value is None
+
+
+def related(seed=0, pictures=24, per_picture=3, steps=None):
+    """Two measures with a picture's part in common; of a few different values, if so many steps are given."""
+    one, noise = clustered(seed, pictures, per_picture), clustered(seed + 1, pictures, per_picture)
+    values = one.values, one.values + noise.values
+    return (*(each if steps is None else np.round(each * steps) for each in values), one.pictures)
+
+
+def spearman(*measures):
+    return pytest.importorskip("scipy.stats").spearmanr(*measures).statistic
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_a_rank_correlation_and_its_interval_equal_a_loop_over_pictures(steps):
+    one, other, pictures = related(steps=steps)
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([[(one, other, pictures)]], resamples)
+    samples = [Sample(values, pictures) for values in (one, other)]
+    assert found.value == pytest.approx(spearman(one, other))
+    assert (found.rows, found.pictures) == (72, 24)
+    # The influence is a derivative here and a jackknife there.
+    assert (found.low, found.high) == pytest.approx(bca(spearman, resamples, *samples), abs=0.02)
+
+
+def test_a_rank_correlation_within_strata_equals_a_loop_over_pictures():
+    """Strata lie far apart, so that over all rows the correlation is near one; within them it is not."""
+    one, other, pictures = related(steps=1)
+    strata = np.arange(72) % 3
+    strata[:20] = 0
+    one, other = one + 50 * strata, other + 50 * strata
+
+    def within(values, others, of_rows):
+        parts = [(np.sum(of_rows == each), spearman(values[of_rows == each], others[of_rows == each]))
+                 for each in np.unique(of_rows)]  # fmt: skip
+        known = [(rows, value) for rows, value in parts if not np.isnan(value)]
+        return sum(rows * value for rows, value in known) / sum(rows for rows, _ in known)
+
+    resamples = Resamples(24, 400, 5)
+    case = [(one[strata == each], other[strata == each], pictures[strata == each]) for each in range(3)]
+    (found,) = rank_correlations([case], resamples)
+    assert found.value == pytest.approx(within(one, other, strata))
+    assert found.value < spearman(one, other) - 0.1
+    samples = [Sample(values, pictures) for values in (one, other, strata)]
+    assert (found.low, found.high) == pytest.approx(bca(within, resamples, *samples), abs=0.03)
+
+
+def test_strata_of_a_rank_correlation_weigh_as_many_rows_as_each_resample_draws():
+    """One stratum in the same order, one in reverse: what varies is alone how many rows of each are drawn."""
+    rng = np.random.default_rng(2)
+    same = np.repeat(np.arange(24), rng.integers(1, 9, 24))
+    back = np.repeat(np.arange(24), rng.integers(1, 4, 24))
+    case = [(order * np.arange(len(rows)), 1.0 * np.arange(len(rows)), rows) for order, rows in ((1, same), (-1, back))]
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([case], resamples)
+    signs = Sample(np.repeat([1.0, -1.0], [len(same), len(back)]), np.concatenate([same, back]))
+    assert found.value == pytest.approx(np.mean(signs.values))
+    assert (found.low, found.high) == pytest.approx(bca(np.mean, resamples, signs), abs=0.01)
+
+
+def test_a_stratum_that_does_not_vary_in_a_resample_has_no_weight_in_it():
+    """All that varies in the second stratum is about one picture, which a third of the resamples lack."""
+    one, other, pictures = related()
+    spread = np.where(pictures == 3, np.arange(72) + 1.0, 0.0)
+    resamples = Resamples(24, 400, 5)
+    (found,) = rank_correlations([[(one, other, pictures), (spread, spread, pictures)]], resamples)
+    value = (spearman(one, other) + 1) / 2
+    assert found.value == pytest.approx(value)
+    paired = [clustered_stats._Paired.of(each) for each in ((one, other, pictures), (spread, spread, pictures))]
+    alone, flat = (each.resampled(resamples)[0] for each in paired)
+    assert 0.2 < np.isnan(flat).mean() < 0.5
+    drawn = np.where(np.isnan(flat), alone, (alone + 1) / 2)
+    assert drawn.min() - 1e-9 <= found.low < found.high <= drawn.max() + 1e-9
+    assert found.low > np.quantile(drawn, 0.001) - 1e-9
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_rank_correlations_influence_is_how_it_moves_with_a_rows_weight(steps):
+    one, other, pictures = related(per_picture=1, steps=steps)
+    paired = clustered_stats._Paired.of((one, other, pictures))
+    small = 1e-5
+    weights = np.full((len(one), len(one)), 1 - small) + small * len(one) * np.eye(len(one))
+    assert paired.moved() == pytest.approx((paired.weighted(weights) - spearman(one, other)) / small, abs=1e-3)
+    assert paired.moved().mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_rank_correlation_leaves_out_what_is_not_known_and_is_unknown_of_what_does_not_vary():
+    one, other, pictures = related()
+    one[0], other[5] = np.nan, np.nan
+    known = np.isfinite(one) & np.isfinite(other)
+    flat = (one, np.ones(len(one)), pictures)
+    cases = [[(one, other, pictures)], [(one, other, pictures), flat], [flat], [(np.full(72, np.nan), other, pictures)],
+             [(one[3:12], other[3:12], pictures[3:12])], []]  # fmt: skip
+    found, beside_flat, unknown, nothing, few, none = rank_correlations(cases, Resamples(24, 200))
+    assert (found.value, found.rows) == (pytest.approx(spearman(one[known], other[known])), 70)
+    assert beside_flat == found
+    assert [each.value for each in (unknown, nothing, none)] == [None] * 3
+    assert nothing.rows == none.rows == 0
+    assert (few.value is not None, few.low) == (True, None)
+
+
+def test_a_rank_correlations_interval_holds_the_truth_about_as_often_as_it_says():
+    """Of two normal measures of correlation r, Spearman's is 6 / pi * arcsin(r / 2), with two alike rows a picture."""
+    rng, held, truth = np.random.default_rng(8), 0, 6 / math.pi * math.asin(0.5 / 2)
+    pictures = np.repeat(np.arange(40), 2)
+    for seed in range(200):
+        one = rng.normal(size=40)
+        other = 0.5 * one + math.sqrt(0.75) * rng.normal(size=40)
+        (found,) = rank_correlations([[(one[pictures], other[pictures], pictures)]], Resamples(40, 400, seed))
+        held += found.low <= truth <= found.high
+    assert 0.9 <= held / 200 <= 0.99
 
 
 def test_a_sign_flip_test_comes_near_all_flips_taken_one_by_one():

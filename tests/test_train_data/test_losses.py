@@ -164,6 +164,7 @@ def test_the_connector_stays_in_an_all_text_batch(model, tokenizer, idle_tower):
 
 def test_a_rank_of_text_alone_keeps_step(tokenizer, tmp_path):
     """Two processes, one with pictures and one without: the gradients of one process with both."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
     worker = Path(__file__).with_name("two_ranks.py")
     found = os.environ | {"PYTHONPATH": str(worker.parents[1])}  # for what the tests share
     ranks = [subprocess.Popen([sys.executable, worker, tmp_path, str(rank)], env=found) for rank in range(2)]

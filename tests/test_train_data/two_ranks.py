@@ -12,8 +12,8 @@ import torch.distributed as dist
 from test_losses import batch_of
 from torch.nn.parallel import DistributedDataParallel
 from training_data import small_llava
+from transformers import GemmaTokenizer
 
-from relevancy.demo.language import build_tokenizer
 from relevancy.train.losses import lean_loss
 from relevancy.train.template import IGNORED
 
@@ -21,7 +21,7 @@ from relevancy.train.template import IGNORED
 def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    tokenizer = build_tokenizer()
+    tokenizer = GemmaTokenizer.from_pretrained(folder / "tokenizer")
     model = small_llava(tokenizer)
     model.model.vision_tower.requires_grad_(False)
     whole = batch_of(tokenizer, [True, True, False, False])

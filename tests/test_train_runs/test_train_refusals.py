@@ -126,7 +126,7 @@ def test_a_schedule_that_is_taken_works(schedule) -> None:
         ({}, {"report_to": ["wandb"]}, "report-to wandb"),
         ({}, {"report_to": ["paper"]}, "report-to paper"),
         ({"optimizer": "adamw_bnb_8bit"}, {}, "needs bitsandbytes"),
-        ({"max_tokens": 10}, {}, "max_length 10 is too small"),
+        ({"max_tokens": 10}, {}, "max_tokens 10 is too small"),
         ({"trains": ("tower",)}, {"cache": True}, "cannot be cached"),
     ],
 )
@@ -411,12 +411,34 @@ def test_moments_of_8_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["finetune.batch=65", "finetune.epochs=0.01", "finetune.micro=3", "feature_layer=99"]
+    "change",
+    [
+        "finetune.batch=65",
+        "finetune.epochs=0.01",
+        "finetune.micro=3",
+        "feature_layer=99",
+        "finetune.max_tokens=100",
+        "connector=nowhere",
+    ],
 )
 def test_a_dry_run_refuses_what_a_run_would(change, data, tmp_path) -> None:
     arguments = ["train", "finetune", "--preset", "demo-small", "--data", str(data), "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(app, [*arguments, "--dry-run", "--set", "finetune.batch=64", "--set", change])
     assert isinstance(done.exception, RelevancyError)
+
+
+def test_a_flavour_is_no_name_alone() -> None:
+    with pytest.raises(RelevancyError, match="say --flavour paper"):
+        overridden(preset("llava-gemma-2b-clip"), ["flavour=paper"])
+    with pytest.raises(RelevancyError, match="demo-small has no settings of the paper's"):
+        preset("demo-small", "paper")
+
+
+def test_what_is_wrong_with_every_entry_is_told(tmp_path) -> None:
+    unpictured = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]}
+    (tmp_path / "data.json").write_text(json.dumps([unpictured] * 2))
+    with pytest.raises(RelevancyError, match="1 <image> in the text, but 0 pictures"):
+        open_data(str(tmp_path / "data.json"))
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (137, False), (143, True)])

@@ -18,7 +18,7 @@ from relevancy.images import open_picture
 from relevancy.models import compat
 from relevancy.train.data.dialogues import Dialogue, Picture, on_disk
 from relevancy.train.data.sources import Dialogues
-from relevancy.train.stages import Stage
+from relevancy.train.stages import Stage, check_longest
 from relevancy.train.template import IGNORED, IMAGE, OVERLONG, STYLES, BadDialogueError, Encoded, encode
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ class Encoder:
         self.picture_shape = (3, *size)
         self.max_length = max_length
         self.style, self.overlong, self._strip = style, overlong, strip
-        if self.image_tokens >= max_length:
-            raise RelevancyError(f"a picture takes {self.image_tokens} tokens: max_length {max_length} is too small")
+        check_longest(max_length, self.image_tokens)
 
     @classmethod
     def of_stage(cls, processor: ProcessorMixin, stage: Stage) -> Encoder:

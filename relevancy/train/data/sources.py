@@ -52,7 +52,7 @@ class FileDialogues(Dialogues):
         unread: Counter[str] = Counter()
         for number, entry in enumerate(entries(path)):
             found = dialogue_of(entry.value, number)
-            broken = broken or entry.broken
+            broken = broken or entry.broken or found.fault
             starts.append(entry.start)
             ends.append(entry.end)
             lengths.append(found.words)
