@@ -152,7 +152,7 @@ def _at_chance(own: Columns, less: Callable[[Mapping[str, float], Mapping[str, f
 
 def _how_good(found: Mapping[str, Interval], against: Mapping[str, Interval]) -> list[str]:
     """What looking at no picture reaches."""
-    told = [f"better than a random map by {against['faithfulness']} (insertion less deletion)"]
+    told = [f"{against['faithfulness']} beside a random map (insertion less deletion)"]
     if "pointing" in found and found["pointing"].rows:
         told.append(f"on the truth in {_share(found['pointing'])}")
     return told
