@@ -119,8 +119,8 @@ def test_what_is_confirmed_is_what_explain_confirms(checked, model):
     confirmed, right, needed = map(np.array, (confirmed, right, needed))
     found = by_name(findings)["relevancy"].numbers
     assert findings.answers["blind_tv"].mean == pytest.approx(np.mean(blind), abs=1e-4)
-    found = [findings.answers[number].mean for number in ("probability", "blind")]
-    assert found == pytest.approx(np.mean(shares, 0).tolist(), abs=1e-4)
+    told = [findings.answers[number].mean for number in ("probability", "blind")]
+    assert told == pytest.approx(np.mean(shares, 0).tolist(), abs=1e-4)
     assert findings.answers["words_alone"].mean == pytest.approx(1 - needed.mean())
     assert findings.answers["blind_tv"].low < np.mean(blind) < findings.answers["blind_tv"].high
     assert found["confirmed"].mean == pytest.approx(confirmed.mean())
