@@ -57,7 +57,13 @@ def unscaled() -> Iterator[None]:
 
 
 def chosen() -> list[str]:
-    return ["image_size=80", f"align.steps={STEPS}", f"align.batch={BATCH}", f"language={os.environ[GEMMA]}"]
+    return [
+        "image_size=80",
+        f"align.steps={STEPS}",
+        f"align.batch={BATCH}",
+        f"align.micro={BATCH}",
+        f"language={os.environ[GEMMA]}",
+    ]
 
 
 def aligned(scenes: Path, out: Path) -> tuple[list[float], float]:

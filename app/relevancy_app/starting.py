@@ -77,13 +77,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    from relevancy_app.safety import check_binding, login_from
-
     options: dict[str, Any] = vars(given)
     names = options.pop("model") or list(_PAIR)
     loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
-    settings = Settings(login=login_from(os.environ), **options)
-    check_binding(settings)  # before gigabytes are read
     with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
         os.environ |= {
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -92,7 +88,10 @@ def _serve(given: argparse.Namespace) -> None:
         }  # before the imports that read them
         import relevancy
         from relevancy_app.building import build, launch_options
+        from relevancy_app.safety import check_binding, login_from
 
+        settings = Settings(login=login_from(os.environ), **options)
+        check_binding(settings)  # before gigabytes are read
         models = []
         for name in names:
             sys.stderr.write(f"loading {name}\n")
