@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from relevancy.data.arrow import pa
 from relevancy.data.columns import Columns
 from relevancy.export.chunks import Chunk
+from relevancy.export.identity import ExportPlan
 from relevancy.export.overlays import Wanted
-from relevancy.export.run import ExportPlan, Request, employed, planned_for, turns
+from relevancy.export.request import Request, planned_for, turns
+from relevancy.export.run import employed
 from relevancy.parallel.worker_pool import WorkerCrash
 
 SAMPLE = 20

@@ -167,6 +167,16 @@ def test_llavas_words_reach_the_model(sets, models, tmp_path):
     assert done.scores["demo-large"].protocol == BENCHMARKS["vqav2"].protocol
 
 
+def test_each_answer_is_to_its_own_question(sets, models, tmp_path):
+    done = asked("gqa", sets["gqa"], tmp_path, models[1:])
+    rows = answers_in(done.folders["demo-large"] / "gqa")
+    pictures = [one.image for one in miniatures.scenes(6) for _ in range(2)]
+    prompt = generation.read(models[1], pictures, [row["prompt"] for row in rows])
+    said = [models[1].tokenizer.decode(ids).strip() for ids in generation.answers(models[1], prompt, 128)]
+    assert [row["text"] for row in rows] == said
+    assert len(set(said)) > 3
+
+
 def test_submissions_are_in_the_official_forms(sets, models, tmp_path):
     def of(name):
         done = asked(name, sets[name], tmp_path / name, models[:1])
@@ -175,6 +185,8 @@ def test_submissions_are_in_the_official_forms(sets, models, tmp_path):
     folder, rows = of("pope")
     first = json.loads((folder / "coco_pope_adversarial_answers.json").read_text().splitlines()[0])
     assert first == {"question": rows[0]["prompt"], "answer": rows[0]["text"]}
+    asked_rows = (tmp_path / "pope" / "asked" / "pope" / "questions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["answer"] for line in asked_rows[:4]] == ["yes", "no", "yes", "no"]
     folder, rows = of("gqa")
     given = json.loads((folder / "testdev_balanced_predictions.json").read_text())
     assert given[0] == {"questionId": rows[0]["question_id"], "prediction": rows[0]["text"].rstrip(".").lower()}
@@ -188,6 +200,9 @@ def test_submissions_are_in_the_official_forms(sets, models, tmp_path):
     folder, rows = of("scienceqa")
     given = json.loads((folder / "scienceqa_result.json").read_text())
     assert given["outputs"] == {row["question_id"]: row["text"] for row in rows}
+    named = {row["question_id"]: row["text"][:1] if row["text"][1:3] in ("", ". ") else "" for row in rows}
+    assert given["results"] == {own: "ABCDE".find(letter) if letter else -1 for own, letter in named.items()}
+    assert -1 in given["results"].values()
     folder, rows = of("mm-vet")
     assert json.loads((folder / "mm-vet.json").read_text())["v1_0"] == rows[0]["text"]
     folder, rows = of("mmvp")

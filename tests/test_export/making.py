@@ -13,8 +13,9 @@ from typing import Any
 
 import tiny
 
+from relevancy.export.identity import ExportPlan
 from relevancy.export.records import faulty
-from relevancy.export.run import ExportPlan, Request
+from relevancy.export.request import Request
 from relevancy.export.schema import table_of
 
 QUESTIONS = ("Is the duck floating? (a) Yes (b) No", "What color is the ball?", "Where is the dog?")

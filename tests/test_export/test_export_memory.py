@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from making import Stub, stub_request
 
+from relevancy.export.identity import ExportPlan
 from relevancy.export.records import faulty
-from relevancy.export.run import ExportPlan, export
+from relevancy.export.run import export
 from relevancy.export.schema import table_of
 
 SIDE, TOKENS = 24, 640  # of a LLaVA's map, and of its prompt
