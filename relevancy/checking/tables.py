@@ -64,7 +64,7 @@ ANSWERS: Mapping[str, str] = {
 
 _OTHERS = "Metrics of other packages"
 _WEIGHTS = "Against random weights: rank correlation without signs"
-_COMPARED = ("faithfulness", "flips", "pointing", "energy", "rank_accuracy", "nss")
+_COMPARED = ("faithfulness", "flips", "confirmed", "pointing", "energy", "recovery", "rank_accuracy", "nss")
 _JSON = "table.json"
 _COMPARISONS = ("numbers", "against_random", "against_centre", "against_first")
 _FIELDS = tuple(each.name for each in fields(Interval))

@@ -30,7 +30,7 @@ from relevancy.methods.base import MethodSettings, TargetBatch, opened
 from relevancy.methods.functions import MapRequest
 from relevancy.methods.registry import MapFunction, Method
 from relevancy.metrics.answer_flip import answer_flips
-from relevancy.metrics.explainers import BATCH
+from relevancy.metrics.explainers import BATCH, centre_blob
 from relevancy.metrics.localization import against_truth
 from relevancy.metrics.patch_order import order
 from relevancy.metrics.sanity_checks import similarity
@@ -52,7 +52,6 @@ NUMBERS: Mapping[str, str] = {
 }
 """Columns in their order; the arrow says which way is better."""
 _AGAINST = ("relevancy", "relevancy-magnitude", "attnlrp")
-_SPREAD = 1 / 4  # of the picture's side: the standard deviation of the bump in its middle
 _TIMED = 15  # passes of each kind; the median counts
 
 
@@ -89,7 +88,7 @@ def noise(request: MapRequest) -> np.ndarray:
 def middle(request: MapRequest) -> np.ndarray:
     """The centre prior: a bump in the middle, whatever is asked."""
     down, across = ((2 * np.arange(count) + 1 - count) / (2 * count) for count in (request.rows, request.cols))
-    bump = np.exp(-(down[:, None] ** 2 + across**2) / (2 * _SPREAD**2))
+    bump = centre_blob(down, across)
     return np.broadcast_to(bump, (len(request.inputs["input_ids"]), *bump.shape)).copy()
 
 

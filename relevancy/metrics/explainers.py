@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Explainer", "centre_maps", "explainer_of", "explainers_of", "random_maps"]
+__all__ = ["Explainer", "centre_blob", "centre_maps", "explainer_of", "explainers_of", "random_maps"]
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -113,14 +113,18 @@ def centre_maps() -> Explainer:
     exp(-d^2 / 2) with d the distance of a patch's middle from the picture's, `CENTRE_WIDTH` of each side being 1. It
     runs no model. Sources: Tatler, Journal of Vision 2007; the centre prior of FlashTrace's tables.
     """
-    return _unread("centre", _blob)
+    return _unread("centre", _centred)
 
 
-def _blob(grid: Grid) -> np.ndarray:
-    x0, y0, x1, y1 = grid.boxes().T
-    across, down = ((x0 + x1) / 2 / grid.width - 0.5) / CENTRE_WIDTH, ((y0 + y1) / 2 / grid.height - 0.5) / CENTRE_WIDTH
-    squared = np.round(across**2 + down**2, 9)  # as far from the middle is as high
-    return np.exp(-squared / 2).astype(np.float32).reshape(grid.rows, grid.cols)
+def centre_blob(down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """The blob, float32 (rows, cols), of patches so far below (rows,) and right of (cols,) the middle, in sides."""
+    squared = np.round((down[:, None] / CENTRE_WIDTH) ** 2 + (across / CENTRE_WIDTH) ** 2, 9)  # equals are equal
+    return np.exp(-squared / 2).astype(np.float32)
+
+
+def _centred(grid: Grid) -> np.ndarray:
+    edges = np.clip(grid.y_edges / grid.height, 0, 1), np.clip(grid.x_edges / grid.width, 0, 1)
+    return centre_blob(*((own[:-1] + own[1:] - 1) / 2 for own in edges))
 
 
 def _unread(name: str, draw: Callable[[Grid], np.ndarray]) -> Explainer:

@@ -94,6 +94,13 @@ def test_shares_of_a_budget(budget, regions, expected):
     np.testing.assert_allclose(budget.shares(regions), expected, atol=1e-12)
 
 
+def test_one_patch_at_a_step_is_a_step_for_each_patch():
+    """However 1 / n is rounded."""
+    for patches in range(2, 1200):
+        shares = Budget(step=1).shares(patches)
+        np.testing.assert_allclose(shares * patches, np.arange(patches + 1), atol=1e-6)
+
+
 def test_uneven_steps_weigh_by_their_share():
     """Three of four patches, then the last: 3/4 of the way between 1 and 0.4, then 1/4 between 0.4 and 0."""
     sight = sight_of([0.1, 0.2, 0.3, 0.4])
@@ -112,13 +119,21 @@ def test_regions_are_rectangles_of_whole_patches():
     assert Budget().labels(sight.grid).tolist() == list(range(24))
 
 
+def test_regions_are_as_square_as_the_picture_lets_them():
+    """A picture four times as wide as tall: 2 rows of 8 regions, each of 2 x 2 patches."""
+    sight = sight_of(np.full(64, 1 / 64), rows=4, cols=16, width=120, height=30)
+    labels = Budget(regions=16).labels(sight.grid).reshape(4, 16)
+    assert labels.max() == 15
+    assert labels[:2, :2].tolist() == [[0, 0], [0, 0]]
+    assert labels[2:, 14:].tolist() == [[15, 15], [15, 15]]
+
+
 def test_a_region_goes_as_one_by_its_mean():
-    """The highest patch is in region 0, whose mean is lower than region 3's; a patch of padding has no say."""
+    """Region 0 has the highest patch and sum, region 3 the highest mean; patches of padding (12, 15) have no say."""
     values = np.zeros((4, 4))
-    values[0, 0], values[2:, 2:] = 4.0, 2.0
-    values[3, 3] = 99.0  # padding
+    values[0, 0], values[2:, 2:], values[3, 3], values[3, 0] = 7.0, 2.0, 0.0, 99.0
     seen = np.ones(16, bool)
-    seen[15] = False
+    seen[[12, 15]] = False
     sight = sight_of(np.arange(16) / 120, 4, 4, seen=seen)
     budget = Budget(regions=4)
     found = budget.orders(values, sight)
@@ -126,10 +141,10 @@ def test_a_region_goes_as_one_by_its_mean():
     assert sorted(found[:, 2:].tolist()) == [[1, 2], [2, 1]]
     (curve,) = curves(sight, [found], budget=budget)
     assert len(curve.shares) == 5
-    first = (10 + 11 + 14) / 120  # of region 3 what was seen
-    assert curve.insertion[1] == pytest.approx(first + 15 / 120)  # what was not seen is never hidden
+    first, never = (10 + 11 + 14) / 120, (12 + 15) / 120  # of region 3 what was seen; what was not is never hidden
+    assert curve.insertion[1] == pytest.approx(first + never)
     assert curve.deletion[1] == pytest.approx(1 - first)
-    assert curve.deletion[4] == pytest.approx(15 / 120)
+    assert curve.deletion[4] == pytest.approx(never)
 
 
 @pytest.mark.parametrize(
