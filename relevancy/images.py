@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -61,7 +61,9 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     if isinstance(source, Image.Image):
         name = Path(getattr(source, "filename", "") or "picture").name
-        return _from_image(source, name, max_pixels)
+        picture = _from_image(source, name, max_pixels)
+        # What the caller draws on it later is not what a model saw.
+        return replace(picture, image=source.copy()) if picture.image is source else picture
     if isinstance(source, np.ndarray):
         return _from_array(source, "array", max_pixels)
     if isinstance(source, bytes | bytearray):

@@ -1,6 +1,8 @@
 """What comes before a question, read once for all questions: rows equal those of whole passes."""
 
 import copy
+import gc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -152,6 +154,37 @@ def test_a_picture_is_read_forward_once_for_its_questions(monkeypatch):
     assert lengths.count(tokens) == 1
     assert len(lengths) == 1 + len(QUESTIONS)
     assert sum(lengths) < 2 * tokens + 60
+
+
+def test_a_picture_is_read_once_too_where_the_answers_decide_the_target(monkeypatch):
+    """Questions of unequal length are padded beside each other, and not where each is read on with its answer."""
+    model = wrap(*tiny.gemma_clip())
+    monkeypatch.setattr(map_batch, "_LONG", 0)
+    _, _, tokens = split(model, QUESTIONS[0])
+    lengths = []
+    model.model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: lengths.append(named["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    explain(model, tiny.picture(), QUESTIONS, target=1, max_new_tokens=3, evidence=False)
+    assert lengths.count(tokens) == 1
+
+
+@pytest.mark.parametrize("fewest", [0, 10**9])
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "all"}, {"target": "contrast"}, {"scope": "full"}, {"target": "zebra"}]
+)
+def test_no_graph_outlives_an_explanation(fewest, options, monkeypatch):
+    """Not by a circle that no collector sees, either: a graph whose backward never ran, or kept for other targets."""
+    model = wrap(*tiny.gemma_clip())
+    monkeypatch.setattr(map_batch, "_LONG", fewest)
+
+    def left() -> int:
+        with suppress(RelevancyError):  # no answer has a zebra
+            explain(model, tiny.picture(), QUESTIONS[:2], max_new_tokens=3, **options)
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    assert left() == left()
 
 
 def test_what_cannot_share_is_told_beforehand():

@@ -320,3 +320,10 @@ def test_limit_can_be_raised_or_lowered_per_call(monkeypatch):
     for source in (data, Image.new("RGB", (40, 30)), np.zeros((30, 40), np.uint8)):
         with pytest.raises(RelevancyError, match="1,200 pixels, more than the limit of 1,199"):
             open_picture(source, max_pixels=1199)
+
+
+def test_what_is_drawn_on_a_picture_later_is_not_on_what_was_opened():
+    given = Image.new("RGB", (8, 6), "white")
+    opened = open_picture(given)
+    given.paste("black", (0, 0, 8, 6))
+    assert np.asarray(opened.image).min() == 255

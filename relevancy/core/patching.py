@@ -142,7 +142,7 @@ def activations_recomputed(stack: nn.Module) -> Iterator[None]:
             module, source, output = latest[0]
             if tensor.data_ptr() == output.data_ptr() and tensor.shape == output.shape and not output._version:
                 return module, source
-        return tensor
+        return tensor.detach()  # with its own graph it would be a circle that no garbage collector sees
 
     def unpack(packed: Any) -> Tensor:
         if isinstance(packed, Tensor):

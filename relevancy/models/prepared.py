@@ -107,6 +107,8 @@ class Prepared:
         kept = self.kept[row].nonzero()[:length, 0]
         own: dict[str, Any] = {}
         for name, value in self.inputs.items():
+            if name == "position_ids" and value.shape == shape:
+                continue  # they were told for padding's sake: without it the model counts by itself
             if isinstance(value, Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
                 own[name] = value[..., row : row + 1, kept]
             elif isinstance(value, Tensor):
