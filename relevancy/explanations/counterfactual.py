@@ -97,6 +97,7 @@ def counterfactual(
     listed = [regions] if isinstance(regions, Region) else list(regions)
     if not listed:
         raise RelevancyError("There is no region to hide: give at least one.")
+    max_new_tokens = generation.checked_length(max_new_tokens)
     if isinstance(model, str):
         model = load(model)
     picture = open_picture(image, max_pixels=max_pixels)
