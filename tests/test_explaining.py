@@ -278,7 +278,8 @@ def test_weights_that_are_not_numbers_give_no_map(picture):
     result = explain(broken, picture, QUESTIONS[0], max_new_tokens=2)
     assert result.empty
     assert result.evidence is None
-    assert any("not a number" in note for note in result.notes)
+    (note,) = result.notes  # not that the relevance is on the words instead
+    assert "not a number" in note
     assert set(result.shares.values()) == {0.0}
     assert result.overlay().size == picture.size
 
@@ -366,6 +367,11 @@ def test_two_threads_on_one_model_get_what_each_gets_alone(gemma, picture):
         ({"question": ["a", "b"], "image": ["nowhere.png"] * 3}, "equal length, not 2 and 3"),
         ({"question": []}, "list is empty"),
         ({"question": "quack " * 2000}, "too long"),
+        ({"max_new_tokens": 0}, "whole number, 1 or more, not 0"),
+        ({"max_new_tokens": True}, "1 or more, not True"),
+        ({"max_new_tokens": 2.5}, "1 or more, not 2.5"),
+        ({"max_new_tokens": "5"}, "1 or more, not '5'"),
+        ({"max_new_tokens": None}, "1 or more, not None"),
         ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
     ],
 )
@@ -415,3 +421,23 @@ def test_an_answer_ends_where_the_model_has_no_more_positions(built):
     short = relevancy.explain(model, tiny.picture(), "red?", max_new_tokens=10**9)
     assert len(short.tokens) < model.room
     assert len(model.tokenizer.encode(short.answer, add_special_tokens=False)) <= model.room
+
+
+@pytest.mark.parametrize("family", ["gemma-clip", "paligemma"])
+def test_an_answer_is_not_cut_short_by_a_longer_question_beside_it(family):
+    """Nor is a row whose place has run out told of positions that the model does not have."""
+    questions = ["What color?", "Where is the dog? The dog stands left of the tree, on the grass. " * 2]
+    hf_model, processor = tiny.FAMILIES[family]()
+    model = wrap(hf_model, processor, name="tiny")
+    longest = int(model.prepare([tiny.picture()], questions[1:])["attention_mask"].sum())
+    hf_model.config.get_text_config().max_position_embeddings = longest + 2
+    positions = []
+    model.model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: positions.append(named.get("position_ids")), with_kwargs=True
+    )
+    both = explain(model, tiny.picture(), questions, max_new_tokens=8, evidence=False)
+    told = [int(own.max()) for own in positions if own is not None]
+    alone = [explain(model, tiny.picture(), question, max_new_tokens=8, evidence=False) for question in questions]
+    assert [result.answer_tokens for result in both] == [result.answer_tokens for result in alone]
+    assert [len(result.answer_tokens) for result in both] == [8, 2]
+    assert max(told) < model.room + (family == "paligemma")

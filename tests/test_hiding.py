@@ -145,3 +145,12 @@ def test_refusals(built, changes, said):
         counterfactual(model, **asked)
     assert "\n" not in str(caught.value)
     assert replace(Region(), patches=(1,)) == Region(patches=(1,))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"box": (1, 2, 3)}, {"box": (1, 2, 3, "x")}, {"box": 5}, {"patches": 3}, {"patches": [1.5]}, {"patches": ["a"]}],
+)
+def test_a_region_of_other_things_than_numbers_is_refused(wrong):
+    with pytest.raises(RelevancyError, match="left, upper, right, lower"):
+        Region(**wrong)

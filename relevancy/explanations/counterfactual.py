@@ -6,6 +6,7 @@ __all__ = ["Counterfactual", "Region", "Replacement", "counterfactual"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Literal, get_args, overload
 
 import numpy as np
@@ -25,6 +26,7 @@ Replacement = Literal["grey", "black", "mean", "blur"]
 """What stands in a hidden part's place, wherever pictures are changed: a color (`color_of`), or the picture blurred."""
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 _COLORS = {"grey": (128, 128, 128), "black": (0, 0, 0)}
+_REGION = "give box=(left, upper, right, lower), or patches=[0, 1]"
 _BLUR = 0.1  # of the picture's longer side: the radius, in which nothing of an object's shape is left
 
 
@@ -34,10 +36,21 @@ class Region:
 
     box: (left, upper, right, lower), 0 at the left and upper border.
     patches: indices into `image_map`, row by row.
+    Raises RelevancyError for what is neither.
     """
 
     box: tuple[float, float, float, float] | None = None
     patches: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            for patch in self.patches:
+                index(patch)
+            sides = [] if self.box is None else [float(side) for side in self.box]
+        except (TypeError, ValueError) as error:
+            raise RelevancyError(f"A region's numbers are wrong ({error}): {_REGION}.") from error
+        if self.box is not None and len(sides) != 4:
+            raise RelevancyError(f"A region's box has four numbers, not {len(sides)}: {_REGION}.")
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,7 @@ def counterfactual(
     listed = [regions] if isinstance(regions, Region) else list(regions)
     if not listed:
         raise RelevancyError("There is no region to hide: give at least one.")
+    max_new_tokens = generation.checked_length(max_new_tokens)
     if isinstance(model, str):
         model = load(model)
     picture = open_picture(image, max_pixels=max_pixels)

@@ -53,6 +53,7 @@ class ExplainConfig:
             raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
         registry.chosen(self.method, self.scope, self.layers)
         object.__setattr__(self, "target", targets.parsed(self.target))
+        object.__setattr__(self, "max_new_tokens", generation.checked_length(self.max_new_tokens))
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
     @property
@@ -282,12 +283,12 @@ class MapBatch:
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
+        mass = shares(np.abs(row) if self.method.signed else row, is_image)
         if not np.isfinite(image_map).all():
             notes.append("the relevance is not a number here, so there is no map: try dtype float32")
         elif not image_map.any():
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
-        mass = shares(np.abs(row) if self.method.signed else row, is_image)
-        if image_map.any() and mass["image"] < FLOOR:
+        elif mass["image"] < FLOOR:
             notes.append(_faint(mass["image"], known=evidence is not None))
         if reading.cut is not None and reading.cut >= _MUCH_CUT:
             notes.append(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import exp
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -102,7 +103,9 @@ class Prefill:
         mask = torch.cat([self.mask, torch.ones_like(ids, dtype=self.mask.dtype)], 1)
         known: dict[str, Tensor] = {}
         if self.positions is not None:
-            known["position_ids"] = self.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+            further = self.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+            # A row that has no more room goes on beside those that have: what it says there is not read.
+            known["position_ids"] = further.clamp(max=model.room - int(model.causal))
         output = model.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **known)
         positions = known["position_ids"][..., -1:] if known else None
         logits = output.logits[:, -1].detach()
@@ -136,22 +139,31 @@ def answers(model: Model, prompt: Prefill, max_new_tokens: int = MAX_NEW_TOKENS)
     """Ids of the greedy answers, each token the one of the largest logit, stop tokens left out.
 
     Of a checkpoint's own generation settings only the stop tokens are heard: none of the others can change an answer.
+    Each ends by itself where the model has no more positions.
     Goes on in the prompt's own cache: give `prompt.branch()` where the prompt is needed again.
     """
     stops = torch.tensor(model.stop_token_ids, device=prompt.logits.device)
-    longest = min(max_new_tokens, model.room - prompt.tokens)
+    rooms = [min(max_new_tokens, max(1, model.room - own)) for own in prompt.mask.sum(-1).tolist()]
     said = [prompt.logits.argmax(-1, keepdim=True)]
     ended = torch.isin(said[0], stops)
     with torch.no_grad(), patching.eval_mode(model.model):
-        while len(said) < longest and not ended.all():
+        while len(said) < max(rooms) and not ended.all():
             prompt, _ = prompt.further(model, said[-1])
             said.append(prompt.logits.argmax(-1, keepdim=True))
             ended |= torch.isin(said[-1], stops)
-    return [_before_stop(ids, set(model.stop_token_ids)) for ids in torch.cat(said, 1).tolist()]
+    found = zip(torch.cat(said, 1).tolist(), rooms, strict=True)
+    return [_before_stop(ids[:room], set(model.stop_token_ids)) for ids, room in found]
 
 
 def _before_stop(ids: list[int], stops: set[int]) -> list[int]:
     return list(takewhile(lambda token: token not in stops, ids))
+
+
+def checked_length(max_new_tokens: int) -> int:
+    """The length of an answer, in tokens. Raises RelevancyError when it is no whole number from 1."""
+    if not isinstance(max_new_tokens, Integral) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+        raise RelevancyError(f"max_new_tokens must be a whole number, 1 or more, not {max_new_tokens!r}.")
+    return int(max_new_tokens)
 
 
 def encoded(model: Model, answer: str) -> tuple[int, ...]:
