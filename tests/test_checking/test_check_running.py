@@ -72,7 +72,8 @@ def test_a_blob_in_the_middle_is_judged_like_a_method(checked):
     for control in ("randomised to tower", "question", "picture", "answer", "noise", "alone"):
         assert blob.numbers[f"{control} similarity"].mean == pytest.approx(1)
     assert str(blob.verdict).startswith("is a blob in the middle of any picture; ")
-    assert f"; {blob.against_random['faithfulness']} beside a random map (insertion less deletion); " in str(blob.verdict)
+    beside = f"; {blob.against_random['faithfulness']} beside a random map (insertion less deletion); "
+    assert beside in str(blob.verdict)
     assert f"on the truth in {blob.numbers['pointing'].mean:.0%}" in str(blob.verdict)
     gap = own.against_centre["pointing"]
     assert gap.mean == pytest.approx(own.numbers["pointing"].mean - blob.numbers["pointing"].mean)
