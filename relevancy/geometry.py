@@ -45,6 +45,12 @@ class Grid:
         """Number of token columns."""
         return len(self.x_edges) - 1
 
+    @property
+    def unseen(self) -> float:
+        """Share of the picture's area that the model never saw, as what a center crop cuts off."""
+        width, height = np.ptp(np.clip(self.x_edges, 0, self.width)), np.ptp(np.clip(self.y_edges, 0, self.height))
+        return float(1 - width * height / (self.width * self.height))
+
     def boxes(self) -> np.ndarray:
         """Each token's rectangle (rows * cols, 4) as x0, y0, x1, y1, clipped to the picture, row by row.
 

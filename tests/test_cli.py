@@ -279,7 +279,21 @@ def test_a_comparison_writes_and_prints_what_each_model_says(run, second, tmp_pa
             row[:2] == [str(number + 1), name] and row[-2:] == [f"{value:.3f}" for value in read] for row in rows if row
         )
     assert f"rank correlation {stored['agreement'][0]['rank_correlation']:.2f}" in out
+    for one in stored["models"]:
+        assert f"{one['model']}: {one['evidence']['sentence']}" in out
     assert f"→ {tmp_path / 'out' / 'side-by-side.png'}" in out
+
+
+def test_what_is_cut_off_the_picture_is_said_on_the_terminal(run, second, folder, tmp_path):
+    Image.new("RGB", (90, 30)).save(folder / "wide.png")
+    code, out, _ = run(*arguments(tmp_path / "one", image="wide.png"))
+    assert code in (0, 3)
+    assert "67% of the picture, hatched on the map, is cut off before it comes to model; " in out
+    code, out, _ = run(*comparison(tmp_path / "both", "model", second, image="wide.png"))
+    assert code in (0, 3)
+    assert "comes to model, second; " in out
+    Image.new("RGB", (30, 30)).save(folder / "square.png")
+    assert "cut off" not in run(*arguments(tmp_path / "whole", image="square.png"))[1]
 
 
 def test_options_reach_the_comparison(run, second, tmp_path):

@@ -347,6 +347,18 @@ def test_the_figure_shows_what_each_would_say(both, three):
     assert bare.get_size_inches()[1] < both.figure().get_size_inches()[1]
 
 
+@pytest.mark.parametrize(("times", "dark"), [(0.099, True), (0.101, False), (0.0, False)])
+def test_a_map_that_the_one_scale_leaves_dark_is_named(both, times, dark):
+    first = both.explanations[0]
+    peak = np.nanmax(first.heatmap())
+    low = replace(first, model="low", image_map=(first.image_map * times).astype(np.float32))
+    told = [line for line in compared([first, low]).findings() if "dark" in line]
+    assert peak > 0
+    assert [line.startswith("low's map is dark on the one scale: its peak is 9.9% of") for line in told] == [
+        True
+    ] * dark
+
+
 def test_a_notebook_shows_the_figure_and_each_models_notes(both):
     first, second = both.explanations
     page = replace(both, explanations=(replace(first, notes=("a < b",)), second))._repr_html_()

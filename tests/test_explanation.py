@@ -20,7 +20,7 @@ from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.geometry import Grid
-from relevancy.plotting.overlay import FLOOR, labelled
+from relevancy.plotting.overlay import FLOOR, labelled, percent
 
 FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png"}
 
@@ -138,6 +138,13 @@ def test_an_empty_map_is_not_drawn_as_one(value):
 
 
 FAINT = {"image": 2e-6, "text": 0.9, "first_token": 0.099998}
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0, "0.0%"), (1.7e-8, "under 0.0001%"), (2e-6, "0.0002%"), (9e-4, "0.09%"), (0.2, "20.0%")]
+)
+def test_a_share_is_said_in_digits_that_can_be_read(share, said):
+    assert percent(share) == said
 
 
 def test_a_map_of_next_to_nothing_is_drawn_as_empty_and_says_why(tmp_path):

@@ -154,6 +154,7 @@ def test_padding_to_a_given_size_goes_right_and_down():
 
 def test_boxes_run_row_by_row_and_stop_at_the_picture():
     grid = Grid(10, 4, np.array([-2.0, 5.0, 12.0]), np.array([0.0, 2.0, 4.0]))
+    assert grid.unseen == 0
     assert grid.boxes().tolist() == [[0, 0, 5, 2], [5, 0, 10, 2], [0, 2, 5, 4], [5, 2, 10, 4]]
 
 
@@ -166,6 +167,7 @@ def test_at_middles_by_hand():
 
 def test_heatmap_by_hand():
     grid = Grid(6, 1, np.array([1.0, 3.0, 5.0]), np.array([0.0, 1.0]))
+    assert grid.unseen == pytest.approx(1 / 3)
     image_map = np.array([[1.0, 3.0]])
     smooth, exact = grid.heatmap(image_map), grid.heatmap(image_map, smooth=False)
     assert smooth.dtype == exact.dtype == np.float32

@@ -35,7 +35,9 @@ def welcome() -> str:
 def status(last: Session) -> str:
     """What the results are about, in one line."""
     ask = last.ask
-    parts = [f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"scope {ask.scope}"]
+    parts = [f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"by {ask.method}"]
+    if ask.scope != "language":
+        parts.append(f"scope {ask.scope}")
     if ask.first_layer > 1 or ask.last_layer is not None:
         parts.append(f"layers {ask.first_layer} to {ask.last_layer or 'the last'}")
     busy = "" if last.whole else ' aria-busy="true"'

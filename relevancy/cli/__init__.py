@@ -19,8 +19,8 @@ app = Commands(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Which image patches and which words made a vision-language model say that token.\n\n"
-    "Try: [bold]relevancy demo[/bold], then [bold]relevancy explain --model demo-large --image duck.png "
-    '--question "Is the duck floating?" --out result[/bold]',
+    "Try: [bold]relevancy demo[/bold], then [bold]relevancy explain --model demo-large --image "
+    'relevancy-demo/00-floating/1-demo-large/picture.png --question "What color is the duck?" --out result[/bold]',
     epilog=EXIT_CODES,
 )
 train_app = Commands(

@@ -191,7 +191,7 @@ def check(
         return
     for one in findings:
         _say(one)
-    say(f"→ {file}")
+    say(f"→ {file}   (what each line means: docs/which-method.md, What the columns say)")
 
 
 def _listed(names: str) -> tuple[str, ...]:

@@ -33,17 +33,18 @@ def demo(
     """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
     registry.chosen(method, "language", None)
     check_writable(out_folder)
-    from relevancy.demo.showcase import showcase
-
-    pair = [load_model(name) for name in PAIR]
     say(
         "Two small models come with this package: LLaVA-Gemma in miniature, trained on drawn scenes (a demonstration "
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
     say(
-        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked; "
-        "the verdict says whether this very map shows where the answer comes from.\n"
+        f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked. "
+        "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture matters, but this "
+        "map does not show where; words alone, the answer is the same without the picture.\n"
     )
+    from relevancy.demo.showcase import showcase
+
+    pair = [load_model(name) for name in PAIR]
     for shown in showcase(pair, out_folder, scenes=scenes, seed=seed, method=method):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
         table = Table("model", "answer", "token", "p", "blind", "verdict", box=None, pad_edge=False)
@@ -56,7 +57,8 @@ def demo(
             )  # fmt: skip
         out.print(table)
         say(f"→ {shown.figure}\n")
-    say(f"Pictures are in {out_folder.resolve()}. Next: your own picture with `relevancy explain --help`.")
+    say(f"Pictures are in {out_folder.resolve()}. Next, with a picture of your own:")
+    say('relevancy explain --model demo-large --image FILE --question "What color is the ball?" --out result')
 
 
 def train_demo(

@@ -60,7 +60,12 @@ def evaluate(
         }  # fmt: skip
         for name, text in lines.items():
             say(f"  {name:<10} {text}")
-    say("\nOf your own predictions: relevancy evaluate score BENCHMARK --data DIR --predictions FILE")
+    say(
+        "\nDIR is the folder that --data names; put these files and pictures there. Unchecked is what this list says "
+        "without having seen it at its source."
+    )
+    say("Ask models and score them: relevancy evaluate pope --data DIR --model 2b --out scores")
+    say("Score your own predictions: relevancy evaluate score pope --data DIR --predictions FILE")
 
 
 def run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +26,10 @@ from relevancy.cli.options import (
     value,
 )
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
+from relevancy.methods import registry
 from relevancy.methods.registry import DEFAULT
 
+_EDGE = 0.01  # less of a picture that was not seen is the edge of a patch
 _NUMBERED = re.compile(r"\d{3,}")
 
 if TYPE_CHECKING:
@@ -78,13 +82,12 @@ def explain(
     one numbered folder per token). Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
+    chosen = layer_numbers(layers)
+    registry.chosen(method, scope.value, chosen)
+    limit = _openable(image, max_pixels)
     from relevancy.explanations.explain import explain as run
-    from relevancy.images import MAX_PIXELS, open_picture
     from relevancy.plotting.overlay import FLOOR
 
-    chosen = layer_numbers(layers)
-    limit = MAX_PIXELS if max_pixels is None else max_pixels
-    open_picture(image, max_pixels=limit)  # a bad picture is worth knowing before gigabytes of weights are read
     loaded = load_model(
         model, device=device, dtype=dtype, device_map=device_map, quantization=value(quantization),
         framing=value(framing),
@@ -104,6 +107,7 @@ def explain(
         printed = [result.to_json() for result in results]
         sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
     else:
+        _say_unseen(results)
         for result, folder in zip(results, folders, strict=True):
             say(result.summary())
             for note in result.notes:
@@ -159,18 +163,18 @@ def compare(
     results. Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
+    chosen = layer_numbers(layers)
+    registry.chosen(method, scope.value, chosen)
+    limit = _openable(image, max_pixels)
     from relevancy.explanations.comparison import compare as run
-    from relevancy.images import MAX_PIXELS
     from relevancy.plotting.overlay import FLOOR
 
     options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
     with stages() as report:
         found = run(
             [*models, *(more or [])], image, question, target=target, scope=scope.value, method=method,
-            layers=layer_numbers(layers), answer=answer, keep=keep, progress=report, max_new_tokens=max_new_tokens,
-            evidence=evidence,
-            loader=lambda name: load_quietly(name, **options),
-            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+            layers=chosen, answer=answer, keep=keep, progress=report, max_new_tokens=max_new_tokens,
+            evidence=evidence, loader=lambda name: load_quietly(name, **options), max_pixels=limit,
         )  # fmt: skip
     with busy("drawing"), whole_files(out_folder, _earlier(out_folder)) as part:
         found.save(part, floor=FLOOR if floor is None else floor)
@@ -203,5 +207,26 @@ def _say_comparison(found: Comparison) -> None:
     for result in found.explanations:
         for note in result.notes:
             say(f"note: {result.model}: {note}")
-    for pair in found.agreement:
-        say(pair.summary())
+    _say_unseen(found.explanations)
+    for line in found.findings():
+        say(line)
+
+
+def _openable(image: str, max_pixels: int | None) -> int:
+    """The most pixels that a picture may have. A bad picture is told before gigabytes of weights are read."""
+    from relevancy.images import MAX_PIXELS, open_picture
+
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    open_picture(image, max_pixels=limit)
+    return limit
+
+
+def _say_unseen(results: Sequence[Explanation]) -> None:
+    """Which models did not see the whole picture."""
+    for share, of in groupby(results, lambda result: round(result.grid.unseen, 2)):
+        if share >= _EDGE:
+            names = ", ".join(dict.fromkeys(result.model for result in of))
+            say(
+                f"note: {share:.0%} of the picture, hatched on the map, is cut off before it comes to {names}; "
+                "--framing pad gives a LLaVA all of it"
+            )

@@ -16,7 +16,10 @@ from relevancy.errors import RelevancyError
 
 _LINE_EVERY = 30.0  # seconds between lines of steps that take long, where there is no terminal
 WRONG_INPUT, EMPTY_MAP, INTERRUPTED = 2, 3, 130
-EXIT_CODES = "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but a map is empty."
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 wrong input (one line says what to do), 3 done, but there is no map (all zero, or not a "
+    "number)."
+)
 
 out = Console()
 err = Console(stderr=True)

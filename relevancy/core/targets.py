@@ -165,7 +165,10 @@ def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokeni
     text = shown(tokenizer, *answer)
     found = re.search(re.escape(wanted), text) or re.search(re.escape(wanted), text, re.IGNORECASE)
     if found is None:
-        raise RelevancyError(f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it.')
+        raise RelevancyError(
+            f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it, or explain another '
+            "answer: answer= (--answer)."
+        )
     said = (shown(tokenizer, *answer[:position]) for position in range(len(answer)))
     # The latest, since within a character of several tokens what is said so far may be longer than the character.
     return max(position for position, part in enumerate(said) if len(part) <= found.start())

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 _UNREAD = float("nan")
+_DARK = 0.1  # of the scale: what is lower looks as if there were no map
 _JSON = "comparison.json"
 
 
@@ -79,11 +80,26 @@ class Comparison:
             replace(result.panel(smooth=smooth, floor=floor), answers=self._answers_of(number))
             for number, result in enumerate(self.explanations)
         ]
-        notes = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
-        notes += [pair.summary() for pair in self.agreement]
+        return figures.figure(panels, question=self.explanations[0].question, **{"notes": self.findings()} | options)
+
+    def findings(self) -> list[str]:
+        """What the evidence says of each map, how far the maps agree, and what that is worth, a line each."""
+        told = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
+        told += self._dark()
+        told += [pair.summary() for pair in self.agreement]
         if self.agreement and any(one.evidence and one.evidence.verdict != "confirmed" for one in self.explanations):
-            notes.append("Agreement says little about maps that are not confirmed.")
-        return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
+            told.append("Agreement says little about maps that are not confirmed.")
+        return told
+
+    def _dark(self) -> list[str]:
+        """Of each map that is drawn, but hardly seen on the scale that all share: that this is no lack of a map."""
+        peaks = [max(map(abs, overlay.value_range([result.shown()[0]]))) for result in self.explanations]
+        return [
+            f"{result.model}'s map is dark on the one scale: its peak is {overlay.percent(peak / max(peaks))} of the "
+            "highest. explain draws it on its own."
+            for result, peak in zip(self.explanations, peaks, strict=True)
+            if 0 < peak < _DARK * max(peaks)
+        ]
 
     def _repr_html_(self) -> str:
         told = "\n".join(result.summary() for result in self.explanations)

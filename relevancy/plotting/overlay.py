@@ -19,6 +19,8 @@ SIGNED = "signed"
 
 OPACITY = 0.85
 
+_LEAST = 1e-6  # a smaller share has no digits that anyone would read
+
 FLOOR = 1e-3
 """Share of all relevance on the picture below which a map is drawn as empty.
 
@@ -94,6 +96,8 @@ def shown(heatmap: np.ndarray, share: float, floor: float = FLOOR) -> tuple[np.n
 
 def percent(share: float) -> str:
     """A share in percent, a small one not rounded to nothing."""
+    if 0 < share < _LEAST:
+        return f"under {100 * _LEAST:.4f}%"
     return f"{share:.1%}" if share >= FLOOR or not share else f"{100 * share:.2g}%"
 
 

@@ -498,6 +498,7 @@ def test_the_list_and_the_printed_scores(tmp_path, monkeypatch, capsys):
     assert all(
         out.count(f"\n  {name}") == 8 for name in ("questions", "DIR holds", "pictures", "from", "licence", "size")
     )
+    assert "Unchecked is what this list says without having seen it at its source." in out
     answers = pope_answers(tmp_path / "a.jsonl", "yes", "no", "yes", "no")
     code, out, _ = run(monkeypatch, capsys, "score", "pope", "--data", pope_set(tmp_path), "--predictions", answers)
     assert code == 0

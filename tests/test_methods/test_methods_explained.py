@@ -150,6 +150,18 @@ def test_the_list_names_every_method_with_its_cost():
         assert "home" not in one
 
 
+def test_a_method_by_name_says_what_speaks_against_it():
+    told = CliRunner().invoke(app, ["methods", "rollout", "tam"], env={"COLUMNS": "300"}).stdout
+    for name in ("rollout", "tam"):
+        assert all(said in told for said in (METHODS[name].formula, METHODS[name].source, METHODS[name].weaknesses))
+    assert METHODS["lime"].summary not in told
+    assert METHODS["rollout"].weaknesses not in CliRunner().invoke(app, ["methods"], env={"COLUMNS": "300"}).stdout
+    (one,) = json.loads(CliRunner().invoke(app, ["methods", "tam", "--json"]).stdout)
+    assert one["name"] == "tam"
+    unknown = CliRunner().invoke(app, ["methods", "nope"])
+    assert isinstance(unknown.exception, RelevancyError)
+
+
 def test_comparing_takes_a_method(built, picture):
     pair = [wrap(*built[name], name=name) for name in ("gemma-clip", "llama-clip")]
     found = relevancy.compare(pair, picture, QUESTIONS[0], method="rollout", target="first", max_new_tokens=2)
