@@ -89,7 +89,7 @@ def test_processes_that_never_start_are_not_started_for_ever():
 def test_processes_end_with_a_parent_that_is_killed():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_export_crew import Worker; from relevancy.parallel.worker_pool import WorkerPool\n"
+        "from test_worker_pool import Worker; from relevancy.parallel.worker_pool import WorkerPool\n"
         "crew = WorkerPool(1, Worker()); crew.wait_until_ready()\n"
         "print(crew._members[0].process.pid, flush=True); sys.stdin.read()"
     )

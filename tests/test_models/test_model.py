@@ -37,7 +37,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.models import checkpoints, compat, device, generation, prompts
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PUBLISHED = FIXTURES / "published"
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 
