@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import relevancy
-from relevancy.cli import app
+from relevancy.cli import app, terminal
 from relevancy.demo import evidence
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.evidence import BLIND, BLOB, FORMS, NOISE, OTHER, OUTLINE, collect, other_picture
@@ -161,7 +161,7 @@ def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
         collect(model, tmp_path, scenes=9, seed=SEED + 1, methods=METHODS)
 
 
-def test_the_command(collected, tmp_path):
+def test_the_command(collected, tmp_path, monkeypatch):
     folder, found = collected
     (tmp_path / "demo-small").symlink_to(folder)
     command = ["evaluate", "demo", "--evidence", "--model", "demo-small", "--scenes", "9", "--seed", str(SEED)]
@@ -176,7 +176,8 @@ def test_the_command(collected, tmp_path):
     assert groups[OUTLINE, "all"]["score"]["confirmed"]["value"] == pytest.approx(np.mean(both))
     assert groups[OUTLINE, "all"]["areas"] is None
     assert 0 <= groups["relevancy", "all"]["areas"]["lead_tv"]["value"] <= 1
-    printed = CliRunner().invoke(app, [*command, "--out", str(tmp_path)], env={"COLUMNS": "240"})
+    monkeypatch.setattr(terminal.out, "_width", 240)
+    printed = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
     assert printed.exit_code == 0
     for text in (*METHODS, *PLANTED, *FORMS, "precision", "recall", "lead_tv"):
         assert text in printed.stdout

@@ -224,9 +224,9 @@ class Call:
     mask: Tensor | None
     scale: float
     softcap: float | None
-    cap_as_factor: bool
     causal: bool
     groups: int
+    cap_as_factor: bool = False
 
 
 class Tile(NamedTuple):

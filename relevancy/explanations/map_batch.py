@@ -169,6 +169,7 @@ class MapBatch:
         answers = self._answers(prefill)
         choices = self._chosen(answers)
         if max(map(_last, choices)) > 0:
+            del output, logits, prefill  # of two forward passes only one keeps its graph
             later = self._prepared(numbers, answers, choices)
             return self._given(reader, later, numbers, answers, choices)
         return self._explained(part, numbers, prefill, answers, self._read(reader, part, logits, choices))

@@ -74,6 +74,7 @@ class _InputGradient:
         self.logits: Tensor | None = None
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        self.logits = None  # the graph of an earlier pass goes before the next one grows
         given: dict[str, Any] = dict(prepared.inputs)
         if self.setting.scope == "full":
             given["pixel_values"] = self.pixels.take(given["pixel_values"])
@@ -104,6 +105,7 @@ class _GradCam:
         self.ids: Tensor | None = None
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        self.logits = None
         with torch.enable_grad(), into_connector(self.model, self.features.take):
             output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         self.logits, self.ids = output.logits, prepared.ids

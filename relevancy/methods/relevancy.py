@@ -59,6 +59,7 @@ class _Recorded:
         self.cache: Any = None
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
+        self.logits = None  # the graph of an earlier pass goes before the next one grows
         if self.resume:
             output = self.resumed(prepared, keep)
         else:

@@ -45,6 +45,8 @@ class Row:
 class Recorder:
     """Every layer advances the same row."""
 
+    known = 0
+
     def __init__(self, row: Row | None) -> None:
         self.row, self.roots = row, []
 

@@ -171,7 +171,7 @@ def test_each_answer_is_to_its_own_question(sets, models, tmp_path):
     done = asked("gqa", sets["gqa"], tmp_path, models[1:])
     rows = answers_in(done.folders["demo-large"] / "gqa")
     pictures = [one.image for one in miniatures.scenes(6) for _ in range(2)]
-    prompt = generation.read(models[1], pictures, [row["prompt"] for row in rows])
+    prompt = tiny.read(models[1], pictures, [row["prompt"] for row in rows])
     said = [models[1].tokenizer.decode(ids).strip() for ids in generation.answers(models[1], prompt, 128)]
     assert [row["text"] for row in rows] == said
     assert len(set(said)) > 3

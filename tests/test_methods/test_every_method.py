@@ -11,7 +11,7 @@ from observers import State
 from typer.testing import CliRunner
 
 import relevancy
-from relevancy.cli import app
+from relevancy.cli import app, terminal
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.methods import perturbation, registry
@@ -150,12 +150,13 @@ def test_the_list_names_every_method_with_its_cost():
         assert "home" not in one
 
 
-def test_a_method_by_name_says_what_speaks_against_it():
-    told = CliRunner().invoke(app, ["methods", "rollout", "tam"], env={"COLUMNS": "300"}).stdout
+def test_a_method_by_name_says_what_speaks_against_it(monkeypatch):
+    monkeypatch.setattr(terminal.out, "_width", 300)
+    told = CliRunner().invoke(app, ["methods", "rollout", "tam"]).stdout
     for name in ("rollout", "tam"):
         assert all(said in told for said in (METHODS[name].formula, METHODS[name].source, METHODS[name].weaknesses))
     assert METHODS["lime"].summary not in told
-    assert METHODS["rollout"].weaknesses not in CliRunner().invoke(app, ["methods"], env={"COLUMNS": "300"}).stdout
+    assert METHODS["rollout"].weaknesses not in CliRunner().invoke(app, ["methods"]).stdout
     (one,) = json.loads(CliRunner().invoke(app, ["methods", "tam", "--json"]).stdout)
     assert one["name"] == "tam"
     unknown = CliRunner().invoke(app, ["methods", "nope"])

@@ -141,7 +141,7 @@ def test_what_cannot_work_leaves_no_folder(change, options, message, one, data, 
 
 
 def test_a_later_stage_is_looked_at_before_the_first_one_trains(small, data, tmp_path) -> None:
-    with pytest.raises(RelevancyError, match="max_length 10"):
+    with pytest.raises(RelevancyError, match="max_tokens 10 is too small"):
         runs.trained(replace(small, finetune=replace(small.finetune, max_tokens=10)), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
