@@ -112,16 +112,19 @@ class MapBatch:
         if given:
             chosen = self._chosen(given)
             prepared = self._prepared(numbers, given, chosen)
-            with self._opened(prepared) as reader:
+            resume = self._shares(prepared)
+            with self._opened(prepared, resume=resume) as reader:
                 return self._apart(
                     prepared,
                     lambda part, own: self._given(
                         reader, part, own, [given[one] for one in own], [chosen[one] for one in own]
                     ),
+                    resume=resume,
                 )
         prepared = self._prepared(numbers)
-        with self._opened(prepared) as reader:
-            return self._apart(prepared, lambda part, own: self._asked(reader, part, own))
+        resume = self._shares(prepared)
+        with self._opened(prepared, resume=resume) as reader:
+            return self._apart(prepared, lambda part, own: self._asked(reader, part, own), resume=resume)
 
     def _prepared(
         self, numbers: Sequence[int], answers: Sequence[list[int]] = (), choices: Sequence[list[targets.Choice]] = ()
@@ -137,14 +140,14 @@ class MapBatch:
         return [targets.choose(self.wish.target, answer, self.model.tokenizer) for answer in answers]
 
     def _apart(
-        self, prepared: Prepared, read: Callable[[Prepared, list[int]], list[list[Explanation]]]
+        self, prepared: Prepared, read: Callable[[Prepared, list[int]], list[list[Explanation]]], *, resume: bool
     ) -> list[list[Explanation]]:
-        """What `read` makes of the batch; of each example by itself where its picture was read before.
+        """What `read` makes of the batch, or with `resume` of each example by itself, its picture read before.
 
         read: takes examples and their numbers. The questions about one picture then come one after the other.
         """
         numbers = list(range(len(self.examples)))
-        if not self._shares(prepared):
+        if not resume:
             return read(prepared, numbers)
         pictures = [id(example.picture) for example in self.examples]
         found: dict[int, list[Explanation]] = {}
@@ -154,9 +157,9 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        several = len({id(example.picture) for example in self.examples}) < len(self.examples)
-        longest = int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens
-        return several and prepared.separable and resumes(self.model, self.wish, longest)
+        if len({id(example.picture) for example in self.examples}) == len(self.examples) or not prepared.separable:
+            return False
+        return resumes(self.model, self.wish, int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens)
 
     def _asked(self, reader: Attributor, part: Prepared, numbers: list[int]) -> list[list[Explanation]]:
         """Questions whose answers are the model's own: one forward pass serves the first token's map and the answer."""
@@ -187,7 +190,7 @@ class MapBatch:
         readings = self._read(reader, part, output.logits, choices)
         return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
 
-    def _opened(self, prepared: Prepared) -> AbstractContextManager[Attributor]:
+    def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
         if not model.patchwise and (scope != "language" or not self.method.by_token):
             raise RelevancyError(
@@ -195,7 +198,7 @@ class MapBatch:
                 f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
             )
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
-        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=self._shares(prepared))
+        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=resume)
         return opened(self.method, model, setting)
 
     def _read(

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Session"]
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, model: Model, towers: VisionCache | None = None) -> None:
         self.model = model
-        self._towers = VisionCache() if towers is None else towers
+        self._towers = towers
         self._held = ExitStack()
         self._seen: dict[int, tuple[Image.Image | ProcessedPicture, ProcessedPicture]] = {}
 
@@ -81,7 +81,9 @@ class Session:
             if isinstance(image, ProcessedPicture) and image.features is not None:
                 self._seen[id(image)] = image, image
         new = {id(image): image for image in images if id(image) not in self._seen}
-        with torch.no_grad(), self._towers.shared(self.model), unused_tower_layers_skipped(self.model):
+        # To know a tower again its weights are looked at: only where another session may have run the same one.
+        shared = nullcontext() if self._towers is None else self._towers.shared(self.model)
+        with torch.no_grad(), shared, unused_tower_layers_skipped(self.model):
             for start in range(0, len(new), _TOGETHER):
                 some = list(new.values())[start : start + _TOGETHER]
                 processed = [self._processed(image) for image in some]
