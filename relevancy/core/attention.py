@@ -83,8 +83,8 @@ class RelevanceRow(Protocol):
 class Recorder(Protocol):
     """Decides, call by call, what a running model's attention does."""
 
-    def row_for(self, module: nn.Module) -> RelevanceRow | None:
-        """The row this layer advances, or None when it only passes gradients on."""
+    def row_for(self, module: nn.Module, query: Tensor) -> RelevanceRow | None:
+        """The row this layer advances, or None when it only passes gradients on; query as in `attend`."""
 
     def root(self, device: torch.device) -> Tensor:
         """A scalar from which a graph can grow."""
@@ -179,7 +179,7 @@ def attend(
     if tape is None or not torch.is_grad_enabled():
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
 
-    row = tape.row_for(module)
+    row = tape.row_for(module, query)
     rooted = query.requires_grad or key.requires_grad or value.requires_grad
     if row is None and not rooted:  # below the first layer of interest no graph is needed
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None

@@ -142,7 +142,7 @@ class _Hearing:
     def __init__(self, decoder: Stack) -> None:
         self._decoder = decoder
 
-    def row_for(self, module: nn.Module) -> RelevanceRow | None:
+    def row_for(self, module: nn.Module, query: Tensor) -> RelevanceRow | None:  # noqa: ARG002
         if self._decoder.owns(module):
             self._decoder.hear(module)
         return None

@@ -7,7 +7,6 @@ __all__ = ["Rows", "Scope", "Tape", "record"]
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import isqrt
 from operator import index
 from typing import Any, Literal
 
@@ -16,19 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import attention, patching
-from relevancy.core.stacks import Stack, depth_of
+from relevancy.core.seeds import Seed, Seeds
+from relevancy.core.stacks import Stack, depth_of, is_attention
 from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
 SCOPES: tuple[Scope, ...] = ("language", "full")
 Rule = Literal["clamp", "magnitude"]
 
-# Families whose image tokens are the tower's tokens, one by one, but for those that stand before the first one kept.
-_ONE_BY_ONE = frozenset({"llava", "vipllava", "paligemma", "janus", "deepseek_vl"})
-# Families whose connector merges square blocks of patches into one image token, block rows first.
-_MERGING_BLOCKS = frozenset({"gemma3", "idefics3", "smolvlm", "internvl"})
-
-
+_seeds = Seeds()
 _NO_PATH = "The target does not depend on any chosen layer of this model's last forward pass."
 
 
@@ -37,13 +32,17 @@ class Rows:
     """Relevance rows of one target scalar per example, float32.
 
     language: (batch, tokens), the explained position's own unit e_t included.
-    vision: (images, tower tokens) with scope "full", else None.
+    vision: (images, tower tokens) with scope "full", else None. A tower that reads all pictures as one sequence has
+        one row.
+    image: (batch, tokens) with scope "full": `vision` gathered on the image tokens that its tower tokens are part of,
+        zero elsewhere; else None.
     cut: (batch,), the share of the decoder row's flow that the clamp of eq. 5 removed, see `record`; None with rule
         "magnitude", which removes nothing.
     """
 
     language: Tensor
     vision: Tensor | None
+    image: Tensor | None = None
     cut: Tensor | None = None
 
 
@@ -62,7 +61,7 @@ class Tape:
         self._decoder, self._tower, self._layers = decoder, tower, layers
         self._position: int | Tensor = -1
         self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
-        self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
+        self._vision = _TowerRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
@@ -99,7 +98,7 @@ class Tape:
 
     # What attention asks while the model runs.
 
-    def row_for(self, module: nn.Module) -> attention.RelevanceRow | None:
+    def row_for(self, module: nn.Module, query: Tensor) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
             layer = self._decoder.hear(module)
@@ -110,8 +109,9 @@ class Tape:
             return (_RestLayer if self._part == "rest" else _BeginningLayer)(self._split, layer)
         if self._tower is None or not self._tower.owns(module):
             return None
-        self._tower.hear(module)
-        return self._vision
+        assert self._vision is not None
+        _, part = self._tower.hear_part(module, query.shape[0] * query.shape[2])
+        return self._vision if part is None else _PartOfTower(self._vision, part)
 
     def root(self, device: torch.device) -> Tensor:
         """The leaf under all attention that takes part: backward goes as far down as that, not to the embeddings."""
@@ -119,16 +119,21 @@ class Tape:
             self._roots[device] = torch.zeros((), device=device, requires_grad=True)
         return self._roots[device]
 
-    def see(self, images: _Images | None) -> None:
-        """Note where this forward pass has its image tokens; forget the graphs of those that it does not go on from."""
+    def begin(self) -> None:
+        """A forward pass begins: forget the graphs of those that it does not go on from."""
         if self._part != "rest":
-            self._images = images
+            self._images = None
             self._roots.clear()
         if self._part == "whole":
             self._split = None
         self._decoder.begin()
         if self._tower is not None and self._part != "rest":
             self._tower.begin()
+
+    def see(self, images: Callable[[], _Images | None]) -> None:
+        """The decoder is about to read: note where the pictures of this forward pass stand."""
+        if self._tower is not None and self._part != "rest":
+            self._images = images()
 
     # What the user asks afterwards.
 
@@ -160,10 +165,12 @@ class Tape:
             whole = torch.cat([self._split.beginning(), whole], 1)
         language, cut = whole.float(), self._language.cut()
         if self._vision is None:
-            return Rows(language, None, cut)
+            return Rows(language, None, cut=cut)
         if self._vision.value is None:
             raise RelevancyError("The target does not depend on the vision tower in this model's last forward pass.")
-        return Rows(language, self._vision.value.float(), cut)
+        assert self._images is not None
+        vision = self._vision.value.float()
+        return Rows(language, vision, self._images.gathered(vision), cut)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -178,7 +185,7 @@ class Tape:
         assert self._images is not None
         assert self._language.value is not None
         row = self._language.value if self._split is None else self._split.beginning()
-        return self._images.place(row, like)
+        return self._images.placed(row.to(like.device))
 
 
 @contextmanager
@@ -204,9 +211,20 @@ def record(
     tower = _tower(model) if scope == "full" else None
     tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule)
 
+    given: dict[str, Any] = {}  # what the model was asked, between its beginning and its decoder's
+
+    def recording() -> bool:
+        return torch.is_grad_enabled() and attention.recorder.get() is tape
+
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and attention.recorder.get() is tape:
-            tape.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
+        if recording():
+            given.update(kwargs)
+            tape.begin()
+
+    def decode(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        if recording():
+            tape.see(lambda: _Images.of(model, kwargs.get("inputs_embeds"), given, taken()))
+            given.clear()
 
     attention.register()
     with ExitStack() as stack:
@@ -221,7 +239,12 @@ def record(
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
         stack.enter_context(patching.linears_fast_backward(decoder.model))
+        stack.callback(given.clear)
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        if tower is not None:
+            taken = stack.enter_context(tower.listened())
+            stack.enter_context(_alone_between(model, decoder, tower, recording))
+            stack.callback(decoder.model.register_forward_pre_hook(decode, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
         token = attention.recorder.set(tape)
         stack.callback(attention.recorder.reset, token)
@@ -340,64 +363,111 @@ class _BeginningLayer(_RestLayer):
         self.split.value = self.split.value + update
 
 
+class _TowerRow(_CarriedRow):
+    """The row of a tower, (images, tokens)."""
+
+    def read(self, like: Tensor) -> Tensor:
+        row = super().read(like)
+        if row.shape != (like.shape[0], like.shape[2]):
+            raise RelevancyError(
+                f"The vision tower reads {tuple(row.shape)} tokens in one layer and {(like.shape[0], like.shape[2])} "
+                'in another, so no row goes through it. Use scope="language".'
+            )
+        return row
+
+
+@dataclass(frozen=True)
+class _PartOfTower:
+    """Some positions of a tower's row, which is one sequence: a window or a picture that attends within itself."""
+
+    row: _TowerRow
+    part: slice
+
+    @property
+    def fresh(self) -> bool:
+        return self.row.fresh
+
+    def read(self, like: Tensor) -> Tensor:
+        return _CarriedRow.read(self.row, like)[:, self.part]
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        return self.row.advance(row, flow, total)
+
+    def add(self, update: Tensor) -> None:
+        assert self.row.value is not None
+        whole = torch.zeros_like(self.row.value)
+        whole[:, self.part] = update
+        self.row.add(whole)
+
+
 @dataclass(frozen=True)
 class _Images:
     """Where the pictures of one forward pass stand, in the sequence and in the tower."""
 
     mask: Tensor  # (batch, tokens) bool: image tokens
-    rows: int  # patches per picture, down and across
-    cols: int
-    family: str
+    seed: Seed
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tower: PreTrainedModel, inputs: dict[str, Any]) -> _Images | None:
-        ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
-        if ids is None or pixels is None:
+    def of(
+        cls, model: PreTrainedModel, embeddings: Tensor | None, inputs: dict[str, Any], layers: list[Tensor]
+    ) -> _Images | None:
+        ids = inputs.get("input_ids")
+        if ids is None or embeddings is None or not layers:
             return None
-        patch = _patch_size(tower)
-        height, width = pixels.shape[-2:]
-        return cls(ids == model.config.image_token_id, height // patch, width // patch, model.config.model_type)
+        mask = ids == _image_token_id(model)
+        return cls(mask, _seeds.of(model, layers, embeddings[mask.to(embeddings.device)], inputs))
 
-    def place(self, row: Tensor, like: Tensor) -> Tensor:
+    def placed(self, row: Tensor) -> Tensor:
         """The image tokens' relevance on the tower tokens that they come from, (images, tower tokens).
 
         Class and register tokens are among them where the connector reads them; all others start at zero. An image
         token that was merged of several patches gives each of them its own value.
         """
-        images, _, tokens, _ = like.shape
-        values = row.to(like.device)[self.mask.to(like.device)]
-        patches, kept = self.rows * self.cols, values.numel() // images
-        special, merged = tokens - patches, isqrt(patches // max(1, kept))
-        whole = kept * images == values.numel() and special >= 0
-        placed = row.new_zeros(images, tokens)
-        if whole and self.family in _ONE_BY_ONE and min(patches, tokens - 1) <= kept <= tokens:
-            placed[:, tokens - kept :] = values.view(images, kept)
-        elif whole and self.family in _MERGING_BLOCKS and kept * merged**2 == patches:
-            blocks = values.view(images, self.rows // merged, self.cols // merged)
-            placed[:, special:] = blocks.repeat_interleave(merged, 1).repeat_interleave(merged, 2).flatten(1)
-        else:
-            raise RelevancyError(
-                f'scope="full" is not exact for {self.family}: how its {values.numel()} image tokens come from '
-                f'{images} x {tokens} tower tokens is not known here. Use scope="language".'
-            )
-        return placed
+        return self.seed.placed(row[self.mask.to(row.device)])
+
+    def gathered(self, row: Tensor) -> Tensor:
+        """The tower's relevance on the image tokens, (batch, tokens)."""
+        gathered = torch.zeros(self.mask.shape, dtype=row.dtype, device=row.device)
+        gathered[self.mask.to(row.device)] = self.seed.gathered(row)
+        return gathered
+
+
+def _image_token_id(model: PreTrainedModel) -> int:
+    for entry in ("image_token_id", "image_token_index"):
+        if isinstance(found := getattr(model.config, entry, None), int):
+            return found
+    raise RelevancyError(
+        f"The config of {type(model).__name__} names no image token, so that its pictures have no place in the "
+        'sequence. Use scope="language".'
+    )
 
 
 def _tower(model: PreTrainedModel) -> Stack:
-    family, tower = model.config.model_type, model.get_encoder(modality="image")
-    if tower is model or not isinstance(tower, PreTrainedModel) or _patch_size(tower) is None:
+    tower = model.get_encoder(modality="image")
+    if tower is model or not isinstance(tower, PreTrainedModel):
         raise RelevancyError(f'{type(model).__name__} has no vision tower to follow. Use scope="language".')
-    if family not in _ONE_BY_ONE | _MERGING_BLOCKS:
-        raise RelevancyError(
-            f'scope="full" is not exact for {family}: how its image tokens come from its vision tower is not known '
-            'here. Use scope="language".'
-        )
+    _image_token_id(model)
     return Stack.tower(tower)
 
 
-def _patch_size(tower: PreTrainedModel) -> Any:
-    size = getattr(tower.config, "patch_size", None)
-    return size[0] if isinstance(size, (list, tuple)) else size
+@contextmanager
+def _alone_between(
+    model: PreTrainedModel, decoder: Stack, tower: Stack, recording: Callable[[], bool]
+) -> Iterator[None]:
+    """Inside, attention that runs beside tower and decoder raises RelevancyError: the rows would leave it out."""
+
+    def refuse(module: nn.Module, _: Any) -> None:
+        if recording():
+            raise RelevancyError(
+                f'scope="full" is not exact for {model.config.model_type}: {type(module).__name__} attends outside '
+                f'{type(tower.model).__name__}, and would be left out. Use scope="language".'
+            )
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if is_attention(module) and not decoder.owns(module) and not tower.owns(module):
+                hooks.callback(module.register_forward_pre_hook(refuse).remove)
+        yield
 
 
 def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> frozenset[int]:

@@ -83,7 +83,6 @@ class _Reading:
     choice: targets.Choice
     logits: Tensor  # (vocabulary,) at the target's position
     row: Tensor  # (tokens,)
-    vision: Tensor | None  # (tower tokens,)
     notes: tuple[str, ...]
     cut: float | None
     image_map: np.ndarray  # (rows, cols)
@@ -192,9 +191,9 @@ class MapBatch:
 
     def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
-        if not model.patchwise and (scope != "language" or not self.method.by_token):
+        if not model.patchwise and not self.method.by_token:
             raise RelevancyError(
-                f"With {model.model.config.model_type}, scope language of these methods is known here: "
+                f"With {model.model.config.model_type}, these methods are known here: "
                 f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
             )
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
@@ -227,11 +226,11 @@ class MapBatch:
             for index in (index for index, read in enumerate(wanted) if read):
                 own = found.rows[index][kept[index]].float().cpu()
                 own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
-                vision = None if found.vision is None else found.vision[index].cpu()
+                shown = own if found.image is None else found.image[index][kept[index]].float().cpu()
                 notes = found.notes[index] if found.notes else ()
                 cut = None if found.cut is None else float(found.cut[index])
-                image_map = _image_map(prepared, index, own, vision)
-                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut, image_map))
+                image_map = _image_map(prepared, index, shown[: len(own)])
+                readings[index].append(_Reading(now[index], here[index], own, notes, cut, image_map))
         return readings
 
     def _answers(self, prompt: Prefill) -> list[list[int]]:
@@ -327,15 +326,12 @@ def _last(choices: Sequence[targets.Choice]) -> int:
     return max(choice.position for choice in choices)
 
 
-def _image_map(prepared: Prepared, number: int, row: Tensor, vision: Tensor | None) -> np.ndarray:
-    """The picture's map, (rows, cols), from an example's own row or from the tower's tokens."""
+def _image_map(prepared: Prepared, number: int, row: Tensor) -> np.ndarray:
+    """The picture's map, (rows, cols), from what an example's own tokens say of it."""
     layout, places = prepared.layouts[number], prepared.image_places(number).cpu()
     on_picture = row[places[places < len(row)]].numpy()
     layout.check(len(on_picture))
-    if vision is None:
-        return layout.image_map(on_picture)
-    rows, cols = layout.grid.rows, layout.grid.cols
-    return vision.float().numpy()[len(vision) - rows * cols :].reshape(rows, cols)
+    return layout.image_map(on_picture)
 
 
 def _method_notes(method: Method) -> list[str]:

@@ -77,12 +77,12 @@ class Attribution:
     """What a method found for one round of targets.
 
     rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
-    vision: (batch, tower tokens), the patches last; None where the map is the rows' image tokens. notes: of each
+    image: (batch, tokens), what the map shows on the image tokens; None where it shows the rows' own. notes: of each
     example, what to be careful about. cut: (batch,), see `Explanation.cut`.
     """
 
     rows: Tensor
-    vision: Tensor | None = None
+    image: Tensor | None = None
     notes: Sequence[tuple[str, ...]] | None = None
     cut: Tensor | None = None
 

@@ -87,4 +87,4 @@ class _Recorded:
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
         language = rows.language.clone()
         language[torch.arange(len(language)), list(round_.places)] -= 1  # e_t, the position's own unit
-        return Attribution(language / self.parts, rows.vision, cut=rows.cut)
+        return Attribution(language / self.parts, rows.image, cut=rows.cut)
