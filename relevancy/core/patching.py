@@ -270,8 +270,11 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
         hidden_wanted = kwargs.get("output_hidden_states") or model.config.output_hidden_states
         kept[:] = [keep] if isinstance(keep, int) and keep > 0 and not hidden_wanted else []
 
-    def before_feed_forward(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def before_feed_forward(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not kept or threading.get_ident() != owner:
+            return None
+        if len(args) > 1:  # it is told of each position what it is, such as a picture's
+            kept.clear()
             return None
         lengths[:] = [args[0].shape[1]]
         return (_own(args[0][:, -kept[0] :]), *args[1:])

@@ -63,10 +63,12 @@ class Seeds:
     def of(self, model: nn.Module, layers: Sequence[Tensor], embeddings: Tensor, inputs: Mapping[str, Any]) -> Seed:
         """The seed of a forward pass that has come to its decoder.
 
-        layers: what attention made in each layer of the tower, (images, tokens, width). embeddings: the image tokens
-        as the decoder reads them, (count, width). inputs: the model's. Raises RelevancyError.
+        layers: what attention made in each layer of the tower, (images, tokens, width) or (tokens, width).
+        embeddings: the image tokens as the decoder reads them, (count, width). inputs: the model's. Raises
+        RelevancyError.
         """
-        known, key = self._known.setdefault(model, {}), _form(layers, len(embeddings), inputs)
+        known = self._known.setdefault(model, {})
+        key = form_of(inputs, len(embeddings), [tuple(layer.shape) for layer in layers])
         if key not in known:
             if len(known) >= _KEPT:
                 known.pop(next(iter(known)))
@@ -107,7 +109,9 @@ class _Probe:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.layer.shape[0], self.layer.shape[1]
+        """Images, tokens of each."""
+        *images, tokens, _ = self.layer.shape
+        return (images[0] if images else 1), tokens
 
     def reached(self, chosen: Tensor) -> Tensor:
         """Which tower tokens, bool (images * tokens,), are part of any of the chosen image tokens, bool (count,)."""
@@ -165,10 +169,13 @@ def _refuse_resampling(probe: _Probe, reached: Tensor, tower: Tensor, image: Ten
         )
 
 
-def _form(layers: Sequence[Tensor], count: int, inputs: Mapping[str, Any]) -> str:
-    """What the seed depends on: shapes of what is seen, and whole numbers that say how it was cut; not the words."""
+def form_of(inputs: Mapping[str, Any], *more: Any) -> str:
+    """What decides where image tokens come from: shapes of what is seen, and whole numbers that say how it was cut.
+
+    The words do not, nor do the colors. more: what else counts.
+    """
     words = inputs["input_ids"].shape
-    parts: list[Any] = [count, [tuple(layer.shape[:2]) for layer in layers]]
+    parts: list[Any] = [*more]
     for name, value in sorted(inputs.items()):
         if isinstance(value, Tensor) and value.is_floating_point():
             parts.append((name, tuple(value.shape)))

@@ -115,6 +115,11 @@ class Stack:
                 f"Only {self.depth - len(missing)} of {self.depth} layers of {self._name} went through "
                 "transformers' attention interface; the map would not be the one the equations define."
             )
+        if len(lengths := set(self._parts.values())) > 1:
+            raise RelevancyError(
+                f"{self._name} reads {' and '.join(map(str, sorted(lengths)))} tokens in different layers, so no row goes "
+                'through it. Use scope="language".'
+            )
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -135,13 +140,15 @@ class Stack:
 
     @contextmanager
     def listened(self) -> Iterator[Callable[[], list[Tensor]]]:
-        """Inside, a call gives what attention made in each layer of this pass, (images, tokens, width), only once."""
+        """Inside, a call gives what attention made in each layer of this pass, (images, tokens, width) or
+        (tokens, width), only once.
+        """
         made: dict[int, Tensor] = {}
 
         def keep(module: nn.Module, _: Any, output: Any) -> None:
             states = output[0] if isinstance(output, tuple) else output
             if any(module is other for other in self._heard.values()) and states.requires_grad:
-                made[id(module)] = states if states.ndim > 2 else states[None]
+                made[id(module)] = states
 
         def taken() -> list[Tensor]:
             layers = [made[id(module)] for _, module in sorted(self._heard.items()) if id(module) in made]

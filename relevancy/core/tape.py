@@ -61,7 +61,7 @@ class Tape:
         self._decoder, self._tower, self._layers = decoder, tower, layers
         self._position: int | Tensor = -1
         self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
-        self._vision = _TowerRow(self._on_tower, rule) if tower is not None else None
+        self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
@@ -363,24 +363,11 @@ class _BeginningLayer(_RestLayer):
         self.split.value = self.split.value + update
 
 
-class _TowerRow(_CarriedRow):
-    """The row of a tower, (images, tokens)."""
-
-    def read(self, like: Tensor) -> Tensor:
-        row = super().read(like)
-        if row.shape != (like.shape[0], like.shape[2]):
-            raise RelevancyError(
-                f"The vision tower reads {tuple(row.shape)} tokens in one layer and {(like.shape[0], like.shape[2])} "
-                'in another, so no row goes through it. Use scope="language".'
-            )
-        return row
-
-
 @dataclass(frozen=True)
 class _PartOfTower:
     """Some positions of a tower's row, which is one sequence: a window or a picture that attends within itself."""
 
-    row: _TowerRow
+    row: _CarriedRow
     part: slice
 
     @property
@@ -388,7 +375,7 @@ class _PartOfTower:
         return self.row.fresh
 
     def read(self, like: Tensor) -> Tensor:
-        return _CarriedRow.read(self.row, like)[:, self.part]
+        return self.row.read(like)[:, self.part]
 
     def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         return self.row.advance(row, flow, total)

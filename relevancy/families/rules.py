@@ -14,29 +14,26 @@ from relevancy.errors import RelevancyError
 from relevancy.families.views import Layout, View, covering, one_grid, stretched, tile_edges, tiled
 from relevancy.geometry import Grid
 
-Rule = Callable[[Any, Any, int, int], Layout]
+Rule = Callable[[Any, Any, int, int], Layout | None]
 
 
-def layout_of(config: Any, processor: Any, width: int, height: int) -> Layout:
-    """Where the image tokens of a picture of `width` x `height` pixels lie.
+def layout_of(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """Where the image tokens of a picture of `width` x `height` pixels lie; None where no rule is written for it.
 
-    config, processor: the model's, of a family in `RULES`. Raises RelevancyError for settings that are not known.
+    config, processor: the model's. Raises RelevancyError for a processor that belongs to another model.
     """
     pictures = processor.image_processor
-    expected, rule = RULES[config.model_type]
-    name = type(pictures).__name__
-    if name.removesuffix("Pil").removesuffix("Fast") != expected or not pictures.do_resize:
-        raise RelevancyError(
-            f"how {config.model_type} lays its image tokens over a picture is known with {expected} and its resizing, "
-            f"not with {name}{'' if pictures.do_resize else ' and do_resize=False'}"
-        )
+    expected, rule = RULES.get(config.model_type, ("", None))
+    name = type(pictures).__name__.removesuffix("Pil").removesuffix("Fast")
+    if rule is None or name != expected or not pictures.do_resize:
+        return None
     return rule(config, processor, width, height)
 
 
-def _gemma3(config: Any, processor: Any, width: int, height: int) -> Layout:
+def _gemma3(config: Any, processor: Any, width: int, height: int) -> Layout | None:
     """Stretched to a square, pooled to mm_tokens_per_image; without pan and scan."""
     if _setting(processor, "do_pan_and_scan"):
-        raise RelevancyError("where gemma3's image tokens lie with pan and scan is not known here: switch it off")
+        return None
     vision, side = config.vision_config, math.isqrt(config.mm_tokens_per_image)
     pooled = vision.image_size // vision.patch_size // side * vision.patch_size
     edges = tile_edges(1, vision.image_size, side, pooled) / vision.image_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,8 @@ from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid, overlaps
 
 _SEEN = 1e-6  # of a token's rectangle: less than this is rounding
+_FINEST = 1.5  # times the smallest cell's area: views with cells up to that make the map's grid
+_SAME = 0.25  # of the smallest cell: edges nearer than that are one
 _GAP = 1e-6  # pixels of the picture that a map may leave out: more gets cells of its own
 
 
@@ -109,6 +112,30 @@ def tiled(grid: Grid, down: int, across: int, thumbnail: Grid) -> Layout:
         views.append(View(f"tile {number + 1}", tile, _block(rows, cols, len(views))))
     views.append(View("thumbnail", thumbnail, _block(rows, cols, len(views))))
     return Layout(tuple(views), len(views) * rows * cols, covering(grid, thumbnail))
+
+
+def gathered(views: Sequence[View], count: int) -> Layout:
+    """A layout of views of any kind: the map's cells are those of the finest views, wherever one of their edges is.
+
+    Edges nearer to each other than a part of a cell are one. Where coarser views have seen more, there are cells too.
+    """
+    if len(views) == 1:
+        return Layout(tuple(views), count, views[0].grid)
+    areas = [float(np.diff(view.grid.x_edges).mean() * np.diff(view.grid.y_edges).mean()) for view in views]
+    finest = [view.grid for view, area in zip(views, areas, strict=True) if area <= _FINEST * min(areas)]
+    width, height = finest[0].width, finest[0].height
+    grid = Grid(width, height, _united([one.x_edges for one in finest]), _united([one.y_edges for one in finest]))
+    for view in views:
+        grid = covering(grid, view.grid)
+    return Layout(tuple(views), count, grid)
+
+
+def _united(edges: Sequence[np.ndarray]) -> np.ndarray:
+    """All edges in order, those that are nearly the same as their mean."""
+    near = _SAME * min(float(np.diff(some).min()) for some in edges)
+    every = np.sort(np.concatenate(edges))
+    groups = np.split(every, np.flatnonzero(np.diff(every) > near) + 1)
+    return np.array([group.mean() for group in groups])
 
 
 def covering(grid: Grid, whole: Grid) -> Grid:

@@ -23,7 +23,8 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
-from relevancy.families.rules import RULES, layout_of
+from relevancy.families.probe import Probe
+from relevancy.families.rules import layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
@@ -31,6 +32,8 @@ from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
+
+_ANY = "?"  # a question, where only the picture matters
 
 # Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
 _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
@@ -106,6 +109,10 @@ class Model:
         return compat.extra_image_tokens(self.processor)
 
     @cached_property
+    def _probe(self) -> Probe:
+        return Probe()
+
+    @cached_property
     def _controls(self) -> re.Pattern[str]:
         return prompts.control_tokens(self.processor)
 
@@ -136,8 +143,10 @@ class Model:
 
     @property
     def patchwise(self) -> bool:
-        """Whether the image tokens are the tower's patches, one by one, over one processed picture."""
-        return self.model.config.model_type in _ONE_GRID
+        """Whether the image tokens are the tower's patches, one by one, over one picture processed to a fixed size."""
+        return (
+            self.model.config.model_type in _ONE_GRID and compat.output_size(self.processor.image_processor) is not None
+        )
 
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
@@ -153,16 +162,21 @@ class Model:
         return geometry.grid_for(pictures, width, height, rows, cols, token_side=side)
 
     def layout(self, width: int, height: int) -> Layout:
-        """Where the image tokens lie in a picture of `width` x `height` pixels; raises for a family not known here."""
-        family = self.model.config.model_type
-        if family in RULES:
-            return layout_of(self.model.config, self.processor, width, height)
+        """Where the image tokens lie in a picture of `width` x `height` pixels: by rule, or else measured.
+
+        Raises RelevancyError where tokens have no place of their own, as those of a resampler.
+        """
         if self.patchwise:
             return one_grid(self.grid(width, height), self.extra_image_tokens)
-        raise RelevancyError(
-            f"how {family} with {type(self.processor.image_processor).__name__} lays its image tokens over a picture "
-            f"is not known here; it is known for {', '.join(sorted(_ONE_GRID | RULES.keys()))}"
-        )
+        by_rule = layout_of(self.model.config, self.processor, width, height)
+        return by_rule or self.measured_layout(width, height)
+
+    def measured_layout(self, width: int, height: int) -> Layout:
+        """The same, measured by pictures and gradients, see `relevancy.families.probe`; raises where it cannot be."""
+        with self.lock:
+            return self._probe.layout(
+                self.model, self.image_token_id, lambda picture: self.prepare([picture], [_ANY]), width, height
+            )
 
     def prepare(
         self,
