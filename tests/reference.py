@@ -17,6 +17,7 @@ class Reference:
     vision: Tensor | None  # (images, tower tokens)
     logits: Tensor  # (batch, vocabulary) of the last position
     cut: Tensor  # (batch,), the share of the decoder row's flow that is negative
+    seed: Tensor | None = None  # (images, tower tokens), what the image tokens put on the tower
 
 
 def abar(probabilities: Tensor, rule: str = "clamp") -> Tensor:
@@ -226,7 +227,7 @@ def of_family(model: PreTrainedModel, inputs: dict, image_token_id: int) -> Refe
         whole = flows[0] if len(flows) == 1 else torch.block_diag(*[flow[0] for flow in flows])[None]
         relevance = relevance + whole @ relevance
     vision = torch.einsum("it,itk->ik", seed, relevance)
-    return Reference(row.detach(), vision.detach(), logits.detach(), torch.zeros(len(row)))
+    return Reference(row.detach(), vision.detach(), logits.detach(), torch.zeros(len(row)), seed)
 
 
 def _depends(scalar: Tensor, tensors: list[Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""More tiny random models with their processors: families whose pictures no analytic rule was written for, and others."""
+"""More tiny random models with their processors, of families that people use less."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -83,7 +83,8 @@ def aya_vision() -> tiny.Pictured:
         pictures, words, PATCH, SIDE, downsample_factor=2, chat_template=template("<image>")
     )
     config = hf.AyaVisionConfig(
-        text_config=hf.Cohere2Config(**text(words, sliding_window=8)), vision_config=tiny.siglip(vision_use_head=False),
+        text_config=hf.Cohere2Config(**text(words, sliding_window=512)),
+        vision_config=tiny.siglip(vision_use_head=False),
         image_token_index=words.convert_tokens_to_ids("<|IMG_PATCH|>"), downsample_factor=2,
     )  # fmt: skip
     return built("AyaVision", config, processor)
@@ -154,10 +155,12 @@ def janus() -> tiny.Pictured:
     words = tokenizer("<image_placeholder>", boi_token="<begin_of_image>", eoi_token="<end_of_image>")
     pictures = JanusImageProcessorPil(size={"height": SIDE, "width": SIDE}, min_size=2)
     processor = hf.JanusProcessor(pictures, words, template("<image_placeholder>"), num_image_tokens=16)
-    vq = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 8, "projection_dim": 32,
-          "image_token_embed_dim": 32, "num_embeddings": 8, "latent_channels": 32, "hidden_size": 32, "num_patches": 4}  # fmt: skip
+    drawing = {
+        "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 8, "projection_dim": 32,
+        "image_token_embed_dim": 32, "num_embeddings": 8, "latent_channels": 32, "hidden_size": 32, "num_patches": 4,
+    }  # fmt: skip
     config = hf.JanusConfig(
-        text_config=hf.LlamaConfig(**text(words)), vq_config=vq, image_token_id=words.image_token_id,
+        text_config=hf.LlamaConfig(**text(words)), vq_config=drawing, image_token_id=words.image_token_id,
         vision_config=VISION | {"projection_dim": 32, "num_image_tokens": 16, "mlp_ratio": 2.0},
     )  # fmt: skip
     return built("Janus", config, processor)
@@ -269,34 +272,37 @@ def without_parts(kind: type[hf.ProcessorMixin]) -> Any:
     return Still
 
 
-def qwen3_5() -> tiny.Pictured:
+def qwen3(kind: str, vision: dict[str, Any], **language: Any) -> tiny.Pictured:
     words = tokenizer("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", video_token="<|video_pad|>")
-    pictures = Qwen2VLImageProcessorPil(size=BUDGET)
     processor = without_video(hf.Qwen3VLProcessor)(
-        pictures, words, None, chat_template=template("<|vision_start|><|image_pad|><|vision_end|>")
-    )
-    config = hf.Qwen3_5Config(
-        text_config=text(words, rope_parameters=MROPE, layer_types=["full_attention", "full_attention"]),
-        vision_config={
-            "depth": 2, "num_heads": 4, "patch_size": PATCH, "hidden_size": 32, "out_hidden_size": 32,
-            "intermediate_size": 48, "num_position_embeddings": 64,
-        },
+        Qwen2VLImageProcessorPil(size=BUDGET), words, None,
+        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
+    )  # fmt: skip
+    tower = {"depth": 2, "num_heads": 4, "patch_size": PATCH, "hidden_size": 32, "out_hidden_size": 32,
+             "intermediate_size": 48, "num_position_embeddings": 64}  # fmt: skip
+    config = getattr(hf, f"{kind}Config")(
+        text_config=text(words, rope_parameters=MROPE, **language), vision_config=tower | vision,
         image_token_id=words.image_token_id, video_token_id=words.video_token_id,
         vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
     )  # fmt: skip
-    return built("Qwen3_5", config, processor)
+    return built(kind, config, processor)
+
+
+def qwen3_5() -> tiny.Pictured:
+    """All of its layers with full attention, as none of the published ones is."""
+    return qwen3("Qwen3_5", {}, layer_types=["full_attention", "full_attention"])
 
 
 def qwen3_vl_moe() -> tiny.Pictured:
-    sizes = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48, "num_position_embeddings": 64}
-    return pictured.qwen("Qwen3VLMoe", deepstack_visual_indexes=[0], **sizes)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return qwen3("Qwen3VLMoe", {"deepstack_visual_indexes": [0]}, **experts)
 
 
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
     for build in (
         pixtral, mistral3, lighton_ocr, aya_vision, ovis2, glm4v, glm46v, glm4v_moe, glm_ocr, janus, deepseek_vl,
-        minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5,
+        minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe,
     )
 }  # fmt: skip

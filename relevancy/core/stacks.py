@@ -117,8 +117,8 @@ class Stack:
             )
         if len(lengths := set(self._parts.values())) > 1:
             raise RelevancyError(
-                f"{self._name} reads {' and '.join(map(str, sorted(lengths)))} tokens in different layers, so no row goes "
-                'through it. Use scope="language".'
+                f"{self._name} reads {' and '.join(map(str, sorted(lengths)))} tokens in different layers, so no row "
+                'goes through it. Use scope="language".'
             )
 
     @contextmanager

@@ -40,7 +40,7 @@ _KEPT = 64  # forms of inputs, and sizes of pictures
 _ONE_BY_ONE = 2048  # image tokens that share pixels are asked about one by one, up to as many
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818  # a way out, no mistake
     """The decoder is about to read."""
 
 
@@ -302,7 +302,7 @@ def _layout(found: _Rectangles, width: int, height: int) -> Layout:
 def _rows(found: _Rectangles) -> list[np.ndarray]:
     """Tokens that lie beside each other, from left to right."""
     rows: list[list[int]] = []
-    for token in np.flatnonzero(~np.isnan(found.middles[:, 0])):
+    for token in np.flatnonzero(~np.isnan(found.middles[:, 0])).tolist():
         if rows:
             before = rows[-1][-1]
             right, down = found.middles[token] - found.middles[before]
@@ -353,7 +353,7 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
 
 
 def _names(grids: list[Grid], width: int, height: int) -> list[str]:
-    """Of views that show all that any has seen, the coarsest is "whole" and others are "tiles"; the rest has numbers."""
+    """Of views that show all that any has seen, the coarsest is "whole", others are "tiles"; the rest has numbers."""
     boxes = np.array([[grid.x_edges[0], grid.y_edges[0], grid.x_edges[-1], grid.y_edges[-1]] for grid in grids])
     boxes = np.clip(boxes, 0, [width, height, width, height])
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)

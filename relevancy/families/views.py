@@ -55,6 +55,15 @@ class Layout:
             placed[view.tokens] = True
         return placed
 
+    @cached_property
+    def middles(self) -> np.ndarray:
+        """The middle of what each token has seen of the picture, x and y, (count, 2); NaN without a place."""
+        middles = np.full((self.count, 2), np.nan)
+        for view in self.views:
+            boxes = view.grid.boxes()
+            middles[view.tokens.ravel()] = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return middles
+
     def image_map(self, values: np.ndarray) -> np.ndarray:
         """Numbers of the image tokens (count,) -> the picture's map, float32 (rows, cols); its sum is theirs."""
         if self.plain:
@@ -102,15 +111,16 @@ def stretched(width: int, height: int, y_edges: np.ndarray, x_edges: np.ndarray)
     return Grid(width, height, x_edges * width, y_edges * height)
 
 
-def tiled(grid: Grid, down: int, across: int, thumbnail: Grid) -> Layout:
-    """Tiles row by row, down x across of them on one grid, then the whole picture squashed into one tile."""
+def tiled(grid: Grid, down: int, across: int, thumbnail: Grid, *, thumbnail_first: bool = False) -> Layout:
+    """Tiles row by row, down x across of them on one grid, and the whole picture squashed into one, last or first."""
     rows, cols = grid.rows // down, grid.cols // across
     views: list[View] = []
     for number in range(down * across):
         top, left = number // across * rows, number % across * cols
         tile = Grid(grid.width, grid.height, grid.x_edges[left : left + cols + 1], grid.y_edges[top : top + rows + 1])
-        views.append(View(f"tile {number + 1}", tile, _block(rows, cols, len(views))))
-    views.append(View("thumbnail", thumbnail, _block(rows, cols, len(views))))
+        views.append(View(f"tile {number + 1}", tile, _block(rows, cols, number + thumbnail_first)))
+    place = 0 if thumbnail_first else len(views)
+    views.insert(place, View("thumbnail", thumbnail, _block(rows, cols, place)))
     return Layout(tuple(views), len(views) * rows * cols, covering(grid, thumbnail))
 
 
