@@ -299,10 +299,22 @@ def qwen3_vl_moe() -> tiny.Pictured:
     return qwen3("Qwen3VLMoe", {"deepstack_visual_indexes": [0]}, **experts)
 
 
+def gemma3_pan_and_scan() -> tiny.Pictured:
+    """The whole picture, and crops of elongated ones."""
+    model, processor = pictured.gemma3()
+    crops = {
+        "pan_and_scan_min_crop_size": 8,
+        "pan_and_scan_max_num_crops": 3,
+        "pan_and_scan_min_ratio_to_activate": 1.2,
+    }
+    processor.images_kwargs = processor.images_kwargs | {"do_pan_and_scan": True} | crops
+    return model, processor
+
+
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
     for build in (
         pixtral, mistral3, lighton_ocr, aya_vision, ovis2, glm4v, glm46v, glm4v_moe, glm_ocr, janus, deepseek_vl,
-        minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe,
+        minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe, gemma3_pan_and_scan,
     )
 }  # fmt: skip

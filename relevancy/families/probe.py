@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from relevancy.core.seeds import form_of
 from relevancy.core.stacks import is_attention
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 from relevancy.families.views import Layout, View, gathered
 from relevancy.geometry import Grid
 
@@ -90,7 +90,15 @@ class _Eyes:
     read: Reader
 
     def inputs(self, picture: Image.Image) -> Mapping[str, Any]:
-        return self.read(picture)
+        try:
+            return self.read(picture)
+        except RelevancyError:
+            raise
+        except Exception as error:  # processors refuse pictures and settings in whatever way they like
+            raise RelevancyError(
+                f"the processor of {self._name} takes no picture of {picture.width} x {picture.height} "
+                f"({shortened(error)})"
+            ) from error
 
     def count(self, inputs: Mapping[str, Any]) -> int:
         return int((inputs["input_ids"] == self.image_token_id).sum())
@@ -110,8 +118,15 @@ class _Eyes:
                 self.model(**inputs, use_cache=False)
         except _Reached:
             pass
+        except Exception as error:  # what the processor makes is not what the model takes, however it says so
+            raise RelevancyError(
+                f"{self._name} cannot look at what its processor makes of a picture ({shortened(error)}): the "
+                "processor belongs to another model, or its settings do"
+            ) from error
         finally:
             handle.remove()
+        if not read:
+            raise RelevancyError(f"the decoder of {self._name} is not called on its way from a picture to an answer")
         return read[0][inputs["input_ids"] == self.image_token_id]
 
     def owners(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

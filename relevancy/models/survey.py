@@ -89,7 +89,7 @@ def _sighted(model: Model, width: int, height: int) -> Sighting:
         measured = model.measured_layout(width, height)
         seconds = time.perf_counter() - begun
         away = distance(model.layout(width, height), measured)
-    except (RelevancyError, ValueError) as error:  # processors refuse pictures with ValueError
+    except RelevancyError as error:
         return Sighting((width, height), time.perf_counter() - begun, refused=str(error))
     own = model.layout(width, height)
     return Sighting((width, height), seconds, measured, away=None if own is measured else away)
