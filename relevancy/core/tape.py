@@ -170,7 +170,8 @@ class Tape:
             raise RelevancyError("The target does not depend on the vision tower in this model's last forward pass.")
         assert self._images is not None
         vision = self._vision.value.float()
-        return Rows(language, vision, self._images.gathered(vision), cut)
+        image = self._images.gathered(vision)
+        return Rows(language, vision, nn.functional.pad(image, (0, language.shape[1] - image.shape[1])), cut)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
