@@ -70,7 +70,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if file is None:
             file = Path(folder) / "families.xml"
-            subprocess.run([sys.executable, "-m", "pytest", "-q", TESTS, f"--junitxml={file}"], cwd=ROOT, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "pytest", "-q", TESTS, f"--junitxml={file}", "-o", "junit_family=xunit1"],
+                cwd=ROOT,
+                check=True,
+            )
         before, rest = PAGE.read_text().split(BEGINS)
         _, after = rest.split(ENDS)
         PAGE.write_text(f"{before}{BEGINS}\n{table(results(file))}\n{ENDS}{after}")
