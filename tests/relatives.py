@@ -311,10 +311,176 @@ def gemma3_pan_and_scan() -> tiny.Pictured:
     return model, processor
 
 
+def cohere2_vision() -> tiny.Pictured:
+    words = tokenizer(
+        "<|IMG_PATCH|>", boi_token="<|START_OF_IMG|>", eoi_token="<|END_OF_IMG|>",
+        img_line_break_token="<|IMG_LINE_BREAK|>",
+    )  # fmt: skip
+    pictures = hf.Cohere2VisionImageProcessor(size={"height": SIDE, "width": SIDE}, max_patches=6, patch_size=2)
+    processor = hf.Cohere2VisionProcessor(pictures, words, template("<|IMG_PATCH|>"))
+    config = hf.Cohere2VisionConfig(
+        text_config=hf.Cohere2Config(**text(words, sliding_window=512)), alignment_intermediate_size=48,
+        vision_config=tiny.siglip(vision_use_head=False), image_token_id=words.image_token_id,
+    )  # fmt: skip
+    return built("Cohere2Vision", config, processor)
+
+
+def lfm2_vl() -> tiny.Pictured:
+    """All of its layers with attention, as none of the published ones is."""
+    words = tokenizer("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
+    words.add_tokens(
+        [f"<|img_row_{row}_col_{col}|>" for row in range(1, 5) for col in range(1, 5)], special_tokens=True
+    )
+    pictures = hf.Lfm2VlImageProcessor(
+        tile_size=SIDE, encoder_patch_size=PATCH, min_image_tokens=4, max_image_tokens=16, max_tiles=4,
+        size={"height": SIDE, "width": SIDE},
+    )  # fmt: skip
+    processor = hf.Lfm2VlProcessor(pictures, words, template("<image>"))
+    config = hf.Lfm2VlConfig(
+        text_config=hf.Lfm2Config(**text(words, layer_types=["full_attention", "full_attention"])),
+        vision_config=hf.Siglip2VisionConfig(
+            **{name: value for name, value in VISION.items() if name != "image_size"}, num_patches=16
+        ),
+        image_token_id=words.convert_tokens_to_ids("<image>"), projector_hidden_size=32,
+    )  # fmt: skip
+    return built("Lfm2Vl", config, processor)
+
+
+def llama4() -> tiny.Pictured:
+    marks = ["<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<|tile_y_separator|>"]
+    words = tokenizer("<|image|>", "<|patch|>", *marks)
+    pictures = hf.Llama4ImageProcessor(size={"height": SIDE, "width": SIDE}, max_patches=4)
+    processor = hf.Llama4Processor(pictures, words, PATCH, 0.5, chat_template=template("<|image|>"))
+    language = text(words, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=512)
+    config = hf.Llama4Config(
+        text_config=language, image_token_index=words.convert_tokens_to_ids("<|patch|>"),
+        vision_config=VISION | {
+            "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32,
+        },
+    )  # fmt: skip
+    return built("Llama4", config, processor)
+
+
+def qianfan_ocr() -> tiny.Pictured:
+    words = tokenizer(
+        "<image>", start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>"
+    )
+    pictures = GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, crop_to_patches=True, max_patches=6)
+    processor = hf.QianfanOCRProcessor(pictures, words, 4, template("<image>"))
+    config = hf.QianfanOCRConfig(
+        text_config=hf.Qwen3Config(**text(words)), image_seq_length=4,
+        vision_config=VISION | {"image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )  # fmt: skip
+    return built("QianfanOCR", config, processor)
+
+
+def exaone4_5() -> tiny.Pictured:
+    words = tokenizer("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", video_token="<|video_pad|>")
+    processor = without_video(hf.Qwen2_5_VLProcessor)(
+        Qwen2VLImageProcessorPil(size=BUDGET), words, None,
+        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
+    )  # fmt: skip
+    tower = {
+        "depth": 2, "num_heads": 4, "num_key_value_heads": 2, "patch_size": PATCH, "hidden_size": 32,
+        "out_hidden_size": 32, "intermediate_size": 48, "window_size": 56, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    config = hf.Exaone4_5_Config(
+        text_config=hf.Exaone4Config(**text(words, layer_types=["full_attention", "full_attention"])),
+        vision_config=tower, image_token_id=words.image_token_id, video_token_id=words.video_token_id,
+    )  # fmt: skip
+    return built("Exaone4_5_", config, processor)
+
+
+def hunyuan_vl() -> tiny.Pictured:
+    from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import HunYuanVLImageProcessorPil
+
+    words = tokenizer("<img>", image_start_token="<im_start>", image_end_token="<im_end>")
+    pictures = HunYuanVLImageProcessorPil(size=BUDGET, patch_size=PATCH)
+    processor = hf.HunYuanVLProcessor(pictures, words, template("<im_start><img><im_end>"))
+    config = hf.HunYuanVLConfig(
+        text_config=text(words, rope_parameters=MROPE), vision_config=VISION | {
+            "out_hidden_size": 32, "text_hidden_size": 32, "max_image_size": 112, "min_image_size": 28,
+            "img_max_token_num": 64,
+        },
+        image_token_id=words.image_token_id, im_start_id=words.image_start_token_id, im_end_id=words.image_end_token_id,
+    )  # fmt: skip
+    return built("HunYuanVL", config, processor)
+
+
+def hyperclovax() -> tiny.Pictured:
+    words = tokenizer("<|IMAGE_PAD|>", video_token="<|VIDEO_PAD|>")
+    processor = without_video(hf.HyperCLOVAXVisionV2Processor)(
+        Qwen2VLImageProcessorPil(size=BUDGET), words, None, template("<|IMAGE_PAD|>")
+    )
+    tower = {"depth": 2, "num_heads": 4, "patch_size": PATCH, "hidden_size": 32, "out_hidden_size": 32,
+             "intermediate_size": 48, "window_size": 56, "fullatt_block_indexes": [1]}  # fmt: skip
+    config = hf.HyperCLOVAXVisionV2Config(
+        text_config=hf.HyperCLOVAXConfig(**text(words)), vision_config=tower, image_token_id=words.image_token_id,
+        video_token_id=words.video_token_id,
+    )  # fmt: skip
+    return built("HyperCLOVAXVisionV2", config, processor)
+
+
+def llava_next_video() -> tiny.Pictured:
+    _, processor = pictured.llava_next()
+    words = tokenizer("<image>", "<video>")
+    kind = without_video(hf.LlavaNextVideoProcessor)
+    other = kind(
+        None, processor.image_processor, words, template("<image>"), PATCH, "default", num_additional_image_tokens=1
+    )
+    config = hf.LlavaNextVideoConfig(
+        text_config=hf.LlamaConfig(**text(words)), vision_config=tiny.clip(),
+        image_token_index=words.convert_tokens_to_ids("<image>"), image_grid_pinpoints=pictured.PINPOINTS,
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+    )  # fmt: skip
+    return built("LlavaNextVideo", config, other)
+
+
+def molmo2() -> tiny.Pictured:
+    """A connector that attends from each token to its patches, over crops that overlap."""
+    words = tokenizer(
+        "<|image|>", "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>",
+        "<frame_end>", "<im_low>", "<|video|>",
+    )  # fmt: skip
+    pictures = hf.Molmo2ImageProcessor(
+        size={"height": 2 * SIDE, "width": 2 * SIDE}, max_crops=4, overlap_margins=[1, 1], patch_size=PATCH
+    )
+    processor = without_video(hf.Molmo2Processor)(pictures, None, words, template("<|image|>"))
+    adapter = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
+               "intermediate_size": 48, "text_hidden_size": 32, "vision_feature_layer": [-1]}  # fmt: skip
+    config = hf.Molmo2Config(
+        text_config=text(words, vocab_size=len(words) - 1, additional_vocab_size=1),
+        vision_config=VISION | {"image_size": [2 * SIDE] * 2, "head_dim": 8, "num_key_value_heads": 4},
+        adapter_config=adapter, image_patch_id=words.convert_tokens_to_ids("<im_patch>"),
+        **{f"{name}_token_id": words.convert_tokens_to_ids(f"<{mark}>") for name, mark in {
+            "image_start": "im_start", "low_res_image_start": "low_res_im_start", "image_end": "im_end",
+            "frame_start": "frame_start", "frame_end": "frame_end"}.items()},
+    )  # fmt: skip
+    return built("Molmo2", config, processor)
+
+
+def aria() -> tiny.Pictured:
+    """A connector in which each of its tokens attends to the whole picture."""
+    from transformers.models.aria.image_processing_pil_aria import AriaImageProcessorPil
+
+    words = tokenizer("<image>")
+    pictures = AriaImageProcessorPil(max_image_size=980, min_image_size=336)
+    processor = hf.AriaProcessor(pictures, words, template("<image>"), size_conversion={980: 4})
+    config = hf.AriaConfig(
+        text_config=hf.AriaTextConfig(**text(words, moe_num_experts=2, moe_topk=1, moe_num_shared_experts=1)),
+        vision_config=hf.Idefics3VisionConfig(**VISION | {"image_size": 980, "patch_size": 140}),
+        image_token_index=words.image_token_id, projector_patch_to_query_dict={49: 4},
+    )  # fmt: skip
+    return built("Aria", config, processor)
+
+
+RESAMPLING: dict[str, Callable[[], tiny.Pictured]] = {"aria": aria}
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
     for build in (
         pixtral, mistral3, lighton_ocr, aya_vision, ovis2, glm4v, glm46v, glm4v_moe, glm_ocr, janus, deepseek_vl,
         minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe, gemma3_pan_and_scan,
+        cohere2_vision, lfm2_vl, llama4, qianfan_ocr, exaone4_5, hunyuan_vl, hyperclovax, llava_next_video, molmo2,
     )
 }  # fmt: skip

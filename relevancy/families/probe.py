@@ -120,8 +120,8 @@ class _Eyes:
             pass
         except Exception as error:  # what the processor makes is not what the model takes, however it says so
             raise RelevancyError(
-                f"{self._name} cannot look at what its processor makes of a picture ({shortened(error)}): the "
-                "processor belongs to another model, or its settings do"
+                f"{self._name} cannot look at what its processor makes of this picture ({shortened(error)}): the "
+                "picture is too small, or the processor belongs to another model"
             ) from error
         finally:
             handle.remove()
@@ -348,17 +348,14 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
     the border, where what a pixel says of its place is drawn inwards.
     """
     whole = found.whole[tokens]
-    middles = np.where(whole, found.middles[tokens, axis], np.nan)
-    cells = len(middles)
-    known = np.flatnonzero(whole.any(1))
-    if not len(known):
-        known = np.arange(cells)
-        middles = found.middles[tokens, axis]
-    centers = np.nanmean(middles[known], 1)
+    if not whole.any():
+        whole = np.ones_like(whole)
+    cells, known = len(tokens), np.flatnonzero(whole.any(1))
+    centers = np.nanmean(np.where(whole, found.middles[tokens, axis], np.nan)[known], 1)
     if len(known) > 1:
         step, start = np.polyfit(known, centers, 1)
     else:
-        step = float(np.median(found.extents[tokens, axis]))
+        step = float(np.median(found.extents[tokens, axis][whole]))
         start = centers[0] - step * known[0]
     edges: np.ndarray = start + step * (np.arange(cells + 1) - 0.5)
     for end, border in ((0, 0.0), (-1, float(length))):

@@ -11,7 +11,11 @@ from relevancy.errors import RelevancyError
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
-_PLACEHOLDERS = ("image_token", "boi_token")  # what a processor may call its mark of a picture
+_PLACEHOLDERS = (
+    "image_token",
+    "boi_token",
+    "image_placeholder_token",
+)  # what a processor may call its mark of a picture
 
 Wording = Callable[[str], str]
 

@@ -209,7 +209,7 @@ def test_attention_methods_read_rows_of_any_family(model):
 @pytest.mark.parametrize(
     ("family", "changes", "said"),
     [
-        ("gemma3", {"do_resize": False}, "gemma3 cannot look at what its processor makes of a picture"),
+        ("gemma3", {"do_resize": False}, "gemma3 cannot look at what its processor makes of this picture"),
         ("llava_next", {"crop_size": {"height": 28, "width": 28}}, "56 pixels of the tower"),
         ("llava_next", {"image_grid_pinpoints": [[60, 60]]}, "no multiple"),
     ],
