@@ -141,7 +141,7 @@ def glm46v() -> tiny.Pictured:
 
 
 def glm4v_moe() -> tiny.Pictured:
-    experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
+    experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 0}
     return glm(
         "Glm4v", Glm4vImageProcessorPil, "Glm4vMoe", hf.Glm4vMoeVisionConfig, lambda words: glm_text(words, **experts)
     )

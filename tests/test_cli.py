@@ -476,3 +476,21 @@ def test_stopped_by_the_user(run, tmp_path, monkeypatch):
     code, _, err = run(*arguments(tmp_path / "out"))
     assert code == 130
     assert err == "relevancy: stopped\n"
+
+
+def test_probe_shows_where_image_tokens_lie_and_how_far_the_rule_is_from_that(run):
+    code, shown, _ = run("probe", "--model", "demo-small", "--size", "64x48", "--size", "30x90")
+    assert code == 0
+    assert "by rule (grid_for)" in shown
+    assert "scope full: exact, rows 1 x 101" in shown
+    code, stored, _ = run("probe", "--model", "demo-small", "--size", "64x48", "--json")
+    found = json.loads(stored)
+    (picture,) = found["pictures"]
+    assert code == 0
+    assert (picture["width"], picture["image_tokens"], picture["refused"]) == (64, 100, None)
+    assert 0 < picture["away"] < 0.5
+    assert [view["name"] for view in picture["views"]] == ["whole"]
+    for wrong in ("64", "0x48", "axb"):
+        code, _, said = run("probe", "--model", "demo-small", "--size", wrong)
+        assert code == 2
+        assert f"--size takes width x height such as 640x480, not '{wrong}'" in said

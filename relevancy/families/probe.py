@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from relevancy.core import patching
 from relevancy.core.seeds import form_of
 from relevancy.core.stacks import is_attention
 from relevancy.errors import RelevancyError, shortened
@@ -114,7 +115,11 @@ class _Eyes:
         decoder = self.model.get_decoder()
         handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            with _passing_on(self.model, decoder):
+            with (
+                _passing_on(self.model, decoder),
+                patching.eval_mode(self.model),
+                patching.frozen_parameters(self.model),
+            ):
                 self.model(**inputs, use_cache=False)
         except _Reached:
             pass

@@ -9,7 +9,7 @@ import transformers as hf
 from bare import IMAGE, TEXT, VISION, Built, finished, ids, pixels
 from reference import of_family, passed_on, reference, relative
 
-from relevancy.core.stacks import Stack
+from relevancy.core.stacks import Stack, is_attention
 from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
 
@@ -180,6 +180,22 @@ def test_methods_that_read_attention_alone_refuse_the_same():
         stack.hear(attention)
     with pytest.raises(RelevancyError, match="1 of 2 layers"):
         stack.require_every_layer()
+
+
+def test_a_tower_may_attend_part_by_part_but_not_twice():
+    model, _ = paddleocr()
+    stack = Stack.tower(model.get_encoder(modality="image"))
+    first, second = [module for module in stack.model.modules() if is_attention(module)]
+    with stack.guarded():
+        stack.begin()
+        stack._given |= {id(first): 12, id(second): 12}
+        assert stack.hear_part(first, 8) == (0, slice(0, 8))
+        assert stack.hear_part(first, 4) == (0, slice(8, 12))
+        assert stack.hear_part(second, 12) == (1, None)
+        with pytest.raises(RelevancyError, match="attends more than once in layer"):
+            stack.hear_part(first, 4)
+        with pytest.raises(RelevancyError, match="attends more than once in layer"):
+            stack.hear_part(second, 12)
 
 
 LAYERS = VISION | {"num_hidden_layers": 3}

@@ -26,7 +26,7 @@ WITHOUT_FULL = {
     "molmo2": "not exact for molmo2: Molmo2VisionAttention attends outside",
 }
 TOO_SMALL = {"mistral3": (9, 7)}  # transformers' own model fails where a picture is one token
-ROUNDING = {"glm4v_moe": 5}  # times as much as the others: float32 in its router
+BY_BATCH = {"hunyuan_vl"}  # transformers numbers its pictures over the whole batch, and reads the number
 
 
 @cache
@@ -53,14 +53,13 @@ def pictures() -> list:
 def test_rows_equal_the_equations(model, record_property):
     inputs = model.prepare(pictures(), QUESTIONS)
     expected = of_family(model.model, dict(inputs), model.image_token_id)
-    most = 1e-5 * ROUNDING.get(model.name, 1)
     with record(model.model) as tape:
         logits = model.model(**inputs, logits_to_keep=1).logits[:, -1]
         rows = tape.relevance(logits.max(-1).values)
-    assert relative(logits, expected.logits) < most
+    assert relative(logits, expected.logits) < 1e-5
     error = relative(passed_on(rows.language), passed_on(expected.language))
     record_property("language", error)
-    assert error < most
+    assert error < 1e-5
     if model.name in WITHOUT_FULL:
         return
     with record(model.model, "full") as tape:
@@ -69,7 +68,7 @@ def test_rows_equal_the_equations(model, record_property):
         relative(rows.vision, expected.vision), relative(passed_on(rows.language), passed_on(expected.language))
     )
     record_property("full", error)
-    assert error < most
+    assert error < 1e-5
     assert (rows.image.sum() / rows.vision.sum()).item() == pytest.approx(
         float((expected.vision * (expected.seed > 0)).sum() / expected.vision.sum()), abs=1e-5
     )
@@ -105,6 +104,8 @@ def test_explained_end_to_end(model, scope, record_property):
         if scope == "language":
             seen = layout.placed & ~np.isnan(layout.middles[:, 0])
             assert result.image_map.sum() == pytest.approx(result.relevance[result.is_image][seen].sum(), rel=1e-4)
+        if model.name in BY_BATCH:
+            continue
         alone = explain(model, picture, result.question, scope=scope, max_new_tokens=1, evidence=False)
         assert np.abs(alone.image_map - result.image_map).max() <= 1e-4 * np.abs(alone.image_map).max()
     record_property("explained", scope)

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pictured
 import pytest
+import relatives
 import tiny
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from relevancy.models.model import Model, wrap
 
 SIZES = {"tiny": (9, 7), "tall": (61, 200), "wide": (230, 57), "large": (640, 480), "odd": (101, 99)}
 QUESTIONS = ["what color is the ball ?", "is the duck floating ?"]
+BUILDERS = pictured.BUILDERS | relatives.BUILDERS
 SEPARATED = {"llava_next", "llava_onevision"}
 
 
@@ -37,7 +39,10 @@ def model(request: pytest.FixtureRequest) -> Model:
 @cache
 def unmixed(family: str) -> Model:
     """The same model with a tower in which no patch hears of another."""
-    model = wrap(*pictured.BUILDERS[family](), name=family)
+    try:
+        model = wrap(*BUILDERS[family](), name=family)
+    except ImportError as error:
+        pytest.skip(str(error).strip().splitlines()[0])
     for module in model.model.get_encoder(modality="image").modules():
         if type(module).__name__.endswith("Attention"):
             for name in ("out_proj", "o_proj", "proj", "projection_layer"):
@@ -70,7 +75,7 @@ def inside(start: float, end: float) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("family", pictured.BUILDERS)
+@pytest.mark.parametrize("family", BUILDERS)
 def test_the_token_that_a_changed_place_changes_most_owns_it(family, size):
     model, rng = unmixed(family), np.random.default_rng(1)
     width, height = size
