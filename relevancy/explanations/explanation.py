@@ -45,7 +45,7 @@ class Explanation:
     tokens: one per input token, image tokens included, as the tokenizer writes them.
     relevance: (tokens,) float32, raw, as the method gives it; of method relevancy, the explained position's row of R
         (eq. 6) without its own unit e_t.
-    image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
+    image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's row by image token.
     shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1; of signed numbers,
         that of their sizes.
     cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
