@@ -136,7 +136,9 @@ class Worker:
         said = [shown(self.model.tokenizer, *ids).strip() for ids in answers]
         grades = [correct(words, row.expected) for words, row in zip(said, rows, strict=True)]
         return [
-            {"said": words, "right": float("nan") if right is None else float(right)}
+            {"fault": f"The answer holds the control token {controls[0]}, so it cannot be given back to the model."}
+            if (controls := self.model.controls_in(words))
+            else {"said": words, "right": float("nan") if right is None else float(right)}
             for words, right in zip(said, grades, strict=True)
         ]
 

@@ -49,21 +49,17 @@ def evidence_for(
 ) -> list[Evidence | None]:
     """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
 
-    None for all where neither what comes before the question can be shared, nor one example be read by itself.
-
     prefill: what a forward pass over the batch left behind, at least as far as the maps' lengths. Costs 5 short passes
     over the tokens after the picture, as one batch; 5 whole forward passes where the model cannot share what comes
     before (see `generation.shares_prefix`). All tokens of one answer share the pass without the picture.
     """
     parts = [Areas.of(one.image_map).named() for one in maps]
     variants = [
-        Variant(one.row, one.length, _on_tokens(area, one.layout))
+        Variant(one.row, one.length, torch.from_numpy(one.layout.hidden_with(area)))
         for one, areas in zip(maps, parts, strict=True)
         for _, area in areas
     ]
     shared = generation.shares_prefix(model, max(one.length for one in maps), prefill.cache)
-    if not shared and not prepared.separable:
-        return [None] * len(maps)
     logits = (
         knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, prepared, variants)
     )
@@ -75,11 +71,6 @@ def evidence_for(
         found.append(None if math.isnan(told.probability) else told)
         start += len(areas)
     return found
-
-
-def _on_tokens(area: np.ndarray, layout: Layout) -> Tensor:
-    """Image tokens of a part of the map, bool; those that have no place go with the whole picture."""
-    return torch.from_numpy(np.ones(layout.count, bool) if area.all() else layout.tokens_of(area))
 
 
 def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:

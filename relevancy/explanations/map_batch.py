@@ -76,6 +76,15 @@ def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bo
     return exact and wish.explainer.resumes and model.layout(64, 64).count >= _LONG
 
 
+def require_known(model: Model, wish: ExplainConfig) -> None:
+    """Raise RelevancyError for a scope or a method that cannot be followed to the pictures of this family."""
+    if not model.patchwise and (wish.scope != "language" or not wish.explainer.by_token):
+        raise RelevancyError(
+            f"With {model.model.config.model_type}, scope language of these methods is known here: "
+            f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
+        )
+
+
 @dataclass(frozen=True)
 class _Reading:
     """One item's row: its own tokens up to the explained position."""
@@ -157,7 +166,7 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if len({id(example.picture) for example in self.examples}) == len(self.examples) or not prepared.separable:
+        if len({id(example.picture) for example in self.examples}) == len(self.examples):
             return False
         return resumes(self.model, self.wish, int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens)
 
@@ -192,11 +201,7 @@ class MapBatch:
 
     def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
-        if not model.patchwise and (scope != "language" or not self.method.by_token):
-            raise RelevancyError(
-                f"With {model.model.config.model_type}, scope language of these methods is known here: "
-                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
-            )
+        require_known(model, self.wish)
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
         setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=resume)
         return opened(self.method, model, setting)

@@ -19,8 +19,9 @@ from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
 from relevancy.export.overlays import Wanted
-from relevancy.export.processed import OpenedPicture
+from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.export.schema import EVIDENCE
+from relevancy.images import Picture
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, ProcessedPicture
 from relevancy.models.session import Session
@@ -38,10 +39,11 @@ class ExplainBatches:
     batch: int
     maps: Wanted = field(default=Wanted(every=True))
 
-    def batches(self, items: Sequence[Item], *, by_picture: bool = False) -> Iterator[list[int]]:
+    def batches(self, items: Sequence[Item], sizes: Sequence[int], *, by_picture: bool = False) -> Iterator[list[int]]:
         """Places of the items, those of like length together, so that little is padded.
 
-        by_picture: the questions about one picture are a batch of their own, for a model that reads it once for all.
+        sizes: how many image tokens each has. by_picture: the questions about one picture are a batch of their own, for
+        a model that reads it once for all.
         """
         alone = list(range(len(items)))
         if by_picture:
@@ -50,7 +52,7 @@ class ExplainBatches:
                 together.setdefault(_key(items[place]), []).append(place)
             yield from (places for places in together.values() if len(places) > 1)
             alone = [place for places in together.values() for place in places if len(places) == 1]
-        order = sorted(alone, key=lambda place: (len(items[place].question or ""), place))
+        order = sorted(alone, key=lambda place: (sizes[place], len(items[place].question or ""), place))
         for start in range(0, len(order), self.batch):
             yield order[start : start + self.batch]
 
@@ -58,7 +60,7 @@ class ExplainBatches:
 class RecordMaker:
     """Models in memory that turn items with their processed pictures into records."""
 
-    def __init__(self, models: Sequence[Model], processors: Sequence[int], way: ExplainBatches) -> None:
+    def __init__(self, models: Sequence[Model], processors: ImageProcessors, way: ExplainBatches) -> None:
         self.models, self.processors, self.way = models, processors, way
 
     def records(self, items: Sequence[Item], opened: Mapping[str, OpenedPicture]) -> list[dict[str, Any]]:
@@ -74,37 +76,49 @@ class RecordMaker:
         mapped = [item for item in asked if self.way.maps.has(item.row)]
         answered = [item for item in asked if not self.way.maps.has(item.row)]
         towers = VisionCache()
-        for model, which in zip(self.models, self.processors, strict=True):
+        for model, which in zip(self.models, self.processors.of_model, strict=True):
             pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
-            if self.way.wish.sees_first:
+            if self.way.wish.sees_first and model.patchwise:
                 pictures = self._seen(model, pictures, towers)
-            for places in self.way.batches(mapped, by_picture=resumes(model, self.way.wish)):
-                records += self._tried(self._explained, model, [mapped[place] for place in places], pictures, opened)
-            for places in self.way.batches(answered):
-                records += self._tried(self._answered, model, [answered[place] for place in places], pictures, opened)
+            for rows, read, by_picture in (
+                (mapped, self._explained, resumes(model, self.way.wish)),
+                (answered, self._answered, False),
+            ):
+                sizes = [_image_tokens(model, opened[_key(item)].size) for item in rows]
+                for places in self.way.batches(rows, sizes, by_picture=by_picture):
+                    records += self._tried(read, model, [rows[place] for place in places], pictures, opened)
         return records
 
     def _seen(
-        self, model: Model, pictures: Mapping[str, ProcessedPicture], towers: VisionCache
-    ) -> dict[str, ProcessedPicture]:
+        self, model: Model, pictures: Mapping[str, ProcessedPicture | None], towers: VisionCache
+    ) -> dict[str, ProcessedPicture | None]:
         """Every picture of the chunk with its features, before the questions about it are put."""
+        known = {key: picture for key, picture in pictures.items() if picture is not None}
         with Session(model, towers) as session:
-            found = session.seen(list(pictures.values()))
-        return {key: found[id(picture)] for key, picture in pictures.items()}
+            found = session.seen(list(known.values()))
+        return {key: found[id(picture)] for key, picture in known.items()}
+
+    def _examples(self, items: Sequence[Item], pictures: Mapping[str, ProcessedPicture | None]) -> list[Example]:
+        """The rows as they are asked; a picture that the model takes as it is, is opened once for all of them."""
+        ready: dict[str, Picture | ProcessedPicture] = {}
+        for item in items:
+            if item.picture is not None and item.picture.key not in ready:
+                ready[item.picture.key] = pictures[item.picture.key] or self.processors.picture(item.picture)
+        return [Example(ready[_key(item)], item.question or "") for item in items]
 
     def _tried(
         self,
         read: Callable[[Session, list[Item], list[Example]], list[dict[str, Any]]],
         model: Model,
         items: list[Item],
-        pictures: Mapping[str, ProcessedPicture],
+        pictures: Mapping[str, ProcessedPicture | None],
         opened: Mapping[str, OpenedPicture],
     ) -> list[dict[str, Any]]:
         """One batch; where it fails, its halves, down to the row that is at fault."""
         start = time.perf_counter()
         try:
             with Session(model) as session:
-                found = read(session, items, [Example(pictures[_key(item)], item.question or "") for item in items])
+                found = read(session, items, self._examples(items, pictures))
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
                 return [faulty(items[0], model.name, _reason(error))]
@@ -230,6 +244,14 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     numbers = {f"{EVIDENCE}{name}": getattr(found, name) for name in NUMBERS}
     blind = found.says.get("blind")
     return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
+
+
+def _image_tokens(model: Model, size: tuple[int, int]) -> int:
+    """How many a picture of this size has; 0 where all have as many, or where it is refused with its row."""
+    try:
+        return 0 if model.patchwise else model.layout(*size).count
+    except RelevancyError:
+        return 0
 
 
 def _key(item: Item) -> str:

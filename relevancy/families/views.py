@@ -75,6 +75,15 @@ class Layout:
             found[view.tokens] = (down > _SEEN).T.astype(float) @ chosen @ (across > _SEEN) > 0
         return found
 
+    def hidden_with(self, cells: np.ndarray) -> np.ndarray:
+        """Which image tokens, bool (count,), are hidden where a mask (rows, cols) of cells is.
+
+        `tokens_of` them; with all cells that show the picture, those go too that have no place.
+        """
+        shown = np.ptp(self.grid.boxes().reshape(-1, 2, 2), axis=1).min(-1) > 0
+        whole = np.asarray(cells, dtype=bool).ravel()[shown].all()
+        return np.ones(self.count, dtype=bool) if whole else self.tokens_of(cells)
+
     def check(self, tokens: int) -> None:
         """Raises RelevancyError where a picture has another number of image tokens: its places would be wrong."""
         if tokens != self.count:

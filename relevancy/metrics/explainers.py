@@ -146,7 +146,7 @@ def _unread(name: str, draw: Callable[[Grid], np.ndarray]) -> Explainer:
 def _drawn(
     model: Model, name: str, image: Image.Image, question: str, draw: Callable[[Grid], np.ndarray]
 ) -> Explanation:
-    grid = model.grid(*image.size)
+    grid = model.layout(*image.size).grid
     return Explanation(
         model=model.name,
         method=name,

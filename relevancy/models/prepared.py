@@ -79,16 +79,6 @@ class Prepared:
         """Where one example's image tokens stand among its own, (image tokens,)."""
         return (self.own_ids(row) == self.image_token_id).nonzero()[:, 0]
 
-    @property
-    def separable(self) -> bool:
-        """Whether `only` can tell examples apart: not where pictures' tiles or patches stand in one row."""
-        shape = self.ids.shape
-        return all(
-            len(value) == shape[0] or value.shape[-2:] == shape
-            for value in self.inputs.values()
-            if isinstance(value, Tensor)
-        )
-
     def equals(self, other: Prepared) -> bool:
         """Whether the model would read the very same."""
         mine, others = _tensors(self.inputs), _tensors(other.inputs)
@@ -112,12 +102,39 @@ class Prepared:
             if isinstance(value, Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
                 own[name] = value[..., row : row + 1, kept]
             elif isinstance(value, Tensor):
-                own[name] = value[row : row + 1]
+                own[name] = value[self._entries(len(value), row)]
             else:
                 own[name] = value
         if FEATURES in own:
             own[FEATURES] = _as_outputs(own[FEATURES]["image"].pooler_output[row : row + 1])
         return Prepared(BatchFeature(own), self.image_token_id, self.layouts[row : row + 1], self.notes[row : row + 1])
+
+    def repeated(self, times: int) -> Prepared:
+        """A single example, so many times."""
+        shape = self.ids.shape
+        own = {
+            name: value.repeat_interleave(times, -2)
+            if value.shape[-2:] == shape
+            else value.repeat(times, *[1] * (value.ndim - 1))
+            for name, value in self.inputs.items()
+        }
+        return Prepared(BatchFeature(own), self.image_token_id, self.layouts * times, self.notes * times)
+
+    def _entries(self, count: int, row: int) -> slice:
+        """Which of so many entries are an example's: one for each example, or as many as go with its image tokens.
+
+        The latter are tiles, or the patches that tokens are merged of, of all pictures in one row.
+        """
+        batch = len(self.ids)
+        shares = torch.ones(batch, dtype=torch.long)
+        if count != batch:
+            shares = (self.ids == self.image_token_id).sum(-1).cpu()
+        ends = shares.cumsum(0) * count
+        whole = int(shares.sum())
+        if (ends % whole).any():
+            raise ValueError(f"{count} entries of pictures do not divide by image tokens {shares.tolist()}")
+        stop = int(ends[row]) // whole
+        return slice(stop - int(shares[row]) * count // whole, stop)
 
 
 class _GivenPixels:
