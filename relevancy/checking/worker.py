@@ -126,7 +126,7 @@ class Worker:
     def _said(self, rows: Sequence[CheckRow]) -> list[dict[str, Any]]:
         """What the model says, and whether it is right (1, 0 or NaN); of a row that it cannot read, why."""
         try:
-            examples = [Example(open_picture(row.picture()), row.question) for row in rows]
+            examples = [Example((open_picture(row.picture()),), row.question) for row in rows]
             with Session(self.model) as session:
                 answers = session.generate(session.prefill(session.prepare(examples, features=True)))
         except RelevancyError as error:

@@ -119,14 +119,16 @@ def counterfactual(
     with Session(model) as session:
         said: str | Sequence[int]
         if answer is None:
-            prompt = session.prefill(session.prepare([Example(picture, question)]))
+            prompt = session.prefill(session.prepare([Example((picture,), question)]))
             (said,) = session.generate(prompt, max_new_tokens)
             words = shown(model.tokenizer, *said).strip()
         else:
             generation.encoded(model, answer)
             said = words = answer.strip()
         versions = [picture, *(Picture(edited) for edited in changed)]
-        prompt = session.prefill(session.prepare([Example(version, question) for version in versions], features=True))
+        prompt = session.prefill(
+            session.prepare([Example((version,), question) for version in versions], features=True)
+        )
         (before,), *after = session.score(prompt, [said])
     found = []
     for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):

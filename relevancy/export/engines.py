@@ -107,8 +107,9 @@ def processes(size: int, make: Callable[[int], Work], *, threads: int | None) ->
 
 def rehearse(model: Model, wish: ExplainConfig) -> None:
     """Raise RelevancyError for a model or layers that would turn every row into an error."""
-    model.layout(64, 64)
-    require_known(model, wish)
+    if model.takes_pictures:
+        model.layout(64, 64)
+    require_known(model, wish, pictures=int(model.takes_pictures))
     count = model.model.config.get_text_config().num_hidden_layers
     wrong = [layer for layer in wish.layers or () if not -count <= layer < count]
     if wrong:

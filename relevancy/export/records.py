@@ -84,9 +84,10 @@ class RecordMaker:
                 (mapped, self._explained, resumes(model, self.way.wish)),
                 (answered, self._answered, False),
             ):
-                sizes = [_image_tokens(model, opened[_key(item)].size) for item in rows]
-                for places in self.way.batches(rows, sizes, by_picture=by_picture):
-                    records += self._tried(read, model, [rows[place] for place in places], pictures, opened)
+                for own in ([one for one in rows if one.picture], [one for one in rows if not one.picture]):
+                    sizes = [_image_tokens(model, one, opened) for one in own]
+                    for places in self.way.batches(own, sizes, by_picture=by_picture):
+                        records += self._tried(read, model, [own[place] for place in places], pictures, opened)
         return records
 
     def _seen(
@@ -104,7 +105,7 @@ class RecordMaker:
         for item in items:
             if item.picture is not None and item.picture.key not in ready:
                 ready[item.picture.key] = pictures[item.picture.key] or self.processors.picture(item.picture)
-        return [Example(ready[_key(item)], item.question or "") for item in items]
+        return [Example((ready[_key(item)],) if item.picture else (), item.question or "") for item in items]
 
     def _tried(
         self,
@@ -132,7 +133,7 @@ class RecordMaker:
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            record | {"picture_hash": opened[_key(item)].digest, "seconds": seconds}
+            record | {"picture_hash": opened[_key(item)].digest if item.picture else None, "seconds": seconds}
             for item, record in zip(items, found, strict=True)
         ]
 
@@ -146,7 +147,7 @@ class RecordMaker:
         prompt = session.prefill(prepared)
         answers = session.generate(prompt.branch(), self.way.wish.max_new_tokens)
         return [
-            _answer(session.model, item, example.picture.size, said, logits, notes)
+            _answer(session.model, item, [one.size for one in example.pictures], said, logits, notes)
             for item, example, said, logits, notes in zip(
                 items, examples, answers, prompt.logits, prepared.notes, strict=True
             )
@@ -176,12 +177,17 @@ def _given(item: Item, model: str) -> dict[str, Any]:
 
 
 def _answer(
-    model: Model, item: Item, size: tuple[int, int], said: list[int], logits: torch.Tensor, notes: tuple[str, ...]
+    model: Model,
+    item: Item,
+    sizes: Sequence[tuple[int, int]],
+    said: list[int],
+    logits: torch.Tensor,
+    notes: tuple[str, ...],
 ) -> dict[str, Any]:
     target = Choice(0, int(logits.argmax())).described(logits, model.tokenizer)
     answer = shown(model.tokenizer, *said).strip()
-    width, height = size
-    boxes, wrong = in_pixels(item.boxes or (), width, height)
+    width, height = sizes[0] if sizes else (None, None)
+    boxes, wrong = in_pixels(item.boxes or (), *sizes[0]) if sizes else ([], [])
     given = _given(item, model.name)
     return given | {
         "answer": answer,
@@ -200,8 +206,8 @@ def _answer(
 
 
 def _record(item: Item, result: Explanation) -> dict[str, Any]:
-    target, grid = result.target, result.grid
-    boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
+    target = result.target
+    boxes, notes = in_pixels(item.boxes or (), result.grid.width, result.grid.height) if result.pictures else ([], [])
     given = _given(item, result.model)
     return given | {
         "answer": result.answer,
@@ -214,16 +220,13 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
         "contrast_id": target.contrast_id,
         "contrast_logit": target.contrast_logit,
         "correct": correct(result.answer, item.expected),
-        "share_image": result.shares["image"],
+        "share_image": result.shares["image"] if result.pictures else None,
         "share_text": result.shares["text"],
         "share_first_token": result.shares["first_token"],
-        "width": grid.width,
-        "height": grid.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "x_edges": grid.x_edges,
-        "y_edges": grid.y_edges,
+        "rows": result.image_map.shape[0],
+        "cols": result.image_map.shape[1],
         "image_map": result.image_map.ravel(),
+        **_placed(result),
         "tokens": list(result.tokens),
         "is_image": result.is_image,
         "relevance": result.relevance,
@@ -237,6 +240,14 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
     }
 
 
+def _placed(result: Explanation) -> dict[str, Any]:
+    """Where the map lies; nothing of words alone."""
+    if not result.pictures:
+        return {}
+    grid = result.grid
+    return {"width": grid.width, "height": grid.height, "x_edges": grid.x_edges, "y_edges": grid.y_edges}
+
+
 def _evidence(result: Explanation) -> dict[str, Any]:
     found = result.evidence
     if found is None:
@@ -246,17 +257,17 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
 
 
-def _image_tokens(model: Model, size: tuple[int, int]) -> int:
-    """How many a picture of this size has; 0 where all have as many, or where it is refused with its row."""
+def _image_tokens(model: Model, item: Item, opened: Mapping[str, OpenedPicture]) -> int:
+    """How many a row has; 0 where all have as many, or where it is refused later."""
     try:
-        return 0 if model.patchwise else model.layout(*size).count
+        return 0 if model.patchwise or not item.picture else model.layout(*opened[_key(item)].size).count
     except RelevancyError:
         return 0
 
 
 def _key(item: Item) -> str:
-    assert item.picture is not None
-    return item.picture.key
+    """Of its picture; of a row in words alone, one that no picture has."""
+    return item.picture.key if item.picture else f"row {item.row}"
 
 
 def _reason(error: Exception) -> str:

@@ -107,7 +107,7 @@ class TeacherForcing:
 
     def _prepared_for(self, pictures: Sequence[Image.Image]) -> Prepared:
         """Versions of the picture, each with the question and the answer."""
-        examples = [Example(Picture(picture), self._question) for picture in pictures]
+        examples = [Example((Picture(picture),), self._question) for picture in pictures]
         with Session(self.model) as session:
             return session.prepare(examples, [self.said.ids] * len(examples))
 
