@@ -117,14 +117,14 @@ def test_twelve_steps_of_align_with_and_without_the_factor(scenes, tmp_path) -> 
 
 
 def test_a_question_to_words_alone() -> None:
-    """Gemma knows that Paris is France's, and where its answer comes from can be followed."""
+    """Gemma goes on with what stood beside Paris before, and where its answer comes from can be followed."""
     model = relevancy.load(os.environ[GEMMA], device="cpu", dtype="float32")
-    question = "The capital of France is"
-    result = relevancy.explain(model, None, question, max_new_tokens=2)
+    question = "Madrid, Spain; Paris, France; Rome, Italy; Paris,"
+    result = relevancy.explain(model, None, question, max_new_tokens=1)
     sys.stdout.write(f"\n{result.summary()}\n")
-    assert "Paris" in result.answer
+    assert result.answer == "France"
     inputs = model.prepare([()], [question])
     expected = passed_on(reference(model.model, dict(inputs)).language)[0]
     assert relative(torch.from_numpy(result.relevance), expected) < 1e-4
     words = [(value, word.strip("▁ ")) for word, value in result.words()[1:]]
-    assert "France" in [word for _, word in sorted(words, reverse=True)[:2]], words
+    assert {word for _, word in sorted(words, reverse=True)[:3]} == {"Paris", "France"}, words

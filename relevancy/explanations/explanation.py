@@ -25,9 +25,10 @@ from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.picture_map import PictureMap
+from relevancy.explanations.turn_share import TurnShare, by_turn
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
-from relevancy.models.conversation import Conversation, read_messages, to_messages
+from relevancy.models.conversation import Conversation, Turn, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
 
@@ -141,6 +142,8 @@ class Explanation:
 
     def reduced(self, max_side: int) -> Explanation:
         """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""
+        if all(max(picture.image.size) <= max_side for picture in self.pictures):
+            return self
         return replace(self, pictures=tuple(picture.reduced(max_side) for picture in self.pictures))
 
     def patch_at(self, x: float, y: float, picture: int = 0) -> tuple[int, int] | None:
@@ -154,6 +157,14 @@ class Explanation:
             for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
             if not image
         ]
+
+    def turns(self) -> list[TurnShare]:
+        """What each side said, with the relevance on it; of a plain question one turn.
+
+        Words that the model's template writes around them belong to none.
+        """
+        conversation = self.conversation or (Turn("user", (*[None] * len(self.pictures), self.question)),)
+        return by_turn(conversation, self.tokens, self.is_image, self.relevance, [one.share for one in self.pictures])
 
     def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> figures.Panel:
         """What a figure shows of this result and one of its pictures; `floor` as in `shown`.
@@ -249,9 +260,10 @@ class Explanation:
         path = Path(folder)
         try:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
+            place = stored["image"]
             formats.require_known(stored, formats.EXPLANATION, path / _JSON)
-            only = {"image": stored["image"], "image_map": stored["image_map"], "share": stored["shares"]["image"]}
-            pictures = stored.get("pictures") or ([only] if stored["image"] else [])
+            only = {"image": place, "image_map": stored["image_map"], "share": stored["shares"]["image"]}
+            pictures = stored.get("pictures") or ([only] if place else [])
             messages = stored.get("messages")
             return cls(
                 **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},

@@ -23,10 +23,10 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
-from relevancy.families.rules import RULES, layout_of
+from relevancy.families.rules import BESIDE_OTHERS, RULES, layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
-from relevancy.models.conversation import Conversation, conversation_of
+from relevancy.models.conversation import Conversation, checked, conversation_of
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
@@ -133,7 +133,7 @@ class Model:
 
     def question_notes(self, question: str | Conversation) -> tuple[str, ...]:
         """What was changed in what is said before the model read it, one sentence each."""
-        texts = [question] if isinstance(question, str) else [turn.text for turn in question]
+        texts = [turn.text for turn in question] if isinstance(question, tuple) else [checked(question)]
         found = dict.fromkeys(token for text in texts for token in prompts.neutralize(text, self._controls)[1])
         return tuple(
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
@@ -186,6 +186,12 @@ class Model:
             f"how {family} with {type(self.processor.image_processor).__name__} lays its image tokens over a picture "
             f"is not known here; it is known for {', '.join(sorted(_ONE_GRID | RULES.keys()))}"
         )
+
+    def layouts(self, sizes: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
+        """Where the image tokens of several pictures of one question lie, each (width, height); raises as `layout`."""
+        if len(sizes) > 1 and self.model.config.model_type in BESIDE_OTHERS:
+            return tuple(BESIDE_OTHERS[self.model.config.model_type](self.model.config, *size) for size in sizes)
+        return tuple(self.layout(*size) for size in sizes)
 
     def prepare(
         self,

@@ -61,7 +61,7 @@ class Session:
         empty or too long, and for a picture whose image tokens have no place that is known.
         """
         model = self.model
-        layouts = tuple(tuple(model.layout(*one.size) for one in example.pictures) for example in examples)
+        layouts = tuple(model.layouts([one.size for one in example.pictures]) for example in examples)
         images = [example.images for example in examples]
         if features and model.takes_features and model.patchwise:
             seen = self.seen([image for own in images for image in own])
