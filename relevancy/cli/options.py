@@ -50,7 +50,7 @@ class Bits(str, Enum):
 
 MESSAGES_HELP = (
     "JSON with chat messages in transformers' format, system messages and earlier turns too; pictures stand in them as "
-    "{'type': 'image', 'image': 'file'}, found from the JSON's own folder, or are taken from --image in their order."
+    '{"type": "image", "image": "FILE"}, found from the JSON\'s own folder, or are taken from --image in their order.'
 )
 EVIDENCE_HELP = (
     "Knock parts of the picture out of attention and see what becomes of the explained token, so that the map says by "

@@ -175,7 +175,7 @@ class Explanation:
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
         if target.contrast is not None:
             asked += f" rather than “{target.contrast.strip()}”"
-        title, shares = f"{self.model}: {self.answer}", dict(self.shares)
+        title, shares = f"{self.model}: {self.answer}", {key: self.shares[key] for key in self._parts()}
         if len(self.pictures) > 1:
             title = f"picture {picture + 1} of {len(self.pictures)}, {title}"
             shares["image"] = self.picture(picture).share
@@ -301,7 +301,7 @@ class Explanation:
 
     def _by_picture(self) -> str:
         told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
-        return f"of it: {', '.join(told)}"
+        return f"the image's share by picture: {', '.join(told)}"
 
     def _repr_html_(self) -> str:
         return as_html(self.figure(), self.summary(), self.notes)

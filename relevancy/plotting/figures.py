@@ -158,7 +158,7 @@ class _FigureLayout:
             self.names(x, y_names, panel.title, panel.subtitle)
             if panel.image is not None and panel.heatmap is not None:
                 self.heat(x, y_pictures, tallest, panel, panel.image, panel.heatmap)
-            self.shares(x, y_shares, panel.shares)
+            self.shares(x, y_shares, panel)
             self.answers(x, y_answers, panel.answers)
             self.words(self.x_words(number), y_flow, flows[number], self.word_range(number))
         self.scales(y_scale, y_words)
@@ -307,7 +307,7 @@ class _FigureLayout:
         axes.imshow(np.linspace(0, 1, _BAR_COLORS)[None], cmap=self.colors(low), aspect="auto")
         axes.set_axis_off()
 
-    def shares(self, x: float, y: float, shares: Mapping[str, float]) -> None:
+    def shares(self, x: float, y: float, panel: Panel) -> None:
         """One bar of image, text and first token, and below it the numbers."""
         axes = self.axes(x, y, self.column, _BAR)
         axes.set_axis_off()
@@ -317,7 +317,9 @@ class _FigureLayout:
         start, place = 0.0, x
         baseline = y + _BAR + 0.06 + 0.75 * line_height(SMALL)
         for key, (name, color) in _SHARES.items():
-            share = shares.get(key, float("nan"))
+            if key == "image" and panel.image is None:
+                continue
+            share = panel.shares.get(key, float("nan"))
             if np.isfinite(share) and share > 0:
                 axes.add_patch(Rectangle((start, 0), share, 1, facecolor=color))
                 start += share

@@ -101,6 +101,7 @@ def test_what_a_result_of_words_alone_has_and_has_not(model, tmp_path):
             missing()
     assert "image" not in result.summary()
     assert "first token" in result.summary()
+    assert result.panel().shares.keys() == {"text", "first_token"}
     result.save(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["explanation.json", "figure.png"]
     stored = json.loads((tmp_path / "explanation.json").read_text())
