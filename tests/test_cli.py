@@ -378,7 +378,7 @@ MISTAKES = [
     ({"question": "\n "}, "question is empty"),
     ({"question": "x" * 10_000}, "question is too long"),
     ({"question": "\udcff"}, "UTF-8"),
-    ({"question": None}, "Missing option '--question'; see relevancy explain --help"),
+    ({"question": None}, "Give a --question, or a conversation with --messages"),
     ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
     ({"model": "no/such/folder"}, "there is no folder"),
     ({"model": "bare"}, "has no weights"),

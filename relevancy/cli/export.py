@@ -78,6 +78,10 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="Where relative picture paths begin; by default beside the input."),
     ] = None,
+    text_rows: Annotated[
+        bool,
+        typer.Option("--text-rows", help="Ask rows without a picture in words alone; otherwise they end as errors."),
+    ] = False,
     overlays: Annotated[
         str,
         typer.Option(
@@ -183,6 +187,7 @@ def export(
             mask_column,
             every=question,
             layout=value(box_layout),
+            text_rows=text_rows,
         ),
         pictures=pictures,
         wish=ExplainConfig(target, scope.value, method, layer_numbers(layers), max_new_tokens, evidence),

@@ -304,3 +304,17 @@ RULES = MappingProxyType[str, tuple[str, Rule]](
         "video_llama_3": ("VideoLlama3ImageProcessor", _qwen2_vl),
     }
 )
+
+
+def _onevision_beside_others(config: Any, width: int, height: int) -> Layout:
+    """Padded to a square and seen as a whole, without tiles; a separator comes last."""
+    vision = config.vision_config
+    side, cells = max(width, height), vision.image_size // vision.patch_size
+    edges = tile_edges(1, vision.image_size, cells, vision.patch_size) / vision.image_size * side
+    grid = Grid(width, height, edges - (side - width) // 2, edges - (side - height) // 2)
+    whole = View("whole", grid, np.arange(cells**2).reshape(cells, cells))
+    return Layout((whole,), cells**2 + 1, grid)
+
+
+# Families that see a picture in another way when there are several in one question: of each, how.
+BESIDE_OTHERS = MappingProxyType[str, Callable[[Any, int, int], Layout]]({"llava_onevision": _onevision_beside_others})

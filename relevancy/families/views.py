@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,6 +88,15 @@ class Layout:
             found[view.tokens] = (down > _SEEN).T.astype(float) @ chosen @ (across > _SEEN) > 0
         return found
 
+    def hidden_with(self, cells: np.ndarray) -> np.ndarray:
+        """Which image tokens, bool (count,), are hidden where a mask (rows, cols) of cells is.
+
+        `tokens_of` them; with all cells that show the picture, those go too that have no place.
+        """
+        shown = np.ptp(self.grid.boxes().reshape(-1, 2, 2), axis=1).min(-1) > 0
+        whole = np.asarray(cells, dtype=bool).ravel()[shown].all()
+        return np.ones(self.count, dtype=bool) if whole else self.tokens_of(cells)
+
     def check(self, tokens: int) -> None:
         """Raises RelevancyError where a picture has another number of image tokens: its places would be wrong."""
         if tokens != self.count:
@@ -98,6 +108,22 @@ class Layout:
     def _overlaps(self, view: View) -> tuple[np.ndarray, np.ndarray]:
         """How much of each row and column of a view lies in those of the map."""
         return overlaps(view.grid.y_edges, self.grid.y_edges), overlaps(view.grid.x_edges, self.grid.x_edges)
+
+
+def parted(values: np.ndarray, layouts: Sequence[Layout]) -> list[np.ndarray]:
+    """What belongs to each of several pictures of one prompt, of numbers of all image tokens in their order.
+
+    Raises RelevancyError where they are not as many as the pictures have.
+    """
+    ends = np.cumsum([0, *(layout.count for layout in layouts)])
+    if len(layouts) == 1:
+        layouts[0].check(len(values))
+    elif len(values) != ends[-1]:
+        raise RelevancyError(
+            f"the pictures have {len(values)} image tokens where {ends[-1]} were expected, so where they lie is not "
+            "known: the processor belongs to another model, or cuts several pictures in another way than one"
+        )
+    return [values[start:stop] for start, stop in pairwise(ends)]
 
 
 def one_grid(grid: Grid, before: int = 0) -> Layout:

@@ -30,10 +30,10 @@ def evidence_of(
     One forward pass serves all maps, and so does the pass without the picture: `blind_tv` is the same for each.
     """
     with Session(model) as session:
-        prepared = session.prepare([Example(Picture(picture), question)], [said.ids[: said.position]], features=True)
+        prepared = session.prepare([Example((Picture(picture),), question)], [said.ids[: said.position]], features=True)
         prefill = session.prefill(prepared)
         choice, length = Choice(said.position, said.token), prepared.ids.shape[1]
-        asked = [MapInQuestion(0, length, choice, prefill.logits[0], one, prepared.layouts[0]) for one in maps]
+        asked = [MapInQuestion(0, length, choice, prefill.logits[0], [one], prepared.layouts[0]) for one in maps]
         return evidence_for(model, prepared, prefill, asked)
 
 

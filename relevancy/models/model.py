@@ -1,4 +1,4 @@
-"""Vision-language models with their processors: load one by name, or wrap one that is already there."""
+"""Models with their processors, vision-language or of words alone: load one by name, or wrap one that is there."""
 
 __all__ = ["Model", "load", "wrap"]
 
@@ -10,10 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -24,9 +24,10 @@ from relevancy import geometry
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
 from relevancy.families.probe import Probe
-from relevancy.families.rules import layout_of
+from relevancy.families.rules import BESIDE_OTHERS, layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
+from relevancy.models.conversation import Conversation, checked, conversation_of
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
@@ -43,18 +44,21 @@ _LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing
 _PREFIXED = frozenset({"paligemma"})
 
 
+_Shown: TypeAlias = Image.Image | ProcessedPicture | Sequence[Image.Image | ProcessedPicture]
+
+
 @dataclass(eq=False)
 class Model:
     """A Hugging Face model, its processor, and what lies between a question and token ids.
 
-    model, processor: the Hugging Face objects.
+    model, processor: the Hugging Face objects; of a model that takes no pictures, its tokenizer is the processor.
     name: as results tell it.
     notes: what results must tell of how it was loaded, one sentence each.
     `lock` is for whoever borrows the model: one recording at a time.
     """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
+    processor: Any
     name: str
     notes: tuple[str, ...] = ()
 
@@ -81,12 +85,17 @@ class Model:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer."""
-        return self.processor.tokenizer
+        return prompts.tokenizer_of(self.processor)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it is a vision-language model, and not one of words alone."""
+        return self.processor is not self.tokenizer
 
     @property
     def image_token_id(self) -> int:
-        """The id that stands at every image token's place in `input_ids`."""
-        return _image_token_id(self.model.config, self.processor)
+        """The id that stands at every image token's place in `input_ids`; -1 for a model of words alone."""
+        return _image_token_id(self.model.config, self.processor) if self.takes_pictures else -1
 
     @property
     def causal(self) -> bool:
@@ -129,12 +138,24 @@ class Model:
         """What in a text this model would read as control tokens, in the order of their first places."""
         return tuple(dict.fromkeys(self._controls.findall(text)))
 
-    def question_notes(self, question: str) -> tuple[str, ...]:
-        """What was changed in the question before the model read it, one sentence each."""
-        _, found = prompts.neutralize(prompts.checked(question), self._controls)
+    def question_notes(self, question: str | Conversation) -> tuple[str, ...]:
+        """What was changed in what is said before the model read it, one sentence each."""
+        texts = [turn.text for turn in question] if isinstance(question, tuple) else [checked(question)]
+        found = dict.fromkeys(token for text in texts for token in prompts.neutralize(text, self._controls)[1])
         return tuple(
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
+
+    def worded(self, question: str | Conversation, pictures: int) -> str:
+        """What the model is to read, as text with a mark for each picture. Raises RelevancyError."""
+        conversation = tuple(
+            replace(
+                turn,
+                parts=tuple(part and prompts.neutralize(part, self._controls)[0] for part in turn.parts),
+            )
+            for turn in conversation_of(question, pictures)
+        )
+        return self._wording(conversation)
 
     @property
     def takes_features(self) -> bool:
@@ -166,6 +187,8 @@ class Model:
 
         Raises RelevancyError where tokens have no place of their own, as those of a resampler.
         """
+        if not self.takes_pictures:
+            raise RelevancyError(f"{self.name} takes no pictures: leave them out, or give a vision-language model")
         if self.patchwise:
             return one_grid(self.grid(width, height), self.extra_image_tokens)
         by_rule = layout_of(self.model.config, self.processor, width, height)
@@ -178,24 +201,32 @@ class Model:
                 self.model, self.image_token_id, lambda picture: self.prepare([picture], [_ANY]), width, height
             )
 
+    def layouts(self, sizes: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
+        """Where the image tokens of several pictures of one question lie, each (width, height); raises as `layout`."""
+        if len(sizes) > 1 and self.model.config.model_type in BESIDE_OTHERS:
+            return tuple(BESIDE_OTHERS[self.model.config.model_type](self.model.config, *size) for size in sizes)
+        return tuple(self.layout(*size) for size in sizes)
+
     def prepare(
         self,
-        images: Sequence[Image.Image | ProcessedPicture],
-        questions: Sequence[str],
+        images: Sequence[_Shown],
+        questions: Sequence[str | Conversation],
         continuations: Sequence[Sequence[int]] | None = None,
     ) -> BatchFeature:
         """Model inputs of one batch, on the model's device: each picture (RGB, or processed before) with its question.
 
+        images: one for each question, or a sequence of several, or of none in all of them.
         `input_ids` and `attention_mask` (batch, tokens) are padded on the left; `pixel_values` has the model's dtype.
         `continuations` are token ids of answers, appended after the turn that the model is to fill, and read as those
         that the model generates there. Raises on an empty question and on one that is too long for the model.
         """
-        texts = [prompts.neutralize(prompts.checked(question), self._controls)[0] for question in questions]
+        shown = [tuple(own) if isinstance(own, Sequence) else (own,) for own in images]
+        texts = [self.worded(question, len(own)) for question, own in zip(questions, shown, strict=True)]
         gemma = compat.is_gemma(self.model.config)
-        worded = [prompts.one_bos(self._wording(text), self.tokenizer, gemma=gemma) for text in texts]
+        worded = [prompts.one_bos(text, self.tokenizer, gemma=gemma) for text in texts]
         inputs = processed(
             self.processor,
-            images,
+            shown,
             text=[text for text, _ in worded],
             add_special_tokens=worded[0][1],
             padding=True,
@@ -257,9 +288,10 @@ class Model:
         if longest <= self.room:
             return
         pictured = int((inputs["input_ids"] == self.image_token_id).sum(-1).max())
+        beside = f"with the picture's {pictured} tokens it makes" if pictured else "it makes"
         raise RelevancyError(
-            f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
-            f"{self.room}; shorten it by about {longest - self.room} tokens"
+            f"the question is too long: {beside} {longest}, and {self.name} reads {self.room}; shorten it by about "
+            f"{longest - self.room} tokens"
         )
 
 
@@ -303,7 +335,7 @@ def load(
     checkpoints.check_config(config, parameters, label)
     precision = dtype_for(dtype, parameters, target)
     options = options_for(target, device_map, quantization, precision)
-    processor = checkpoints.processor_of(location.processor, label)
+    processor = checkpoints.processor_of(location.processor, label, config)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     notes += checkpoints.check_report(report, loaded, label)
     compat.scale_image_features(loaded)
@@ -313,9 +345,12 @@ def load(
     return _assemble(loaded, processor, label, framing, notes)
 
 
-def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str | None = None) -> Model:
+def wrap(
+    hf_model: PreTrainedModel, hf_processor: ProcessorMixin | PreTrainedTokenizerBase, *, name: str | None = None
+) -> Model:
     """A model and processor that are already there. Neither is changed: a processor that lacks fields is copied.
 
+    A model of words alone is given with its tokenizer.
     A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
     `relevancy.models.compat.scale_image_features(hf_model)` makes it.
     """
@@ -332,28 +367,60 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
 
 
 def _assemble(
-    model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None, notes: tuple[str, ...] = ()
+    model: PreTrainedModel,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    name: str,
+    framing: str | None,
+    notes: tuple[str, ...] = (),
 ) -> Model:
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
-    if getattr(model.config, "vision_config", None) is None:
-        raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give a vision-language model")
     check_weights(model, name)
-    processor = compat.complete_processor(processor, model.config)
-    if framing is not None:
-        processor = compat.frame(processor, framing)
-    if processor.tokenizer.pad_token is None:
-        processor = copy.copy(processor)
-        processor.tokenizer = copy.deepcopy(processor.tokenizer)
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    compat.check_size(processor, model.config)
-    _image_token_id(model.config, processor)
+    if getattr(model.config, "vision_config", None) is None:
+        reader: Any = _of_words(model, processor, name)
+        if framing is not None:
+            raise RelevancyError(f"{name} takes no pictures: leave framing out")
+    else:
+        reader = _of_pictures(model, processor, name, framing)
     if model.get_output_embeddings() is None:
         raise RelevancyError(
             f"{name} ({type(model).__name__}) has no output head and says no words: load the same files with "
             "AutoModelForImageTextToText or relevancy.load"
         )
-    return Model(model, processor, name, notes)
+    return Model(model, reader, name, notes)
+
+
+def _of_pictures(model: PreTrainedModel, processor: Any, name: str, framing: str | None) -> ProcessorMixin:
+    """The processor of a vision-language model, complete, with a token to pad with. Raises RelevancyError."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
+    processor = compat.complete_processor(processor, model.config)
+    if framing is not None:
+        processor = compat.frame(processor, framing)
+    if processor.tokenizer.pad_token is None:
+        processor = copy.copy(processor)
+        processor.tokenizer = _padding(processor.tokenizer)
+    compat.check_size(processor, model.config)
+    _image_token_id(model.config, processor)
+    return processor
+
+
+def _of_words(model: PreTrainedModel, processor: Any, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model of words alone, with a token to pad with. Raises RelevancyError."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give its tokenizer")
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise RelevancyError(
+            f"{name} ({type(model).__name__}) does not continue a text: give a vision-language model, or a language "
+            "model such as GPT-2, Llama, Gemma or Qwen"
+        )
+    return tokenizer if tokenizer.pad_token is not None else _padding(tokenizer)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that pads with what ends a text."""
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = padding.eos_token
+    return padding
 
 
 def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:

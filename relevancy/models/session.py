@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from relevancy.core import patching
-from relevancy.images import Picture
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
@@ -62,16 +61,16 @@ class Session:
         empty or too long, and for a picture whose image tokens have no place that is known.
         """
         model = self.model
-        layouts = tuple(model.layout(*example.picture.size) for example in examples)
-        images = [one.picture.image if isinstance(one.picture, Picture) else one.picture for one in examples]
+        layouts = tuple(model.layouts([one.size for one in example.pictures]) for example in examples)
+        images = [example.images for example in examples]
         if features and model.takes_features and model.patchwise:
-            seen = self.seen(images)
-            images = [seen[id(image)] for image in images]
+            seen = self.seen([image for own in images for image in own])
+            images = [tuple(seen[id(image)] for image in own) for own in images]
         return Prepared(
             model.prepare(images, [example.question for example in examples], said),
             model.image_token_id,
             layouts,
-            tuple(model.notes + one.picture.notes + model.question_notes(one.question) for one in examples),
+            tuple(model.notes + _notes(one) + model.question_notes(one.question) for one in examples),
         )
 
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
@@ -112,3 +111,13 @@ class Session:
     def score(self, prompt: Prefill, said: Sequence[str | Sequence[int]]) -> tuple[tuple[Likelihood | None, ...], ...]:
         """How likely each answer is after each prompt, `[prompt][answer]`; None for one too long for the model."""
         return generation.likelihoods(self.model, prompt, said)
+
+
+def _notes(example: Example) -> tuple[str, ...]:
+    """What was done to its pictures; of several, each note says to which."""
+    several = len(example.pictures) > 1
+    return tuple(
+        f"picture {number}: {note}" if several else note
+        for number, picture in enumerate(example.pictures, 1)
+        for note in picture.notes
+    )
