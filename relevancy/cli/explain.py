@@ -45,8 +45,9 @@ def explain(
         str,
         typer.Option(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
-            "quotes), [bold]contrast[/bold] (that token against the next best), [bold]all[/bold], a position such as "
-            "2, a string in the answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'."
+            "quotes), [bold]contrast[/bold] (that token against the next best), a position such as 2, a string in the "
+            "answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'. Several together: a span "
+            "such as 3:7, or [bold]answer[/bold] for all. One by one: [bold]all[/bold], or [bold]each:3:7[/bold]."
         ),
     ] = "first",
     scope: Annotated[
@@ -78,8 +79,8 @@ def explain(
 ) -> None:
     """Explain one answer about one picture.
 
-    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, into
-    one numbered folder per token). Results of an earlier run that are there go; other files stay.
+    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all or
+    each:3:7, into one numbered folder per token). Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     chosen = layer_numbers(layers)
@@ -134,7 +135,9 @@ def compare(
     image: Annotated[str, typer.Option(metavar="FILE", help="The picture.")],
     question: Annotated[str, typer.Option(help="What to ask about it.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
+    target: Annotated[
+        str, typer.Option(help="What of each answer, as in explain; not all, not each.")
+    ] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,

@@ -136,7 +136,8 @@ class Tape:
         """The relevance rows of target scalars of the latest forward pass, and of the beginning that it goes on from.
 
         target: (batch,), one scalar per example, for instance the logit of its next token.
-        position: the sequence position(s) whose logits emit the target, one for all or (batch,).
+        position: the sequence position(s) whose logits emit the target, one for all or (batch,); (batch, positions) for
+            one that several emit together: the row is then the sum of theirs, a position named twice counting once.
         retain_graph: keep the graph, for another target over the same forward pass.
         Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6, row t of R.
         """
@@ -171,8 +172,9 @@ class Tape:
         if isinstance(self._position, int):  # a number is not copied to the device, for which it would have to wait
             row[:, self._position % tokens] = 1
             return row
-        position = self._position.to(like.device).expand(batch) % tokens
-        return row.scatter_(1, position[:, None], 1)
+        position = self._position.to(like.device)
+        position = position.expand(batch, -1) if position.ndim == 2 else position.expand(batch)[:, None]
+        return row.scatter_(1, position % tokens, 1)
 
     def _on_tower(self, like: Tensor) -> Tensor:
         assert self._images is not None

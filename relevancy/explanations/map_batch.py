@@ -57,6 +57,11 @@ class ExplainConfig:
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
     @property
+    def several(self) -> bool:
+        """Whether each example has a list of results, of one token each."""
+        return targets.gives_several(self.target)
+
+    @property
     def explainer(self) -> Method:
         """The method itself."""
         return registry.found(self.method)
@@ -81,7 +86,7 @@ class _Reading:
     """One item's row: its own tokens up to the explained position."""
 
     choice: targets.Choice
-    logits: Tensor  # (vocabulary,) at the target's position
+    logits: Tensor  # as `Choice.scalar` takes them
     row: Tensor  # (tokens,)
     vision: Tensor | None  # (tower tokens,)
     notes: tuple[str, ...]
@@ -186,7 +191,8 @@ class MapBatch:
         choices: Sequence[list[targets.Choice]],
     ) -> list[list[Explanation]]:
         """Questions with the answers that follow them, read in one forward pass."""
-        output = reader.forward(part, max(map(_last, choices)) + 1, use_cache=self.wish.evidence)
+        keep = max(_last(chosen) - min(choice.position for choice in chosen) + 1 for chosen in choices)
+        output = reader.forward(part, keep, use_cache=self.wish.evidence)
         readings = self._read(reader, part, output.logits, choices)
         return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
 
@@ -219,11 +225,11 @@ class MapBatch:
         kept = prepared.kept
         for number in range(rounds):
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
-            places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
+            places = [choice.last - end - 1 for choice, end in zip(now, last, strict=True)]
             now = [choice.against(own[place]) for choice, own, place in zip(now, logits, places, strict=True)]
             wanted = [number < len(chosen) for chosen in choices]
             round_ = TargetBatch(now, places, wanted, number == rounds - 1)
-            found, here = reader.read(round_), round_.here(logits).detach()
+            found, here = reader.read(round_), round_.here(logits.detach())
             for index in (index for index, read in enumerate(wanted) if read):
                 own = found.rows[index][kept[index]].float().cpu()
                 own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
@@ -257,7 +263,7 @@ class MapBatch:
     def _judged(
         self, prepared: Prepared, prefill: Prefill, readings: list[list[_Reading]]
     ) -> Sequence[Evidence | None]:
-        """The evidence for each reading's map, in order."""
+        """The evidence for each reading's map, in order; None for spans."""
         maps = [
             MapInQuestion(
                 row, len(reading.row), reading.choice, reading.logits, reading.image_map, prepared.layouts[row]
@@ -265,7 +271,11 @@ class MapBatch:
             for row, read in enumerate(readings)
             for reading in read
         ]
-        return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
+        single = [one for one in maps if not one.choice.span]
+        if not (self.wish.evidence and single):
+            return [None] * len(maps)
+        judged = iter(evidence_for(self.model, prepared, prefill, single))
+        return [None if one.choice.span else next(judged) for one in maps]
 
     def _explanation(
         self,
@@ -287,6 +297,8 @@ class MapBatch:
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
+        if reading.choice.span and self.wish.evidence:
+            notes.append("evidence is of single tokens: explain one of them, or each, to have it")
         mass = shares(np.abs(row) if self.method.signed else row, is_image)
         if not np.isfinite(image_map).all():
             notes.append("the relevance is not a number here, so there is no map: try dtype float32")
@@ -324,7 +336,7 @@ class MapBatch:
 
 def _last(choices: Sequence[targets.Choice]) -> int:
     """The last position of an answer that is explained."""
-    return max(choice.position for choice in choices)
+    return max(choice.last for choice in choices)
 
 
 def _image_map(prepared: Prepared, number: int, row: Tensor, vision: Tensor | None) -> np.ndarray:

@@ -82,9 +82,9 @@ class _Recorded:
 
     def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None
-        positions = torch.tensor(round_.places, device=self.logits.device)
+        positions = torch.tensor(round_.emitting, device=self.logits.device)
         scalars = round_.scalars(self.logits)
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
-        language = rows.language.clone()
-        language[torch.arange(len(language)), list(round_.places)] -= 1  # e_t, the position's own unit
+        units = torch.zeros_like(rows.language).scatter_(1, positions % rows.language.shape[1], 1)
+        language = rows.language - units  # e_t, the positions' own
         return Attribution(language / self.parts, rows.vision, cut=rows.cut)
