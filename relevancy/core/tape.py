@@ -60,18 +60,37 @@ class Tape:
         rule: Rule = "clamp",
     ) -> None:
         self._decoder, self._tower, self._layers = decoder, tower, layers
+        self._carried, self._rule = carried, rule
         self._position: int | Tensor = -1
         self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
         self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
+        self.kept: patching.KeptBytes | None = None
         self._part: Literal["whole", "beginning", "rest"] = "whole"
 
     @property
     def known(self) -> int:
         """How many tokens the beginning has that this forward pass goes on from."""
         return self._split.tokens if self._split is not None and self._part == "rest" else 0
+
+    def another(self) -> Tape:
+        """A tape of the same kind for the same model, which remembers a beginning of its own."""
+        return Tape(self._decoder, self._tower, self._layers, carried=self._carried, rule=self._rule)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, forward passes are recorded here: for a tape that is `another`, within `record` of the same model."""
+        token = attention.recorder.set(self)
+        try:
+            yield
+        finally:
+            attention.recorder.reset(token)
+
+    def records(self, model: PreTrainedModel) -> bool:
+        """Whether it is this model's attention that is recorded."""
+        return self._decoder.model is model.get_decoder()
 
     @contextmanager
     def beginning(self, tokens: int) -> Iterator[None]:
@@ -207,8 +226,9 @@ def record(
     tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule)
 
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and attention.recorder.get() is tape:
-            tape.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
+        now = attention.recorder.get()
+        if torch.is_grad_enabled() and isinstance(now, Tape) and now.records(model):
+            now.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
 
     attention.register()
     with ExitStack() as stack:
@@ -219,14 +239,13 @@ def record(
             if part is not None:
                 stack.enter_context(patching.attention_implementation(attention.NAME, part.model))
                 stack.enter_context(part.guarded())
-        stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.kept = stack.enter_context(patching.activations_recomputed(decoder.model))
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
         stack.enter_context(patching.linears_fast_backward(decoder.model))
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
-        token = attention.recorder.set(tape)
-        stack.callback(attention.recorder.reset, token)
+        stack.enter_context(tape.recording())
         yield tape
 
 

@@ -162,7 +162,9 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if len({id(example.picture) for example in self.examples}) == len(self.examples) or not prepared.separable:
+        pictures, count = len({id(example.picture) for example in self.examples}), len(self.examples)
+        kept = count == 1 and self.session.prefixes.budget > 0
+        if not (pictures < count or kept) or not prepared.separable:
             return False
         return resumes(self.model, self.wish, int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens)
 
@@ -204,7 +206,8 @@ class MapBatch:
                 f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
             )
         grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
-        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=resume)
+        prefixes = self.session.prefixes if resume else None
+        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, prefixes)
         return opened(self.method, model, setting)
 
     def _read(

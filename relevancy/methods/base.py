@@ -18,6 +18,7 @@ from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+from relevancy.models.prefixes import PrefixCache
 from relevancy.models.prepared import Prepared
 
 
@@ -25,15 +26,15 @@ from relevancy.models.prepared import Prepared
 class MethodSettings:
     """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture.
 
-    resume: examples come one by one, those about one picture after one another; what comes before the question may be
-    read once for all of them.
+    prefixes: of pictures that were read before; given where examples come one by one, those about one picture after one
+    another, and what comes before the question may be read once for all of them.
     """
 
     scope: Scope
     layers: tuple[int, ...] | None
     rows: int
     cols: int
-    resume: bool = False
+    prefixes: PrefixCache | None = None
 
     @property
     def patches(self) -> int:
