@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relevancy import Model, RelevancyError
-from relevancy.models.device import free_bytes
+from relevancy.core.memory import free_bytes
 from relevancy.models.prefixes import PrefixCache, share_of
 from relevancy_app.settings import MOST_MODELS
 

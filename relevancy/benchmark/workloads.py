@@ -127,13 +127,14 @@ def question_trial(model: Model, setting: Setting, tokens: int) -> Trial:
 
 
 def token_trial(model: Model, setting: Setting, tokens: int) -> Trial:
-    """All tokens of an answer beside its first one."""
+    """All tokens of an answer beside its first one, one by one and together."""
     asked = _Asked(model, setting, tokens)
     answer = random_words(model, setting.answer, seed=QUESTIONS)
     steps = {
         "forward": asked.forward(),
         "first": TimedStep(partial(asked.explain, answer=answer, target=0), 2),
         "all": TimedStep(partial(asked.explain, answer=answer, target="all"), 1 + setting.answer),
+        "together": TimedStep(partial(asked.explain, answer=answer, target="answer"), 2),
     }
     further = setting.answer - 1
     rows = {
@@ -141,6 +142,7 @@ def token_trial(model: Model, setting: Setting, tokens: int) -> Trial:
         "first": {"first": 1.0},
         "next": {"all": 1 / further, "first": -1 / further},
         "whole-answer": {"all": 1.0},
+        "answer-together": {"together": 1.0},
     }
     return Trial(steps, rows)
 

@@ -131,12 +131,17 @@ class KeptBytes:
     def counted(self, model: nn.Module) -> Iterator[Callable[[], int]]:
         """Inside, graphs are counted; gives a function that says how much it is by now. The model's weights are not."""
         sizes: dict[int, int] = {}
-        self._before = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        outer, before = self._sizes, self._before
+        self._before = before | {
+            tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+        }
         self._sizes = sizes
         try:
             yield lambda: sum(sizes.values())
         finally:
-            self._sizes = None
+            self._sizes, self._before = outer, before
+            if outer is not None:
+                outer |= sizes
 
     def note(self, tensor: Tensor) -> None:
         """A graph keeps this one."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import attention, patching
+from relevancy.core.recomputation import Recomputation
 from relevancy.core.stacks import Stack, depth_of
 from relevancy.errors import RelevancyError
 
@@ -68,7 +69,14 @@ class Tape:
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
         self.kept: patching.KeptBytes | None = None
+        self.recomputation: Recomputation | None = None
+        self.rehearsing = self.repeating = False
         self._part: Literal["whole", "beginning", "rest"] = "whole"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a forward pass is a beginning, or goes on from one."""
+        return self._part != "whole"
 
     @property
     def known(self) -> int:
@@ -91,6 +99,25 @@ class Tape:
     def records(self, model: PreTrainedModel) -> bool:
         """Whether it is this model's attention that is recorded."""
         return self._decoder.model is model.get_decoder()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside, a layer runs without a graph that `repetition` makes later, once for each target."""
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
+
+    @contextmanager
+    def repetition(self) -> Iterator[None]:
+        """Inside, backward runs a layer once more, on whatever thread."""
+        self.repeating = True
+        try:
+            with self.recording():
+                yield
+        finally:
+            self.repeating = False
 
     @contextmanager
     def beginning(self, tokens: int) -> Iterator[None]:
@@ -121,8 +148,8 @@ class Tape:
     def row_for(self, module: nn.Module) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
-            layer = self._decoder.hear(module)
-            if layer not in self._layers:
+            layer = self._decoder.layer_of(module) if self.repeating else self._decoder.hear(module)
+            if layer not in self._layers or self.rehearsing:
                 return None
             if self._split is None:
                 return self._language
@@ -217,7 +244,8 @@ def record(
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
     carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
     rule: "clamp" is eq. 5; "magnitude" takes sizes in its place, Abar = mean_h |A_h * dy/dA_h| with rows summing to 1.
-    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
+    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left. Where
+    what all layers keep for backward would not fit in the memory that is free, they keep their inputs and run again.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
     patching.require_gradients(model)
@@ -228,6 +256,7 @@ def record(
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         now = attention.recorder.get()
         if torch.is_grad_enabled() and isinstance(now, Tape) and now.records(model):
+            recomputation.begin(in_parts=now.in_parts)
             now.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
 
     attention.register()
@@ -240,6 +269,8 @@ def record(
                 stack.enter_context(patching.attention_implementation(attention.NAME, part.model))
                 stack.enter_context(part.guarded())
         tape.kept = stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.recomputation = recomputation = Recomputation(decoder.model, tape.kept)
+        stack.enter_context(recomputation.watching())
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
         stack.enter_context(patching.linears_fast_backward(decoder.model))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relevancy.core.recomputation import ShortOfMemoryError
 from relevancy.core.tape import Tape, chosen_layers, record
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.generation import branched
@@ -61,27 +62,38 @@ class _Recorded:
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         self.logits = None  # the graph of an earlier pass goes before the next one grows
-        if self.prefixes is not None:
-            output = self.resumed(self.prefixes, prepared, keep)
-        else:
+        output = None if self.prefixes is None else self.resumed(self.prefixes, prepared, keep)
+        if output is None:
+            self.tape = self.first
             output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         self.logits = output.logits
         return output
 
     def resumed(self, prefixes: PrefixCache, prepared: Prepared, keep: int) -> Any:
-        """The same output for one example, of which only what comes after the picture runs if the picture is known."""
+        """The same output for one example, of which only what comes after the picture runs if the picture is known.
+
+        None where what comes before does not fit in memory with its graph.
+        """
         tokens = int(prepared.image_places(0)[-1]) + 1
         beginning = prepared.only(0, tokens)
         known = prefixes.found(self.kind, beginning)
         if known is None:
             prefixes.make_room()
-            known = self.begun(beginning, tokens)
+            try:
+                known = self.begun(beginning, tokens)
+            except ShortOfMemoryError:
+                prefixes.clear()
+                return None
             prefixes.keep(known)
         self.tape = known.tape
-        with self.tape.recording(), self.tape.rest():
-            return self.model.model(
-                **prepared.rest(tokens), past_key_values=branched(known.cache), use_cache=True, logits_to_keep=keep
-            )
+        try:
+            with self.tape.recording(), self.tape.rest():
+                return self.model.model(
+                    **prepared.rest(tokens), past_key_values=branched(known.cache), use_cache=True, logits_to_keep=keep
+                )
+        except ShortOfMemoryError:
+            prefixes.clear()
+            return None
 
     def begun(self, beginning: Prepared, tokens: int) -> KnownPrefix:
         """What comes before a question, read now."""
@@ -98,4 +110,14 @@ class _Recorded:
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
         units = torch.zeros_like(rows.language).scatter_(1, positions % rows.language.shape[1], 1)
         language = rows.language - units  # e_t, the positions' own
-        return Attribution(language / self.parts, rows.vision, cut=rows.cut)
+        notes = [self.notes()] * len(language)
+        return Attribution(language / self.parts, rows.vision, notes, rows.cut)
+
+    def notes(self) -> tuple[str, ...]:
+        """How it was computed, where that is not as ever."""
+        how = self.first.recomputation
+        if how is None or not how.needed:
+            return ()
+        needed, free = (f"{size / 2**30:.1f} GiB" for size in (how.expected, how.free))
+        why = f"since keeping their activations takes about {needed} and {free} is free"
+        return (f"layers ran again for the gradients, {why}: the same map, in more time",)

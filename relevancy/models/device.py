@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["free_bytes"]
-
 import importlib.util
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,7 +23,6 @@ _DTYPES = {
 _FLOAT32_BELOW = 1_000_000_000  # parameters; smaller models are fast and exact in float32, 4 GB of weights at most
 # The connector is repaired in place, the head gives the logits. A name counts from the start of a module's full path.
 _UNQUANTIZED = ["model.multi_modal_projector", "multi_modal_projector", "lm_head"]
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def device_for(device: str | torch.device | None) -> torch.device:
@@ -112,20 +107,3 @@ def _require(feature: str, *packages: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise RelevancyError(f'{feature} needs {" and ".join(missing)}: pip install "relevancy[quantize]"')
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, of this process's own limit where it has one; 0 where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return 0
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on this system
-        return 0
-    try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free

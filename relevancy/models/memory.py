@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relevancy.models.device import free_bytes
+from relevancy.core.memory import free_bytes
 from relevancy.models.model import Model
 
 ROOM = 4  # A model stays if what is free would hold one this many times its size; LLaVA-Gemma 7B is 3 times 2B.

@@ -22,11 +22,12 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 
 from relevancy import geometry
 from relevancy.core import patching
+from relevancy.core.memory import free_bytes
 from relevancy.errors import RelevancyError
 from relevancy.families.rules import RULES, layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
-from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, free_bytes, options_for
+from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 from relevancy.models.prefixes import LISTENING, PrefixCache, share_of
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 

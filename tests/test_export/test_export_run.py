@@ -105,7 +105,7 @@ def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
     ("changes", "why"),
     [
         ({"models": ["nothing-of-that-name"]}, "nothing-of-that-name"), ({"models": []}, "at least one model"),
-        ({"wish": ExplainConfig("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
+        ({"wish": ExplainConfig("all")}, "one map"), ({"overlays": "some"}, "--overlays takes"),
         ({"wish": ExplainConfig(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
         ({"limit": 0}, "--limit"), ({"engine": "slurm"}, "no engine"), ({"input": "none.jsonl"}, "no input"),
         ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "Unknown kind"),

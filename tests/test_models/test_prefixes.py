@@ -70,7 +70,13 @@ def same(found, expected):
 
 
 OTHERS = ["gemma-dinov2", "llama-clip", "qwen2-clip", "paligemma", "gemma2-clip"]
-OPTIONS = [{"scope": "full"}, {"method": "relevancy-magnitude"}, {"layers": (1,)}, {"target": "answer"}, {"evidence": True}]
+OPTIONS = [
+    {"scope": "full"},
+    {"method": "relevancy-magnitude"},
+    {"layers": (1,)},
+    {"target": "answer"},
+    {"evidence": True},
+]
 
 
 @pytest.mark.parametrize(
