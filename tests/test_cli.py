@@ -356,7 +356,7 @@ def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
     [
         (["model"], {}, "at least two models"),
         (["model", "nonsense"], {}, "demo-small, demo-large, 2b, 7b"),
-        (["model", "model"], {"target": "all"}, "another target than all"),
+        (["model", "model"], {"target": "all"}, "one map of each answer"),
         (["model", "model"], {"image": "cut.png"}, "damaged or cut short"),
         (["model", "model"], {"layers": "9"}, "0 to 2"),
         (["model", "model"], {"max-pixels": "10"}, "more than the limit of 10"),

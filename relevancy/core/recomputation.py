@@ -6,7 +6,8 @@ would keep as much. The row is the same, for one more forward pass in each backw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -72,13 +73,12 @@ class Recomputation:
         with ExitStack() as stack:
             # The last one's activations would be there at backward's beginning in any case.
             for number, layer in enumerate(self._layers[:-1]):
-                if "forward" not in vars(layer):
-                    left = len(self._layers) - number - 1
-                    layer.forward = partial(self._run, layer.forward, left)
-                    stack.callback(delattr, layer, "forward")
+                own = vars(layer).get("forward")  # as accelerate sets it where layers lie on several devices
+                layer.forward = partial(self._run, layer.forward, number)
+                stack.callback(*((delattr, layer, "forward") if own is None else (setattr, layer, "forward", own)))
             yield
 
-    def _run(self, run: Callable[..., Any], left: int, *args: Any, **named: Any) -> Any:
+    def _run(self, run: Callable[..., Any], number: int, *args: Any, **named: Any) -> Any:
         tape = attention.recorder.get()
         if not isinstance(tape, RepeatingRecorder) or not torch.is_grad_enabled() or tape.rehearsing or tape.repeating:
             return run(*args, **named)
@@ -86,19 +86,18 @@ class Recomputation:
             with self._kept.counted(self._decoder) as size:
                 output = run(*args, **named)
             if size():
-                self._decide(size() * (left + _WORK), _device_of(args, named))
+                self._decide(size(), self._layers[number:])
             return output
         return _again(run, tape, args, named) if self.needed else run(*args, **named)
 
-    def _decide(self, expected: int, device: torch.device) -> None:
-        self.expected, self.free = expected, free_bytes(device)
-        self.needed = self.always or 0 < self.free < expected
+    def _decide(self, size: int, layers: Sequence[nn.Module]) -> None:
+        """From what one of these layers keeps: whether there is a device that would not hold what all of its own do."""
+        places = Counter(next(layer.parameters()).device for layer in layers)
+        sizes = [(size * (count + _WORK), free_bytes(device)) for device, count in places.items()]
+        self.expected, self.free = max(sizes, key=lambda pair: pair[0] - pair[1])
+        self.needed = self.always or 0 < self.free < self.expected
         if self.needed and self._in_parts:
             raise ShortOfMemoryError("The picture's graph does not fit in memory: ask without sharing it.")
-
-
-def _device_of(args: tuple[Any, ...], named: dict[str, Any]) -> torch.device:
-    return next(value.device for value in (*args, *named.values()) if isinstance(value, Tensor))
 
 
 def _again(run: Callable[..., Any], tape: RepeatingRecorder, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

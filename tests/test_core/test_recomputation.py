@@ -1,5 +1,7 @@
 """Layers that run again for backward: the same rows, less memory, and told."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tiny
@@ -130,3 +132,39 @@ def test_where_memory_is_not_known_activations_are_kept(monkeypatch):
     with record(model.model) as tape:
         model.model(**model.prepare([tiny.picture()], QUESTIONS[:1]), logits_to_keep=1)
         assert tape.recomputation.needed is False
+
+
+def test_layers_with_a_forward_of_their_own_run_again_and_keep_it(scarce, monkeypatch):
+    """As accelerate gives them one where they lie on several devices."""
+    model = deep()
+    inputs = model.prepare([tiny.picture()], QUESTIONS[:1])
+    with monkeypatch.context() as plenty, record(model.model) as tape:
+        plenty.setattr(recomputation, "free_bytes", lambda _: 1 << 60)
+        expected = tape.relevance(model.model(**inputs, logits_to_keep=1).logits[:, -1, 5]).language
+    own = {}
+    for layer in model.model.get_decoder().layers:
+        own[layer] = layer.forward = partial(layer.forward)
+    with record(model.model) as tape:
+        logits = model.model(**inputs, logits_to_keep=1).logits[:, -1, 5]
+        assert tape.recomputation.needed
+        torch.testing.assert_close(tape.relevance(logits).language, expected, rtol=1e-9, atol=1e-12)
+    assert all(layer.forward is forward for layer, forward in own.items())
+
+
+def test_a_device_that_is_short_is_enough(monkeypatch):
+    """Each device is weighed with the layers that it holds."""
+    model = deep()
+    layers = model.model.get_decoder().layers
+    found = recomputation.Recomputation(model.model.get_decoder(), None)
+    layers[4].to("meta")
+    layers[5].to("meta")
+    free = {"cpu": 10_000, "meta": 10_000}
+    monkeypatch.setattr(recomputation, "free_bytes", lambda device: free[device.type])
+    found._decide(1000, list(layers))
+    assert (found.needed, found.expected) == (False, 7000)
+    free["meta"] = 4_999  # two layers, and three more for backward itself
+    found._decide(1000, list(layers))
+    assert (found.needed, found.expected, found.free) == (True, 5000, 4_999)
+    free["meta"] = 5_000
+    found._decide(1000, list(layers))
+    assert not found.needed

@@ -134,6 +134,12 @@ def one_step(model):
         next(model.model.get_decoder().layers[1].parameters())[0] += 0.5
 
 
+def one_number(model):
+    """Which no sample of the weight holds, but torch counts."""
+    with torch.no_grad():
+        model.model.get_decoder().layers[0].self_attn.v_proj.weight[1, 3] += 5
+
+
 def replaced(model):
     layer = model.model.get_decoder().layers[0].self_attn.q_proj
     layer.weight = torch.nn.Parameter(layer.weight * 1.5)
@@ -153,7 +159,7 @@ def hooked(model):
     )
 
 
-@pytest.mark.parametrize("change", [scaled, one_step, replaced, loaded, softened, hooked])
+@pytest.mark.parametrize("change", [scaled, one_step, one_number, replaced, loaded, softened, hooked])
 def test_a_model_that_has_changed_is_read_anew(model, change):
     other = doubled()
     before = asked(model, QUESTIONS[1])
@@ -164,6 +170,15 @@ def test_a_model_that_has_changed_is_read_anew(model, change):
         same(asked(model, QUESTIONS[1]), before)
         change(model)
         same(asked(model, QUESTIONS[1]), expected)
+
+
+def test_pictures_of_one_call_are_remembered_apart(model):
+    pictures = [tiny.picture(seed=seed) for seed in range(2)]
+    expected = [asked(model, QUESTIONS[2], picture) for picture in pictures]
+    with model.remembering(PLENTY):
+        explain(model, pictures * 2, [QUESTIONS[0]] * 2 + [QUESTIONS[1]] * 2, evidence=False, max_new_tokens=2)
+        for picture, result in zip(pictures, expected, strict=True):
+            same(asked(model, QUESTIONS[2], picture), result)
 
 
 def test_a_budget_is_kept_and_the_oldest_go_first(model, lengths):
