@@ -15,6 +15,8 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations import map_batch
 from relevancy.explanations.explain import explain
 from relevancy.methods.perturbation import Subject
+from relevancy.metrics.confirmation import evidence_of
+from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.models import generation
 from relevancy.models.model import Model, wrap
 
@@ -164,3 +166,19 @@ def test_where_one_map_is_made_of_each_answer_several_are_refused(target):
     models = [wrap(*tiny.gemma_clip(), name=name) for name in "ab"]
     with pytest.raises(RelevancyError, match="one map of each answer"):
         relevancy.compare(models, tiny.picture(), QUESTION, target=target)
+
+
+def test_a_curve_of_a_span_follows_the_probability_of_all_its_tokens():
+    model, picture = doubled("gemma-clip"), tiny.picture()
+    result = explain(model, picture, QUESTION, target="1:4", answer=ANSWER, evidence=False)
+    said = GivenAnswer.of(result, model)
+    assert said == GivenAnswer.words(model, ANSWER, "1:4")
+    sight = TeacherForcing(model, picture, QUESTION, said)
+    masks = np.zeros((2, sight.patches), bool)
+    masks[1, :5] = True
+    found = sight.hiding(masks).probability
+    assert found[0] == pytest.approx(result.target.probability, rel=1e-4)
+    each = explain(model, picture, QUESTION, target="each:1:4", answer=ANSWER, evidence=False)
+    single = [TeacherForcing(model, picture, QUESTION, GivenAnswer.of(one, model)).hiding(masks) for one in each]
+    np.testing.assert_allclose(found, np.prod([one.probability for one in single], 0), rtol=1e-4)
+    assert evidence_of(model, picture, QUESTION, said, [result.image_map]) == [None]
