@@ -1,6 +1,7 @@
 """Relevancy as the equations say it: eager attention, every matrix kept, whole N x N products. Slow and plain."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +62,12 @@ def reference(
     patches_of: Tensor | None = None,
     rule: str = "clamp",
     against: Tensor | None = None,
+    span: Sequence[int] = (),
 ) -> Reference:
     """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
 
     against: ids of the tokens whose logits are taken off.
+    span: ids of the tokens that are explained together in place of `targets`, the last of them at `position`.
     patches_of (image tokens, patches) says with 1 which patches a merged image token was made of.
     """
     kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
@@ -90,7 +93,8 @@ def reference(
     before[""] = model.config._attn_implementation  # of the whole model, whose name "eager" would stay
     model.set_attn_implementation("eager")
     try:
-        logits = model(**inputs).logits[:, position]
+        every = model(**inputs).logits
+        logits = every[:, position]
     finally:
         for handle in handles:
             handle.remove()
@@ -101,10 +105,13 @@ def reference(
     scalar = logits.gather(1, targets[:, None]).sum()
     if against is not None:
         scalar = scalar - logits.gather(1, against[:, None]).sum()
+    places = [position - len(span) + 1 + number for number in range(len(span))] or [position]
+    if span:
+        scalar = sum(every[0, place].log_softmax(-1)[token] for place, token in zip(places, span, strict=True))
     scalar.backward()
     model.zero_grad()
 
-    row = propagate(kept["language"], rule)[:, position]
+    row = propagate(kept["language"], rule)[:, places].sum(1)
     vision = None
     if full:
         used = [layer for layer in kept["vision"] if layer.grad is not None]

@@ -249,6 +249,16 @@ def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
     assert any("not a number" in note for note in printed["notes"])
 
 
+def test_a_span_is_one_result_and_each_of_its_tokens_one(run, tmp_path):
+    asked = {"answer": "Yes, the duck is floating."}
+    code, out, _ = run(*arguments(tmp_path / "span", target="1:3", **asked), "--json", "--no-evidence")
+    assert code == 0
+    assert json.loads(out)["target"]["length"] == 2
+    code, out, _ = run(*arguments(tmp_path / "each", target="each:1:3", **asked), "--json", "--no-evidence")
+    assert [one["target"]["position"] for one in json.loads(out)] == [1, 2]
+    assert {place.name for place in (tmp_path / "each").iterdir()} == {"000", "001"}
+
+
 @pytest.fixture(scope="module")
 def second(folder, built) -> str:
     """The name of another model in the folder."""
@@ -346,7 +356,7 @@ def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
     [
         (["model"], {}, "at least two models"),
         (["model", "nonsense"], {}, "demo-small, demo-large, 2b, 7b"),
-        (["model", "model"], {"target": "all"}, "another target than all"),
+        (["model", "model"], {"target": "all"}, "one map of each answer"),
         (["model", "model"], {"image": "cut.png"}, "damaged or cut short"),
         (["model", "model"], {"layers": "9"}, "0 to 2"),
         (["model", "model"], {"max-pixels": "10"}, "more than the limit of 10"),

@@ -57,8 +57,9 @@ def explain(
         str,
         typer.Option(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
-            "quotes), [bold]contrast[/bold] (that token against the next best), [bold]all[/bold], a position such as "
-            "2, a string in the answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'."
+            "quotes), [bold]contrast[/bold] (that token against the next best), a position such as 2, a string in the "
+            "answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'. Several together: a span "
+            "such as 3:7, or [bold]answer[/bold] for all. One by one: [bold]all[/bold], or [bold]each:3:7[/bold]."
         ),
     ] = "first",
     scope: Annotated[
@@ -90,9 +91,9 @@ def explain(
 ) -> None:
     """Explain one answer: about one picture, several, or to words alone.
 
-    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, into
-    one numbered folder per token), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png. Results of an
-    earlier run that are there go; other files stay.
+    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all or
+    each:3:7, into one numbered folder per token), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png.
+    Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     chosen = layer_numbers(layers)
@@ -149,7 +150,9 @@ def compare(
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
     messages: Annotated[Path | None, typer.Option(metavar="FILE", help="As in explain.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
+    target: Annotated[
+        str, typer.Option(help="What of each answer, as in explain; not all, not each.")
+    ] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,

@@ -99,7 +99,7 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count, explain 20 rows, estimate time and size; write nothing.")
     ] = False,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first",
+    target: Annotated[str, typer.Option(help="What of each answer, as in explain; not all, not each.")] = "first",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain.")] = None,

@@ -93,6 +93,10 @@ class Recorder(Protocol):
     def known(self) -> int:
         """How many tokens before the new ones were recorded in a pass of their own."""
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether a layer runs without a graph now, and will run again when backward comes to it: no row is wanted."""
+
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
@@ -176,7 +180,7 @@ def attend(
     if watch is not None:
         watch(query, key, call)
     tape = recorder.get()
-    if tape is None or not torch.is_grad_enabled():
+    if tape is None or not (torch.is_grad_enabled() or tape.rehearsing):
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
 
     row = tape.row_for(module, query)

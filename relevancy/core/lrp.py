@@ -138,6 +138,7 @@ class _Hearing:
     """Hears which layers attend; no row is carried."""
 
     known = 0
+    rehearsing = False
 
     def __init__(self, decoder: Stack) -> None:
         self._decoder = decoder

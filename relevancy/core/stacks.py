@@ -105,6 +105,10 @@ class Stack:
         self._heard[layer] = module
         return layer
 
+    def layer_of(self, module: nn.Module) -> int:
+        """The layer of an attention that was heard in this forward pass."""
+        return next(layer for layer, other in self._heard.items() if other is module)
+
     def require_every_layer(self) -> None:
         """Raise RelevancyError unless the attention of every layer was heard in the last forward pass."""
         if not self._heard and not self._begun:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import attention, patching
+from relevancy.core.recomputation import Recomputation
 from relevancy.core.seeds import Seed, Seeds
 from relevancy.core.stacks import Stack, depth_of, is_attention
 from relevancy.errors import RelevancyError
@@ -59,18 +60,63 @@ class Tape:
         rule: Rule = "clamp",
     ) -> None:
         self._decoder, self._tower, self._layers = decoder, tower, layers
+        self._carried, self._rule = carried, rule
         self._position: int | Tensor = -1
         self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
         self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
+        self.kept: patching.KeptBytes | None = None
+        self.recomputation: Recomputation | None = None
+        self.rehearsing = self.repeating = False
         self._part: Literal["whole", "beginning", "rest"] = "whole"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a forward pass is a beginning, or goes on from one."""
+        return self._part != "whole"
 
     @property
     def known(self) -> int:
         """How many tokens the beginning has that this forward pass goes on from."""
         return self._split.tokens if self._split is not None and self._part == "rest" else 0
+
+    def another(self) -> Tape:
+        """A tape of the same kind for the same model, which remembers a beginning of its own."""
+        return Tape(self._decoder, self._tower, self._layers, carried=self._carried, rule=self._rule)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, forward passes are recorded here: for a tape that is `another`, within `record` of the same model."""
+        token = attention.recorder.set(self)
+        try:
+            yield
+        finally:
+            attention.recorder.reset(token)
+
+    def records(self, model: PreTrainedModel) -> bool:
+        """Whether it is this model's attention that is recorded."""
+        return self._decoder.model is model.get_decoder()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside, a layer runs without a graph that `repetition` makes later, once for each target."""
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
+
+    @contextmanager
+    def repetition(self) -> Iterator[None]:
+        """Inside, backward runs a layer once more, on whatever thread."""
+        self.repeating = True
+        try:
+            with self.recording():
+                yield
+        finally:
+            self.repeating = False
 
     @contextmanager
     def beginning(self, tokens: int) -> Iterator[None]:
@@ -101,8 +147,8 @@ class Tape:
     def row_for(self, module: nn.Module, query: Tensor) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
-            layer = self._decoder.hear(module)
-            if layer not in self._layers:
+            layer = self._decoder.layer_of(module) if self.repeating else self._decoder.hear(module)
+            if layer not in self._layers or self.rehearsing:
                 return None
             if self._split is None:
                 return self._language
@@ -141,7 +187,8 @@ class Tape:
         """The relevance rows of target scalars of the latest forward pass, and of the beginning that it goes on from.
 
         target: (batch,), one scalar per example, for instance the logit of its next token.
-        position: the sequence position(s) whose logits emit the target, one for all or (batch,).
+        position: the sequence position(s) whose logits emit the target, one for all or (batch,); (batch, positions) for
+            one that several emit together: the row is then the sum of theirs, a position named twice counting once.
         retain_graph: keep the graph, for another target over the same forward pass.
         Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6, row t of R.
         """
@@ -179,8 +226,9 @@ class Tape:
         if isinstance(self._position, int):  # a number is not copied to the device, for which it would have to wait
             row[:, self._position % tokens] = 1
             return row
-        position = self._position.to(like.device).expand(batch) % tokens
-        return row.scatter_(1, position[:, None], 1)
+        position = self._position.to(like.device)
+        position = position.expand(batch, -1) if position.ndim == 2 else position.expand(batch)[:, None]
+        return row.scatter_(1, position % tokens, 1)
 
     def _on_tower(self, like: Tensor) -> Tensor:
         assert self._images is not None
@@ -204,7 +252,8 @@ def record(
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
     carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
     rule: "clamp" is eq. 5; "magnitude" takes sizes in its place, Abar = mean_h |A_h * dy/dA_h| with rows summing to 1.
-    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
+    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left. Where
+    what all layers keep for backward would not fit in the memory that is free, they keep their inputs and run again.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
     patching.require_gradients(model)
@@ -214,17 +263,19 @@ def record(
 
     given: dict[str, Any] = {}  # what the model was asked, between its beginning and its decoder's
 
-    def recording() -> bool:
-        return torch.is_grad_enabled() and attention.recorder.get() is tape
+    def recording() -> Tape | None:
+        now = attention.recorder.get()
+        return now if torch.is_grad_enabled() and isinstance(now, Tape) and now.records(model) else None
 
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if recording():
+        if now := recording():
+            recomputation.begin(in_parts=now.in_parts)
             given.update(kwargs)
-            tape.begin()
+            now.begin()
 
     def decode(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if recording():
-            tape.see(lambda: _Images.of(model, kwargs.get("inputs_embeds"), given, taken()))
+        if now := recording():
+            now.see(lambda: _Images.of(model, kwargs.get("inputs_embeds"), given, taken()))
             given.clear()
 
     attention.register()
@@ -236,7 +287,9 @@ def record(
             if part is not None:
                 stack.enter_context(patching.attention_implementation(attention.NAME, part.model))
                 stack.enter_context(part.guarded())
-        stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.kept = stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.recomputation = recomputation = Recomputation(decoder.model, tape.kept)
+        stack.enter_context(recomputation.watching())
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
         stack.enter_context(patching.linears_fast_backward(decoder.model))
@@ -247,8 +300,7 @@ def record(
             stack.enter_context(_alone_between(model, decoder, tower, recording))
             stack.callback(decoder.model.register_forward_pre_hook(decode, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
-        token = attention.recorder.set(tape)
-        stack.callback(attention.recorder.reset, token)
+        stack.enter_context(tape.recording())
         yield tape
 
 
@@ -440,7 +492,7 @@ def _tower(model: PreTrainedModel) -> Stack:
 
 @contextmanager
 def _alone_between(
-    model: PreTrainedModel, decoder: Stack, tower: Stack, recording: Callable[[], bool]
+    model: PreTrainedModel, decoder: Stack, tower: Stack, recording: Callable[[], Tape | None]
 ) -> Iterator[None]:
     """Inside, attention that runs beside tower and decoder raises RelevancyError: the rows would leave it out."""
 

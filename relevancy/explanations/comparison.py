@@ -270,8 +270,10 @@ def growing(
     the models as they were. Raises RelevancyError, with the first step at the earliest.
     """
     wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
-    if wish.target == "all":
-        raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
+    if wish.several:
+        raise RelevancyError(
+            f'A comparison makes one map of each answer, not "{target}": choose another target, such as answer.'
+        )
     listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
     if isinstance(models, str) or (listed is not None and len(listed) < 2):
         raise RelevancyError("A comparison needs at least two models.")

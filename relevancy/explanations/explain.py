@@ -41,7 +41,7 @@ class ExplainOptions(TypedDict, total=False):
     max_pixels: int
 
 
-# A target that is only known to be a string is taken for one token: "all" must be written out to be told apart.
+# A target that is only known to be a string is taken for one map: "all" must be written out to be told apart.
 @overload
 def explain(  # type: ignore[overload-overlap]
     model: Model | str,
@@ -146,8 +146,10 @@ def explain(
         their order.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
-        string in the answer, "A|B" (why A rather than B), or "all" (a list: one result per token of the answer).
-        "word:2" is the string 2 in the answer, and so for all that read as another target.
+        string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
+        log-probabilities: "3:7" (tokens 3 to 6, as Python slices), "answer" (all), a string that takes several. One by
+        one, a list of results: "all", or "each:3:7". "word:2" is the string 2 in the answer, and so for all that read
+        as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps
@@ -173,7 +175,7 @@ def explain(
         examples.append(Example(tuple(opened[id(source)] for source in sources), said, given))
     with Session(model) as session:
         results = explained(session, examples, wish)
-    by_item: list[Any] = results if wish.target == "all" else [only for (only,) in results]
+    by_item: list[Any] = results if wish.several else [only for (only,) in results]
     return by_item if many else by_item[0]
 
 

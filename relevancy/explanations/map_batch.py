@@ -61,6 +61,11 @@ class ExplainConfig:
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
     @property
+    def several(self) -> bool:
+        """Whether each example has a list of results, of one token each."""
+        return targets.gives_several(self.target)
+
+    @property
     def explainer(self) -> Method:
         """The method itself."""
         return registry.found(self.method)
@@ -99,7 +104,7 @@ class _Reading:
     """One item's row: its own tokens up to the explained position."""
 
     choice: targets.Choice
-    logits: Tensor  # (vocabulary,) at the target's position
+    logits: Tensor  # as `Choice.scalar` takes them
     row: Tensor  # (tokens,)
     notes: tuple[str, ...]
     cut: float | None
@@ -174,7 +179,11 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if len(set(map(_picture_ids, self.examples))) == len(self.examples) or min(map(len, prepared.layouts)) != 1:
+        if min(map(len, prepared.layouts)) != 1:
+            return False
+        pictures, count = len(set(map(_picture_ids, self.examples))), len(self.examples)
+        kept = count == 1 and self.session.prefixes.budget > 0
+        if not (pictures < count or kept):
             return False
         return resumes(self.model, self.wish, int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens)
 
@@ -203,7 +212,8 @@ class MapBatch:
         choices: Sequence[list[targets.Choice]],
     ) -> list[list[Explanation]]:
         """Questions with the answers that follow them, read in one forward pass."""
-        output = reader.forward(part, max(map(_last, choices)) + 1, use_cache=self.wish.evidence)
+        keep = max(_last(chosen) - min(choice.position for choice in chosen) + 1 for chosen in choices)
+        output = reader.forward(part, keep, use_cache=self.wish.evidence)
         readings = self._read(reader, part, output.logits, choices)
         return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
 
@@ -213,7 +223,8 @@ class MapBatch:
         grids = [layout.grid for own in prepared.layouts for layout in own]
         # of a patchwise family: as many patches on every picture, wherever they lie
         rows, cols = (grids[0].rows, grids[0].cols) if grids else (0, 0)
-        setting = MethodSettings(scope, self.layers, rows, cols, resume=resume)
+        prefixes = self.session.prefixes if resume else None
+        setting = MethodSettings(scope, self.layers, rows, cols, prefixes)
         return opened(self.method, model, setting)
 
     def _read(
@@ -234,11 +245,11 @@ class MapBatch:
         kept = prepared.kept
         for number in range(rounds):
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
-            places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
+            places = [choice.last - end - 1 for choice, end in zip(now, last, strict=True)]
             now = [choice.against(own[place]) for choice, own, place in zip(now, logits, places, strict=True)]
             wanted = [number < len(chosen) for chosen in choices]
             round_ = TargetBatch(now, places, wanted, number == rounds - 1)
-            found, here = reader.read(round_), round_.here(logits).detach()
+            found, here = reader.read(round_), round_.here(logits.detach())
             for index in (index for index, read in enumerate(wanted) if read):
                 own = found.rows[index][kept[index]].float().cpu()
                 own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
@@ -272,7 +283,7 @@ class MapBatch:
     def _judged(
         self, prepared: Prepared, prefill: Prefill, readings: list[list[_Reading]]
     ) -> Sequence[Evidence | None]:
-        """The evidence for each reading's map, in order."""
+        """The evidence for each reading's map, in order; None for spans."""
         maps = [
             MapInQuestion(
                 row, len(reading.row), reading.choice, reading.logits, reading.image_maps, prepared.layouts[row]
@@ -280,7 +291,11 @@ class MapBatch:
             for row, read in enumerate(readings)
             for reading in read
         ]
-        return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
+        single = [one for one in maps if not one.choice.span]
+        if not (self.wish.evidence and single):
+            return [None] * len(maps)
+        judged = iter(evidence_for(self.model, prepared, prefill, single))
+        return [None if one.choice.span else next(judged) for one in maps]
 
     def _explanation(
         self,
@@ -303,6 +318,8 @@ class MapBatch:
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
+        if reading.choice.span and self.wish.evidence:
+            notes.append("evidence is of single tokens: explain one of them, or each, to have it")
         sizes = np.abs(row) if self.method.signed else row
         mass = shares(sizes, is_image)
         if not np.isfinite(row).all() or not all(np.isfinite(one).all() for one in maps):
@@ -351,7 +368,7 @@ def _picture_ids(example: Example) -> tuple[int, ...]:
 
 def _last(choices: Sequence[targets.Choice]) -> int:
     """The last position of an answer that is explained."""
-    return max(choice.position for choice in choices)
+    return max(choice.last for choice in choices)
 
 
 def _image_maps(prepared: Prepared, number: int, row: Tensor) -> tuple[np.ndarray, ...]:

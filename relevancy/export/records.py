@@ -219,6 +219,8 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
         "contrast": target.contrast,
         "contrast_id": target.contrast_id,
         "contrast_logit": target.contrast_logit,
+        "length": target.length,
+        "log_probability": target.log_probability,
         "correct": correct(result.answer, item.expected),
         "share_image": result.shares["image"] if result.pictures else None,
         "share_text": result.shares["text"],

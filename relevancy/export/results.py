@@ -144,6 +144,8 @@ class Export:
                 **{
                     name: record[name] for name in ("probability", "logit", "contrast", "contrast_id", "contrast_logit")
                 },
+                length=record.get("length") or 1,  # exports made before there were spans do not say
+                log_probability=record.get("log_probability"),
             ),
             pictures=pictures,
             tokens=tuple(record["tokens"]),

@@ -35,14 +35,16 @@ _CACHED = 1 << 18  # activations of a layer that a CPU's cache holds, for each t
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """An answer and the token of it that is explained.
+    """An answer and the token of it that is explained, or several that are explained together.
 
-    ids: of the answer, stop token excluded. position: of the explained token in them. token: its id.
+    ids: of the answer, stop token excluded. position: of the explained token in them. token: its id. length: of how
+    many tokens from there on the probability is followed, which is their product.
     """
 
     ids: tuple[int, ...]
     position: int
     token: int
+    length: int = 1
 
     @classmethod
     def of(cls, result: Explanation, model: Model) -> GivenAnswer:
@@ -50,21 +52,21 @@ class GivenAnswer:
         ids: tuple[int, ...] = tuple(map(model.tokenizer.convert_tokens_to_ids, result.answer_tokens))  # type: ignore[arg-type]
         if not ids:
             raise RelevancyError("The answer has no token, so there is no probability to follow: ask another question.")
-        return cls(ids, result.target.position, result.target.id)
+        return cls(ids, result.target.position, result.target.id, result.target.length)
 
     @classmethod
     def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> GivenAnswer:
-        """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for target "all"."""
+        """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for targets that give several."""
         ids = generation.encoded(model, answer)
         choice = targets.choose(target, ids, model.tokenizer)[0]
-        return cls(ids, choice.position, choice.id)
+        return cls(ids, choice.position, choice.id, choice.length)
 
 
 @dataclass(frozen=True, eq=False)
 class VersionScores:
     """What a model makes of several versions of a picture.
 
-    probability: (versions,) float64, of the explained token after the answer's tokens before it. kept: (versions,)
+    probability: (versions,) float64, of what is explained after the answer's tokens before it. kept: (versions,)
     bool, whether greedy decoding would still write this answer, token by token, and end it there.
     """
 
@@ -267,8 +269,10 @@ class TeacherForcing:
                 logits = run(part)
                 best = logits.argmax(-1)
                 kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
-                here = logits[:, self.said.position].float().softmax(-1)
-                probabilities.append(here[:, self.said.token])
+                first, length = self.said.position, self.said.length
+                followed = answer[first : first + length] if length > 1 else answer.new_tensor([self.said.token])
+                here = logits[:, first : first + length].float().log_softmax(-1)
+                probabilities.append(here[:, range(length), followed].double().sum(-1).exp())
         return VersionScores(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
 
 

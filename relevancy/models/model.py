@@ -8,9 +8,9 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 
 from relevancy import geometry
 from relevancy.core import patching
+from relevancy.core.memory import free_bytes
 from relevancy.errors import RelevancyError
 from relevancy.families.probe import Probe
 from relevancy.families.rules import BESIDE_OTHERS, layout_of
@@ -29,15 +30,14 @@ from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.conversation import Conversation, checked, conversation_of
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
+from relevancy.models.prefixes import LISTENING, PrefixCache, share_of
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
 _ANY = "?"  # a question, where only the picture matters
-
-# Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
-_LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+_LISTENS = "_output_capturing_hooks_installed"  # by which a model notes that transformers' listeners are there
 
 # Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
 # positions from 1.
@@ -61,11 +61,28 @@ class Model:
     processor: Any
     name: str
     notes: tuple[str, ...] = ()
+    prefixes: PrefixCache | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs."""
         with self.lock:
-            return vars(self) | {"model": _without_listeners(self.model)}
+            return vars(self) | {"model": _without_listeners(self.model), "prefixes": None}
+
+    @contextmanager
+    def remembering(self, memory: int | None = None) -> Iterator[None]:
+        """Inside, pictures that were read last are not read again: the next question about one costs about half a map.
+
+        memory: bytes that this may keep between calls, a quarter of what is free by default; 0 keeps nothing. Pictures
+        that do not fit are forgotten, the oldest first. What it keeps is forgotten, too, when weights, settings,
+        adapters or hooks of the model change; a few weights that are set through `.data` may escape it: leave the block
+        before you edit some. It is the same map as without it.
+        """
+        before = self.prefixes
+        self.prefixes = PrefixCache(share_of(free_bytes(self.device)) if memory is None else memory)
+        try:
+            yield
+        finally:
+            self.prefixes = before
 
     @property
     def lock(self) -> AbstractContextManager[None]:
@@ -431,7 +448,7 @@ def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
     weights = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
     bare = copy.deepcopy(model, dict(weights))
     for module in bare.modules():
-        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == _LISTENING]
+        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == LISTENING]
         for key in listeners:
             del module._forward_hooks[key]
             module._forward_hooks_with_kwargs.pop(key, None)

@@ -18,6 +18,7 @@ from relevancy.core import patching
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
+from relevancy.models.prefixes import PrefixCache
 from relevancy.models.prepared import Example, Prepared, ProcessedPicture
 from relevancy.models.vision_cache import VisionCache, unused_tower_layers_skipped
 
@@ -29,7 +30,8 @@ class Session:
 
     No other thread borrows it or a part of it meanwhile, and a failed allocation becomes a RelevancyError that says
     what to lower. towers: what vision towers have made of pictures; sessions that are given the same one run towers
-    that are the same only once for a picture.
+    that are the same only once for a picture. prefixes: what it knows of pictures; it ends with the session unless the
+    model is `remembering`.
     """
 
     def __init__(self, model: Model, towers: VisionCache | None = None) -> None:
@@ -37,12 +39,17 @@ class Session:
         self._towers = towers
         self._held = ExitStack()
         self._seen: dict[int, tuple[Image.Image | ProcessedPicture, ProcessedPicture]] = {}
+        self.prefixes = PrefixCache()
 
     def __enter__(self) -> Session:
         with ExitStack() as held:
             held.enter_context(self.model.lock)
             held.enter_context(generation.oom_as_error())
             held.enter_context(patching.eval_mode(self.model.model))
+            if self.model.prefixes is not None:
+                self.prefixes = self.model.prefixes
+                self.prefixes.check(self.model.model)
+            held.callback(self.prefixes.settle)
             self._held = held.pop_all()
         return self
 
@@ -76,9 +83,14 @@ class Session:
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
         """What tower and connector make of each of the pictures, by the picture's `id`; each runs once in a session."""
         model: Any = self.model.model
+        digests: dict[int, str] = {}
         for image in images:
             if isinstance(image, ProcessedPicture) and image.features is not None:
                 self._seen[id(image)] = image, image
+            elif isinstance(image, Image.Image) and self.prefixes.budget and id(image) not in self._seen:
+                digests[id(image)], known = self.prefixes.seen(image)
+                if known is not None:
+                    self._seen[id(image)] = image, known
         new = {id(image): image for image in images if id(image) not in self._seen}
         # To know a tower again its weights are looked at: only where another session may have run the same one.
         shared = nullcontext() if self._towers is None else self._towers.shared(self.model)
@@ -91,6 +103,8 @@ class Session:
                 for image, one, features in zip(some, processed, pooled, strict=True):
                     whole = features[None] if isinstance(pooled, Tensor) else features
                     self._seen[id(image)] = image, replace(one, features=whole)
+                    if id(image) in digests:
+                        self.prefixes.remember(digests[id(image)], self._seen[id(image)][1])
         return {id(image): self._seen[id(image)][1] for image in images}
 
     def _processed(self, image: Image.Image | ProcessedPicture) -> ProcessedPicture:
