@@ -76,7 +76,8 @@ def flip(file: Path) -> None:
         "finetune.schedule=nonsense", "finetune.schedule=reduce_lr_on_plateau", "finetune.optimizer=nonsense",
         "finetune.steps=-1", "finetune.epochs=0", "finetune.epochs=nan", "finetune.save_every=0", "finetune.micro=-1",
         "finetune.warmup=1.5", "finetune.warmup=nan", "finetune.weight_decay=-1", "finetune.clip=-1",
-        "finetune.beta2=1", "finetune.looking_cost=-1", "finetune.max_tokens=0", "finetune.loss_chunk=-1",
+        "finetune.beta2=1", "finetune.looking_cost=-1", "finetune.fading_cost=-1", "finetune.max_tokens=0",
+        "finetune.loss_chunk=-1",
         "finetune.overlong=keep", "finetune.trains=", "finetune.name=other", "seed=-1", "seed=4294967296",
         "image_size=0", "lora_rank=-1", "lora_alpha=0", "vocabulary_multiple=0", "flavour=new", "feature_layer=two",
     ],
@@ -98,6 +99,8 @@ def test_a_setting_of_another_type_is_refused(change, small) -> None:
     ("change", "message"),
     [
         ({"packed": True, "looking_cost": 1.0}, "packed=false"),
+        ({"packed": True, "fading_cost": 1.0}, "packed=false"),
+        ({"loss_chunk": 256, "fading_cost": 1.0}, "loss_chunk=0"),
         ({"token_mean": False, "loss_chunk": 0}, "loss_chunk"),
         ({"schedule": "polynomial", "learning_rate": 0.0}, "polynomial"),
         ({"trains": ("connector",)}, "lora_rank"),
