@@ -39,7 +39,7 @@ from relevancy.train.lora import adapt
 from relevancy.train.parts import parts_of, tokenizer_of
 from relevancy.train.plan import plan
 from relevancy.train.preflight import check_settings
-from relevancy.train.presets import Preset, overridden, preset
+from relevancy.train.presets import Preset, overridden, preset, resolved
 from relevancy.train.run import TRAINED, Order, RunOptions, TrainingSource, train
 from relevancy.train.stages import SCHEDULES, freeze, states_of
 from relevancy.train.telemetry import unlabeled
@@ -215,7 +215,8 @@ def test_other_data_is_known_by_its_fingerprint(data, tmp_path) -> None:
     entries = json.loads(file.read_text())
 
     def told() -> str:
-        before, now = ({"data": {"finetune": {"fingerprint": one}}, "preset": {}} for one in (was, found()))
+        same = {"preset": resolved(preset("demo-small"))}
+        before, now = ({"data": {"finetune": {"fingerprint": one}}} | same for one in (was, found()))
         return records._differing(before, now)
 
     def found() -> dict:
