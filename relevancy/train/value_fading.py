@@ -3,8 +3,9 @@
 Eq. 5 keeps what is positive of A * dy/dA. Summed over what a layer reads, A * dy/dA is how fast the answer's logit y
 grows with the values that are read there. Nothing in a loss on words makes it positive: an answer becomes surer as well
 by a logit that falls while all others fall deeper, and heads that rest on one word with all their weight have one sign
-for everything that word has read. So some values of a layer are made fainter, and y has to fall. Where in the picture
-something is read is not asked for.
+for everything that word has read. So some values are made fainter, and y has to fall. And patches count by what
+differs from other pictures, not by what all have: values that come nearer to those of another picture make y fall too,
+and without what the pictures of a batch share, y stays. Where in the picture something is read is not asked for.
 
 Source of eq. 5: Chefer, Gur, Wolf, ICCV 2021.
 """
@@ -24,43 +25,65 @@ from relevancy.errors import RelevancyError
 from relevancy.train.template import IGNORED
 
 LEAST, MOST = 0.1, 0.5
-"""By how much of themselves values become fainter."""
-MARGIN = 0.5
-"""Logits by which an answer should fall, for each whole value of all tokens; for some tokens it should not rise."""
+"""How far values go on their way to what takes their place."""
+ALL, SOME, OTHER, COMMON = range(4)
+"""What changes: in one layer the values of all tokens become nothing, or of half of the words and all or nothing of the
+picture; in every layer the picture's become another picture's, or lose what all pictures of the batch have there."""
+MARGINS = (0.5, 0.0, 0.5, 0.0)
+"""Logits by which an answer should fall, for the whole way; without what is common it should neither fall nor rise."""
+STILL = 0.3
+"""The price of a logit that moves without what is common, beside one that does not fall."""
 
 
 @dataclass(frozen=True)
 class Fading:
-    """For each sequence of a batch: the layer whose values fade (batch,), and by how much each token's (batch, tokens).
+    """What changes in each sequence of a batch.
 
-    amount: how much, (batch,). whole: whether all tokens' values do, (batch,) bool.
+    kind: one of the above, (batch,). layer: where one layer's values do, (batch,). amount: how far, (batch,).
+    chosen: which tokens' values, (batch, tokens) bool. is_image: (batch, tokens) bool.
     """
 
+    kind: Tensor
     layer: Tensor
-    faded: Tensor
     amount: Tensor
-    whole: Tensor
+    chosen: Tensor
+    is_image: Tensor
 
     @classmethod
     def drawn(cls, is_image: Tensor, layers: int) -> Fading:
-        """At random: one layer's values of all tokens, or of half of the words and all or nothing of the picture.
-
-        is_image: (batch, tokens) bool.
-        """
+        """At random. is_image: (batch, tokens) bool."""
         batch, device = len(is_image), is_image.device
-        amount = torch.empty(batch, device=device).uniform_(LEAST, MOST)
-        whole, pictures = torch.rand(2, batch, device=device) < 0.5
-        some = torch.where(is_image, pictures[:, None], torch.rand(is_image.shape, device=device) < 0.5)
-        chosen = some | whole[:, None]
-        return cls(torch.randint(layers, (batch,), device=device), chosen * amount[:, None], amount, whole)
+        kind = torch.randint(len(MARGINS), (batch,), device=device)
+        words = torch.rand(is_image.shape, device=device) < 0.5
+        some = torch.where(is_image, torch.rand(batch, 1, device=device) < 0.5, words)
+        both = is_image & is_image.roll(1, 0)  # pictures that lie elsewhere in their sequences have no counterpart
+        by_kind = torch.stack([torch.ones_like(is_image), some, both, is_image])
+        return cls(
+            kind,
+            torch.randint(layers, (batch,), device=device),
+            torch.empty(batch, device=device).uniform_(LEAST, MOST),
+            by_kind[kind, torch.arange(batch, device=device)],
+            is_image,
+        )
+
+    def changed(self, values: Tensor, layer: int) -> Tensor:
+        """The values (batch, tokens, width) as they are read in a layer."""
+        here = (self.layer == layer) | (self.kind >= OTHER)
+        share = (self.chosen * (self.amount * here)[:, None])[..., None].to(values.dtype)
+        kind, images = self.kind[:, None, None], self.is_image[..., None].to(values.dtype)
+        common = (values * images).sum(0) / images.sum(0).clamp(min=1)
+        lost = torch.where(kind == OTHER, values - values.roll(1, 0), values)
+        return values - share * torch.where(kind == COMMON, common, lost)
 
     def shortfall(self, own: Tensor, fainter: Tensor, sequence: Tensor) -> Tensor:
         """By how many logits answers fail to fall as they should, mean over answers; 0 without any.
 
         own, fainter: the answers' logits, (answers,). sequence: the one that each answer is in, (answers,).
         """
+        kind = self.kind[sequence]
         fell = (own - fainter) / self.amount[sequence]
-        lacking = (MARGIN * self.whole[sequence] - fell).clamp(min=0)
+        margins = torch.tensor(MARGINS, device=own.device)[kind]
+        lacking = torch.where(kind == COMMON, STILL * fell.abs(), (margins - fell).clamp(min=0))
         return lacking.sum() / max(len(lacking), 1)
 
 
@@ -73,16 +96,15 @@ def check_values(model: PreTrainedModel) -> None:
 
 @contextmanager
 def faded_values(model: PreTrainedModel, fading: Fading) -> Iterator[None]:
-    """Within the block each sequence reads fainter values in its layer."""
+    """Within the block each sequence reads its values as `fading` changes them."""
     with ExitStack() as hooks:
         for number, layer in enumerate(model.model.language_model.layers):
-            kept = 1 - fading.faded * (fading.layer == number)[:, None]
-            hooks.callback(layer.self_attn.v_proj.register_forward_hook(_times(kept)).remove)
+            hooks.callback(layer.self_attn.v_proj.register_forward_hook(_changing(fading, number)).remove)
         yield
 
 
-def _times(kept: Tensor) -> Any:
-    return lambda _module, _arguments, values: values * kept[..., None].to(values.dtype)
+def _changing(fading: Fading, layer: int) -> Any:
+    return lambda _module, _arguments, values: fading.changed(values, layer)
 
 
 def fading_shortfall(
