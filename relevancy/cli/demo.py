@@ -68,7 +68,7 @@ def train_demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes and other weights.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Every step in miniature, to see that all works.")] = False,
 ) -> None:
-    """Rebuild the embedded pair from a seed: about two hours on two idle cores, minutes with --quick.
+    """Rebuild the embedded pair from a seed: about an hour and a half on two idle cores, minutes with --quick.
 
     Stopped and started again, it goes on where it was.
     """

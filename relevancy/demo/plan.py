@@ -108,8 +108,8 @@ FULL = BuildPlan(
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
-        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000, 200), batch=32, rate=2e-3),
-        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900, 200), batch=32, rate=2e-3),
+        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000, 100), batch=32, rate=2e-3),
+        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900, 100), batch=32, rate=2e-3),
     },
 )
 QUICK = BuildPlan(  # half a minute, to see that everything works; the models stay near chance
