@@ -1,7 +1,7 @@
 """Google's own weights: what the connector of a decoder that multiplies its words hands over while it is aligned.
 
 RELEVANCY_GEMMA=FOLDER pytest -s tests/test_real_weights.py, where FOLDER holds a Gemma of generation 1, 2 or 3 as
-transformers saves it. Gemma 3 270M takes about three minutes on one core.
+transformers saves it. Gemma 3 270M takes about five minutes on one core.
 """
 
 import json
