@@ -23,18 +23,7 @@ from relevancy.models.model import Model, wrap
 SIZES = {"tiny": (9, 7), "tall": (61, 200), "wide": (230, 57), "large": (640, 480), "odd": (101, 99)}
 QUESTIONS = ["what color is the ball ?", "is the duck floating ?"]
 BUILDERS = pictured.BUILDERS | relatives.BUILDERS
-TOO_SMALL = {"mistral3": (9, 7)}
 SEPARATED = {"llava_next", "llava_onevision"}
-
-
-@cache
-def model_of(family: str) -> Model:
-    return wrap(*pictured.BUILDERS[family](), name=family)
-
-
-@pytest.fixture(params=pictured.BUILDERS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return model_of(request.param)
 
 
 @cache
@@ -78,7 +67,7 @@ def inside(start: float, end: float) -> tuple[int, int]:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("family", BUILDERS)
 def test_the_token_that_a_changed_place_changes_most_owns_it(family, size):
-    if TOO_SMALL.get(family) == size:
+    if relatives.TOO_SMALL.get(family) == size:
         pytest.skip("transformers' own model reads no picture of one token")
     model, rng = unmixed(family), np.random.default_rng(1)
     width, height = size
@@ -201,7 +190,7 @@ def test_every_token_with_a_place_belongs_to_some_cell(model):
 
 
 def test_other_methods_are_refused_by_name():
-    model = model_of("qwen2_vl")
+    model = pictured.model_of("qwen2_vl")
     with pytest.raises(RelevancyError, match="With qwen2_vl, these methods are known here: "):
         explain(model, tiny.picture(), QUESTIONS[0], method="gradcam")
     with pytest.raises(RelevancyError, match="a grid is known"):
@@ -248,11 +237,11 @@ def test_as_many_tokens_as_the_processor_writes(model, size):
 
 def test_a_strange_processor_and_a_thread_like_picture_are_refused():
     model = wrap(*pictured.gemma3(), name="gemma3")
-    model.processor.image_processor = model_of("qwen2_vl").processor.image_processor
+    model.processor.image_processor = pictured.model_of("qwen2_vl").processor.image_processor
     with pytest.raises(RelevancyError, match="the processor of gemma3 takes no picture of 80 x 60"):
         model.layout(80, 60)
     with pytest.raises(RelevancyError, match="too elongated"):
-        model_of("qwen2_vl").layout(2000, 5)
+        pictured.model_of("qwen2_vl").layout(2000, 5)
 
 
 def test_another_number_of_image_tokens_is_refused():
