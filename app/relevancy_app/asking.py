@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from relevancy import Model, RelevancyError
 from relevancy.core.tape import Scope
+from relevancy.core.targets import gives_several
 from relevancy_app.library import Library, depth
 from relevancy_app.settings import COLORMAPS, METHODS, MOST_QUESTIONS, SCOPES, Settings
 
@@ -70,7 +71,7 @@ def ask(
     wanted = str(target or "").strip()
     if not wanted or len(wanted) > _LONGEST_TARGET:
         raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
-    if wanted == "all":
+    if gives_several(wanted):
         raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
     names = tuple(model.name for model in library.chosen(models))
     first = _whole(first_layer, 1, library.depth)

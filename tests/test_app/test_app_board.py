@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from relevancy_app import actions, asking, views
 from relevancy_app.asking import Display
@@ -205,7 +206,7 @@ def test_tables_and_status_hold_no_markup_either(session):
 
 
 def test_a_map_without_relevance_says_so(session):
-    empty = [replace(result, image_map=np.zeros_like(result.image_map)) for result in session.screen]
+    empty = [tiny.redrawn(result, image_map=np.zeros_like(result.image_map)) for result in session.screen]
     shown = Page(board(empty, Display()))
     assert len(shown.of("rv-empty")) == 2
     assert "nothing is relevant" in "".join(shown.texts)
@@ -214,9 +215,10 @@ def test_a_map_without_relevance_says_so(session):
 def test_what_is_not_a_number_is_no_json_nan(session):
     result = session.screen[0]
     broken = replace(
-        result, image_map=np.full_like(result.image_map, np.nan), relevance=np.full_like(result.relevance, np.nan),
+        tiny.redrawn(result, image_map=np.full_like(result.image_map, np.nan), share=0.0),
+        relevance=np.full_like(result.relevance, np.nan),
         shares={"image": 0.0, "text": 0.0, "first_token": 0.0},
-    )  # fmt: skip
+    )
     drawn = Page(board([broken], Display())).of("rv-map")
     assert set(json.loads(drawn[0]["data-values"])) == {None}
 
