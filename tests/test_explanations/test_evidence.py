@@ -189,7 +189,7 @@ def test_equal_patches_have_the_same_chance(noise):
     often, peaks, first = np.zeros((10, 10)), 0, 0
     draws = 400
     for seed in range(draws):
-        values = np.full((10, 10), 0.25) + noise * rng.random((10, 10))
+        values = 0.25 + noise * np.arange(100.0, 0.0, -1.0).reshape(10, 10) / 100
         one, other = rng.choice(100, 2, replace=False)
         values.flat[[one, other]] = 1.0
         areas = Areas.of(values, seed=seed)
@@ -203,6 +203,15 @@ def test_equal_patches_have_the_same_chance(noise):
             peaks, first = peaks + 1, first + (drawn == corners[0])
     assert abs(often / draws - 0.13).max() < 4.5 * math.sqrt(0.13 * 0.87 / draws)
     assert abs(first / peaks - 0.5) < 4.5 * math.sqrt(0.25 / peaks)
+
+
+def test_a_peak_among_equals_is_one_of_the_best():
+    for seed in range(50):
+        values = np.zeros((10, 10))
+        values.flat[np.random.default_rng(seed).choice(100, 40, replace=False)] = 1
+        areas = Areas.of(values, seed=seed)
+        corners = {knockouts._around(place, (10, 10)) for place in np.argwhere(areas.best)}
+        assert tuple(np.argwhere(areas.peak)[0]) in corners
 
 
 def test_which_of_equal_patches_does_not_hang_on_a_seed_alone():
