@@ -449,7 +449,7 @@ def test_refusals(models):
         compare(iter(models[:1]), tiny.picture(), QUESTION, max_new_tokens=1)
     with pytest.raises(RelevancyError, match="two models"):
         compare("demo-small", tiny.picture(), QUESTION)
-    with pytest.raises(RelevancyError, match="one token"):
+    with pytest.raises(RelevancyError, match="one map"):
         compare(models, tiny.picture(), QUESTION, target="all")
 
 

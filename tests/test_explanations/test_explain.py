@@ -357,7 +357,7 @@ def test_two_threads_on_one_model_get_what_each_gets_alone(gemma, picture):
         ({"question": None}, "must be text, not NoneType"),
         ({"question": 7}, "must be text, not int"),
         ({"question": b"Where?"}, "must be text, not bytes"),
-        ({"question": [{"role": "user", "content": "Where?"}]}, "must be text, not dict.*without chat messages"),
+        ({"question": [{"role": "user", "content": "Where?"}]}, "0 places for pictures .* and 1 were given"),
         ({"answer": 7}, "answer must be text, not int"),
         ({"answer": ["Yes", None], "question": QUESTIONS[:2]}, "one for each question, or none"),
         ({"answer": "<image>"}, "control token <image>: leave it out"),

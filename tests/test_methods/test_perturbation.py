@@ -1,5 +1,6 @@
 """captum's methods against differences of forward passes, sums that must hold, and games worked by hand."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import bare as families
@@ -10,6 +11,7 @@ from by_hand import ByHand
 
 from relevancy.core.targets import Choice
 from relevancy.explanations.explain import explain
+from relevancy.families.views import one_grid, stretched
 from relevancy.methods import perturbation
 from relevancy.methods.base import MethodSettings, opened
 from relevancy.methods.perturbation import Subject
@@ -129,9 +131,11 @@ def test_what_is_run_again_is_the_same_model(family):
     """Without pixels, on embeddings that were read before: masks and head must be those of the whole model."""
     hf, inputs = family()
     inputs["attention_mask"] = inputs["attention_mask"].clone()
-    holder = Model(hf, None, "tiny")
+    holder = Model(hf, SimpleNamespace(tokenizer=None), "tiny")
+    layout = one_grid(stretched(2, 2, np.linspace(0, 1, 3), np.linspace(0, 1, 3)))
+    prepared = Prepared(inputs, holder.image_token_id, ((layout,),) * len(inputs["input_ids"]))
     with opened(METHODS["ablation"], holder, MethodSettings("language", None, 2, 2)) as reader:
-        logits = reader.forward(Prepared(inputs, holder.image_token_id), 1, use_cache=False).logits[0, -1]
+        logits = reader.forward(prepared, 1, use_cache=False).logits[0, -1]
         subject = reader.subject(0, Choice(0, 5, 6), -1)
         again = subject.score(subject.picture.repeat(2, 1, 1, 1))
         changed = subject.score(subject.hidden)
