@@ -80,6 +80,13 @@ class Explanation:
         """Whether the map shows nothing: all zero, or not a number."""
         return not np.isfinite(self.image_map).all() or not self.image_map.any()
 
+    @property
+    def how(self) -> str:
+        """Model, method, scope, layers and version in one line: what it takes to make this result again."""
+        layers = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
+        versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
+        return f"{self.model}: method {self.method}, scope {self.scope}, {layers}{versions}"
+
     def heatmap(self, *, smooth: bool = True) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
 
@@ -153,7 +160,7 @@ class Explanation:
 
     def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
         """Picture, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
-        notes = [] if self.evidence is None else [self.evidence.sentence]
+        notes = [*([] if self.evidence is None else [self.evidence.sentence]), self.how]
         panels = [self.panel(smooth=smooth, floor=floor)]
         return figures.figure(panels, question=self.question, **{"notes": notes} | options)
 
@@ -221,24 +228,31 @@ class Explanation:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
             place = stored["image"]
             formats.require_known(stored, formats.EXPLANATION, path / _JSON)
-            return cls(
-                **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
-                target=_target(stored["target"]),
-                image=open_picture(path / _PICTURE, max_pixels=place["width"] * place["height"]).image,
-                grid=Grid(place["width"], place["height"], np.array(place["x_edges"]), np.array(place["y_edges"])),
-                tokens=tuple(stored["tokens"]),
-                is_image=np.array(stored["is_image"], dtype=bool),
-                relevance=np.array(stored["relevance"], dtype=np.float32),
-                image_map=np.array(stored["image_map"], dtype=np.float32),
-                cut=stored.get("cut"),
-                evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
-                layers=None if stored["layers"] is None else tuple(stored["layers"]),
-                notes=tuple(stored["notes"]),
-                answer_tokens=tuple(stored.get("answer_tokens", ())),
-                versions=stored["versions"],
-            )
+            image = open_picture(path / _PICTURE, max_pixels=place["width"] * place["height"]).image
+            return cls.from_json(stored, image)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], image: Image.Image) -> Explanation:
+        """What `to_json` gave, and the picture that it is about."""
+        place = stored["image"]
+        return cls(
+            **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
+            target=_target(stored["target"]),
+            image=image,
+            grid=Grid(place["width"], place["height"], np.array(place["x_edges"]), np.array(place["y_edges"])),
+            tokens=tuple(stored["tokens"]),
+            is_image=np.array(stored["is_image"], dtype=bool),
+            relevance=np.array(stored["relevance"], dtype=np.float32),
+            image_map=np.array(stored["image_map"], dtype=np.float32),
+            cut=stored.get("cut"),
+            evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
+            layers=None if stored["layers"] is None else tuple(stored["layers"]),
+            notes=tuple(stored["notes"]),
+            answer_tokens=tuple(stored.get("answer_tokens", ())),
+            versions=stored["versions"],
+        )
 
     def summary(self) -> str:
         """Answer, token, shares and, where there is some, the evidence, a line each of plain words."""
@@ -263,6 +277,17 @@ def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     shown = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
     return f"{shown}<ul>{listed}</ul>"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers in words: those that follow each other as "2 to 5"."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in found)
 
 
 def finite(value: Any) -> Any:
