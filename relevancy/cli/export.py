@@ -52,8 +52,8 @@ def export(
         typer.Option(
             "--input",
             metavar="ITEMS",
-            help="JSON Lines, CSV, TSV or Parquet files, WebDataset tar shards (a file, a folder of them, or a pattern "
-            "in quotes), a folder of pictures, a folder that datasets saved, or [bold]hf:name@split[/bold].",
+            help="JSON Lines, JSON lists, CSV, TSV or Parquet files, WebDataset tar shards (a file, a folder of them, "
+            "or a pattern in quotes), a folder of pictures, one that datasets saved, or [bold]hf:name@split[/bold].",
         ),
     ],
     out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],

@@ -76,7 +76,8 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         metavar="DATA",
-        help="LLaVA's JSON, JSON Lines, a folder of datasets, or hf:owner/name@split; again for each: all are mixed.",
+        help="LLaVA's JSON, JSON Lines, Parquet, CSV, tar shards, a folder of datasets, or hf:owner/name@split; again "
+        "for each: all are mixed.",
     ),
 ]
 Images = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["READERS", "ReaderMaker", "open_input"]
+__all__ = ["READERS", "ReaderMaker", "kind_of_file", "open_input"]
 
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +52,11 @@ def open_input(name: str, kind: str | None = None) -> RowReader:
         raise RelevancyError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
+def kind_of_file(name: str) -> str | None:
+    """The kind that a file's name tells; None where it tells none."""
+    return _by_suffix(name) or _from_outside(name)
+
+
 def _kind_of(name: str) -> str:
     path = Path(name)
     if name.startswith(datasets.PREFIX):
@@ -62,7 +67,7 @@ def _kind_of(name: str) -> str:
         inside = sorted(file.name for file in path.iterdir())
         named = next((found for file in inside if (found := _by_suffix(file)) in ("parquet", "tar")), None)
         return named or _from_outside(name) or "folder"
-    found = _by_suffix(name) or _from_outside(name)
+    found = kind_of_file(name)
     if found is None:
         raise RelevancyError(
             f"What kind of input {name} is cannot be told from its name: give --kind, one of {', '.join(READERS)}."

@@ -1,4 +1,4 @@
-"""JSON Lines: an object a line."""
+"""JSON Lines, an object a line, and JSON lists of objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from relevancy.data.json_entries import entries
 from relevancy.data.reader import (
     LONGEST_LINE,
     Broken,
@@ -21,37 +22,49 @@ from relevancy.data.reader import (
 )
 from relevancy.errors import RelevancyError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _MARK = "\ufeff"
+_HEAD = 4096
 _LIST = re.compile(r"\s*\[\s*[{\]]")  # of objects; a line that holds another list is only a row that is none
 
 
 class JsonLines(RowReader):
-    """Blank lines are no rows; a line that is no JSON object is a broken one."""
+    """Blank lines are no rows; a line or an entry of a list that is no JSON object is a broken one."""
 
     kind = "jsonl"
 
     def __init__(self, pattern: str) -> None:
         self.files, self.name = files_of(pattern, SUFFIXES), pattern
         self.base = self.files[0].parent
-        with opened(self.files[0]) as stream:
-            encoding = encoding_of(self.files[0])
-            if _LIST.match(stream.read(4096).decode(encoding, "replace").removeprefix(_MARK)):
-                raise RelevancyError(
-                    f"{pattern} is one JSON list: write its entries one a line (jq -c '.[]' {self.files[0].name})."
-                )
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:  # noqa: ARG002  they come with the line
-        """Every line but blank ones."""
+        """Every line but blank ones, or every entry of a list."""
         for path in self.files:
-            yield from _rows(path)
+            yield from _entries(path) if _is_list(path) else _lines(path)
 
     def fingerprint(self) -> str:
         """Of the files' sizes and ends."""
         return digest_of(self.files)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _is_list(path: Path) -> bool:
+    encoding = encoding_of(path)
+    with opened(path) as stream:
+        found = bool(_LIST.match(stream.read(_HEAD).decode(encoding, "replace").removeprefix(_MARK)))
+    if found and encoding != "utf-8":
+        raise RelevancyError(f"{path} is one JSON list, but no UTF-8: save it as UTF-8.")
+    return found
+
+
+def _entries(path: Path) -> Iterator[Row]:
+    for entry in entries(path):
+        if entry.broken is None and isinstance(entry.value, dict):
+            yield entry.value
+        else:
+            yield Broken(entry.broken or f"the entry is no JSON object but {type(entry.value).__name__}")
+
+
+def _lines(path: Path) -> Iterator[Row]:
     encoding = encoding_of(path)
     with opened(path) as stream:
         try:

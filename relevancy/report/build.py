@@ -16,10 +16,11 @@ from relevancy.atomic_io import whole_files
 from relevancy.errors import RelevancyError
 from relevancy.report import claim
 from relevancy.report.contents import ExportFacts, Report
-from relevancy.report.findings import Pair, find
+from relevancy.report.findings import find
 from relevancy.report.gallery import Drawer, shelves
 from relevancy.report.measures import Measures, measure
 from relevancy.report.page import page
+from relevancy.report.pair_findings import Pair
 from relevancy.report.source import open_source
 
 PAGE, NUMBERS = "report.html", "report.json"

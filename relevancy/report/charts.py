@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from relevancy.plotting.overlay import named_colormap
-from relevancy.report.findings import Histogram
+from relevancy.report.samples import Histogram
 from relevancy.stats.clustered import Estimate
 
 _STEPS = (1, 2, 2.5, 5, 10)  # times a power of ten: how far apart ticks may stand

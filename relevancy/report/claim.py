@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relevancy.explanations.evidence import BLIND_TV
-from relevancy.report.findings import SMALL_SHARE, Difference, ModelFindings, PairFindings, ReportFindings
+from relevancy.report.findings import ReportFindings
+from relevancy.report.model_findings import SMALL_SHARE, ModelFindings
+from relevancy.report.pair_findings import Difference, PairFindings
 from relevancy.report.words import level, level_interval, step, step_interval
 from relevancy.stats.clustered import FEWEST, Estimate
 

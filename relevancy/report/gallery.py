@@ -19,8 +19,8 @@ from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.plotting import overlay
 from relevancy.plotting.figures import resized
-from relevancy.report.findings import Pair
 from relevancy.report.measures import Series
+from relevancy.report.pair_findings import Pair
 from relevancy.report.source import ExportSource, Place
 
 _LONGEST = 320  # pixels of a picture's longer side on the page

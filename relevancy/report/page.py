@@ -14,8 +14,10 @@ from relevancy.explanations.evidence import BLIND_TV
 from relevancy.plotting import overlay
 from relevancy.report import charts, claim, maps, words
 from relevancy.report.contents import Report
-from relevancy.report.findings import SMALL_SHARE, ReportFindings, SplitFindings
+from relevancy.report.findings import ReportFindings
 from relevancy.report.measures import VERDICTS
+from relevancy.report.model_findings import SMALL_SHARE
+from relevancy.report.split_findings import SplitFindings
 from relevancy.stats.clustered import FEWEST
 
 _COLORS = 4  # that the style sheet has for models

@@ -21,11 +21,11 @@ from relevancy.evaluate.table import PairedScore
 from relevancy.explanations.evidence import BLIND_TV
 from relevancy.explanations.explanation import finite
 from relevancy.report.contents import without_pictures
-from relevancy.report.findings import Pair
 from relevancy.report.gallery import Card, Drawer, Shelf, ShelfRow, first_places
 from relevancy.report.groups import Grouping
 from relevancy.report.measures import Series, measure
 from relevancy.report.page import templates
+from relevancy.report.pair_findings import Pair
 from relevancy.report.source import open_source
 from relevancy.stats.clustered import Estimate, Sample, gaps, means
 from relevancy.stats.intervals import Resamples

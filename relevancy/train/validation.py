@@ -19,12 +19,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+from relevancy.data.json_entries import entries
 from relevancy.errors import RelevancyError, shortened
 from relevancy.images import is_there, open_picture
 from relevancy.train.data.dialogues import PLACED, Dialogue, Picture, dialogue_of, on_disk
-from relevancy.train.data.entries import entries
 from relevancy.train.data.examples import Encoder
-from relevancy.train.data.sources import HUB, Name, open_data, paired
+from relevancy.train.data.sources import HUB, Name, is_read_in_place, open_data, paired
 from relevancy.train.template import (
     AUTHORS,
     IGNORED,
@@ -263,8 +263,9 @@ def _all(pairs: Sequence[tuple[str, Path | None]]) -> Iterator[_Entry]:
 def _dialogues(source: str, images: Path | None) -> Iterator[_Entry]:
     """Every entry with its position. A file that cannot be read on ends in a Fault."""
     path = Path(source)
-    if source.startswith(HUB) or not path.is_file():
-        yield from enumerate(open_data(source, images, streaming=True))  # type: ignore[arg-type]
+    if not is_read_in_place(path):
+        hugging_face = source.startswith(HUB) or path.is_dir()
+        yield from enumerate(open_data(source, images, streaming=hugging_face))  # type: ignore[arg-type]
         return
     root = path.parent if images is None else images
     if not root.is_dir():

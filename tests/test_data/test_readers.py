@@ -1,6 +1,7 @@
 """Every kind of input gives the same rows; what is damaged is named, and memory stays bounded."""
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -116,6 +117,16 @@ def test_json_lines_with_marks_and_other_ends(tmp_path, encoding, end):
     assert told(items_of(tmp_path / "a.jsonl")[0]) == EXPECTED
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_json_list_is_read_as_its_entries(tmp_path, packed):
+    text = json.dumps([*ROWS[:1], 7, *ROWS[1:]], indent=1).encode("utf-8-sig")
+    path = tmp_path / ("a.json.gz" if packed else "a.json")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    rows = list(open_input(str(path)).rows())
+    assert rows[1].reason == "the entry is no JSON object but int"
+    assert [rows[0], *rows[2:]] == ROWS
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
@@ -123,7 +134,7 @@ def test_json_lines_with_marks_and_other_ends(tmp_path, encoding, end):
         ("a.csv", spelled(encoding="utf-16-be"), "UTF-16 without its mark"),
         ("a.csv", spelled(encoding="utf-16")[:-1], "cannot be read to its end"),
         ("a.jsonl", json.dumps(ROWS[0]).encode("utf-16-le"), "UTF-16 without its mark"),
-        ("a.json", json.dumps(ROWS).encode("utf-16"), "JSON list"),
+        ("a.json", json.dumps(ROWS).encode("utf-16"), "no UTF-8"),
     ],
     ids=range(5),
 )
@@ -208,7 +219,7 @@ def test_damaged_csv(tmp_path, text, reason):
     [
         ("a.jsonl", b"", "empty"), ("a.csv", b"id,image,question\n", "empty"), ("a.csv", b"", "empty"),
         ("a.csv", b"a,a\n1,2\n", "same name"), ("a.parquet", b"PAR1", "Parquet"), ("a.tar", b"x" * 600, "tar"),
-        ("a.json", b'[{"id": 1}]', "JSON list"), ("a.docx", b"x", "kind"), ("b", None, "no pictures"),
+        ("a.json", b'[{"id": 1}', "the file's end"), ("a.docx", b"x", "kind"), ("b", None, "no pictures"),
         ("none.jsonl", None, "no input"),
     ],
 )  # fmt: skip

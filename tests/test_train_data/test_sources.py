@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import pickle
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -30,10 +35,29 @@ def as_messages(given: dict) -> dict:
     return {name: value for name, value in given.items() if name != "conversations"} | {"messages": messages}
 
 
-@pytest.fixture(params=["list", "lines", "messages"])
+def as_table(file: Path) -> Path:
+    """The dialogues as rows of a table; in CSV turns and lists of pictures are spelled out."""
+    names = ["id", "conversations", "image", "images"]
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([{name: one.get(name) for name in names} for one in LISTED]), file)
+        return file
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, names, extrasaction="ignore")
+        table.writeheader()
+        lists = ("conversations", "images")
+        table.writerows(one | {name: json.dumps(one[name]) for name in lists if name in one} for one in LISTED)
+    return file
+
+
+@pytest.fixture(params=["list", "lines", "messages", "packed", "csv", "parquet"])
 def path(request, tmp_path):
     if request.param == "list":
         return write(tmp_path / "data.json", LISTED)
+    if request.param == "packed":
+        (tmp_path / "data.json.gz").write_bytes(gzip.compress(json.dumps(LISTED).encode()))
+        return tmp_path / "data.json.gz"
+    if request.param in ("csv", "parquet"):
+        return as_table(tmp_path / f"data.{request.param}")
     rows = [as_messages(one) for one in LISTED] if request.param == "messages" else LISTED
     lines = tmp_path / "data.jsonl"
     lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
@@ -67,6 +91,7 @@ def test_worker_processes_read_the_same(path):
     assert list(pickle.loads(pickle.dumps(data))) == alone
 
 
+@pytest.mark.parametrize("path", ["list", "lines"], indirect=True)
 def test_a_file_that_changes_is_noticed(path):
     data = open_data(path)
     path.write_text(path.read_text() + "  ")
@@ -190,6 +215,28 @@ def test_a_source_that_cannot_be_read(tmp_path, name, text, why):
         (tmp_path / name).write_text(text)
     with pytest.raises(RelevancyError, match=why):
         open_data(tmp_path / name)
+
+
+def test_a_table_that_changes_is_read_anew(tmp_path):
+    file = as_table(tmp_path / "data.parquet")
+    assert len(open_data(file)) == 4
+    pq.write_table(pa.Table.from_pylist([{"question": "a", "answer": "b"}]), file)
+    assert [one.turns[1].text for one in open_data(file)] == ["b"]
+
+
+def test_a_row_that_cannot_be_read_keeps_its_place(tmp_path):
+    (tmp_path / "data.csv").write_text("image,question,answer\na.png,Is it?,Yes\na.png\nb.png,Is it?,No\n")
+    data = open_data(tmp_path / "data.csv")
+    assert [one.fault is None for one in data] == [True, False, True]
+    assert "1 cells, the header 3" in data[1].fault
+    assert data[2].images == (tmp_path / "b.png",)
+
+
+def test_a_table_that_breaks_off_is_refused_in_one_line(tmp_path):
+    (tmp_path / "data.json.gz").write_bytes(gzip.compress(json.dumps(LISTED * 2000).encode())[:-40])
+    with pytest.raises(RelevancyError, match="cannot be read to its end") as caught:
+        open_data(tmp_path / "data.json.gz")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_of_pictures_that_is_not_there(path, tmp_path):

@@ -7,17 +7,23 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
+from glob import has_magic
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from relevancy.data.fields import NAMES
+from relevancy.data.fields import DIALOGUES, NAMES, listed
+from relevancy.data.inputs import kind_of_file, open_input
+from relevancy.data.json_entries import entries, parsed
+from relevancy.data.reader import Broken
 from relevancy.errors import RelevancyError
-from relevancy.train.data.dialogues import Dialogue, dialogue_of
-from relevancy.train.data.entries import entries, parsed
+from relevancy.train.data.dialogues import Dialogue, Picture, dialogue_of
+from relevancy.train.template import Turn
 
 HUB = "hf:"
 logger = logging.getLogger(__name__)
@@ -133,6 +139,17 @@ class TableDialogues(Dialogues):
         return self._measures[1]
 
 
+class CachedDialogues(TableDialogues):
+    """The dialogues of any kind of input, written into the cache of `datasets` once, under the input's fingerprint."""
+
+    def __getitem__(self, place: int) -> Dialogue:
+        """The dialogue at a place."""
+        row = self.table[place]
+        images = (one["bytes"] or (self.images or Path()) / one["path"] for one in row["images"])
+        turns = tuple(Turn(**turn) for turn in row["turns"])
+        return Dialogue(row["id"], turns, tuple(images), row["fault"], row["placed"], tuple(row["unread"]))
+
+
 class JoinedDialogues(Dialogues):
     """Several data sets one after the other, as if they were one."""
 
@@ -196,6 +213,7 @@ def open_data(
     """The dialogues of a data set; see `data.dialogues.dialogue_of` for the shapes of its entries.
 
     source     a file with a JSON list or JSON Lines; a folder that `datasets` saved; "hf:owner/name@split" of the hub;
+               whatever else `data.inputs.open_input` reads, which is first written once into the cache of `datasets`;
                or several of them, which are read one after the other
     images     folder where relative picture paths begin, or one for each source; by default that of the file
     streaming  a hub's data set is read while it arrives, not stored first
@@ -237,11 +255,62 @@ def _opened(name: str, root: Path | None, *, streaming: bool) -> Dialogues | Str
     if name.startswith(HUB) or path.is_dir():
         table = _hugging_face(name, streaming=streaming)
         return StreamedDialogues(table, root) if streaming else TableDialogues(table, root)
-    if not path.is_file():
-        raise RelevancyError(f"{name}: no such file; a data set of the hub is written {HUB}owner/name@split")
     if streaming:
         raise RelevancyError(f"{name}: only a data set of Hugging Face is streamed; a file is read from where it lies")
-    return FileDialogues(path, path.parent if root is None else root)
+    if not path.is_file() and not has_magic(name):
+        raise RelevancyError(f"{name}: no such file; a data set of the hub is written {HUB}owner/name@split")
+    if is_read_in_place(path):
+        return FileDialogues(path, path.parent if root is None else root)
+    return _cached(name, root)
+
+
+def is_read_in_place(path: Path) -> bool:
+    """Whether a file's entries are read from where they lie, as those of JSON and of names that tell nothing."""
+    return path.is_file() and path.suffix != ".gz" and kind_of_file(path.name) in (None, "jsonl")
+
+
+def _cached(name: str, root: Path | None) -> CachedDialogues:
+    datasets = _datasets()
+    reader, text = open_input(name), datasets.Value("string")
+    features = {
+        "id": text, "fault": text, "placed": text, "unread": [text], "turns": [{"role": text, "text": text}],
+        "images": [{"path": text, "bytes": datasets.Value("binary")}],
+    }  # fmt: skip
+    given = {"name": name, "state": reader.fingerprint()}
+    try:
+        table = datasets.Dataset.from_generator(_stored, features=datasets.Features(features), gen_kwargs=given)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, RelevancyError) else error) from error
+    return CachedDialogues(table, reader.base if root is None else root)
+
+
+def _stored(name: str, state: str) -> Iterator[dict[str, Any]]:  # noqa: ARG001  another state is another cache
+    for number, row in enumerate(open_input(name).rows()):
+        if isinstance(row, Broken):
+            found = Dialogue(str(number), fault=row.reason)
+        else:
+            found = dialogue_of({key: _spelled(key, value) for key, value in row.items()}, number)
+        yield {
+            "id": found.id, "fault": found.fault, "placed": found.placed, "unread": list(found.unread),
+            "turns": [asdict(turn) for turn in found.turns], "images": [_kept(picture) for picture in found.images],
+        }  # fmt: skip
+
+
+def _kept(picture: Picture) -> dict[str, Any]:
+    if isinstance(picture, Path):
+        return {"path": str(picture)}
+    if isinstance(picture, bytes):
+        return {"bytes": picture}
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return {"bytes": stream.getvalue()}
+
+
+def _spelled(key: str, value: Any) -> Any:
+    """A cell's value; where turns or pictures stand as text, what the text spells; None for an empty one."""
+    if not isinstance(value, str) or key not in (*DIALOGUES, *NAMES["picture"]):
+        return value
+    return listed(value) or value or None
 
 
 def _warn(name: str, unread: Counter[str]) -> None:
@@ -253,11 +322,16 @@ def _warn(name: str, unread: Counter[str]) -> None:
         )  # fmt: skip
 
 
-def _hugging_face(name: str, *, streaming: bool) -> Any:
+def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
         raise RelevancyError("this data set needs Hugging Face datasets: pip install 'relevancy[train]'") from error
+    return datasets
+
+
+def _hugging_face(name: str, *, streaming: bool) -> Any:
+    datasets = _datasets()
     plain, _, split = name.removeprefix(HUB).partition("@")
     try:
         if Path(plain).is_dir():

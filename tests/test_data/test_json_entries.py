@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relevancy.data import json_entries as module
+from relevancy.data.json_entries import entries, parsed
 from relevancy.errors import RelevancyError
-from relevancy.train.data import entries as module
-from relevancy.train.data.entries import entries, parsed
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30),
@@ -121,7 +121,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path):
         with path.open("w") as stream:
             stream.write("[" + ",\n".join(json.dumps({"id": n, "text": "word " * 400}) for n in range(count)) + "]")
         script = (
-            "import resource, sys; from pathlib import Path; from relevancy.train.data.entries import entries\n"
+            "import resource, sys; from pathlib import Path; from relevancy.data.json_entries import entries\n"
             "print(sum(1 for _ in entries(Path(sys.argv[1]))), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)

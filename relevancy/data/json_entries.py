@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from relevancy.data.reader import opened
 from relevancy.errors import RelevancyError
 
 LONGEST = 32 << 20
@@ -39,10 +40,10 @@ def entries(path: Path) -> Iterator[Entry]:
     the entries before. Blank lines are no entries.
     """
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             yield from _lines(stream) if is_lines(stream) else _list(stream, path)
-    except OSError as error:
-        raise RelevancyError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, EOFError) as error:
+        raise RelevancyError(f"{path}: cannot be read to its end ({error})") from error
 
 
 def is_lines(stream: BinaryIO) -> bool:
