@@ -146,7 +146,7 @@ function draw(map, picture, [width, height], scale) {
 
 function bar(place, scale) {
   if (scale[1] <= scale[0]) {
-    place.textContent = `${place.dataset.label}: nothing is relevant enough to be drawn`;
+    place.textContent = `${place.dataset.label}: nothing to draw`;
     return;
   }
   const steps = Array.from({ length: 25 }, (_, i) => colorOf(scale[0] + (i / 24) * (scale[1] - scale[0]), scale));
@@ -398,7 +398,7 @@ function fresh() {
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
     window.rvAwaited = false; // by then the page is as long as it will be
     const results = document.getElementById("rv-results");
-    if (results.getBoundingClientRect().top > window.innerHeight * 0.6) results.scrollIntoView({ block: "start" });
+    if (results.getBoundingClientRect().top > window.innerHeight * 0.3) results.scrollIntoView({ block: "start" });
   }
 }
 watch("value", fresh);

@@ -29,7 +29,7 @@ _ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for
 _SHOW_RESULTS = """() => {
   window.rvAwaited = true;
   const results = document.getElementById("rv-results");
-  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.6)
+  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.3)
     results.scrollIntoView({behavior: "smooth", block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
@@ -274,7 +274,7 @@ def _run(progress_on: gr.HTML) -> dict[str, Any]:
         "concurrency_id": MODELS,
         "concurrency_limit": 1,
         "show_progress_on": progress_on,
-        "trigger_mode": "always_last",  # what is pressed while one runs comes after it
+        "trigger_mode": "multiple",  # what is pressed while one runs comes after it
         "api_visibility": "private",
     }
 

@@ -18,7 +18,7 @@ import relevancy
 
 SCREENS = KEPT / "app"
 WIDE, NARROW = (1280, 900), (390, 844)
-PATIENCE = 60_000  # milliseconds; the machine may be busy
+PATIENCE = 30_000  # milliseconds; the machine may be busy
 # Nothing may be cut off or stick out: elements whose content is wider than themselves.
 CUT = """() => Array.from(document.querySelectorAll('[class*="rv-"]'))
   .filter((one) => one.offsetParent && !one.closest('.rv-map, .rv-canvas, .rv-stage, .rv-scroll'))
@@ -33,7 +33,8 @@ WATCH = """() => {
     began = performance.now(); window.waited = [];
   }, true);
   new MutationObserver(() => {
-    const maps = Array.from(document.querySelectorAll('#rv-board .rv-map')), drawn = document.querySelector('#rv-board [data-drawn]');
+    const maps = Array.from(document.querySelectorAll("#rv-board .rv-map"));
+    const drawn = document.querySelector("#rv-board [data-drawn]");
     if (!began || !maps.length || !drawn || maps[0].dataset.values === last) return;
     window.waited[maps.length - 1] ??= performance.now() - began;
     if (maps.length === 2) { began = 0; last = maps[0].dataset.values; }
@@ -334,12 +335,12 @@ def test_the_first_map_can_be_read_while_the_second_model_runs(visit, served, si
         patch, word = read.all_inner_texts()
         assert patch.startswith("Row 1, column 0: ")
         assert "of all" in word
-        place = card.locator(".rv-map").bounding_box()
+        place = card.locator(".rv-word").nth(2).bounding_box()
     until(page, lambda: page.locator("#rv-board .rv-map").count() == 2, "the second map")
     page.wait_for_selector("#rv-status .rv-status:not([aria-busy])")
     assert read.all_inner_texts() == [patch, word]
     assert page.evaluate("document.activeElement.classList.contains('rv-word')")
-    assert card.locator(".rv-map").bounding_box() == place
+    assert card.locator(".rv-word").nth(2).bounding_box()["y"] == pytest.approx(place["y"], abs=2)
     assert card.locator(".rv-cell").is_visible()
 
 
@@ -462,8 +463,7 @@ def test_maps_fit_the_window_and_explain_is_in_reach(visit, served, tmp_path):
         page.wait_for_timeout(300)
         for reached in ("#rv-explain", "#rv-question textarea"):
             place = page.locator(reached).bounding_box()
-            assert -1 <= place["y"]
-            assert place["y"] + place["height"] <= height + 1
+            assert -1 <= place["y"] <= height + 1 - place["height"]
 
 
 def test_a_sliver_does_not_make_a_tall_page(visit, served, tmp_path):
