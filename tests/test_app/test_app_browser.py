@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import time
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -24,6 +25,11 @@ CUT = """() => Array.from(document.querySelectorAll('[class*="rv-"]'))
   .filter((one) => one.offsetParent && !one.closest('.rv-map, .rv-canvas, .rv-stage, .rv-scroll'))
   .filter((one) => getComputedStyle(one).display !== 'inline' && one.scrollWidth > one.clientWidth + 1)
   .map((one) => one.className)"""
+
+# Buttons of which a screen reader would say nothing.
+NAMELESS = """() => Array.from(document.querySelectorAll('button'))
+  .filter((one) => one.offsetParent && !(one.innerText || one.ariaLabel || one.title || one.querySelector('img[alt]')))
+  .map((one) => one.outerHTML.slice(0, 200))"""
 
 # When the first map of a click can be seen, and when both.
 WATCH = """() => {
@@ -133,6 +139,10 @@ def test_every_screen_at_every_width(visit, size, theme):
     screen(page, f"{name}-6-options")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert page.evaluate(CUT) == []
+    assert page.evaluate(NAMELESS) == []
+    levels = page.eval_on_selector_all("h1, h2, h3, h4", "all => all.map((one) => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
 
 
 def test_own_picture_from_upload_to_download(visit, served, photograph, tmp_path, passes):

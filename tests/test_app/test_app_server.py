@@ -115,8 +115,8 @@ def test_compare_is_two_explains(served, client, picture_file):
         ({"target": "zebra crossing"}, "does not contain"),
         ({"scope": "sideways"}, "no such scope"),
         ({"first_layer": 3, "last_layer": 2}, "behind the last"),
-        ({"first_layer": 1.5}, "first_layer is a whole number"),
-        ({"last_layer": -2}, "last_layer is a whole number"),
+        ({"first_layer": 1.5}, "First_layer is a whole number"),
+        ({"last_layer": -2}, "Last_layer is a whole number"),
         ({"method": "magic"}, "no such method"),
     ],
 )
