@@ -86,6 +86,18 @@ class Grid:
         pixels[:, unseen_cols] = np.nan
         return pixels
 
+    def pixels_of(self, cells: np.ndarray) -> np.ndarray:
+        """The pixels of chosen cells, bool (rows, cols) -> bool (height, width).
+
+        A pixel in which cells meet goes with those that cover at least half of what all of them cover of it.
+        """
+        down, across = (
+            overlaps(np.arange(length + 1.0), edges).T
+            for edges, length in ((self.y_edges, self.height), (self.x_edges, self.width))
+        )
+        covered = down @ np.asarray(cells, dtype=np.float64) @ across.T
+        return np.asarray(covered >= 0.5 - _OVERLAP)
+
     def spread(self, image_map: np.ndarray) -> np.ndarray:
         """A map (rows, cols) as a mass, float64 (height, width): each cell's is even over its part of the picture.
 

@@ -1,10 +1,13 @@
 """Relevancy as the equations say it: eager attention, every matrix kept, whole N x N products. Slow and plain."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
 
 from relevancy.models.model import Model
 
@@ -15,6 +18,7 @@ class Reference:
     vision: Tensor | None  # (images, tower tokens)
     logits: Tensor  # (batch, vocabulary) of the last position
     cut: Tensor  # (batch,), the share of the decoder row's flow that is negative
+    seed: Tensor | None = None  # (images, tower tokens), what the image tokens put on the tower
 
 
 def abar(probabilities: Tensor, rule: str = "clamp") -> Tensor:
@@ -58,10 +62,12 @@ def reference(
     patches_of: Tensor | None = None,
     rule: str = "clamp",
     against: Tensor | None = None,
+    span: Sequence[int] = (),
 ) -> Reference:
     """Relevance of `targets` (batch,) token ids at `position`, by default the most probable ones.
 
     against: ids of the tokens whose logits are taken off.
+    span: ids of the tokens that are explained together in place of `targets`, the last of them at `position`.
     patches_of (image tokens, patches) says with 1 which patches a merged image token was made of.
     """
     kept: dict[str, list[Tensor]] = {"language": [], "vision": []}
@@ -87,7 +93,8 @@ def reference(
     before[""] = model.config._attn_implementation  # of the whole model, whose name "eager" would stay
     model.set_attn_implementation("eager")
     try:
-        logits = model(**inputs).logits[:, position]
+        every = model(**inputs).logits
+        logits = every[:, position]
     finally:
         for handle in handles:
             handle.remove()
@@ -98,10 +105,13 @@ def reference(
     scalar = logits.gather(1, targets[:, None]).sum()
     if against is not None:
         scalar = scalar - logits.gather(1, against[:, None]).sum()
+    places = [position - len(span) + 1 + number for number in range(len(span))] or [position]
+    if span:
+        scalar = sum(every[0, place].log_softmax(-1)[token] for place, token in zip(places, span, strict=True))
     scalar.backward()
     model.zero_grad()
 
-    row = propagate(kept["language"], rule)[:, position]
+    row = propagate(kept["language"], rule)[:, places].sum(1)
     vision = None
     if full:
         used = [layer for layer in kept["vision"] if layer.grad is not None]
@@ -134,3 +144,99 @@ def at_once(model: Model, question: str, pictures, ids) -> list[list[float]]:
     with torch.no_grad():
         logits = model.model(**inputs, logits_to_keep=len(ids) + 1).logits[:, :-1].log_softmax(-1)
     return [[float(row[place, token]) for place, token in enumerate(ids)] for row in logits]
+
+
+@dataclass
+class _Call:
+    module: nn.Module
+    probabilities: Tensor  # (batch, heads, tokens, tokens)
+    output: Tensor  # (batch, tokens, heads, dim)
+
+
+_calls: list[_Call] = []
+
+
+def _written_out(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, softcap: float | None = None, is_causal: bool | None = None, **_: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention by its definition, every probability kept."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    assert attention_mask is not None or not is_causal
+    probabilities = scores.softmax(-1)
+    probabilities.retain_grad()
+    output = (probabilities @ value).transpose(1, 2).contiguous()
+    _calls.append(_Call(module, probabilities, output))
+    return output, None
+
+
+AttentionInterface.register("written_out", _written_out)
+AttentionMaskInterface.register("written_out", eager_mask)
+
+
+def of_family(model: PreTrainedModel, inputs: dict, image_token_id: int) -> Reference:
+    """Both rows of the most probable next tokens, in float64, for a model of any family.
+
+    Tower tokens of an image token are those that its embedding depends on, by one gradient for each image token; where
+    a tower attends in several calls (windows, pictures), its matrices are blocks on a diagonal.
+    """
+    double = copy.deepcopy(model).double()
+    given = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    own = {id(module) for module in double.get_decoder().modules()}
+    read: list[Tensor] = []
+
+    def keep(_: nn.Module, __: tuple, kwargs: dict) -> None:
+        read.append(kwargs["inputs_embeds"])
+
+    _calls.clear()
+    double.set_attn_implementation("written_out")
+    double.set_experts_implementation("eager")
+    handle = double.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    logits = double(**given).logits[:, -1]
+    handle.remove()
+    calls = list(_calls)
+    layers: dict[int, list[_Call]] = {}
+    for call in calls:
+        layers.setdefault(id(call.module), []).append(call)
+    decoder = [some for module, some in layers.items() if module in own]
+    tower = [some for module, some in layers.items() if module not in own]
+
+    embeddings = read[0][given["input_ids"] == image_token_id]
+    used = [some for some in tower if _depends(embeddings.sum(), [call.output for call in some])]
+    last = [call.output for call in used[-1]]
+    direction = torch.randn(embeddings.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    made = []
+    for embedding in embeddings:
+        found = torch.autograd.grad(embedding @ direction, last, retain_graph=True, allow_unused=True)
+        parts = [
+            torch.zeros(output.shape[:2]) if one is None else (one.abs().flatten(2).sum(-1) > 0).double()
+            for one, output in zip(found, last, strict=True)
+        ]
+        made.append(torch.cat(parts, 1).flatten())
+    patches_of = torch.stack(made).double()  # (image tokens, tower tokens)
+
+    for call in calls:
+        call.probabilities.grad = None  # of the passes before
+    logits.max(-1).values.sum().backward()
+    row = propagate([some[0].probabilities for some in decoder])[:, -1]
+    if len({sum(call.probabilities.shape[0] * call.probabilities.shape[2] for call in some) for some in used}) > 1:
+        return Reference(row.detach(), None, logits.detach(), torch.zeros(len(row)))  # it merges tokens on the way
+    seed = (row.detach()[given["input_ids"] == image_token_id] @ patches_of).view(last[0].shape[0], -1)
+    relevance = torch.eye(seed.shape[1], dtype=seed.dtype).expand(len(seed), -1, -1)
+    for some in used:
+        flows = [abar(call.probabilities) for call in some]
+        whole = flows[0] if len(flows) == 1 else torch.block_diag(*[flow[0] for flow in flows])[None]
+        relevance = relevance + whole @ relevance
+    vision = torch.einsum("it,itk->ik", seed, relevance)
+    return Reference(row.detach(), vision.detach(), logits.detach(), torch.zeros(len(row)), seed)
+
+
+def _depends(scalar: Tensor, tensors: list[Tensor]) -> bool:
+    found = torch.autograd.grad(scalar, tensors, retain_graph=True, allow_unused=True)
+    return any(one is not None and bool(one.any()) for one in found)

@@ -97,8 +97,8 @@ def test_every_workload_gives_rows_beside_its_bare_forward_pass(workload):
         json.dumps(asdict(row), allow_nan=False)
     expected = {
         "map": list(VARIANTS),
-        "question": ["forward", "first", "next", "next-in-list"],
-        "token": ["forward", "first", "next", "whole-answer"],
+        "question": ["forward", "first", "first-remembered", "next", "next-in-list"],
+        "token": ["forward", "first", "next", "whole-answer", "answer-together"],
         "evidence": ["forward", "map", "map-with-evidence", "evidence"],
         "export": ["forward", "row"],
     }
@@ -112,15 +112,21 @@ def test_every_workload_gives_rows_beside_its_bare_forward_pass(workload):
 
 def test_questions_after_the_first_are_about_the_same_picture_through_the_public_call(toy, monkeypatch):
     asked = []
-    monkeypatch.setattr(workloads, "explain", lambda model, image, question, **_: asked.append((image, question)))
+
+    def noted(model, image, question, **_):
+        asked.append((image, question, model.prefixes.budget))
+
+    monkeypatch.setattr(workloads, "explain", noted)
     trial = workloads.question_trial(toy, TOY, 110)
     for _ in range(2):
         trial.renew()
-        for name in ("first", "next", "list"):
+        for name in ("first", "first-remembered", "next", "list"):
             trial.steps[name].run()
-    (first, one), (again, two), (listed, many), (other, _), *_ = asked
+    (alone, zero, nothing), (first, one, kept), (again, two, still), (listed, many, none), _, (other, *_), *_ = asked
     assert first is again
-    assert one != two
+    assert kept == still > 0 == nothing == none
+    assert one == zero != two
+    assert alone not in (first, other)
     assert listed not in (first, other)
     assert first != other
     assert len(set(many)) == workloads.QUESTIONS

@@ -249,6 +249,16 @@ def test_an_empty_map_has_a_code_of_its_own(run, tmp_path, built, monkeypatch):
     assert any("not a number" in note for note in printed["notes"])
 
 
+def test_a_span_is_one_result_and_each_of_its_tokens_one(run, tmp_path):
+    asked = {"answer": "Yes, the duck is floating."}
+    code, out, _ = run(*arguments(tmp_path / "span", target="1:3", **asked), "--json", "--no-evidence")
+    assert code == 0
+    assert json.loads(out)["target"]["length"] == 2
+    code, out, _ = run(*arguments(tmp_path / "each", target="each:1:3", **asked), "--json", "--no-evidence")
+    assert [one["target"]["position"] for one in json.loads(out)] == [1, 2]
+    assert {place.name for place in (tmp_path / "each").iterdir()} == {"000", "001"}
+
+
 @pytest.fixture(scope="module")
 def second(folder, built) -> str:
     """The name of another model in the folder."""
@@ -346,7 +356,7 @@ def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
     [
         (["model"], {}, "at least two models"),
         (["model", "nonsense"], {}, "demo-small, demo-large, 2b, 7b"),
-        (["model", "model"], {"target": "all"}, "another target than all"),
+        (["model", "model"], {"target": "all"}, "one map of each answer"),
         (["model", "model"], {"image": "cut.png"}, "damaged or cut short"),
         (["model", "model"], {"layers": "9"}, "0 to 2"),
         (["model", "model"], {"max-pixels": "10"}, "more than the limit of 10"),
@@ -378,7 +388,7 @@ MISTAKES = [
     ({"question": "\n "}, "question is empty"),
     ({"question": "x" * 10_000}, "question is too long"),
     ({"question": "\udcff"}, "UTF-8"),
-    ({"question": None}, "Missing option '--question'; see relevancy explain --help"),
+    ({"question": None}, "Give a --question, or a conversation with --messages"),
     ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
     ({"model": "no/such/folder"}, "there is no folder"),
     ({"model": "bare"}, "has no weights"),
@@ -476,3 +486,21 @@ def test_stopped_by_the_user(run, tmp_path, monkeypatch):
     code, _, err = run(*arguments(tmp_path / "out"))
     assert code == 130
     assert err == "relevancy: stopped\n"
+
+
+def test_probe_shows_where_image_tokens_lie_and_how_far_the_rule_is_from_that(run):
+    code, shown, _ = run("probe", "--model", "demo-small", "--size", "64x48", "--size", "30x90")
+    assert code == 0
+    assert "by rule (grid_for)" in shown
+    assert "scope full: exact, rows 1 x 101" in shown
+    code, stored, _ = run("probe", "--model", "demo-small", "--size", "64x48", "--json")
+    found = json.loads(stored)
+    (picture,) = found["pictures"]
+    assert code == 0
+    assert (picture["width"], picture["image_tokens"], picture["refused"]) == (64, 100, None)
+    assert 0 < picture["away"] < 0.5
+    assert [view["name"] for view in picture["views"]] == ["whole"]
+    for wrong in ("64", "0x48", "axb"):
+        code, _, said = run("probe", "--model", "demo-small", "--size", wrong)
+        assert code == 2
+        assert f"--size takes width x height such as 640x480, not '{wrong}'" in said

@@ -50,7 +50,7 @@ ORDER = (
 ONLY = {
     "evaluate": {"errors", "atomic_io", "data", "stats", "export"},
     "train": {"errors", "formats", "atomic_io", "models", "data", "images"},
-    "families": {"geometry", "errors"},
+    "families": {"core", "geometry", "errors"},
     "plotting": {"errors"},
     "core": {"errors"},
     "data": {"images", "plugins", "errors"},

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from relevancy.explanations.explanation import Explanation
 from relevancy.images import Picture
 from relevancy.models.generation import Prefill
 from relevancy.models.model import Model
@@ -296,8 +298,13 @@ def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def redrawn(result: Explanation, **changes: Any) -> Explanation:
+    """The same result with another map, grid or picture."""
+    return replace(result, pictures=(replace(result.picture(), **changes),))
+
+
 def read(model: Model, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Prefill:
     """Pictures with a question each, read by a model."""
-    examples = [Example(Picture(one), question) for one, question in zip(pictures, questions, strict=True)]
+    examples = [Example((Picture(one),), question) for one, question in zip(pictures, questions, strict=True)]
     with Session(model) as session:
         return session.prefill(session.prepare(examples))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from relevancy import Model, RelevancyError
 from relevancy.core.tape import Scope
+from relevancy.core.targets import gives_several
 from relevancy_app.library import Library, depth
 from relevancy_app.settings import COLORMAPS, MOST_QUESTIONS, SCOPES, Settings, methods
 
@@ -72,7 +73,7 @@ def ask(
     wanted = str(target or "").strip()
     if not wanted or len(wanted) > _LONGEST_TARGET:
         raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
-    if wanted == "all":
+    if gives_several(wanted):
         raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
     names = tuple(model.name for model in library.chosen(models))
     end = library.depth - 1

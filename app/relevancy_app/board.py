@@ -190,7 +190,7 @@ def _answer(number: int, result: Explanation, pressable: bool) -> str:
     target = result.target
     chips = []
     for position, text in enumerate(tokens_spoken(result.answer_tokens)):
-        chosen = position == target.position
+        chosen = position in target.positions
         if pressable:
             chips.append(
                 f'<button type="button" class="rv-chip" aria-pressed="{str(chosen).lower()}" data-model="{number}" '

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from relevancy import Model, RelevancyError
+from relevancy.core.memory import free_bytes
+from relevancy.models.prefixes import PrefixCache, share_of
 from relevancy_app.settings import MOST_MODELS
 
 
@@ -41,11 +43,16 @@ class Library:
 
 
 def library(models: Iterable[Model]) -> Library:
-    """These models, by their names. Raises when two have the same."""
+    """These models, by their names; they share a quarter of the free memory for the pictures that they read last.
+
+    Raises when two have the same name.
+    """
     found = list(models)
     names = [model.name for model in found]
     if not names or len(set(names)) < len(names):
         raise RelevancyError("give at least one model, and each only once")
+    for model in found:
+        model.prefixes = PrefixCache(share_of(free_bytes(model.device)) // len(found))
     return Library(dict(zip(names, found, strict=True)))
 
 

@@ -63,7 +63,7 @@ class Session:
         """The same, and the next model's result."""
         result = replace(result, notes=(*self.notes, *result.notes))
         picked = dict(self.picked)
-        if result.target.contrast is None:  # against a contrast the same token has another map
+        if result.target.contrast is None and result.target.log_probability is None:  # else it is another map
             picked[len(self.first), result.target.position] = result
         first, results, screen = (*self.first, result), (*self.results, result), (*self.screen, reduced(result))
         return replace(self, first=first, results=results, screen=screen, picked=picked)

@@ -16,6 +16,7 @@ TARGETS = (
     ("Very first token", "first"),
     ("Yes rather than No", "Yes|No"),
     ("No rather than Yes", "No|Yes"),
+    ("The whole answer", "answer"),
 )
 SCOPES: tuple[tuple[str, Scope], ...] = (
     ("Decoder: up to the image tokens", "language"),

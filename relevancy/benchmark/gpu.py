@@ -69,6 +69,11 @@ def _busy(rows: Rows) -> bool:
     return any((row["busy"] or 0) >= 0.5 for row in rows)
 
 
+def _saves(rows: Rows) -> bool:
+    beside = {row["variant"]: row["over_forward_bytes"] for row in rows}
+    return 2 * beside["map-recomputed"] < beside["map"]
+
+
 def _linear(rows: Rows) -> bool:
     """Over the bare pass, four times the tokens take less than six times the memory."""
     beside = {row["tokens"]: row["over_forward_bytes"] for row in rows if row["variant"] == "map"}
@@ -104,9 +109,9 @@ PARTS: tuple[Part, ...] = (
     Part(
         "map-7b",
         measurement,
-        replace(_CARD, size="7b", tokens=_LONG, repeats=3),
+        replace(_CARD, size="7b", tokens=(601, 2048), repeats=3),
         _TOY,
-        90,
+        60,
         (_costs("map", 1.8, tokens=601),),
     ),
     Part(
@@ -123,7 +128,18 @@ PARTS: tuple[Part, ...] = (
         replace(_CARD, workload="token", answer=64, repeats=2),
         replace(_TOY, workload="token", answer=3),
         40,
-        (_costs("next", 1.0),),
+        (_costs("next", 1.0), _costs("answer-together", 2.2)),
+    ),
+    Part(
+        "long-7b",
+        measurement,
+        replace(_CARD, size="7b", tokens=(8192,), repeats=1, variants=("forward", "map", "map-recomputed")),
+        replace(_TOY, tokens=(250,), variants=("forward", "map", "map-recomputed")),
+        35,
+        (
+            _costs("map-recomputed", 2.8),
+            Expectation("layers that run again need less than half of the memory beside the bare pass", _saves),
+        ),
     ),
     Part(
         "evidence-2b",

@@ -10,8 +10,8 @@ from relevancy.errors import RelevancyError
 
 WORKLOADS: Mapping[str, str] = {
     "map": "one map beside a bare forward pass and eager attention",
-    "question": "the next question about the same picture",
-    "token": "the next token of an answer, with target all",
+    "question": "the next question about the same picture, in a later call and in a list",
+    "token": "the next token of an answer, with target all; and all of its tokens together",
     "evidence": "what evidence costs besides the map",
     "export": "rows a second of an export, and how much of the time the model computes",
 }
@@ -19,6 +19,7 @@ VARIANTS: Mapping[str, str] = {
     "forward": "a bare forward pass: SDPA, no gradients, last logits",
     "map": "the map as relevancy.record takes it",
     "map-full": "the same down to the vision tower",
+    "map-recomputed": "the map where memory is short: layers keep their input and run again in backward",
     "eager-frozen": "eager attention with retained gradients, weights frozen",
     "eager-weights": "as LVLM-Interpret does it: gradients of all weights, logits of all positions",
 }

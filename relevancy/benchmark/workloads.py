@@ -79,8 +79,8 @@ class _Asked:
         """The bare forward pass that all else is measured by."""
         return TimedStep(partial(forward_only, self.model.model, self.inputs()), 1)
 
-    def explain(self, picture: Image.Image | None = None, question: int = 0, **options: Any) -> Any:
-        """A map by the public call, of a new picture by default, with the shortest answer and nothing besides."""
+    def explain(self, picture: Image.Image | None = None, question: int | slice = 0, **options: Any) -> Any:
+        """Maps by the public call, of a new picture by default, with the shortest answer and nothing besides."""
         chosen = {"evidence": False, "max_new_tokens": 1} | options
         return explain(self.model, picture or self.picture, self.questions[question], **chosen)
 
@@ -100,32 +100,41 @@ def map_trial(model: Model, setting: Setting, tokens: int) -> Trial:
 
 
 def question_trial(model: Model, setting: Setting, tokens: int) -> Trial:
-    """Questions about a picture after the first one, in calls of their own and in one list."""
+    """Questions about a picture after the first one: in calls of a model that remembers pictures, and in one list."""
     asked = _Asked(model, setting, tokens)
     now: list[Image.Image] = []
+    remembering = ExitStack()
+    remembering.enter_context(model.remembering())
+
+    def alone() -> None:
+        with model.remembering(0):
+            asked.explain()
 
     def listed() -> None:
-        explain(model, asked.picture, asked.questions, evidence=False, max_new_tokens=1)
+        with model.remembering(0):
+            asked.explain(asked.picture, slice(None))
 
     steps = {
         "forward": asked.forward(),
-        "first": TimedStep(lambda: asked.explain(now[0]), 2),
-        "next": TimedStep(lambda: asked.explain(now[0], 1), 2),
-        "list": TimedStep(listed, 2 * QUESTIONS),
+        "first": TimedStep(alone, 2),
+        "first-remembered": TimedStep(lambda: asked.explain(now[0]), 2),
+        "next": TimedStep(lambda: asked.explain(now[0], 1), 1),
+        "list": TimedStep(listed, 1 + QUESTIONS),
     }
-    rows: dict[str, Mapping[str, float]] = {name: {name: 1} for name in ("forward", "first", "next")}
+    rows: dict[str, Mapping[str, float]] = {name: {name: 1} for name in steps if name != "list"}
     rows["next-in-list"] = {"list": 1 / (QUESTIONS - 1), "first": -1 / (QUESTIONS - 1)}
-    return Trial(steps, rows, lambda: now.__setitem__(slice(None), [asked.picture]))
+    return Trial(steps, rows, lambda: now.__setitem__(slice(None), [asked.picture]), remembering)
 
 
 def token_trial(model: Model, setting: Setting, tokens: int) -> Trial:
-    """All tokens of an answer beside its first one."""
+    """All tokens of an answer beside its first one, one by one and together."""
     asked = _Asked(model, setting, tokens)
     answer = random_words(model, setting.answer, seed=QUESTIONS)
     steps = {
         "forward": asked.forward(),
         "first": TimedStep(partial(asked.explain, answer=answer, target=0), 2),
         "all": TimedStep(partial(asked.explain, answer=answer, target="all"), 1 + setting.answer),
+        "together": TimedStep(partial(asked.explain, answer=answer, target="answer"), 2),
     }
     further = setting.answer - 1
     rows = {
@@ -133,6 +142,7 @@ def token_trial(model: Model, setting: Setting, tokens: int) -> Trial:
         "first": {"first": 1.0},
         "next": {"all": 1 / further, "first": -1 / further},
         "whole-answer": {"all": 1.0},
+        "answer-together": {"together": 1.0},
     }
     return Trial(steps, rows)
 

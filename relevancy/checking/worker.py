@@ -126,7 +126,7 @@ class Worker:
     def _said(self, rows: Sequence[CheckRow]) -> list[dict[str, Any]]:
         """What the model says, and whether it is right (1, 0 or NaN); of a row that it cannot read, why."""
         try:
-            examples = [Example(open_picture(row.picture()), row.question) for row in rows]
+            examples = [Example((open_picture(row.picture()),), row.question) for row in rows]
             with Session(self.model) as session:
                 answers = session.generate(session.prefill(session.prepare(examples, features=True)))
         except RelevancyError as error:
@@ -136,7 +136,9 @@ class Worker:
         said = [shown(self.model.tokenizer, *ids).strip() for ids in answers]
         grades = [correct(words, row.expected) for words, row in zip(said, rows, strict=True)]
         return [
-            {"said": words, "right": float("nan") if right is None else float(right)}
+            {"fault": f"The answer holds the control token {controls[0]}, so it cannot be given back to the model."}
+            if (controls := self.model.controls_in(words))
+            else {"said": words, "right": float("nan") if right is None else float(right)}
             for words, right in zip(said, grades, strict=True)
         ]
 

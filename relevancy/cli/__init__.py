@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from relevancy.cli import bench, check, demo, evaluate, explain, export, methods, report, train, train_check
+from relevancy.cli import bench, check, demo, evaluate, explain, export, methods, probe, report, train, train_check
 from relevancy.cli.commands import Commands
 from relevancy.cli.terminal import EXIT_CODES, INTERRUPTED, WRONG_INPUT
 from relevancy.errors import RelevancyError, shortened
@@ -34,6 +34,7 @@ evaluate_app = Commands(invoke_without_command=True)
 app.command(epilog=EXIT_CODES)(explain.explain)
 app.command(epilog=EXIT_CODES)(explain.compare)
 app.command()(methods.methods)
+app.command()(probe.probe)
 app.command()(export.export)
 app.command(epilog=EXIT_CODES)(check.check)
 app.command()(demo.demo)

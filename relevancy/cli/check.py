@@ -75,7 +75,9 @@ def check(
     ] = None,
     scope: Annotated[ScopeName, typer.Option(help="As in explain, for methods that know it.")] = ScopeName.language,
     layers: Annotated[str | None, typer.Option(help="Decoder layers, as 6-17 or 0,4,8; all by default.")] = None,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
+    target: Annotated[
+        str, typer.Option(help="What of each answer, as in explain; not all, not each.")
+    ] = "first-relevant",
     question: Annotated[str | None, typer.Option(help="For data without a column of questions.")] = None,
     box_layout: Annotated[BoxLayout | None, typer.Option(help=BOX_LAYOUT_HELP)] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
@@ -143,10 +145,11 @@ def check(
     from relevancy.checking.check import Check
     from relevancy.checking.items import ItemList
     from relevancy.checking.worker import Settings
+    from relevancy.core.targets import gives_several
     from relevancy.metrics.deletion_insertion import Budget
 
-    if target.strip() == "all":
-        raise RelevancyError("--target all: a check follows one token of each answer; choose another target.")
+    if gives_several(target.strip()):
+        raise RelevancyError(f"--target {target.strip()}: a check makes one map of each answer; choose another target.")
     if page is not None:
         tables.place_in(page)
     frozen = None if items is None else ItemList.load(items)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,6 +17,7 @@ from relevancy.atomic_io import whole_files
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.options import (
     EVIDENCE_HELP,
+    MESSAGES_HELP,
     Bits,
     Framing,
     ScopeName,
@@ -26,6 +27,7 @@ from relevancy.cli.options import (
     value,
 )
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
+from relevancy.errors import RelevancyError
 from relevancy.methods import registry
 from relevancy.methods.registry import DEFAULT
 
@@ -39,14 +41,25 @@ if TYPE_CHECKING:
 
 def explain(
     model: Annotated[str, typer.Option(help="demo-small, demo-large, 2b, 7b, a hub id, or a local folder.")],
-    image: Annotated[str, typer.Option(metavar="FILE", help="The picture: any format Pillow reads.")],
-    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The picture: any format Pillow reads. Several times for several pictures in one question; left out, "
+            "the question is in words alone.",
+        ),
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=f"In place of --question: {MESSAGES_HELP}")
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
-            "quotes), [bold]contrast[/bold] (that token against the next best), [bold]all[/bold], a position such as "
-            "2, a string in the answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'."
+            "quotes), [bold]contrast[/bold] (that token against the next best), a position such as 2, a string in the "
+            "answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'. Several together: a span "
+            "such as 3:7, or [bold]answer[/bold] for all. One by one: [bold]all[/bold], or [bold]each:3:7[/bold]."
         ),
     ] = "first",
     scope: Annotated[
@@ -76,15 +89,17 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Explain one answer about one picture.
+    """Explain one answer: about one picture, several, or to words alone.
 
-    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, into
-    one numbered folder per token). Results of an earlier run that are there go; other files stay.
+    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all or
+    each:3:7, into one numbered folder per token), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png.
+    Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     chosen = layer_numbers(layers)
     registry.chosen(method, scope.value, chosen)
-    limit = _openable(image, max_pixels)
+    asked = _asked(question, messages)
+    limit = _openable(image or [], asked, max_pixels)
     from relevancy.explanations.explain import explain as run
     from relevancy.plotting.overlay import FLOOR
 
@@ -93,8 +108,8 @@ def explain(
         framing=value(framing),
     )  # fmt: skip
     with busy(f"explaining {loaded.name}"):
-        found = run(
-            loaded, image, question, target=target, scope=scope.value, method=method, layers=chosen,
+        (found,) = run(
+            loaded, [image or []], [asked], target=target, scope=scope.value, method=method, layers=chosen,
             answer=answer, max_new_tokens=max_new_tokens, evidence=evidence, max_pixels=limit,
         )  # fmt: skip
     results: list[Explanation] = found if isinstance(found, list) else [found]
@@ -112,7 +127,7 @@ def explain(
             say(result.summary())
             for note in result.notes:
                 say(f"note: {note}")
-            say(f"→ {folder / 'overlay.png'}")
+            say(f"→ {folder / ('overlay.png' if result.pictures else 'figure.png')}")
     if any(result.empty for result in results):
         raise typer.Exit(EMPTY_MAP)
 
@@ -131,10 +146,13 @@ def compare(
     models: Annotated[
         list[str], typer.Option("--models", "--model", metavar="MODEL...", help="Models as in explain, two or more.")
     ],
-    image: Annotated[str, typer.Option(metavar="FILE", help="The picture.")],
-    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    image: Annotated[list[str] | None, typer.Option(metavar="FILE", help="The picture; as in explain.")] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
+    messages: Annotated[Path | None, typer.Option(metavar="FILE", help="As in explain.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", hidden=True)] = None,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first-relevant",
+    target: Annotated[
+        str, typer.Option(help="What of each answer, as in explain; not all, not each.")
+    ] = "first-relevant",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain, the same for every model.")] = None,
@@ -165,14 +183,15 @@ def compare(
     check_writable(out_folder)
     chosen = layer_numbers(layers)
     registry.chosen(method, scope.value, chosen)
-    limit = _openable(image, max_pixels)
+    asked = _asked(question, messages)
+    limit = _openable(image or [], asked, max_pixels)
     from relevancy.explanations.comparison import compare as run
     from relevancy.plotting.overlay import FLOOR
 
     options = {"device": device, "dtype": dtype, "quantization": value(quantization), "framing": value(framing)}
     with stages() as report:
         found = run(
-            [*models, *(more or [])], image, question, target=target, scope=scope.value, method=method,
+            [*models, *(more or [])], image, asked, target=target, scope=scope.value, method=method,
             layers=chosen, answer=answer, keep=keep, progress=report, max_new_tokens=max_new_tokens,
             evidence=evidence, loader=lambda name: load_quietly(name, **options), max_pixels=limit,
         )  # fmt: skip
@@ -212,21 +231,39 @@ def _say_comparison(found: Comparison) -> None:
         say(line)
 
 
-def _openable(image: str, max_pixels: int | None) -> int:
+def _asked(question: str | None, file: Path | None) -> str | list[dict[str, Any]]:
+    """A question, or chat messages. Raises RelevancyError where it is neither, or both."""
+    from relevancy.models.conversation import messages_in
+
+    if question is not None and file is None:
+        return question
+    if file is None or question is not None:
+        raise RelevancyError("Give a --question, or a conversation with --messages, and not both.")
+    return messages_in(file)
+
+
+def _openable(images: Sequence[str], asked: str | list[dict[str, Any]], max_pixels: int | None) -> int:
     """The most pixels that a picture may have. A bad picture is told before gigabytes of weights are read."""
     from relevancy.images import MAX_PIXELS, open_picture
+    from relevancy.models.conversation import pictured
 
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    open_picture(image, max_pixels=limit)
+    for picture in pictured(images, asked)[0]:
+        open_picture(picture, max_pixels=limit)
     return limit
 
 
 def _say_unseen(results: Sequence[Explanation]) -> None:
     """Which models did not see the whole picture."""
-    for share, of in groupby(results, lambda result: round(result.grid.unseen, 2)):
+    for share, of in groupby(results, lambda result: round(max(_unseen(result), default=0.0), 2)):
         if share >= _EDGE:
             names = ", ".join(dict.fromkeys(result.model for result in of))
             say(
                 f"note: {share:.0%} of the picture, hatched on the map, is cut off before it comes to {names}; "
                 "--framing pad gives a LLaVA all of it"
             )
+
+
+def _unseen(result: Explanation) -> list[float]:
+    """Of each picture, the share of its area that the model never saw."""
+    return [picture.grid.unseen for picture in result.pictures]

@@ -78,6 +78,10 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="Where relative picture paths begin; by default beside the input."),
     ] = None,
+    text_rows: Annotated[
+        bool,
+        typer.Option("--text-rows", help="Ask rows without a picture in words alone; otherwise they end as errors."),
+    ] = False,
     overlays: Annotated[
         str,
         typer.Option(
@@ -95,7 +99,7 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count, explain 20 rows, estimate time and size; write nothing.")
     ] = False,
-    target: Annotated[str, typer.Option(help="Which token of each answer, as in explain; not all.")] = "first",
+    target: Annotated[str, typer.Option(help="What of each answer, as in explain; not all, not each.")] = "first",
     scope: Annotated[ScopeName, typer.Option(help="As in explain.")] = ScopeName.language,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     layers: Annotated[str | None, typer.Option(help="As in explain.")] = None,
@@ -183,6 +187,7 @@ def export(
             mask_column,
             every=question,
             layout=value(box_layout),
+            text_rows=text_rows,
         ),
         pictures=pictures,
         wish=ExplainConfig(target, scope.value, method, layer_numbers(layers), max_new_tokens, evidence),

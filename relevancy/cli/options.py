@@ -48,6 +48,10 @@ class Bits(str, Enum):
     eight = "8bit"
 
 
+MESSAGES_HELP = (
+    "JSON with chat messages in transformers' format, system messages and earlier turns too; pictures stand in them as "
+    '{"type": "image", "image": "FILE"}, found from the JSON\'s own folder, or are taken from --image in their order.'
+)
 EVIDENCE_HELP = (
     "Knock parts of the picture out of attention and see what becomes of the explained token, so that the map says by "
     "itself whether to believe it."

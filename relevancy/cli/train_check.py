@@ -117,13 +117,18 @@ def check(
 
 def _encoder_of(model: str, stage: Stage) -> Encoder:
     """With a finished model's processor."""
+    from transformers import ProcessorMixin
+
     from relevancy.models import adapters, checkpoints, compat
     from relevancy.train.data.examples import Encoder
 
     with busy(f"loading {model}'s processor"):
         location = adapters.located(model, None)
-        processor = checkpoints.processor_of(location.processor, model)
-        processor = compat.complete_processor(processor, checkpoints.config_of(location.weights, model))
+        config = checkpoints.config_of(location.weights, model)
+        processor = checkpoints.processor_of(location.processor, model, config)
+        if not isinstance(processor, ProcessorMixin):
+            raise RelevancyError(f"{model} takes no pictures: give a vision-language model")
+        processor = compat.complete_processor(processor, config)
     return Encoder.of_stage(processor, stage)
 
 

@@ -83,8 +83,8 @@ class RelevanceRow(Protocol):
 class Recorder(Protocol):
     """Decides, call by call, what a running model's attention does."""
 
-    def row_for(self, module: nn.Module) -> RelevanceRow | None:
-        """The row this layer advances, or None when it only passes gradients on."""
+    def row_for(self, module: nn.Module, query: Tensor) -> RelevanceRow | None:
+        """The row this layer advances, or None when it only passes gradients on; query as in `attend`."""
 
     def root(self, device: torch.device) -> Tensor:
         """A scalar from which a graph can grow."""
@@ -92,6 +92,10 @@ class Recorder(Protocol):
     @property
     def known(self) -> int:
         """How many tokens before the new ones were recorded in a pass of their own."""
+
+    @property
+    def rehearsing(self) -> bool:
+        """Whether a layer runs without a graph now, and will run again when backward comes to it: no row is wanted."""
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -176,10 +180,10 @@ def attend(
     if watch is not None:
         watch(query, key, call)
     tape = recorder.get()
-    if tape is None or not torch.is_grad_enabled():
+    if tape is None or not (torch.is_grad_enabled() or tape.rehearsing):
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None
 
-    row = tape.row_for(module)
+    row = tape.row_for(module, query)
     rooted = query.requires_grad or key.requires_grad or value.requires_grad
     if row is None and not rooted:  # below the first layer of interest no graph is needed
         return _forward(query, key, value, call).transpose(1, 2).contiguous(), None

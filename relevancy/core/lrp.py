@@ -138,11 +138,12 @@ class _Hearing:
     """Hears which layers attend; no row is carried."""
 
     known = 0
+    rehearsing = False
 
     def __init__(self, decoder: Stack) -> None:
         self._decoder = decoder
 
-    def row_for(self, module: nn.Module) -> RelevanceRow | None:
+    def row_for(self, module: nn.Module, query: Tensor) -> RelevanceRow | None:  # noqa: ARG002
         if self._decoder.owns(module):
             self._decoder.hear(module)
         return None

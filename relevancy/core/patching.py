@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -120,13 +120,45 @@ def attention_implementation(name: str, stack: PreTrainedModel) -> Iterator[None
             stack.set_attn_implementation(before)
 
 
+class KeptBytes:
+    """What a graph keeps for backward, in bytes, each tensor counted once and none that was there before."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] | None = None
+        self._before: set[int] = set()
+
+    @contextmanager
+    def counted(self, model: nn.Module) -> Iterator[Callable[[], int]]:
+        """Inside, graphs are counted; gives a function that says how much it is by now. The model's weights are not."""
+        sizes: dict[int, int] = {}
+        outer, before = self._sizes, self._before
+        self._before = before | {
+            tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+        }
+        self._sizes = sizes
+        try:
+            yield lambda: sum(sizes.values())
+        finally:
+            self._sizes, self._before = outer, before
+            if outer is not None:
+                outer |= sizes
+
+    def note(self, tensor: Tensor) -> None:
+        """A graph keeps this one."""
+        if self._sizes is not None:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._before:
+                self._sizes[storage.data_ptr()] = storage.nbytes()
+
+
 @contextmanager
-def activations_recomputed(stack: nn.Module) -> Iterator[None]:
+def activations_recomputed(stack: nn.Module) -> Iterator[KeptBytes]:
     """Of a gated product act(a) * b, backward keeps a and b, and computes act(a) again.
 
     The elementwise function costs little beside the matrices around it; its kept output would be a third of all the
-    memory that a gated feed-forward layer holds for backward.
+    memory that a gated feed-forward layer holds for backward. Gives what tells how much graphs keep.
     """
+    kept = KeptBytes()
     latest: list[tuple[nn.Module, Tensor, Tensor]] = []
     owner = threading.get_ident()
 
@@ -141,7 +173,9 @@ def activations_recomputed(stack: nn.Module) -> Iterator[None]:
         if latest:
             module, source, output = latest[0]
             if tensor.data_ptr() == output.data_ptr() and tensor.shape == output.shape and not output._version:
+                kept.note(source)
                 return module, source
+        kept.note(tensor)
         return tensor.detach()  # with its own graph it would be a circle that no garbage collector sees
 
     def unpack(packed: Any) -> Tensor:
@@ -157,7 +191,7 @@ def activations_recomputed(stack: nn.Module) -> Iterator[None]:
                 hooks.callback(module.register_forward_hook(remember).remove)
         hooks.callback(latest.clear)
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            yield
+            yield kept
 
 
 @contextmanager
@@ -270,8 +304,11 @@ def unread_rows_skipped(model: PreTrainedModel, stack: PreTrainedModel) -> Itera
         hidden_wanted = kwargs.get("output_hidden_states") or model.config.output_hidden_states
         kept[:] = [keep] if isinstance(keep, int) and keep > 0 and not hidden_wanted else []
 
-    def before_feed_forward(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def before_feed_forward(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not kept or threading.get_ident() != owner:
+            return None
+        if len(args) > 1:  # it is told of each position what it is, such as a picture's
+            kept.clear()
             return None
         lengths[:] = [args[0].shape[1]]
         return (_own(args[0][:, -kept[0] :]), *args[1:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -46,6 +46,8 @@ class Stack:
         self._modules = dict(_own(model, "", kinds))
         self._ids = set(map(id, self._modules.values()))
         self._heard: dict[int, nn.Module] = {}
+        self._given: dict[int, int] = {}  # positions that an attention was given in this pass, by its id
+        self._parts: dict[int, int] = {}  # of them, those that it has attended to
         self._begun = False
         self._require_attention_alone()
 
@@ -73,7 +75,22 @@ class Stack:
     def begin(self) -> None:
         """A new forward pass."""
         self._begun = True
-        self._heard.clear()
+        for noted in (self._heard, self._given, self._parts):
+            noted.clear()
+
+    def hear_part(self, module: nn.Module, tokens: int) -> tuple[int, slice | None]:
+        """The layer of an attention that was called, and which of its positions this call is about, None for all.
+
+        Towers attend window by window, or picture by picture, in calls of their own. tokens: of this call, over all of
+        its batch. Raises RelevancyError as `hear` does.
+        """
+        given, before = self._given.get(id(module), 0), self._parts.get(id(module), 0)
+        self._parts[id(module)] = before + tokens
+        if not before or before + tokens > given:
+            layer = self.hear(module)
+        else:
+            layer = next(layer for layer, other in self._heard.items() if other is module)
+        return layer, slice(before, before + tokens) if tokens < given else None
 
     def hear(self, module: nn.Module) -> int:
         """The layer, from 0, of an attention that was called. Raises RelevancyError at its second call in one pass."""
@@ -88,6 +105,10 @@ class Stack:
         self._heard[layer] = module
         return layer
 
+    def layer_of(self, module: nn.Module) -> int:
+        """The layer of an attention that was heard in this forward pass."""
+        return next(layer for layer, other in self._heard.items() if other is module)
+
     def require_every_layer(self) -> None:
         """Raise RelevancyError unless the attention of every layer was heard in the last forward pass."""
         if not self._heard and not self._begun:
@@ -98,16 +119,52 @@ class Stack:
                 f"Only {self.depth - len(missing)} of {self.depth} layers of {self._name} went through "
                 "transformers' attention interface; the map would not be the one the equations define."
             )
+        if len(lengths := set(self._parts.values())) > 1:
+            raise RelevancyError(
+                f"{self._name} reads {' and '.join(map(str, sorted(lengths)))} tokens in different layers, so no row "
+                'goes through it. Use scope="language".'
+            )
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Inside, an attention that reads another sequence than its own raises RelevancyError."""
+
+        def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states = args[0] if args else kwargs.get("hidden_states")
+            if isinstance(states, Tensor):
+                self._given[id(module)] = states.shape[:-1].numel()
+
         with ExitStack() as hooks:
             for name, module in self._modules.items():
-                if _ATTENTION.search(type(module).__name__):
+                if is_attention(module):
                     check = _refusal_of_other_sequences(name.rpartition(".")[2], module)
                     hooks.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
+                    hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
             yield
+
+    @contextmanager
+    def listened(self) -> Iterator[Callable[[], list[Tensor]]]:
+        """Inside, a call gives what attention made in each layer of this pass, (images, tokens, width) or
+        (tokens, width), only once.
+        """
+        made: dict[int, Tensor] = {}
+
+        def keep(module: nn.Module, _: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            if any(module is other for other in self._heard.values()) and states.requires_grad:
+                made[id(module)] = states
+
+        def taken() -> list[Tensor]:
+            layers = [made[id(module)] for _, module in sorted(self._heard.items()) if id(module) in made]
+            made.clear()
+            return layers
+
+        with ExitStack() as hooks:
+            hooks.callback(made.clear)
+            for module in self._modules.values():
+                if is_attention(module):
+                    hooks.callback(module.register_forward_hook(keep).remove)
+            yield taken
 
     def _require_attention_alone(self) -> None:
         for name, module in self._modules.items():
@@ -129,10 +186,16 @@ def depth_of(stack: Any) -> int:
             f"{type(stack).__name__} is no stack of layers that can be followed: this family keeps its decoder where "
             "transformers' get_decoder() does not find it."
         )
-    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    own = config.get_text_config(decoder=True)
+    depth = getattr(own, "num_hidden_layers", None) or getattr(own, "depth", None)
     if not isinstance(depth, int) or depth < 1:
         raise RelevancyError(f"{type(stack).__name__} does not say how many layers it has.")
     return depth
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module attends, by the name of its class."""
+    return _ATTENTION.search(type(module).__name__) is not None
 
 
 def _own(module: nn.Module, name: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, nn.Module]]:

@@ -7,7 +7,6 @@ __all__ = ["Rows", "Scope", "Tape", "record"]
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import isqrt
 from operator import index
 from typing import Any, Literal
 
@@ -16,19 +15,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import attention, patching
-from relevancy.core.stacks import Stack, depth_of
+from relevancy.core.recomputation import Recomputation
+from relevancy.core.seeds import Seed, Seeds
+from relevancy.core.stacks import Stack, depth_of, is_attention
 from relevancy.errors import RelevancyError
 
 Scope = Literal["language", "full"]
 SCOPES: tuple[Scope, ...] = ("language", "full")
 Rule = Literal["clamp", "magnitude"]
 
-# Families whose image tokens are the tower's tokens, one by one, but for those that stand before the first one kept.
-_ONE_BY_ONE = frozenset({"llava", "vipllava", "paligemma", "janus", "deepseek_vl"})
-# Families whose connector merges square blocks of patches into one image token, block rows first.
-_MERGING_BLOCKS = frozenset({"gemma3", "idefics3", "smolvlm", "internvl"})
-
-
+_seeds = Seeds()
 _NO_PATH = "The target does not depend on any chosen layer of this model's last forward pass."
 
 
@@ -37,13 +33,17 @@ class Rows:
     """Relevance rows of one target scalar per example, float32.
 
     language: (batch, tokens), the explained position's own unit e_t included.
-    vision: (images, tower tokens) with scope "full", else None.
+    vision: (images, tower tokens) with scope "full", else None. A tower that reads all pictures as one sequence has
+        one row.
+    image: (batch, tokens) with scope "full": `vision` gathered on the image tokens that its tower tokens are part of,
+        zero elsewhere; else None.
     cut: (batch,), the share of the decoder row's flow that the clamp of eq. 5 removed, see `record`; None with rule
         "magnitude", which removes nothing.
     """
 
     language: Tensor
     vision: Tensor | None
+    image: Tensor | None = None
     cut: Tensor | None = None
 
 
@@ -60,18 +60,63 @@ class Tape:
         rule: Rule = "clamp",
     ) -> None:
         self._decoder, self._tower, self._layers = decoder, tower, layers
+        self._carried, self._rule = carried, rule
         self._position: int | Tensor = -1
         self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
         self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
         self._split: _SplitRow | None = None
+        self.kept: patching.KeptBytes | None = None
+        self.recomputation: Recomputation | None = None
+        self.rehearsing = self.repeating = False
         self._part: Literal["whole", "beginning", "rest"] = "whole"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a forward pass is a beginning, or goes on from one."""
+        return self._part != "whole"
 
     @property
     def known(self) -> int:
         """How many tokens the beginning has that this forward pass goes on from."""
         return self._split.tokens if self._split is not None and self._part == "rest" else 0
+
+    def another(self) -> Tape:
+        """A tape of the same kind for the same model, which remembers a beginning of its own."""
+        return Tape(self._decoder, self._tower, self._layers, carried=self._carried, rule=self._rule)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, forward passes are recorded here: for a tape that is `another`, within `record` of the same model."""
+        token = attention.recorder.set(self)
+        try:
+            yield
+        finally:
+            attention.recorder.reset(token)
+
+    def records(self, model: PreTrainedModel) -> bool:
+        """Whether it is this model's attention that is recorded."""
+        return self._decoder.model is model.get_decoder()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside, a layer runs without a graph that `repetition` makes later, once for each target."""
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
+
+    @contextmanager
+    def repetition(self) -> Iterator[None]:
+        """Inside, backward runs a layer once more, on whatever thread."""
+        self.repeating = True
+        try:
+            with self.recording():
+                yield
+        finally:
+            self.repeating = False
 
     @contextmanager
     def beginning(self, tokens: int) -> Iterator[None]:
@@ -99,19 +144,20 @@ class Tape:
 
     # What attention asks while the model runs.
 
-    def row_for(self, module: nn.Module) -> attention.RelevanceRow | None:
+    def row_for(self, module: nn.Module, query: Tensor) -> attention.RelevanceRow | None:
         """The row which this layer's attention advances, or None for one that takes no part."""
         if self._decoder.owns(module):
-            layer = self._decoder.hear(module)
-            if layer not in self._layers:
+            layer = self._decoder.layer_of(module) if self.repeating else self._decoder.hear(module)
+            if layer not in self._layers or self.rehearsing:
                 return None
             if self._split is None:
                 return self._language
             return (_RestLayer if self._part == "rest" else _BeginningLayer)(self._split, layer)
         if self._tower is None or not self._tower.owns(module):
             return None
-        self._tower.hear(module)
-        return self._vision
+        assert self._vision is not None
+        _, part = self._tower.hear_part(module, query.shape[0] * query.shape[2])
+        return self._vision if part is None else _PartOfTower(self._vision, part)
 
     def root(self, device: torch.device) -> Tensor:
         """The leaf under all attention that takes part: backward goes as far down as that, not to the embeddings."""
@@ -119,10 +165,10 @@ class Tape:
             self._roots[device] = torch.zeros((), device=device, requires_grad=True)
         return self._roots[device]
 
-    def see(self, images: _Images | None) -> None:
-        """Note where this forward pass has its image tokens; forget the graphs of those that it does not go on from."""
+    def begin(self) -> None:
+        """A forward pass begins: forget the graphs of those that it does not go on from."""
         if self._part != "rest":
-            self._images = images
+            self._images = None
             self._roots.clear()
         if self._part == "whole":
             self._split = None
@@ -130,13 +176,19 @@ class Tape:
         if self._tower is not None and self._part != "rest":
             self._tower.begin()
 
+    def see(self, images: Callable[[], _Images | None]) -> None:
+        """The decoder is about to read: note where the pictures of this forward pass stand."""
+        if self._tower is not None and self._part != "rest":
+            self._images = images()
+
     # What the user asks afterwards.
 
     def relevance(self, target: Tensor, position: int | Tensor = -1, *, retain_graph: bool = False) -> Rows:
         """The relevance rows of target scalars of the latest forward pass, and of the beginning that it goes on from.
 
         target: (batch,), one scalar per example, for instance the logit of its next token.
-        position: the sequence position(s) whose logits emit the target, one for all or (batch,).
+        position: the sequence position(s) whose logits emit the target, one for all or (batch,); (batch, positions) for
+            one that several emit together: the row is then the sum of theirs, a position named twice counting once.
         retain_graph: keep the graph, for another target over the same forward pass.
         Source: Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6, row t of R.
         """
@@ -160,10 +212,13 @@ class Tape:
             whole = torch.cat([self._split.beginning(), whole], 1)
         language, cut = whole.float(), self._language.cut()
         if self._vision is None:
-            return Rows(language, None, cut)
+            return Rows(language, None, cut=cut)
         if self._vision.value is None:
             raise RelevancyError("The target does not depend on the vision tower in this model's last forward pass.")
-        return Rows(language, self._vision.value.float(), cut)
+        assert self._images is not None
+        vision = self._vision.value.float()
+        image = self._images.gathered(vision)
+        return Rows(language, vision, nn.functional.pad(image, (0, language.shape[1] - image.shape[1])), cut)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -171,14 +226,15 @@ class Tape:
         if isinstance(self._position, int):  # a number is not copied to the device, for which it would have to wait
             row[:, self._position % tokens] = 1
             return row
-        position = self._position.to(like.device).expand(batch) % tokens
-        return row.scatter_(1, position[:, None], 1)
+        position = self._position.to(like.device)
+        position = position.expand(batch, -1) if position.ndim == 2 else position.expand(batch)[:, None]
+        return row.scatter_(1, position % tokens, 1)
 
     def _on_tower(self, like: Tensor) -> Tensor:
         assert self._images is not None
         assert self._language.value is not None
         row = self._language.value if self._split is None else self._split.beginning()
-        return self._images.place(row, like)
+        return self._images.placed(row.to(like.device))
 
 
 @contextmanager
@@ -196,7 +252,8 @@ def record(
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
     carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
     rule: "clamp" is eq. 5; "magnitude" takes sizes in its place, Abar = mean_h |A_h * dy/dA_h| with rows summing to 1.
-    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left.
+    Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left. Where
+    what all layers keep for backward would not fit in the memory that is free, they keep their inputs and run again.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
     """
     patching.require_gradients(model)
@@ -204,9 +261,22 @@ def record(
     tower = _tower(model) if scope == "full" else None
     tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule)
 
+    given: dict[str, Any] = {}  # what the model was asked, between its beginning and its decoder's
+
+    def recording() -> Tape | None:
+        now = attention.recorder.get()
+        return now if torch.is_grad_enabled() and isinstance(now, Tape) and now.records(model) else None
+
     def begin(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and attention.recorder.get() is tape:
-            tape.see(_Images.of(model, tower.model, kwargs) if tower is not None else None)
+        if now := recording():
+            recomputation.begin(in_parts=now.in_parts)
+            given.update(kwargs)
+            now.begin()
+
+    def decode(_: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        if now := recording():
+            now.see(lambda: _Images.of(model, kwargs.get("inputs_embeds"), given, taken()))
+            given.clear()
 
     attention.register()
     with ExitStack() as stack:
@@ -217,14 +287,20 @@ def record(
             if part is not None:
                 stack.enter_context(patching.attention_implementation(attention.NAME, part.model))
                 stack.enter_context(part.guarded())
-        stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.kept = stack.enter_context(patching.activations_recomputed(decoder.model))
+        tape.recomputation = recomputation = Recomputation(decoder.model, tape.kept)
+        stack.enter_context(recomputation.watching())
         stack.enter_context(patching.unread_rows_skipped(model, decoder.model))
         stack.enter_context(patching.output_rows_picked(model))
         stack.enter_context(patching.linears_fast_backward(decoder.model))
+        stack.callback(given.clear)
         stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        if tower is not None:
+            taken = stack.enter_context(tower.listened())
+            stack.enter_context(_alone_between(model, decoder, tower, recording))
+            stack.callback(decoder.model.register_forward_pre_hook(decode, with_kwargs=True).remove)
         stack.enter_context(torch.enable_grad())
-        token = attention.recorder.set(tape)
-        stack.callback(attention.recorder.reset, token)
+        stack.enter_context(tape.recording())
         yield tape
 
 
@@ -341,63 +417,97 @@ class _BeginningLayer(_RestLayer):
 
 
 @dataclass(frozen=True)
+class _PartOfTower:
+    """Some positions of a tower's row, which is one sequence: a window or a picture that attends within itself."""
+
+    row: _CarriedRow
+    part: slice
+
+    @property
+    def fresh(self) -> bool:
+        return self.row.fresh
+
+    def read(self, like: Tensor) -> Tensor:
+        return self.row.read(like)[:, self.part]
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        return self.row.advance(row, flow, total)
+
+    def add(self, update: Tensor) -> None:
+        assert self.row.value is not None
+        whole = torch.zeros_like(self.row.value)
+        whole[:, self.part] = update
+        self.row.add(whole)
+
+
+@dataclass(frozen=True)
 class _Images:
     """Where the pictures of one forward pass stand, in the sequence and in the tower."""
 
     mask: Tensor  # (batch, tokens) bool: image tokens
-    rows: int  # patches per picture, down and across
-    cols: int
-    family: str
+    seed: Seed
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tower: PreTrainedModel, inputs: dict[str, Any]) -> _Images | None:
-        ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
-        if ids is None or pixels is None:
+    def of(
+        cls, model: PreTrainedModel, embeddings: Tensor | None, inputs: dict[str, Any], layers: list[Tensor]
+    ) -> _Images | None:
+        ids = inputs.get("input_ids")
+        if ids is None or embeddings is None or not layers:
             return None
-        patch = _patch_size(tower)
-        height, width = pixels.shape[-2:]
-        return cls(ids == model.config.image_token_id, height // patch, width // patch, model.config.model_type)
+        mask = ids == _image_token_id(model)
+        return cls(mask, _seeds.of(model, layers, embeddings[mask.to(embeddings.device)], inputs))
 
-    def place(self, row: Tensor, like: Tensor) -> Tensor:
+    def placed(self, row: Tensor) -> Tensor:
         """The image tokens' relevance on the tower tokens that they come from, (images, tower tokens).
 
         Class and register tokens are among them where the connector reads them; all others start at zero. An image
         token that was merged of several patches gives each of them its own value.
         """
-        images, _, tokens, _ = like.shape
-        values = row.to(like.device)[self.mask.to(like.device)]
-        patches, kept = self.rows * self.cols, values.numel() // images
-        special, merged = tokens - patches, isqrt(patches // max(1, kept))
-        whole = kept * images == values.numel() and special >= 0
-        placed = row.new_zeros(images, tokens)
-        if whole and self.family in _ONE_BY_ONE and min(patches, tokens - 1) <= kept <= tokens:
-            placed[:, tokens - kept :] = values.view(images, kept)
-        elif whole and self.family in _MERGING_BLOCKS and kept * merged**2 == patches:
-            blocks = values.view(images, self.rows // merged, self.cols // merged)
-            placed[:, special:] = blocks.repeat_interleave(merged, 1).repeat_interleave(merged, 2).flatten(1)
-        else:
-            raise RelevancyError(
-                f'scope="full" is not exact for {self.family}: how its {values.numel()} image tokens come from '
-                f'{images} x {tokens} tower tokens is not known here. Use scope="language".'
-            )
-        return placed
+        return self.seed.placed(row[self.mask.to(row.device)])
+
+    def gathered(self, row: Tensor) -> Tensor:
+        """The tower's relevance on the image tokens, (batch, tokens)."""
+        gathered = torch.zeros(self.mask.shape, dtype=row.dtype, device=row.device)
+        gathered[self.mask.to(row.device)] = self.seed.gathered(row)
+        return gathered
+
+
+def _image_token_id(model: PreTrainedModel) -> int:
+    for entry in ("image_token_id", "image_token_index"):
+        if isinstance(found := getattr(model.config, entry, None), int):
+            return found
+    raise RelevancyError(
+        f"The config of {type(model).__name__} names no image token, so that its pictures have no place in the "
+        'sequence. Use scope="language".'
+    )
 
 
 def _tower(model: PreTrainedModel) -> Stack:
-    family, tower = model.config.model_type, model.get_encoder(modality="image")
-    if tower is model or not isinstance(tower, PreTrainedModel) or _patch_size(tower) is None:
+    tower = model.get_encoder(modality="image")
+    if tower is model or not isinstance(tower, PreTrainedModel):
         raise RelevancyError(f'{type(model).__name__} has no vision tower to follow. Use scope="language".')
-    if family not in _ONE_BY_ONE | _MERGING_BLOCKS:
-        raise RelevancyError(
-            f'scope="full" is not exact for {family}: how its image tokens come from its vision tower is not known '
-            'here. Use scope="language".'
-        )
+    _image_token_id(model)
     return Stack.tower(tower)
 
 
-def _patch_size(tower: PreTrainedModel) -> Any:
-    size = getattr(tower.config, "patch_size", None)
-    return size[0] if isinstance(size, (list, tuple)) else size
+@contextmanager
+def _alone_between(
+    model: PreTrainedModel, decoder: Stack, tower: Stack, recording: Callable[[], Tape | None]
+) -> Iterator[None]:
+    """Inside, attention that runs beside tower and decoder raises RelevancyError: the rows would leave it out."""
+
+    def refuse(module: nn.Module, _: Any) -> None:
+        if recording():
+            raise RelevancyError(
+                f'scope="full" is not exact for {model.config.model_type}: {type(module).__name__} attends outside '
+                f'{type(tower.model).__name__}, and would be left out. Use scope="language".'
+            )
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if is_attention(module) and not decoder.owns(module) and not tower.owns(module):
+                hooks.callback(module.register_forward_pre_hook(refuse).remove)
+        yield
 
 
 def chosen_layers(layers: Iterable[int] | None, decoder: PreTrainedModel) -> frozenset[int]:

@@ -1,14 +1,16 @@
-"""Which number is explained: a token of the answer by its place or its text, all of them, or one against another."""
+"""Which number is explained: a token of the answer by its place or text, several together, or one against another."""
 
 from __future__ import annotations
 
-__all__ = ["Target"]
+__all__ = ["Target", "gives_several"]
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from operator import index
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -16,19 +18,24 @@ from relevancy.errors import RelevancyError
 
 _WORD = re.compile(r"\w")
 _POSITION = re.compile(r"-?\d{1,9}")
+_SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 _NAMED = "word:"
-_CONTRAST = "contrast"
+_EACH = "each:"
+_CONTRAST, _ALL, _WHOLE = "contrast", "all", "answer"
 
 
 @dataclass(frozen=True)
 class Target:
-    """One explained token.
+    """One explained token, or a span of tokens that are explained together.
 
     token, id: its text, and its number in the vocabulary.
     position: in the answer, from 0.
     probability: the token's softmax share at its position.
     logit: the token's own; with a contrast, what is explained is logit - contrast_logit.
     contrast, contrast_id, contrast_logit: the token that it is explained against, if there is one.
+    length: how many tokens from `position` on.
+    log_probability: of a span, what is explained: the sum over its tokens, each after those before it; None for a token
+        whose logit is. A span's token is the text of all, its probability the product; id and logit are its first's.
     """
 
     token: str
@@ -39,6 +46,13 @@ class Target:
     contrast: str | None = None
     contrast_id: int | None = None
     contrast_logit: float | None = None
+    length: int = 1
+    log_probability: float | None = None
+
+    @property
+    def positions(self) -> range:
+        """All of its tokens' places in the answer."""
+        return range(self.position, self.position + self.length)
 
 
 @dataclass(frozen=True)
@@ -46,12 +60,34 @@ class Choice:
     """Where to look and which ids to take the logits of: `id`, minus `contrast_id` if there is one.
 
     against_next: the contrast is the likeliest other token, which only the logits tell, see `against`.
+    span: ids of all tokens from `position` on that are explained together, by the sum of their log-probabilities; empty
+        where it is one token's logit.
     """
 
     position: int
     id: int
     contrast_id: int | None = None
     against_next: bool = False
+    span: tuple[int, ...] = ()
+
+    @classmethod
+    def spanning(cls, position: int, ids: Sequence[int]) -> Choice:
+        """A span of these tokens, the first of them at `position`."""
+        return cls(position, ids[0], span=tuple(ids))
+
+    @property
+    def length(self) -> int:
+        """How many positions emit it."""
+        return max(1, len(self.span))
+
+    @property
+    def last(self) -> int:
+        """The position of its last token."""
+        return self.position + self.length - 1
+
+    def singly(self) -> list[Choice]:
+        """Its tokens, each for itself."""
+        return [Choice(self.position + number, token) for number, token in enumerate(self.span)] or [self]
 
     def against(self, logits: Tensor) -> Choice:
         """The same with its contrast known, from the position's logits (vocabulary,)."""
@@ -61,13 +97,31 @@ class Choice:
         return replace(self, contrast_id=second if first == self.id else first, against_next=False)
 
     def scalar(self, logits: Tensor) -> Tensor:
-        """The number that is explained, from the position's logits (vocabulary,)."""
+        """The number that is explained, from its position's logits (vocabulary,), a span's (length, vocabulary)."""
+        if self.span:
+            return self._log_probabilities(logits).sum()
         return logits[self.id] if self.contrast_id is None else logits[self.id] - logits[self.contrast_id]
 
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        """Of a span's tokens, (length,), in float32 or finer."""
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        return exact.gather(-1, torch.tensor(self.span, device=logits.device)[:, None])[:, 0]
+
     def described(self, logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Target:
-        """The target as a user reads it, from the position's logits (vocabulary,)."""
+        """The target as a user reads it, from logits as `scalar` takes them."""
         scores = logits.detach().float()
         against = self.contrast_id
+        if self.span:
+            total = float(self._log_probabilities(scores).sum())
+            return Target(
+                token=shown(tokenizer, *self.span),
+                id=self.id,
+                position=self.position,
+                probability=exp(total),
+                logit=float(scores[0, self.id]),
+                length=len(self.span),
+                log_probability=total,
+            )
         return Target(
             token=shown(tokenizer, self.id),
             id=self.id,
@@ -86,10 +140,10 @@ def parsed(target: str | int) -> str | int:
     Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:contrast", "word:A|B".
     """
     if isinstance(target, str):
-        if not target.removeprefix(_NAMED).strip():
+        if not target.removeprefix(_EACH).removeprefix(_NAMED).strip():
             raise RelevancyError(
-                "target is empty: use first, first-relevant, contrast, all, a position, a string, word:2 for a string "
-                "that reads as one of these, or 'A|B'."
+                "target is empty: use first, first-relevant, contrast, answer, all, a position, a span such as 3:7, a "
+                "string, word:2 for a string that reads as one of these, each:3:7 for its tokens one by one, or 'A|B'."
             )
         return int(target.strip()) if _POSITION.fullmatch(target.strip()) else target
     try:
@@ -105,15 +159,23 @@ def needs_answer(target: str | int) -> bool:
     return target not in ("first", 0)
 
 
+def gives_several(target: str | int) -> bool:
+    """Whether there is a result for each of several tokens."""
+    return isinstance(target, str) and (target == _ALL or target.startswith(_EACH))
+
+
 def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[Choice]:
-    """What `target` means for an answer of these token ids, stop token excluded; several only for "all".
+    """What `target` means for an answer of these token ids, stop token excluded; several where it `gives_several`.
 
     Raises RelevancyError when the answer does not hold what was asked for.
     """
     if not answer:
         raise RelevancyError("The model's answer is empty, so there is no token to explain: ask another question.")
-    if target == "all":
-        return [Choice(position, token) for position, token in enumerate(answer)]
+    if isinstance(target, str) and gives_several(target):
+        within = _WHOLE if target == _ALL else parsed(target.removeprefix(_EACH))
+        return [one for choice in choose(within, answer, tokenizer) for one in choice.singly()]
+    if target == _WHOLE:
+        return [Choice.spanning(0, answer)]
     if target == "first":
         return [Choice(0, answer[0])]
     if target in ("first-relevant", _CONTRAST):
@@ -127,17 +189,32 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
                 f"named by {_NAMED}{target})."
             )
         return [Choice(target % len(answer), answer[target])]
+    if span := _SPAN.fullmatch(target.strip()):
+        return [_span(span, answer)]
     named = target.startswith(_NAMED)
     first, bar, second = target.partition("|")
     if bar and not named:
         return [_contrast(first, second, answer, tokenizer)]
-    position = _position_of(target.removeprefix(_NAMED), answer, tokenizer)
-    return [Choice(position, answer[position])]
+    places = _places_of(target.removeprefix(_NAMED), answer, tokenizer)
+    ids = [answer[place] for place in places]
+    return [Choice(places[0], ids[0]) if len(ids) == 1 else Choice.spanning(places[0], ids)]
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, *tokens: int) -> str:
     """Tokens as text, spaces and control tokens kept as they are."""
     return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def _span(span: re.Match[str], answer: Sequence[int]) -> Choice:
+    """As Python slices: from the first number, before the second; without one, from the beginning or to the end."""
+    places = range(len(answer))[slice(*(None if end is None else int(end) for end in span.groups()))]
+    beyond = any(end is not None and not -len(answer) <= int(end) <= len(answer) for end in span.groups())
+    if not places or beyond:
+        raise RelevancyError(
+            f"The answer has {len(answer)} tokens, so a span lies within 0:{len(answer)}: there is no {span[0]} (the "
+            f"string is named by {_NAMED}{span[0]})."
+        )
+    return Choice.spanning(places[0], [answer[place] for place in places])
 
 
 def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Choice:
@@ -160,8 +237,8 @@ def _first_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return ids[0]
 
 
-def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which `wanted` begins in the answer; its own spelling first, then upper and lower case alike."""
+def _places_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> range:
+    """The tokens that hold `wanted` in the answer; its own spelling first, then upper and lower case alike."""
     text = shown(tokenizer, *answer)
     found = re.search(re.escape(wanted), text) or re.search(re.escape(wanted), text, re.IGNORECASE)
     if found is None:
@@ -169,6 +246,9 @@ def _position_of(wanted: str, answer: Sequence[int], tokenizer: PreTrainedTokeni
             f'The answer is "{text.strip()}"; it does not contain "{wanted}". Name a part of it, or explain another '
             "answer: answer= (--answer)."
         )
-    said = (shown(tokenizer, *answer[:position]) for position in range(len(answer)))
+    said = [shown(tokenizer, *answer[:position]) for position in range(len(answer))]
     # The latest, since within a character of several tokens what is said so far may be longer than the character.
-    return max(position for position, part in enumerate(said) if len(part) <= found.start())
+    first = max(position for position, part in enumerate(said) if len(part) <= found.start())
+    whole = (place for place in range(first + 1, len(answer)) if len(said[place]) >= found.end())
+    through = next((place for place in whole if text.startswith(said[place])), len(answer))
+    return range(first, through)

@@ -38,6 +38,7 @@ class Columns:
     """The input column of each role, None where there is none; `every` asks one question of all pictures.
 
     layout: of the boxes, one of `boxes.LAYOUTS`; where it is not named, corners, if they can be.
+    text_rows: rows without a picture are asked in words alone; otherwise they are at fault.
     """
 
     id: str | None = None
@@ -48,6 +49,7 @@ class Columns:
     mask: str | None = None
     every: str | None = None
     layout: str | None = None
+    text_rows: bool = False
 
     def found_in(self, names: Sequence[str]) -> Columns:
         """These columns, and for roles that were not named the usual ones. Raises RelevancyError for what lacks."""
@@ -56,7 +58,7 @@ class Columns:
         if self.layout is not None and self.layout not in LAYOUTS:
             raise RelevancyError(f"There is no layout of boxes {self.layout!r}; choose from {', '.join(LAYOUTS)}.")
         asked, there = asdict(self), ", ".join(short(repr(name)) for name in sorted(names)[:50])
-        chosen: dict[str, str | None] = {"every": self.every, "layout": self.layout}
+        chosen: dict[str, Any] = {"every": self.every, "layout": self.layout, "text_rows": self.text_rows}
         for role in ROLES:
             if asked[role] is not None and asked[role] not in names:
                 raise RelevancyError(f"There is no column {asked[role]!r}; the input has {there}.")
@@ -64,8 +66,11 @@ class Columns:
             chosen[role] = asked[role] or usual
         if self.every is not None:
             chosen["question"] = None
-        if chosen["picture"] is None:
-            raise RelevancyError(f"No column holds pictures: name one with --picture-column; the input has {there}.")
+        if chosen["picture"] is None and not self.text_rows:
+            raise RelevancyError(
+                "No column holds pictures: name one with --picture-column, or ask in words alone with --text-rows; the "
+                f"input has {there}."
+            )
         if chosen["question"] is None and self.every is None:
             raise RelevancyError(
                 f"No column holds questions: name one with --question-column, or ask one --question of all pictures; "
@@ -154,7 +159,9 @@ class Itemizer:
         notes = []
         if of.id is not None and _hash(own) in self.survey.repeated:
             notes.append("this id stands in more than one row")
-        picture, wrong_picture = _source(values.get(of.picture or ""), self.base)
+        shown = values.get(of.picture or "")
+        alone = of.text_rows and (_missing(shown) or shown == [])
+        picture, wrong_picture = (None, None) if alone else _source(shown, self.base)
         question, answer, wrong_question = _question(of, values)
         expected, wrong_answer = _expected(values.get(of.expected) if of.expected else answer)
         boxes, wrong_boxes = _boxes(values.get(of.boxes or ""), of.layout)

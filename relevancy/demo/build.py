@@ -117,6 +117,7 @@ def train_one(
         (decoder.finetune, look_and_answer, features),
         (decoder.settle, look_and_answer, features),
         (decoder.sharpen, look_closely_and_answer, features),
+        (decoder.respond, look_and_answer, features),
     ]
     for stage, talk, seen in lessons:
         if stage is decoder.sharpen:

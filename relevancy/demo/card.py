@@ -32,8 +32,9 @@ them. Then the two stages of LLaVA: connector alone on descriptions of pictures 
 descriptions ("describe"), open questions ("openly"), questions of both forms ("finetune", "settle"), and questions on
 pictures that fade, where the fainter the picture, the more answers are wrong ("sharpen"), so that logits grow with what
 is seen. From "finetune" on attention to the picture has a small price, so that heads with nothing to find there rest on
-words, as those of large models rest on the first token; at the end the last norm's gain is raised, so that logits keep
-a gradient. `relevancy train demo` rebuilds the pair from a seed.
+words, as those of large models rest on the first token; before "sharpen" the last norm's gain is raised, so that logits
+keep a gradient. At last ("respond") answers whose logit does not fall when a layer reads fainter values have a price,
+which is what eq. 5 of relevancy needs to keep anything. `relevancy train demo` rebuilds the pair from a seed.
 
 **What it can be asked.** About drawn scenes with {kinds}, each in {colors}:
 is it floating, its color, is it there, is it left or right, is it left of another, how many are there; openly, or with

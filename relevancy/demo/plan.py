@@ -13,6 +13,9 @@ from relevancy.train.stages import Stage
 # A price on looking once the model finds what it is asked for (before, it would keep it from learning to look), and a
 # lower one later: whoever counts must look at much.
 LOOKING_COST, SETTLED_COST, SHARP_COST = 6.0, 2.0, 4.0
+# At last a price on answers whose logit does not fall when less is read, without which the clamp of eq. 5 cuts most of
+# what the picture has done for them.
+FADING_COST = 0.3
 # The last norm lets no logit be larger than its gain allows. Who is sure of every word stands at that bound, where the
 # logit no longer depends on anything and its gradient says nothing: so the gain is raised.
 GAIN = 3.0
@@ -35,6 +38,7 @@ class DecoderSize:
     finetune: Stage
     settle: Stage
     sharpen: Stage
+    respond: Stage
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
         """Gemma's own configuration class, in these sizes."""
@@ -69,14 +73,14 @@ def _decoder(
     layers: int,
     heads: int,
     key_heads: int,
-    steps: tuple[int, int, int, int, int, int, int],
+    steps: tuple[int, int, int, int, int, int, int, int],
     batch: int,
     rate: float,
 ) -> DecoderSize:
     """Steps and batch of the stages in their order; dialogues are longer than descriptions, so half as many make up a
     batch.
     """
-    language, align, describe, openly, finetune, settle, sharpen = steps
+    language, align, describe, openly, finetune, settle, sharpen, respond = steps
     both = ("connector", "decoder")
     steady = partial(Stage, learning_rate=rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98)
     answering = replace(steady("finetune", both, finetune, batch // 2), schedule="cosine")
@@ -94,6 +98,7 @@ def _decoder(
         finetune=replace(answering, looking_cost=LOOKING_COST),
         settle=replace(answering, name="settle", steps=settle, learning_rate=rate / 2, looking_cost=SETTLED_COST),
         sharpen=replace(answering, name="sharpen", steps=sharpen, learning_rate=rate / 2, looking_cost=SHARP_COST),
+        respond=replace(answering, name="respond", steps=respond, learning_rate=rate / 2, fading_cost=FADING_COST),
     )
 
 
@@ -103,8 +108,8 @@ FULL = BuildPlan(
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
-        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000), batch=32, rate=2e-3),
-        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900), batch=32, rate=2e-3),
+        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000, 100), batch=32, rate=2e-3),
+        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900, 100), batch=32, rate=2e-3),
     },
 )
 QUICK = BuildPlan(  # half a minute, to see that everything works; the models stay near chance
@@ -112,8 +117,8 @@ QUICK = BuildPlan(  # half a minute, to see that everything works; the models st
     check_scenes=5,
     tower=Stage("tower", ("tower",), steps=4, batch=8, learning_rate=1e-3),
     decoders={
-        "demo-large": _decoder(48, 2, 2, 2, steps=(2, 2, 2, 2, 4, 2, 2), batch=8, rate=1e-3),
-        "demo-small": _decoder(32, 2, 2, 1, steps=(2, 2, 2, 2, 4, 2, 2), batch=8, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, 2, steps=(2, 2, 2, 2, 4, 2, 2, 2), batch=8, rate=1e-3),
+        "demo-small": _decoder(32, 2, 2, 1, steps=(2, 2, 2, 2, 4, 2, 2, 2), batch=8, rate=1e-3),
     },
 )
 
@@ -122,7 +127,7 @@ def _in_grid(
     width: int, layers: int, heads: int, key_heads: int, steps: tuple[int, int, int, int], batch: int, rate: float
 ) -> DecoderSize:
     """As in the pair, ending with open questions; their rate falls to nothing, so that a short run ends settled."""
-    decoder = _decoder(width, layers, heads, key_heads, (*steps, 0, 0, 0), batch, rate)
+    decoder = _decoder(width, layers, heads, key_heads, (*steps, 0, 0, 0, 0), batch, rate)
     return replace(decoder, openly=replace(decoder.openly, schedule="cosine"))
 
 

@@ -220,8 +220,8 @@ def _costs(model: Model, row: CheckRow, methods: Sequence[str]) -> dict[str, flo
             reader.read(TargetBatch([Choice(0, token)], [-1], [True]))
 
     with Session(model) as session:
-        prepared = session.prepare([Example(open_picture(row.picture()), row.question)])
-        grid, token = prepared.layouts[0].grid, forward()
+        prepared = session.prepare([Example((open_picture(row.picture()),), row.question)])
+        grid, token = prepared.layouts[0][0].grid, forward()
         known = [registry.found(name) for name in methods]
         taken: dict[str, list[float]] = {name: [] for name in ("", *methods)}
         for _ in range(_TIMED):

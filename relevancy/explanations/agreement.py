@@ -57,11 +57,12 @@ class Agreement:
 
 
 def agreement(first: Explanation, second: Explanation, *, top: float = TOP) -> Agreement:
-    """The agreement of two maps, sampled on the original picture where both models looked.
+    """The agreement of two maps, sampled on the original picture where both models looked; of several, on all of them.
 
     top: the most relevant share of the picture whose overlap is taken. Raises RelevancyError for different pictures.
     """
-    if first.image.size != second.image.size:
+    sizes = [[picture.image.size for picture in one.pictures] for one in (first, second)]
+    if sizes[0] != sizes[1]:
         raise RelevancyError("Maps are compared on one picture: these two are of pictures of different sizes.")
     if not 0 < top <= 1:
         raise RelevancyError(f"top is a share of the picture, above 0 and up to 1, not {top}.")
@@ -81,10 +82,12 @@ def agreement(first: Explanation, second: Explanation, *, top: float = TOP) -> A
 
 
 def _sampled(result: Explanation) -> np.ndarray:
-    """The smooth map on an even raster of the picture."""
-    heatmap = result.heatmap()
-    rows, cols = (np.linspace(0, length - 1, min(length, _SIDE)).round().astype(int) for length in heatmap.shape)
-    return heatmap[np.ix_(rows, cols)]
+    """The smooth map on an even raster of each picture, one after the other."""
+    found = [np.zeros(0, np.float32)]
+    for heatmap in (picture.heatmap() for picture in result.pictures):
+        rows, cols = (np.linspace(0, length - 1, min(length, _SIDE)).round().astype(int) for length in heatmap.shape)
+        found.append(heatmap[np.ix_(rows, cols)].ravel())
+    return np.concatenate(found)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

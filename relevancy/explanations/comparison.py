@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from relevancy import formats
@@ -25,6 +26,7 @@ from relevancy.explanations.map_batch import ExplainConfig, MapBatch
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods.registry import DEFAULT, MapFunction
 from relevancy.models import generation, memory
+from relevancy.models.conversation import Conversation, pictured
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
@@ -55,20 +57,30 @@ class Comparison:
 
     def scale(self, *, smooth: bool = True) -> tuple[float, float]:
         """Ends of the one color scale for all maps that are drawn, raw relevance; (0, 0) if all are empty."""
-        return overlay.value_range([result.shown(smooth=smooth)[0] for result in self.explanations])
+        return overlay.value_range(self._heatmaps(smooth=smooth))
 
     def word_scale(self) -> tuple[float, float]:
         """Ends of the one color scale for all words, control tokens left out."""
         return figures.word_range([result.words() for result in self.explanations])
 
     def overlays(
-        self, *, smooth: bool = True, shared_scale: bool = True, floor: float = overlay.FLOOR, **options: Any
+        self,
+        *,
+        smooth: bool = True,
+        shared_scale: bool = True,
+        floor: float = overlay.FLOOR,
+        picture: int = 0,
+        **options: Any,
     ) -> list[Image.Image]:
-        """Each map over the picture, all on one scale; `floor` and `options` as in `Explanation.overlay`."""
+        """Each map over the picture, all on one scale; `floor`, `picture` and `options` as in `Explanation.overlay`."""
         if shared_scale:
-            low, high = overlay.value_range([one.shown(smooth=smooth, floor=floor)[0] for one in self.explanations])
+            low, high = overlay.value_range(self._heatmaps(smooth=smooth, floor=floor))
             options = {"vmin": low, "vmax": high} | options
-        return [result.overlay(smooth=smooth, floor=floor, **options) for result in self.explanations]
+        return [one.overlay(smooth=smooth, floor=floor, picture=picture, **options) for one in self.explanations]
+
+    def _heatmaps(self, *, smooth: bool = True, floor: float = overlay.FLOOR) -> list[np.ndarray]:
+        """All that is drawn: of every model, on every picture."""
+        return [one.shown(smooth=smooth, floor=floor)[0] for result in self.explanations for one in result.pictures]
 
     def reduced(self, max_side: int) -> Comparison:
         """The same numbers on smaller pictures, as in `Explanation.reduced`."""
@@ -77,7 +89,11 @@ class Comparison:
     def figure(self, *, smooth: bool = True, floor: float = overlay.FLOOR, **options: Any) -> Figure:
         """All maps side by side on one scale; `floor` as in `Explanation.shown`, `options` as in `figures.figure`."""
         panels = [
-            replace(result.panel(smooth=smooth, floor=floor), answers=self._answers_of(number))
+            replace(
+                result.panel(smooth=smooth, floor=floor, picture=picture),
+                answers=self._answers_of(number) if picture == 0 else (),
+            )
+            for picture in range(max(1, len(self.explanations[0].pictures)))
             for number, result in enumerate(self.explanations)
         ]
         notes = [*self.findings(), *(one.how for one in self.explanations)]
@@ -87,14 +103,17 @@ class Comparison:
         """What the evidence says of each map, how far the maps agree, and what that is worth, a line each."""
         told = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
         told += self._dark()
-        told += [pair.summary() for pair in self.agreement]
+        told += [pair.summary() for pair in self.agreement if self.explanations[0].pictures]
         if self.agreement and any(one.evidence and one.evidence.verdict != "confirmed" for one in self.explanations):
             told.append("Agreement says little about maps that are not confirmed.")
         return told
 
     def _dark(self) -> list[str]:
         """Of each map that is drawn, but hardly seen on the scale that all share: that this is no lack of a map."""
-        peaks = [max(map(abs, overlay.value_range([result.shown()[0]]))) for result in self.explanations]
+        peaks = [
+            max(map(abs, overlay.value_range([one.shown()[0] for one in result.pictures])))
+            for result in self.explanations
+        ]
         return [
             f"{result.model}'s map is dark on the one scale: its peak is {overlay.percent(peak / max(peaks))} of the "
             "highest. explain draws it on its own."
@@ -194,8 +213,8 @@ class Comparison:
 
 def compare(
     models: Iterable[Model | str],
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source] | None,
+    question: str | Sequence[dict[str, Any]],
     *,
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
@@ -211,6 +230,7 @@ def compare(
 ) -> Comparison:
     """Explain one question about one picture by each model, and read each model's answer with all the others.
 
+    image, question: as in `explain`, of one question; a list of pictures is several in it, None is words alone.
     models: held by the caller, or names for `loader`. They are taken one after the other; of names, one stays in memory
         beside the next only where memory is ample (`relevancy.models.memory`), or as `keep` says. One that did not stay
         is loaded a second time, for the answers that came after its own. Each of an iterator's models is let go before
@@ -234,8 +254,8 @@ def compare(
 
 def growing(
     models: Iterable[Model | str],
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source] | None,
+    question: str | Sequence[dict[str, Any]],
     *,
     keep: bool | None = None,
     loader: Callable[[str], Model] = load,
@@ -256,13 +276,16 @@ def growing(
     the models as they were. Raises RelevancyError, with the first step at the earliest.
     """
     wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
-    if wish.target == "all":
-        raise RelevancyError("A comparison explains one token of each answer: choose another target than all.")
+    if wish.several:
+        raise RelevancyError(
+            f'A comparison makes one map of each answer, not "{target}": choose another target, such as answer.'
+        )
     listed = list(models) if isinstance(models, Collection) and not isinstance(models, str) else None
     if isinstance(models, str) or (listed is not None and len(listed) < 2):
         raise RelevancyError("A comparison needs at least two models.")
-    picture = open_picture(image, max_pixels=max_pixels)
-    turns = _Turns(picture, question, answer, wish, keep, loader, progress or _silent, listed)
+    sources, said = pictured(image, question)
+    pictures = tuple(open_picture(source, max_pixels=max_pixels) for source in sources)
+    turns = _Turns(pictures, said, answer, wish, keep, loader, progress or _silent, listed)
     # map: a loop over the models themselves would hold one while the next is loaded
     for _ in map(turns.explain, listed or models):
         yield Comparison(tuple(turns.explanations))
@@ -307,8 +330,8 @@ class _Turns:
 
     def __init__(
         self,
-        picture: Picture,
-        question: str,
+        pictures: tuple[Picture, ...],
+        question: str | Conversation,
         answer: str | None,
         wish: ExplainConfig,
         keep: bool | None,
@@ -316,7 +339,7 @@ class _Turns:
         progress: Progress,
         listed: list[Model | str] | None,
     ) -> None:
-        self.picture, self.question, self.answer, self.wish = picture, question, answer, wish
+        self.pictures, self.question, self.answer, self.wish = pictures, question, answer, wish
         self.keep, self.loader, self.progress, self.listed = keep, loader, progress, listed
         self.explanations: list[Explanation] = []
         self.read: dict[int, list[Likelihood | None]] = {}
@@ -341,7 +364,7 @@ class _Turns:
     def explained(self, model: Model) -> tuple[Explanation, Prefill | None]:
         given = None if self.answer is None else generation.encoded(model, self.answer)
         with Session(model, self.towers) as session:
-            batch = MapBatch(session, [Example(self.picture, self.question, given)], self.wish, keep_prompt=True)
+            batch = MapBatch(session, [Example(self.pictures, self.question, given)], self.wish, keep_prompt=True)
             ((result,),) = batch.results()
         return result, batch.prompt
 
@@ -374,7 +397,7 @@ class _Turns:
         said[number] = tokenizer.convert_tokens_to_ids(list(own))
         with Session(model, self.towers) as session:
             if prompt is None:
-                prompt = session.prefill(session.prepare([Example(self.picture, self.question)], features=True))
+                prompt = session.prefill(session.prepare([Example(self.pictures, self.question)], features=True))
             (row,) = session.score(prompt, said)
         self.read[number] = list(row)
 

@@ -114,19 +114,21 @@ def counterfactual(
     if isinstance(model, str):
         model = load(model)
     picture = open_picture(image, max_pixels=max_pixels)
-    grid = model.grid(*picture.size)
+    grid = model.layout(*picture.size).grid
     changed = [hidden(picture.image, grid, region, replacement) for region in listed]
     with Session(model) as session:
         said: str | Sequence[int]
         if answer is None:
-            prompt = session.prefill(session.prepare([Example(picture, question)]))
+            prompt = session.prefill(session.prepare([Example((picture,), question)]))
             (said,) = session.generate(prompt, max_new_tokens)
             words = shown(model.tokenizer, *said).strip()
         else:
             generation.encoded(model, answer)
             said = words = answer.strip()
         versions = [picture, *(Picture(edited) for edited in changed)]
-        prompt = session.prefill(session.prepare([Example(version, question) for version in versions], features=True))
+        prompt = session.prefill(
+            session.prepare([Example((version,), question) for version in versions], features=True)
+        )
         (before,), *after = session.score(prompt, [said])
     found = []
     for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):
@@ -138,11 +140,16 @@ def counterfactual(
 
 def hidden(picture: Image.Image, grid: Grid, region: Region, replacement: Replacement) -> Image.Image:
     """The picture (RGB) with the region replaced; `grid` says where its patches are. Raises RelevancyError."""
-    if replacement not in REPLACEMENTS:
-        raise RelevancyError(f"Unknown replacement {replacement!r}; choose from {', '.join(REPLACEMENTS)}.")
     mask = _mask(grid, region)
     if not mask.any():
         raise RelevancyError("The region holds nothing of the picture: give a box or patches inside it.")
+    return painted(picture, mask, replacement)
+
+
+def painted(picture: Image.Image, mask: np.ndarray, replacement: Replacement) -> Image.Image:
+    """The picture (RGB) with a replacement where a mask of its pixels (height, width) is. Raises RelevancyError."""
+    if replacement not in REPLACEMENTS:
+        raise RelevancyError(f"Unknown replacement {replacement!r}; choose from {', '.join(REPLACEMENTS)}.")
     if replacement == "blur":
         other = picture.filter(ImageFilter.GaussianBlur(_BLUR * max(picture.size)))
     else:

@@ -39,6 +39,8 @@ class Evidence:
     NaN where the map is empty and there is no best. runner_up: probability of the second likeliest token, by variant.
     lead: against a contrast, the difference of the two logits, by variant. says: the likeliest token, by variant.
     shared: whether only the tokens after the picture ran again; otherwise whole forward passes did.
+    without, without_tv: of several pictures, the numbers with each of them alone knocked out, in their order; best,
+    peak and elsewhere are then of all maps together, the peak the highest of them, elsewhere on the peak's picture.
     """
 
     probability: float
@@ -54,6 +56,8 @@ class Evidence:
     lead: Mapping[str, float] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
     shared: bool = True
+    without: tuple[float, ...] = ()
+    without_tv: tuple[float, ...] = ()
 
     @property
     def lead_tv(self) -> float:
@@ -71,6 +75,9 @@ class Evidence:
     def sentence(self) -> str:
         """The verdict as a sentence, with the numbers it rests on."""
         numbers = f"p = {self.probability:.2f}; without the picture {self.blind:.2f}"
+        if self.without:
+            each = (f"picture {number} {value:.2f}" for number, value in enumerate(self.without, 1))
+            numbers = f"p = {self.probability:.2f}; without all pictures {self.blind:.2f}, without {', '.join(each)}"
         if not math.isnan(self.peak):
             numbers += (
                 f", without the map's best eighth {self.best:.2f}, without the square at its peak {self.peak:.2f}"
@@ -87,7 +94,8 @@ class Evidence:
         """What `to_json` gave; null stands for what was not a number."""
         known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
         numbers = {name: math.nan for name in NUMBERS if known.get(name) is None}
-        return cls(**{**known, **numbers})
+        each = {name: tuple(known.get(name) or ()) for name in ("without", "without_tv")}
+        return cls(**{**known, **numbers, **each})
 
 
 NUMBERS = (

@@ -15,6 +15,7 @@ from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.methods import registry
 from relevancy.methods.registry import MapFunction
 from relevancy.models import generation
+from relevancy.models.conversation import is_messages, pictured
 from relevancy.models.generation import MAX_NEW_TOKENS
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Several: TypeAlias = list[Any] | tuple[Any, ...]
 """What makes a batch: a list where one thing could stand. A string or another sequence is one thing."""
+Messages: TypeAlias = list[dict[str, Any]]
+"""A conversation in transformers' chat format, which is one thing, too."""
 
 
 class ExplainOptions(TypedDict, total=False):
@@ -38,12 +41,12 @@ class ExplainOptions(TypedDict, total=False):
     max_pixels: int
 
 
-# A target that is only known to be a string is taken for one token: "all" must be written out to be told apart.
+# A target that is only known to be a string is taken for one map: "all" must be written out to be told apart.
 @overload
 def explain(  # type: ignore[overload-overlap]
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | None,
+    question: str | Messages,
     *,
     target: Literal["all"],
     answer: str | None = ...,
@@ -52,8 +55,8 @@ def explain(  # type: ignore[overload-overlap]
 @overload
 def explain(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | None,
+    question: str | Messages,
     *,
     target: str | int = ...,
     answer: str | None = ...,
@@ -62,7 +65,7 @@ def explain(
 @overload
 def explain(  # type: ignore[overload-overlap]
     model: Model | str,
-    image: Source | Several,
+    image: Source | Several | None,
     question: Several,
     *,
     target: Literal["all"],
@@ -72,7 +75,7 @@ def explain(  # type: ignore[overload-overlap]
 @overload
 def explain(
     model: Model | str,
-    image: Source | Several,
+    image: Source | Several | None,
     question: Several,
     *,
     target: str | int = ...,
@@ -83,7 +86,7 @@ def explain(
 def explain(  # type: ignore[overload-overlap]
     model: Model | str,
     image: Several,
-    question: str,
+    question: str | Messages,
     *,
     target: Literal["all"],
     answer: str | Several | None = ...,
@@ -93,7 +96,7 @@ def explain(  # type: ignore[overload-overlap]
 def explain(
     model: Model | str,
     image: Several,
-    question: str,
+    question: str | Messages,
     *,
     target: str | int = ...,
     answer: str | Several | None = ...,
@@ -102,8 +105,8 @@ def explain(
 @overload
 def explain(  # type: ignore[overload-overlap]
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | None,
+    question: str | Messages,
     *,
     target: Literal["all"],
     answer: Several,
@@ -112,8 +115,8 @@ def explain(  # type: ignore[overload-overlap]
 @overload
 def explain(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | None,
+    question: str | Messages,
     *,
     target: str | int = ...,
     answer: Several,
@@ -121,8 +124,8 @@ def explain(
 ) -> list[Explanation]: ...
 def explain(
     model: Model | str,
-    image: Source | Sequence[Source],
-    question: str | Sequence[str],
+    image: Source | Several | None,
+    question: str | Messages | Several,
     *,
     target: str | int = "first",
     scope: Scope = "language",
@@ -136,11 +139,17 @@ def explain(
     """Why the model says what it says about a picture: an Explanation, or a list of them.
 
     model: what `load` or `wrap` gave, or a name for `load`.
-    image, question: one each, or lists of equal length (or one beside a list), which run as one batch.
+    image, question: one each, or lists of equal length (or one beside a list), which run as one batch. A list in the
+        list of images is several pictures in one question; None is none: words alone. A question may be chat messages
+        in transformers' format, `[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ..}]}]`,
+        with system messages and earlier turns; pictures stand in them ("image": file), or are taken from `image` in
+        their order.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
-        string in the answer, "A|B" (why A rather than B), or "all" (a list: one result per token of the answer).
-        "word:2" is the string 2 in the answer, and so for all that read as another target.
+        string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
+        log-probabilities: "3:7" (tokens 3 to 6, as Python slices), "answer" (all), a string that takes several. One by
+        one, a list of results: "all", or "each:3:7". "word:2" is the string 2 in the answer, and so for all that read
+        as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps
@@ -156,24 +165,33 @@ def explain(
     if isinstance(model, str):
         model = load(model)
     opened: dict[int, Picture] = {}  # by the source itself, which the list keeps alive
-    for source in images:
-        if id(source) not in opened:
-            opened[id(source)] = open_picture(source, max_pixels=max_pixels)
-    given = [None if words is None else generation.encoded(model, words) for words in answers]
-    examples = [
-        Example(opened[id(source)], asked, ids) for source, asked, ids in zip(images, questions, given, strict=True)
-    ]
+    examples = []
+    for shown, asked, words in zip(images, questions, answers, strict=True):
+        sources, said = pictured(shown, asked)
+        for source in sources:
+            if id(source) not in opened:
+                opened[id(source)] = open_picture(source, max_pixels=max_pixels)
+        given = None if words is None else generation.encoded(model, words)
+        examples.append(Example(tuple(opened[id(source)] for source in sources), said, given))
     with Session(model) as session:
-        results = MapBatch(session, examples, wish).results()
-    by_item: list[Any] = results if wish.target == "all" else [only for (only,) in results]
+        results = explained(session, examples, wish)
+    by_item: list[Any] = results if wish.several else [only for (only,) in results]
     return by_item if many else by_item[0]
 
 
-def _paired(
-    image: Source | Sequence[Source], question: str | Sequence[str], answer: str | Sequence[str] | None
-) -> tuple[bool, list[Source], list[str], list[str | None]]:
+def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig) -> list[list[Explanation]]:
+    """For each example, an Explanation of each of its targets; words alone are a batch of their own."""
+    found: dict[int, list[Explanation]] = {}
+    for shown in (True, False):
+        own = [number for number, example in enumerate(examples) if bool(example.pictures) == shown]
+        if own:
+            found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)
+    return [found[number] for number in range(len(examples))]
+
+
+def _paired(image: Any, question: Any, answer: Any) -> tuple[bool, list[Any], list[Any], list[str | None]]:
     """Whether lists were given, and lists of equal length; what was given once stands beside every other."""
-    given: tuple[Any, ...] = (image, question, answer)
+    given = image, None if is_messages(question) else question, answer
     listed = [value for value in given if isinstance(value, (list, tuple))]
     lengths = {len(value) for value in listed}
     if len(lengths) > 1:
@@ -182,7 +200,8 @@ def _paired(
     if not count:
         raise RelevancyError("The list is empty: give at least one picture and one question.")
     images, questions, answers = (
-        list(value) if isinstance(value, (list, tuple)) else [value] * count for value in given
+        list(value) if one is not None and isinstance(one, (list, tuple)) else [value] * count
+        for one, value in zip(given, (image, question, answer), strict=True)
     )
     if any(one is None for one in answers) and any(one is not None for one in answers):
         raise RelevancyError("Some answers are given and some are not: give one for each question, or none at all.")

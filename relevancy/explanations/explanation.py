@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,11 @@ from relevancy.atomic_io import whole_files
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
+from relevancy.explanations.picture_map import PictureMap
+from relevancy.explanations.turn_share import TurnShare, by_turn
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
+from relevancy.models.conversation import Conversation, Turn, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 _JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
     "explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png",
 )  # fmt: skip
+
+_WRITTEN = re.compile(r"explanation\.json|figure\.png|(overlay|picture)(-\d+)?\.png|heatmap(-\d+)?\.npy")
 
 _SHARES = {"image": "image", "text": "text", "first_token": "first token"}
 
@@ -45,7 +51,9 @@ class Explanation:
     tokens: one per input token, image tokens included, as the tokenizer writes them.
     relevance: (tokens,) float32, raw, as the method gives it; of method relevancy, the explained position's row of R
         (eq. 6) without its own unit e_t.
-    image_map: (rows, cols) float32, raw; the row's image tokens, or with scope "full" the tower's patches.
+    pictures: those of the question, in their order, each with its map and its share; none for words alone.
+    conversation: what was said where it was more than a question, as `relevancy.models.conversation` has it; `question`
+        is then its last turn's words.
     shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1; of signed numbers,
         that of their sizes.
     cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
@@ -61,24 +69,51 @@ class Explanation:
     question: str
     answer: str
     target: Target
-    image: Image.Image = field(repr=False)
-    grid: Grid = field(repr=False)
+    pictures: tuple[PictureMap, ...]
     tokens: tuple[str, ...] = field(repr=False)
     is_image: np.ndarray = field(repr=False)
     relevance: np.ndarray = field(repr=False)
-    image_map: np.ndarray = field(repr=False)
     shares: Mapping[str, float]
     cut: float | None = None
     evidence: Evidence | None = None
     layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     answer_tokens: tuple[str, ...] = field(default=(), repr=False)
+    conversation: Conversation = field(default=(), repr=False)
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def picture(self, number: int = 0) -> PictureMap:
+        """One of the pictures, counted from 0. Raises RelevancyError where there is none of this number."""
+        if not self.pictures:
+            raise RelevancyError("This result is of words alone: there is no picture to show a map of.")
+        if not 0 <= number < len(self.pictures):
+            raise RelevancyError(f"The pictures are 0 to {len(self.pictures) - 1}: there is no {number}.")
+        return self.pictures[number]
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture, upright."""
+        return self.picture().image
+
+    @property
+    def grid(self) -> Grid:
+        """Where the cells of `image_map` lie in the first picture."""
+        return self.picture().grid
+
+    @property
+    def image_map(self) -> np.ndarray:
+        """The first picture's map, (rows, cols) float32, raw; (0, 0) of words alone.
+
+        The row's image tokens, or with scope "full" the tower's patches.
+        """
+        return self.pictures[0].image_map if self.pictures else np.zeros((0, 0), np.float32)
 
     @property
     def empty(self) -> bool:
-        """Whether the map shows nothing: all zero, or not a number."""
-        return not np.isfinite(self.image_map).all() or not self.image_map.any()
+        """Whether no map shows anything, or of words alone the row does not: all zero, or not a number."""
+        if self.pictures:
+            return all(picture.empty for picture in self.pictures)
+        return not np.isfinite(self.relevance).all() or not self.relevance.any()
 
     @property
     def how(self) -> str:
@@ -87,51 +122,40 @@ class Explanation:
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
         return f"{self.model}: method {self.method}, scope {self.scope}, {layers}{versions}"
 
-    def heatmap(self, *, smooth: bool = True) -> np.ndarray:
+    def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
 
         smooth: interpolate between the centers of patches; otherwise each pixel has its own patch's value.
+        picture: which one, from 0.
         """
-        return self.grid.heatmap(self.image_map, smooth=smooth)
+        return self.picture(picture).heatmap(smooth=smooth)
 
-    def shown(self, *, smooth: bool = True, floor: float = drawing.FLOOR) -> tuple[np.ndarray, str]:
+    def shown(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> tuple[np.ndarray, str]:
         """The heatmap as it is drawn, and why it is drawn as empty, if it is.
 
-        floor: image share below which a map is drawn as empty (see `plotting.overlay.FLOOR`); 0 draws every map.
+        floor: share of the picture below which a map is drawn as empty (see `plotting.overlay.FLOOR`); 0 draws all.
         """
-        return drawing.shown(self.heatmap(smooth=smooth), self.shares["image"], floor)
+        return self.picture(picture).shown(smooth=smooth, floor=floor)
 
-    def overlay(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Image.Image:
+    def overlay(
+        self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0, **options: Any
+    ) -> Image.Image:
         """The heatmap over the original picture, in its size; a map drawn as empty says why.
 
         floor: as in `shown`.
         options: as in `relevancy.plotting.overlay.overlay`.
         """
-        heatmap, why = self.shown(smooth=smooth, floor=floor)
-        return drawing.labelled(drawing.overlay(self.image, heatmap, **options), why)
+        return self.picture(picture).overlay(smooth=smooth, floor=floor, **options)
 
     def reduced(self, max_side: int) -> Explanation:
         """The same result on a smaller picture, no side longer than `max_side` pixels: drawn faster, for a screen."""
-        scale = max_side / max(self.image.size)
-        if scale >= 1:
+        if all(max(picture.image.size) <= max_side for picture in self.pictures):
             return self
-        width, height = (max(1, round(side * scale)) for side in self.image.size)
-        grid = Grid(
-            width,
-            height,
-            self.grid.x_edges * (width / self.grid.width),
-            self.grid.y_edges * (height / self.grid.height),
-        )
-        return replace(self, image=figures.resized(self.image, (width, height)), grid=grid)
+        return replace(self, pictures=tuple(picture.reduced(max_side) for picture in self.pictures))
 
-    def patch_at(self, x: float, y: float) -> tuple[int, int] | None:
+    def patch_at(self, x: float, y: float, picture: int = 0) -> tuple[int, int] | None:
         """Row and column in `image_map` of the patch that holds a pixel of the picture; None where none does."""
-        col, row = (
-            int(np.searchsorted(edges, place, side="right")) - 1
-            for edges, place in ((self.grid.x_edges, x + 0.5), (self.grid.y_edges, y + 0.5))
-        )
-        inside = 0 <= x < self.grid.width and 0 <= y < self.grid.height
-        return (row, col) if inside and 0 <= row < self.grid.rows and 0 <= col < self.grid.cols else None
+        return self.picture(picture).patch_at(x, y)
 
     def words(self) -> list[tuple[str, float]]:
         """Every token that is no image token, with its raw relevance, in their order."""
@@ -141,27 +165,43 @@ class Explanation:
             if not image
         ]
 
-    def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR) -> figures.Panel:
-        """What a figure shows of this result; `floor` as in `shown`."""
+    def turns(self) -> list[TurnShare]:
+        """What each side said, with the relevance on it; of a plain question one turn.
+
+        Words that the model's template writes around them belong to none.
+        """
+        conversation = self.conversation or (Turn("user", (*[None] * len(self.pictures), self.question)),)
+        return by_turn(conversation, self.tokens, self.is_image, self.relevance, [one.share for one in self.pictures])
+
+    def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> figures.Panel:
+        """What a figure shows of this result and one of its pictures; `floor` as in `shown`.
+
+        Words stand beside the first picture.
+        """
         target = self.target
-        heatmap, why = self.shown(smooth=smooth, floor=floor)
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
         if target.contrast is not None:
             asked += f" rather than “{target.contrast.strip()}”"
+        title, shares = f"{self.model}: {self.answer}", {key: self.shares[key] for key in self._parts()}
+        if len(self.pictures) > 1:
+            title = f"picture {picture + 1} of {len(self.pictures)}, {title}"
+            shares["image"] = self.picture(picture).share
+        heatmap, why = self.shown(smooth=smooth, floor=floor, picture=picture) if self.pictures else (None, "")
         return figures.Panel(
-            title=f"{self.model}: {self.answer}",
+            title=title,
             subtitle=f"why {asked} (p = {target.probability:.2f})",
-            image=self.image,
+            image=self.picture(picture).image if self.pictures else None,
             heatmap=heatmap,
-            words=self.words(),
-            shares=self.shares,
+            words=self.words() if picture == 0 else (),
+            shares=shares,
             empty=why,
         )
 
     def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
-        """Picture, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
+        """Pictures, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
         notes = [*([] if self.evidence is None else [self.evidence.sentence]), self.how]
-        panels = [self.panel(smooth=smooth, floor=floor)]
+        numbers = range(max(1, len(self.pictures)))
+        panels = [self.panel(smooth=smooth, floor=floor, picture=number) for number in numbers]
         return figures.figure(panels, question=self.question, **{"notes": notes} | options)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,21 +216,19 @@ class Explanation:
             "answer": self.answer,
             "answer_tokens": list(self.answer_tokens),
             "target": finite(asdict(self.target)),
-            "image": {
-                "width": self.grid.width,
-                "height": self.grid.height,
-                "rows": self.grid.rows,
-                "cols": self.grid.cols,
-                "x_edges": self.grid.x_edges.tolist(),
-                "y_edges": self.grid.y_edges.tolist(),
-            },
+            "messages": to_messages(self.conversation) or None,
+            "image": self.picture().placed() if self.pictures else None,
             "shares": dict(self.shares),
             "cut": finite(self.cut),
             "evidence": None if self.evidence is None else finite(self.evidence.to_json()),
             "tokens": list(self.tokens),
             "is_image": self.is_image.astype(int).tolist(),
             "relevance": finite(self.relevance.tolist()),
-            "image_map": finite(self.image_map.tolist()),
+            "image_map": finite(self.image_map.tolist()) if self.pictures else None,
+            "pictures": [
+                {"image": one.placed(), "image_map": finite(one.image_map.tolist()), "share": one.share}
+                for one in (self.pictures if len(self.pictures) > 1 else ())
+            ],
             "notes": list(self.notes),
             "versions": dict(self.versions),
         }
@@ -198,6 +236,7 @@ class Explanation:
     def save(self, folder: str | os.PathLike[str], *, floor: float = drawing.FLOOR) -> Path:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none.
 
+        A second picture has overlay-2.png, heatmap-2.npy and picture-2.png, and so on; words alone have none of these.
         floor: as in `shown`; numbers are stored as they are.
         """
         with whole_files(Path(folder)) as part:
@@ -209,16 +248,18 @@ class Explanation:
         folder.mkdir(exist_ok=True)
         stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
         (folder / _JSON).write_text(stored, encoding="utf-8")
-        self.image.save(folder / _PICTURE)
-        self.overlay(floor=floor).save(folder / _OVERLAY)
+        for number, one in enumerate(self.pictures):
+            one.image.save(folder / _numbered(_PICTURE, number))
+            one.overlay(floor=floor).save(folder / _numbered(_OVERLAY, number))
+            np.save(folder / _numbered(_HEATMAP, number), one.heatmap())
         self.figure(floor=floor).savefig(folder / _FIGURE)
-        np.save(folder / _HEATMAP, self.heatmap())
 
     @staticmethod
     def saved_in(folder: Path) -> list[Path]:
         """The files that `save` wrote into a folder; none where it holds no result."""
-        files = [folder / name for name in (_JSON, _PICTURE, _OVERLAY, _FIGURE, _HEATMAP)]
-        return [file for file in files if file.is_file()] if files[0].is_file() else []
+        if not (folder / _JSON).is_file():
+            return []
+        return [file for file in sorted(folder.iterdir()) if _WRITTEN.fullmatch(file.name) and file.is_file()]
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:
@@ -226,26 +267,31 @@ class Explanation:
         path = Path(folder)
         try:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
-            place = stored["image"]
             formats.require_known(stored, formats.EXPLANATION, path / _JSON)
-            image = open_picture(path / _PICTURE, max_pixels=place["width"] * place["height"]).image
-            return cls.from_json(stored, image)
+            images = [
+                open_picture(path / _numbered(_PICTURE, number), max_pixels=one["width"] * one["height"]).image
+                for number, one in enumerate(picture["image"] for picture in _pictures(stored))
+            ]
+            return cls.from_json(stored, images)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any], image: Image.Image) -> Explanation:
-        """What `to_json` gave, and the picture that it is about."""
-        place = stored["image"]
+    def from_json(cls, stored: Mapping[str, Any], images: Sequence[Image.Image]) -> Explanation:
+        """What `to_json` gave, and the pictures that it is about, in their order."""
+        messages = stored.get("messages")
+        pictures = (
+            PictureMap.stored(image, one["image"], one["image_map"], one["share"])
+            for image, one in zip(images, _pictures(stored), strict=True)
+        )
         return cls(
             **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
             target=_target(stored["target"]),
-            image=image,
-            grid=Grid(place["width"], place["height"], np.array(place["x_edges"]), np.array(place["y_edges"])),
+            pictures=tuple(pictures),
+            conversation=read_messages(messages)[0] if messages else (),
             tokens=tuple(stored["tokens"]),
             is_image=np.array(stored["is_image"], dtype=bool),
             relevance=np.array(stored["relevance"], dtype=np.float32),
-            image_map=np.array(stored["image_map"], dtype=np.float32),
             cut=stored.get("cut"),
             evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
             layers=None if stored["layers"] is None else tuple(stored["layers"]),
@@ -261,12 +307,32 @@ class Explanation:
         return (
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
             f"probability {target.probability:.3f}\nrelevance: "
-            + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in _SHARES.items())
+            + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in self._parts().items())
+            + ("" if len(self.pictures) < 2 else f"\n{self._by_picture()}")
             + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
 
+    def _parts(self) -> dict[str, str]:
+        """The shares that there are, with their names."""
+        return {key: name for key, name in _SHARES.items() if key != "image" or self.pictures}
+
+    def _by_picture(self) -> str:
+        told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
+        return f"the image's share by picture: {', '.join(told)}"
+
     def _repr_html_(self) -> str:
         return as_html(self.figure(), self.summary(), self.notes)
+
+
+def _numbered(name: str, number: int) -> str:
+    """The name of a picture's file, the second one's with a 2."""
+    return name if not number else name.replace(".", f"-{number + 1}.")
+
+
+def _pictures(stored: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Where each picture's patches lie, its map and its share, as JSON has them; one picture has no list of its own."""
+    only = {"image": stored["image"], "image_map": stored["image_map"], "share": stored["shares"]["image"]}
+    return stored.get("pictures") or ([only] if stored["image"] else [])
 
 
 def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:

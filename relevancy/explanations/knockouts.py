@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["Areas", "MapInQuestion", "evidence_for"]
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,40 +31,78 @@ _PARTS = ("blind", "best", "peak", "elsewhere")
 
 @dataclass(frozen=True, eq=False)
 class MapInQuestion:
-    """A map of one example of a batch.
+    """The maps of one example of a batch, one for each of its pictures.
 
     row: which example. length: its own tokens up to the position whose logits (vocabulary,) emit the target.
-    image_map: (rows, cols), of the picture's layout.
+    image_maps: each (rows, cols), of the layout at the same place.
     """
 
     row: int
     length: int
     choice: Choice
     logits: Tensor
-    image_map: np.ndarray
-    layout: Layout
+    image_maps: Sequence[np.ndarray]
+    layouts: Sequence[Layout]
+
+    def parts(self) -> list[tuple[str, Tensor]]:
+        """What is knocked out, by name: image tokens, bool, of all pictures in their order."""
+        if len(self.layouts) == 1:
+            (layout,) = self.layouts
+            areas = Areas.of(self.image_maps[0]).named()
+            return [(name, torch.from_numpy(layout.hidden_with(area))) for name, area in areas]
+        everything = [np.ones(one.shape, bool) for one in self.image_maps]
+        found = [("blind", self._on_tokens(everything))]
+        found += [
+            (f"picture {number}", self._on_tokens([one & (number == at) for at, one in enumerate(everything)]))
+            for number in range(len(everything))
+        ]
+        return found + [(name, self._on_tokens(areas)) for name, areas in self._areas()]
+
+    def _areas(self) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """The best cells of all pictures, the square around the highest peak, and squares elsewhere on that picture."""
+        values = [np.asarray(one, np.float64) for one in self.image_maps]
+        flat = np.concatenate([one.ravel() for one in values])
+        if not np.isfinite(flat).all() or np.ptp(flat) == 0:
+            return
+        order = np.argsort(-flat, kind="stable")
+        best = np.zeros(flat.size, bool)
+        best[order[: math.ceil(flat.size * BEST)]] = True
+        starts = np.cumsum([0, *(one.size for one in values)])
+        places = zip(values, pairwise(starts), strict=True)
+        yield "best", [best[start:stop].reshape(one.shape) for one, (start, stop) in places]
+        highest = int(np.searchsorted(starts, order[0], side="right")) - 1
+        nothing = [np.zeros(one.shape, bool) for one in values]
+        for name, area in Areas.of(values[highest]).named():
+            if name in ("peak", "elsewhere"):
+                yield name, [area if at == highest else none for at, none in enumerate(nothing)]
+
+    def _on_tokens(self, areas: Sequence[np.ndarray]) -> Tensor:
+        parts = [layout.hidden_with(area) for layout, area in zip(self.layouts, areas, strict=True)]
+        return torch.from_numpy(np.concatenate(parts))
 
 
 def evidence_for(
     model: Model, prepared: Prepared, prefill: Prefill, maps: Sequence[MapInQuestion]
 ) -> list[Evidence | None]:
-    """The evidence for maps of one batch, read together; None for one whose logits are not numbers.
-
-    None for all where neither what comes before the question can be shared, nor one example be read by itself.
+    """The evidence for maps of one batch, read together; None for one without pictures, or without logits that are
+    numbers.
 
     prefill: what a forward pass over the batch left behind, at least as far as the maps' lengths. Costs 5 short passes
     over the tokens after the picture, as one batch; 5 whole forward passes where the model cannot share what comes
-    before (see `generation.shares_prefix`). All tokens of one answer share the pass without the picture.
+    before (see `generation.shares_prefix`), or has read a picture after another one. All tokens of one answer share the
+    pass without the picture.
     """
-    parts = [Areas.of(one.image_map).named() for one in maps]
-    variants = [
-        Variant(one.row, one.length, _on_tokens(area, one.layout))
-        for one, areas in zip(maps, parts, strict=True)
-        for _, area in areas
-    ]
-    shared = generation.shares_prefix(model, max(one.length for one in maps), prefill.cache)
-    if not shared and not prepared.separable:
+    asked = [one for one in maps if one.layouts]
+    if not asked:
         return [None] * len(maps)
+    if len(asked) < len(maps):
+        known = iter(evidence_for(model, prepared, prefill, asked))
+        return [next(known) if one.layouts else None for one in maps]
+    parts = [one.parts() for one in maps]
+    variants = [Variant(one.row, one.length, hidden) for one, own in zip(maps, parts, strict=True) for _, hidden in own]
+    shared = max(len(one.layouts) for one in maps) == 1 and generation.shares_prefix(
+        model, max(one.length for one in maps), prefill.cache
+    )
     logits = (
         knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, prepared, variants)
     )
@@ -75,11 +114,6 @@ def evidence_for(
         found.append(None if math.isnan(told.probability) else told)
         start += len(areas)
     return found
-
-
-def _on_tokens(area: np.ndarray, layout: Layout) -> Tensor:
-    """Image tokens of a part of the map, bool; those that have no place go with the whole picture."""
-    return torch.from_numpy(np.ones(layout.count, bool) if area.all() else layout.tokens_of(area))
 
 
 def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:
@@ -99,6 +133,7 @@ def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *,
     def by_name(values: Tensor) -> dict[str, float]:
         return {name: mean(values, name) for name in dict.fromkeys(names)}
 
+    each = [at for at, name in enumerate(names) if name.startswith("picture ")]
     probability = by_name(shares[:, choice.id])
     numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
     numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
@@ -109,6 +144,8 @@ def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *,
         lead=None if leads is None else by_name(leads),
         says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
         shared=shared,
+        without=tuple(float(shares[at, choice.id]) for at in each),
+        without_tv=tuple(float(distances[at]) for at in each),
     )
 
 

@@ -21,11 +21,15 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.knockouts import MapInQuestion, evidence_for
+from relevancy.explanations.picture_map import PictureMap
+from relevancy.families import views
+from relevancy.families.views import Layout
 from relevancy.images import Picture
 from relevancy.methods import registry
 from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
 from relevancy.methods.registry import MapFunction, Method
 from relevancy.models import generation
+from relevancy.models.conversation import question_in
 from relevancy.models.generation import MAX_NEW_TOKENS, Prefill
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, Prepared
@@ -57,6 +61,11 @@ class ExplainConfig:
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
     @property
+    def several(self) -> bool:
+        """Whether each example has a list of results, of one token each."""
+        return targets.gives_several(self.target)
+
+    @property
     def explainer(self) -> Method:
         """The method itself."""
         return registry.found(self.method)
@@ -76,17 +85,30 @@ def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bo
     return exact and wish.explainer.resumes and model.layout(64, 64).count >= _LONG
 
 
+def require_known(model: Model, wish: ExplainConfig, pictures: int = 1) -> None:
+    """Raise RelevancyError for a scope or a method that cannot be followed to so many pictures of this family."""
+    if pictures != 1 and (wish.scope != "language" or not wish.explainer.by_token):
+        raise RelevancyError(
+            f"With {'several pictures' if pictures else 'words alone'}, scope language of these methods is known here: "
+            f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
+        )
+    if not model.patchwise and not wish.explainer.by_token:
+        raise RelevancyError(
+            f"With {model.model.config.model_type}, these methods are known here: "
+            f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
+        )
+
+
 @dataclass(frozen=True)
 class _Reading:
     """One item's row: its own tokens up to the explained position."""
 
     choice: targets.Choice
-    logits: Tensor  # (vocabulary,) at the target's position
+    logits: Tensor  # as `Choice.scalar` takes them
     row: Tensor  # (tokens,)
-    vision: Tensor | None  # (tower tokens,)
     notes: tuple[str, ...]
     cut: float | None
-    image_map: np.ndarray  # (rows, cols)
+    image_maps: tuple[np.ndarray, ...]  # of each picture, (rows, cols)
 
 
 class MapBatch:
@@ -149,7 +171,7 @@ class MapBatch:
         numbers = list(range(len(self.examples)))
         if not resume:
             return read(prepared, numbers)
-        pictures = [id(example.picture) for example in self.examples]
+        pictures = list(map(_picture_ids, self.examples))
         found: dict[int, list[Explanation]] = {}
         for number in sorted(numbers, key=lambda one: (pictures.index(pictures[one]), one)):
             (found[number],) = read(prepared.only(number), [number])
@@ -157,7 +179,11 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if len({id(example.picture) for example in self.examples}) == len(self.examples) or not prepared.separable:
+        if min(map(len, prepared.layouts)) != 1:
+            return False
+        pictures, count = len(set(map(_picture_ids, self.examples))), len(self.examples)
+        kept = count == 1 and self.session.prefixes.budget > 0
+        if not (pictures < count or kept):
             return False
         return resumes(self.model, self.wish, int(prepared.kept.sum(-1).max()) + self.wish.max_new_tokens)
 
@@ -186,19 +212,19 @@ class MapBatch:
         choices: Sequence[list[targets.Choice]],
     ) -> list[list[Explanation]]:
         """Questions with the answers that follow them, read in one forward pass."""
-        output = reader.forward(part, max(map(_last, choices)) + 1, use_cache=self.wish.evidence)
+        keep = max(_last(chosen) - min(choice.position for choice in chosen) + 1 for chosen in choices)
+        output = reader.forward(part, keep, use_cache=self.wish.evidence)
         readings = self._read(reader, part, output.logits, choices)
         return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
 
     def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
-        if not model.patchwise and (scope != "language" or not self.method.by_token):
-            raise RelevancyError(
-                f"With {model.model.config.model_type}, scope language of these methods is known here: "
-                f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
-            )
-        grid = prepared.layouts[0].grid  # of a patchwise family: as many patches on every picture, wherever they lie
-        setting = MethodSettings(scope, self.layers, grid.rows, grid.cols, resume=resume)
+        require_known(model, self.wish, max(map(len, prepared.layouts)))
+        grids = [layout.grid for own in prepared.layouts for layout in own]
+        # of a patchwise family: as many patches on every picture, wherever they lie
+        rows, cols = (grids[0].rows, grids[0].cols) if grids else (0, 0)
+        prefixes = self.session.prefixes if resume else None
+        setting = MethodSettings(scope, self.layers, rows, cols, prefixes)
         return opened(self.method, model, setting)
 
     def _read(
@@ -219,19 +245,19 @@ class MapBatch:
         kept = prepared.kept
         for number in range(rounds):
             now = [chosen[min(number, len(chosen) - 1)] for chosen in choices]
-            places = [choice.position - end - 1 for choice, end in zip(now, last, strict=True)]
+            places = [choice.last - end - 1 for choice, end in zip(now, last, strict=True)]
             now = [choice.against(own[place]) for choice, own, place in zip(now, logits, places, strict=True)]
             wanted = [number < len(chosen) for chosen in choices]
             round_ = TargetBatch(now, places, wanted, number == rounds - 1)
-            found, here = reader.read(round_), round_.here(logits).detach()
+            found, here = reader.read(round_), round_.here(logits.detach())
             for index in (index for index, read in enumerate(wanted) if read):
                 own = found.rows[index][kept[index]].float().cpu()
                 own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
-                vision = None if found.vision is None else found.vision[index].cpu()
+                shown = own if found.image is None else found.image[index][kept[index]].float().cpu()
                 notes = found.notes[index] if found.notes else ()
                 cut = None if found.cut is None else float(found.cut[index])
-                image_map = _image_map(prepared, index, own, vision)
-                readings[index].append(_Reading(now[index], here[index], own, vision, notes, cut, image_map))
+                image_maps = _image_maps(prepared, index, shown[: len(own)])
+                readings[index].append(_Reading(now[index], here[index], own, notes, cut, image_maps))
         return readings
 
     def _answers(self, prompt: Prefill) -> list[list[int]]:
@@ -257,15 +283,19 @@ class MapBatch:
     def _judged(
         self, prepared: Prepared, prefill: Prefill, readings: list[list[_Reading]]
     ) -> Sequence[Evidence | None]:
-        """The evidence for each reading's map, in order."""
+        """The evidence for each reading's map, in order; None for spans."""
         maps = [
             MapInQuestion(
-                row, len(reading.row), reading.choice, reading.logits, reading.image_map, prepared.layouts[row]
+                row, len(reading.row), reading.choice, reading.logits, reading.image_maps, prepared.layouts[row]
             )
             for row, read in enumerate(readings)
             for reading in read
         ]
-        return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
+        single = [one for one in maps if not one.choice.span]
+        if not (self.wish.evidence and single):
+            return [None] * len(maps)
+        judged = iter(evidence_for(self.model, prepared, prefill, single))
+        return [None if one.choice.span else next(judged) for one in maps]
 
     def _explanation(
         self,
@@ -277,20 +307,26 @@ class MapBatch:
         evidence: Evidence | None,
     ) -> Explanation:
         """Of the example of this number, at this place in what was prepared."""
-        tokenizer, example, layout = self.model.tokenizer, self.examples[number], prepared.layouts[place]
-        row, image_map = reading.row.numpy(), reading.image_map
+        tokenizer, example, layouts = self.model.tokenizer, self.examples[number], prepared.layouts[place]
+        row, maps = reading.row.numpy(), reading.image_maps
         ids = prepared.own_ids(place)[: len(row)].cpu()
         is_image = (ids == self.model.image_token_id).numpy()
         notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
-        if not layout.placed.all():
-            apart = np.flatnonzero(is_image)[~layout.placed]
+        placed = np.concatenate([np.ones(0, bool), *(layout.placed for layout in layouts)])
+        if not placed.all():
+            apart = np.flatnonzero(is_image)[~placed]
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
-        mass = shares(np.abs(row) if self.method.signed else row, is_image)
-        if not np.isfinite(image_map).all():
+        if reading.choice.span and self.wish.evidence:
+            notes.append("evidence is of single tokens: explain one of them, or each, to have it")
+        sizes = np.abs(row) if self.method.signed else row
+        mass = shares(sizes, is_image)
+        if not np.isfinite(row).all() or not all(np.isfinite(one).all() for one in maps):
             notes.append("the relevance is not a number here, so there is no map: try dtype float32")
-        elif not image_map.any():
+        elif not layouts:
+            notes.append("there is no picture: all relevance is on words, and there is no evidence of a picture's part")
+        elif not any(one.any() for one in maps):
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
         elif mass["image"] < FLOOR:
             notes.append(_faint(mass["image"], known=evidence is not None))
@@ -303,16 +339,20 @@ class MapBatch:
             model=self.model.name,
             method=self.method.name,
             scope=self.wish.scope,
-            question=example.question,
+            question=question_in(example.question),
+            conversation=example.question if isinstance(example.question, tuple) else (),
             answer=targets.shown(tokenizer, *answer).strip(),
             answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
-            image=example.picture.image if isinstance(example.picture, Picture) else _GONE,
-            grid=layout.grid,
+            pictures=tuple(
+                PictureMap(one.image if isinstance(one, Picture) else _GONE, layout.grid, image_map, share)
+                for one, layout, image_map, share in zip(
+                    example.pictures, layouts, maps, picture_shares(sizes, is_image, layouts), strict=True
+                )
+            ),
             tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
             is_image=is_image,
             relevance=row,
-            image_map=image_map,
             shares=mass,
             cut=reading.cut,
             evidence=evidence,
@@ -322,20 +362,20 @@ class MapBatch:
         )
 
 
+def _picture_ids(example: Example) -> tuple[int, ...]:
+    return tuple(map(id, example.pictures))
+
+
 def _last(choices: Sequence[targets.Choice]) -> int:
     """The last position of an answer that is explained."""
-    return max(choice.position for choice in choices)
+    return max(choice.last for choice in choices)
 
 
-def _image_map(prepared: Prepared, number: int, row: Tensor, vision: Tensor | None) -> np.ndarray:
-    """The picture's map, (rows, cols), from an example's own row or from the tower's tokens."""
-    layout, places = prepared.layouts[number], prepared.image_places(number).cpu()
-    on_picture = row[places[places < len(row)]].numpy()
-    layout.check(len(on_picture))
-    if vision is None:
-        return layout.image_map(on_picture)
-    rows, cols = layout.grid.rows, layout.grid.cols
-    return vision.float().numpy()[len(vision) - rows * cols :].reshape(rows, cols)
+def _image_maps(prepared: Prepared, number: int, row: Tensor) -> tuple[np.ndarray, ...]:
+    """Each picture's map, (rows, cols), from what an example's own tokens say of it."""
+    layouts, places = prepared.layouts[number], prepared.image_places(number).cpu()
+    on_pictures = views.parted(row[places[places < len(row)]].numpy(), layouts)
+    return tuple(layout.image_map(own) for layout, own in zip(layouts, on_pictures, strict=True))
 
 
 def _method_notes(method: Method) -> list[str]:
@@ -375,6 +415,14 @@ def shares(row: np.ndarray, is_image: np.ndarray) -> dict[str, float]:
     first[0] = not is_image[0]
     parts = {"image": is_image, "text": ~is_image & ~first, "first_token": first}
     return {name: float(row[part].sum(dtype=np.float64)) / total for name, part in parts.items()}
+
+
+def picture_shares(row: np.ndarray, is_image: np.ndarray, layouts: Sequence[Layout]) -> list[float]:
+    """How much of the row's mass falls to each picture; they sum to the image's share."""
+    total = float(row.sum(dtype=np.float64))
+    known = np.isfinite(total) and total > 0
+    parts = views.parted(row[is_image], layouts)
+    return [float(part.sum(dtype=np.float64)) / total if known else 0.0 for part in parts]
 
 
 @cache

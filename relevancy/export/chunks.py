@@ -37,10 +37,9 @@ def windows(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def chunks(window: list[Item], rows: int) -> Iterator[Chunk]:
     """The window's rows in chunks of about `rows`, never more; a picture's rows stay together where they fit."""
-    by_picture: dict[str, list[Item]] = {}
+    by_picture: dict[object, list[Item]] = {}
     for item in window:
-        if item.picture is not None:
-            by_picture.setdefault(item.picture.key, []).append(item)
+        by_picture.setdefault(item.row if item.picture is None else item.picture.key, []).append(item)
     chunk: list[Item] = []
     for group in by_picture.values():
         if chunk and len(chunk) + len(group) > rows:

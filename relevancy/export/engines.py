@@ -11,7 +11,7 @@ import torch
 
 from relevancy.data.arrow import pa
 from relevancy.errors import RelevancyError
-from relevancy.explanations.map_batch import ExplainConfig
+from relevancy.explanations.map_batch import ExplainConfig, require_known
 from relevancy.export import prefetch
 from relevancy.export.chunks import Chunk
 from relevancy.export.overlays import Wanted
@@ -74,8 +74,8 @@ class WorkerSpec:
         """The work of models that are in memory."""
         for model in models:
             rehearse(model, self.wish)
-        processors = ImageProcessors.of([model.processor.image_processor for model in models], self.max_pixels)
-        maker = RecordMaker(models, processors.of_model, ExplainBatches(self.wish, self.batch, self.maps))
+        processors = ImageProcessors.of(models, self.max_pixels)
+        maker = RecordMaker(models, processors, ExplainBatches(self.wish, self.batch, self.maps))
         return partial(self._tables, maker, processors)
 
     def _tables(self, maker: RecordMaker, processors: ImageProcessors, chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
@@ -107,7 +107,9 @@ def processes(size: int, make: Callable[[int], Work], *, threads: int | None) ->
 
 def rehearse(model: Model, wish: ExplainConfig) -> None:
     """Raise RelevancyError for a model or layers that would turn every row into an error."""
-    model.grid(64, 64)
+    if model.takes_pictures:
+        model.layout(64, 64)
+    require_known(model, wish, pictures=int(model.takes_pictures))
     count = model.model.config.get_text_config().num_hidden_layers
     wrong = [layer for layer in wish.layers or () if not -count <= layer < count]
     if wrong:

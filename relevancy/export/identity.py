@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.data.arrow import pa
-from relevancy.data.columns import Columns, Itemizer, Survey
+from relevancy.data.columns import ROLES, Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
 from relevancy.data.reader import RowReader, digest_of
@@ -22,6 +22,8 @@ from relevancy.export.request import Request, check, names_of
 from relevancy.export.schema import schema
 from relevancy.models import adapters
 from relevancy.models.model import Model
+
+_ALWAYS = frozenset({*ROLES, "every"})  # of the columns: what was not asked for is said, too
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ExportPlan:
                 "pictures": None if request.pictures is None else str(request.pictures.absolute()),
                 "fingerprint": self.reader.fingerprint(),
             },
-            "columns": {name: of for name, of in asdict(self.columns).items() if name != "layout" or of is not None},
+            "columns": {name: of for name, of in asdict(self.columns).items() if of or name in _ALWAYS},
         }
 
 

@@ -19,8 +19,9 @@ from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
 from relevancy.export.overlays import Wanted
-from relevancy.export.processed import OpenedPicture
+from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.export.schema import EVIDENCE
+from relevancy.images import Picture
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, ProcessedPicture
 from relevancy.models.session import Session
@@ -38,10 +39,11 @@ class ExplainBatches:
     batch: int
     maps: Wanted = field(default=Wanted(every=True))
 
-    def batches(self, items: Sequence[Item], *, by_picture: bool = False) -> Iterator[list[int]]:
+    def batches(self, items: Sequence[Item], sizes: Sequence[int], *, by_picture: bool = False) -> Iterator[list[int]]:
         """Places of the items, those of like length together, so that little is padded.
 
-        by_picture: the questions about one picture are a batch of their own, for a model that reads it once for all.
+        sizes: how many image tokens each has. by_picture: the questions about one picture are a batch of their own, for
+        a model that reads it once for all.
         """
         alone = list(range(len(items)))
         if by_picture:
@@ -50,7 +52,7 @@ class ExplainBatches:
                 together.setdefault(_key(items[place]), []).append(place)
             yield from (places for places in together.values() if len(places) > 1)
             alone = [place for places in together.values() for place in places if len(places) == 1]
-        order = sorted(alone, key=lambda place: (len(items[place].question or ""), place))
+        order = sorted(alone, key=lambda place: (sizes[place], len(items[place].question or ""), place))
         for start in range(0, len(order), self.batch):
             yield order[start : start + self.batch]
 
@@ -58,7 +60,7 @@ class ExplainBatches:
 class RecordMaker:
     """Models in memory that turn items with their processed pictures into records."""
 
-    def __init__(self, models: Sequence[Model], processors: Sequence[int], way: ExplainBatches) -> None:
+    def __init__(self, models: Sequence[Model], processors: ImageProcessors, way: ExplainBatches) -> None:
         self.models, self.processors, self.way = models, processors, way
 
     def records(self, items: Sequence[Item], opened: Mapping[str, OpenedPicture]) -> list[dict[str, Any]]:
@@ -74,37 +76,50 @@ class RecordMaker:
         mapped = [item for item in asked if self.way.maps.has(item.row)]
         answered = [item for item in asked if not self.way.maps.has(item.row)]
         towers = VisionCache()
-        for model, which in zip(self.models, self.processors, strict=True):
+        for model, which in zip(self.models, self.processors.of_model, strict=True):
             pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
-            if self.way.wish.sees_first:
+            if self.way.wish.sees_first and model.patchwise:
                 pictures = self._seen(model, pictures, towers)
-            for places in self.way.batches(mapped, by_picture=resumes(model, self.way.wish)):
-                records += self._tried(self._explained, model, [mapped[place] for place in places], pictures, opened)
-            for places in self.way.batches(answered):
-                records += self._tried(self._answered, model, [answered[place] for place in places], pictures, opened)
+            for rows, read, by_picture in (
+                (mapped, self._explained, resumes(model, self.way.wish)),
+                (answered, self._answered, False),
+            ):
+                for own in ([one for one in rows if one.picture], [one for one in rows if not one.picture]):
+                    sizes = [_image_tokens(model, one, opened) for one in own]
+                    for places in self.way.batches(own, sizes, by_picture=by_picture):
+                        records += self._tried(read, model, [own[place] for place in places], pictures, opened)
         return records
 
     def _seen(
-        self, model: Model, pictures: Mapping[str, ProcessedPicture], towers: VisionCache
-    ) -> dict[str, ProcessedPicture]:
+        self, model: Model, pictures: Mapping[str, ProcessedPicture | None], towers: VisionCache
+    ) -> dict[str, ProcessedPicture | None]:
         """Every picture of the chunk with its features, before the questions about it are put."""
+        known = {key: picture for key, picture in pictures.items() if picture is not None}
         with Session(model, towers) as session:
-            found = session.seen(list(pictures.values()))
-        return {key: found[id(picture)] for key, picture in pictures.items()}
+            found = session.seen(list(known.values()))
+        return {key: found[id(picture)] for key, picture in known.items()}
+
+    def _examples(self, items: Sequence[Item], pictures: Mapping[str, ProcessedPicture | None]) -> list[Example]:
+        """The rows as they are asked; a picture that the model takes as it is, is opened once for all of them."""
+        ready: dict[str, Picture | ProcessedPicture] = {}
+        for item in items:
+            if item.picture is not None and item.picture.key not in ready:
+                ready[item.picture.key] = pictures[item.picture.key] or self.processors.picture(item.picture)
+        return [Example((ready[_key(item)],) if item.picture else (), item.question or "") for item in items]
 
     def _tried(
         self,
         read: Callable[[Session, list[Item], list[Example]], list[dict[str, Any]]],
         model: Model,
         items: list[Item],
-        pictures: Mapping[str, ProcessedPicture],
+        pictures: Mapping[str, ProcessedPicture | None],
         opened: Mapping[str, OpenedPicture],
     ) -> list[dict[str, Any]]:
         """One batch; where it fails, its halves, down to the row that is at fault."""
         start = time.perf_counter()
         try:
             with Session(model) as session:
-                found = read(session, items, [Example(pictures[_key(item)], item.question or "") for item in items])
+                found = read(session, items, self._examples(items, pictures))
         except Exception as error:  # whatever a row does to a model, the other rows must not pay for it
             if len(items) == 1:
                 return [faulty(items[0], model.name, _reason(error))]
@@ -118,7 +133,7 @@ class RecordMaker:
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            record | {"picture_hash": opened[_key(item)].digest, "seconds": seconds}
+            record | {"picture_hash": opened[_key(item)].digest if item.picture else None, "seconds": seconds}
             for item, record in zip(items, found, strict=True)
         ]
 
@@ -132,7 +147,7 @@ class RecordMaker:
         prompt = session.prefill(prepared)
         answers = session.generate(prompt.branch(), self.way.wish.max_new_tokens)
         return [
-            _answer(session.model, item, example.picture.size, said, logits, notes)
+            _answer(session.model, item, [one.size for one in example.pictures], said, logits, notes)
             for item, example, said, logits, notes in zip(
                 items, examples, answers, prompt.logits, prepared.notes, strict=True
             )
@@ -162,12 +177,17 @@ def _given(item: Item, model: str) -> dict[str, Any]:
 
 
 def _answer(
-    model: Model, item: Item, size: tuple[int, int], said: list[int], logits: torch.Tensor, notes: tuple[str, ...]
+    model: Model,
+    item: Item,
+    sizes: Sequence[tuple[int, int]],
+    said: list[int],
+    logits: torch.Tensor,
+    notes: tuple[str, ...],
 ) -> dict[str, Any]:
     target = Choice(0, int(logits.argmax())).described(logits, model.tokenizer)
     answer = shown(model.tokenizer, *said).strip()
-    width, height = size
-    boxes, wrong = in_pixels(item.boxes or (), width, height)
+    width, height = sizes[0] if sizes else (None, None)
+    boxes, wrong = in_pixels(item.boxes or (), *sizes[0]) if sizes else ([], [])
     given = _given(item, model.name)
     return given | {
         "answer": answer,
@@ -186,8 +206,8 @@ def _answer(
 
 
 def _record(item: Item, result: Explanation) -> dict[str, Any]:
-    target, grid = result.target, result.grid
-    boxes, notes = in_pixels(item.boxes or (), grid.width, grid.height)
+    target = result.target
+    boxes, notes = in_pixels(item.boxes or (), result.grid.width, result.grid.height) if result.pictures else ([], [])
     given = _given(item, result.model)
     return given | {
         "answer": result.answer,
@@ -199,17 +219,16 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
         "contrast": target.contrast,
         "contrast_id": target.contrast_id,
         "contrast_logit": target.contrast_logit,
+        "length": target.length,
+        "log_probability": target.log_probability,
         "correct": correct(result.answer, item.expected),
-        "share_image": result.shares["image"],
+        "share_image": result.shares["image"] if result.pictures else None,
         "share_text": result.shares["text"],
         "share_first_token": result.shares["first_token"],
-        "width": grid.width,
-        "height": grid.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "x_edges": grid.x_edges,
-        "y_edges": grid.y_edges,
+        "rows": result.image_map.shape[0],
+        "cols": result.image_map.shape[1],
         "image_map": result.image_map.ravel(),
+        **_placed(result),
         "tokens": list(result.tokens),
         "is_image": result.is_image,
         "relevance": result.relevance,
@@ -223,6 +242,14 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
     }
 
 
+def _placed(result: Explanation) -> dict[str, Any]:
+    """Where the map lies; nothing of words alone."""
+    if not result.pictures:
+        return {}
+    grid = result.grid
+    return {"width": grid.width, "height": grid.height, "x_edges": grid.x_edges, "y_edges": grid.y_edges}
+
+
 def _evidence(result: Explanation) -> dict[str, Any]:
     found = result.evidence
     if found is None:
@@ -232,9 +259,17 @@ def _evidence(result: Explanation) -> dict[str, Any]:
     return {"verdict": found.verdict, f"{EVIDENCE}shared": found.shared, f"{EVIDENCE}blind_token": blind, **numbers}
 
 
+def _image_tokens(model: Model, item: Item, opened: Mapping[str, OpenedPicture]) -> int:
+    """How many a row has; 0 where all have as many, or where it is refused later."""
+    try:
+        return 0 if model.patchwise or not item.picture else model.layout(*opened[_key(item)].size).count
+    except RelevancyError:
+        return 0
+
+
 def _key(item: Item) -> str:
-    assert item.picture is not None
-    return item.picture.key
+    """Of its picture; of a row in words alone, one that no picture has."""
+    return item.picture.key if item.picture else f"row {item.row}"
 
 
 def _reason(error: Exception) -> str:

@@ -67,8 +67,10 @@ def check(request: Request, names: Sequence[str]) -> None:
         raise RelevancyError("Name at least one model.")
     if len(set(names)) < len(names):
         raise RelevancyError(f"A model is named twice in {', '.join(names)}: results could not be told apart.")
-    if request.wish.target == "all":
-        raise RelevancyError('An export explains one token of each answer, not "all": choose another target.')
+    if request.wish.several:
+        raise RelevancyError(
+            f'An export makes one map of each answer, not "{request.wish.target}": choose another target, as answer.'
+        )
     for what, given, known in (
         ("engine", request.engine, ENGINES), ("map dtype", request.map_dtype, MAP_DTYPES)
     ):  # fmt: skip

@@ -24,6 +24,7 @@ from relevancy.data.reader import RowReader
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS, Evidence
 from relevancy.explanations.explanation import Explanation
+from relevancy.explanations.picture_map import PictureMap
 from relevancy.export.folder import manifest_of, parts_of
 from relevancy.export.schema import EVIDENCE, checksum
 from relevancy.geometry import Grid
@@ -35,7 +36,8 @@ _INDEX = ["row", "id", "model", "cols"]
 
 
 class Export:
-    """Maps in the order of rows and, within a row, of models; errors and answers without a map stand in `table` alone.
+    """Results in the order of rows and, within a row, of models; errors and answers that were not explained stand in
+    `table` alone.
 
     manifest: what was asked, with which versions.
     Memory holds an index and a few parts, never all maps.
@@ -131,17 +133,8 @@ class Export:
         return self._held[number]
 
     def _explanation(self, record: dict[str, Any]) -> Explanation:
-        configuration = self.manifest["configuration"]
-        grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
-        source = self._source(record)
-        encoded = source.encoded
-        picture = open_picture(encoded, max_pixels=configuration["max_pixels"])
-        notes = tuple(record["notes"])
-        if picture_hash(encoded) != record["picture_hash"]:
-            notes += ("the picture is not the one that was explained: its file has changed",)
-        if picture.image.size != (grid.width, grid.height):
-            raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
-        layers = configuration["layers"]
+        layers = self.manifest["configuration"]["layers"]
+        pictures, notes = self._pictures(record) if record["cols"] else ((), ())
         return Explanation(
             **{name: record[name] for name in ("model", "method", "scope", "question", "answer")},
             target=Target(
@@ -151,21 +144,34 @@ class Export:
                 **{
                     name: record[name] for name in ("probability", "logit", "contrast", "contrast_id", "contrast_logit")
                 },
+                length=record.get("length") or 1,  # exports made before there were spans do not say
+                log_probability=record.get("log_probability"),
             ),
-            image=picture.image,
-            grid=grid,
+            pictures=pictures,
             tokens=tuple(record["tokens"]),
             is_image=np.array(record["is_image"], dtype=bool),
             relevance=np.array(record["relevance"], dtype=np.float32),
-            image_map=np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols),
-            shares={name: record[f"share_{name}"] for name in ("image", "text", "first_token")},
+            shares={name: record[f"share_{name}"] or 0.0 for name in ("image", "text", "first_token")},
             cut=record.get("cut"),
             evidence=_evidence(record),
             layers=None if layers is None else tuple(layers),
-            notes=notes,
+            notes=(*record["notes"], *notes),
             answer_tokens=tuple(record["answer_tokens"]),
             versions=self.manifest["versions"],
         )
+
+    def _pictures(self, record: dict[str, Any]) -> tuple[tuple[PictureMap, ...], tuple[str, ...]]:
+        """The row's picture with its map, and what is to be said of it."""
+        grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
+        source = self._source(record)
+        encoded = source.encoded
+        image = open_picture(encoded, max_pixels=self.manifest["configuration"]["max_pixels"]).image
+        if image.size != (grid.width, grid.height):
+            raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
+        image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
+        changed = picture_hash(encoded) != record["picture_hash"]
+        notes = ("the picture is not the one that was explained: its file has changed",) if changed else ()
+        return (PictureMap(image, grid, image_map, record["share_image"]),), notes
 
     def _source(self, record: dict[str, Any]) -> PictureSource:
         """Where the row's picture lies: by its name, or, of bytes, in the input's own row."""

@@ -70,6 +70,8 @@ def schema(extras: Mapping[str, pa.DataType], map_dtype: str = "float32") -> pa.
         "contrast": pa.string(),
         "contrast_id": pa.int64(),
         "contrast_logit": pa.float64(),
+        "length": pa.int32(),
+        "log_probability": pa.float64(),
         **{EXTRA + name: kind for name, kind in extras.items()},
     }
     if map_dtype == "float16":

@@ -14,33 +14,75 @@ from relevancy.errors import RelevancyError
 from relevancy.families.views import Layout, View, covering, one_grid, stretched, tile_edges, tiled
 from relevancy.geometry import Grid
 
-Rule = Callable[[Any, Any, int, int], Layout]
+Rule = Callable[[Any, Any, int, int], Layout | None]
 
 
-def layout_of(config: Any, processor: Any, width: int, height: int) -> Layout:
-    """Where the image tokens of a picture of `width` x `height` pixels lie.
+def layout_of(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """Where the image tokens of a picture of `width` x `height` pixels lie; None where no rule is written for it.
 
-    config, processor: the model's, of a family in `RULES`. Raises RelevancyError for settings that are not known.
+    config, processor: the model's. Raises RelevancyError for a processor that belongs to another model.
     """
     pictures = processor.image_processor
-    expected, rule = RULES[config.model_type]
-    name = type(pictures).__name__
-    if name.removesuffix("Pil").removesuffix("Fast") != expected or not pictures.do_resize:
-        raise RelevancyError(
-            f"how {config.model_type} lays its image tokens over a picture is known with {expected} and its resizing, "
-            f"not with {name}{'' if pictures.do_resize else ' and do_resize=False'}"
-        )
+    expected, rule = RULES.get(config.model_type, ("", None))
+    name = type(pictures).__name__.removesuffix("Pil").removesuffix("Fast")
+    if rule is None or name != expected or not pictures.do_resize:
+        return None
     return rule(config, processor, width, height)
 
 
-def _gemma3(config: Any, processor: Any, width: int, height: int) -> Layout:
+def _gemma3(config: Any, processor: Any, width: int, height: int) -> Layout | None:
     """Stretched to a square, pooled to mm_tokens_per_image; without pan and scan."""
     if _setting(processor, "do_pan_and_scan"):
-        raise RelevancyError("where gemma3's image tokens lie with pan and scan is not known here: switch it off")
+        return None
     vision, side = config.vision_config, math.isqrt(config.mm_tokens_per_image)
     pooled = vision.image_size // vision.patch_size // side * vision.patch_size
     edges = tile_edges(1, vision.image_size, side, pooled) / vision.image_size
     return one_grid(stretched(width, height, edges, edges))
+
+
+def _gemma4(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """Sides rounded down to pooled patches within a budget of them, by stretching."""
+    pictures = processor.image_processor
+    patch, pooled = pictures.patch_size, pictures.pooling_kernel_size
+    most = pictures.max_soft_tokens * pooled**2
+    size = _followed(config, _own(pictures, "get_aspect_ratio_preserving_size"), height, width, patch, most, pooled)
+    return _cut(width, height, size, patch * pooled)
+
+
+def _janus(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """Long side to `size`, then padded to a square around the middle; one grid."""
+    pictures, vision = processor.image_processor, config.vision_config
+    side, cells = pictures.size["height"], pictures.size["height"] // vision.patch_size
+    seen = [max(round(length * (side / max(width, height))), pictures.min_size) for length in (width, height)]
+    if not pictures.do_pad or max(seen) != side:
+        return None
+    edges = tile_edges(1, side, cells, vision.patch_size)
+    x_edges, y_edges = (edges - (side - length) // 2 for length in seen)
+    return one_grid(stretched(width, height, y_edges / seen[1], x_edges / seen[0]))
+
+
+def _ovis2(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """The whole first, squashed to a tile, if there are more tiles than one; then columns x rows of tiles."""
+    pictures, vision = processor.image_processor, config.vision_config
+    size, most, across, down = pictures.size["height"], _setting(processor, "max_patches"), 1, 1
+    step = vision.patch_size * vision.hidden_stride
+    if size % step or pictures.size["width"] != size or not _setting(processor, "use_covering_area_grid"):
+        return None
+    if _setting(processor, "crop_to_patches"):
+        across, down = _own(pictures, "get_min_tile_covering_grid")((height, width), size, most)
+    return _tiled(width, height, (down, across), (size, size), (step, step), thumbnail_first=True)
+
+
+def _pixtral(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """Shrunk to the longest edge, sides rounded up to merged patches, by stretching."""
+    pictures, vision = processor.image_processor, config.vision_config
+    step = vision.patch_size * getattr(config, "spatial_merge_size", 1)
+    merged = getattr(processor, "effective_patch_size", processor.patch_size * processor.spatial_merge_size)
+    if merged != step or pictures.do_center_crop:
+        return None
+    longest, empty = pictures.size["longest_edge"], np.empty((height, width, 3), np.bool_)
+    size = _own(pictures, "get_resize_output_image_size")(empty, size=longest, patch_size=step)
+    return _cut(width, height, size, step)
 
 
 def _internvl(config: Any, processor: Any, width: int, height: int) -> Layout:
@@ -51,7 +93,8 @@ def _internvl(config: Any, processor: Any, width: int, height: int) -> Layout:
     if _setting(processor, "crop_to_patches") and most > 1:
         canvas = _own(pictures, "get_optimal_tiled_canvas")
         across, down = canvas((height, width), size, _setting(processor, "min_patches"), most)
-    steps = [round(patch / config.downsample_ratio) for patch in _pair(config.vision_config.patch_size)]
+    merged = config.downsample_factor if hasattr(config, "downsample_factor") else 1 / config.downsample_ratio
+    steps = [round(patch * merged) for patch in _pair(config.vision_config.patch_size)]
     return _tiled(width, height, (down, across), size, (steps[0], steps[1]))
 
 
@@ -80,12 +123,31 @@ def _qwen2_vl(config: Any, processor: Any, width: int, height: int) -> Layout:
     """Sides rounded to merged patches within a budget of pixels, by stretching."""
     pictures = processor.image_processor
     step = pictures.patch_size * pictures.merge_size
+    budget = pictures.size["shortest_edge"], pictures.size["longest_edge"]
+    return _cut(width, height, _followed(config, _own(pictures, "smart_resize"), height, width, step, *budget), step)
+
+
+def _glm4v(config: Any, processor: Any, width: int, height: int) -> Layout:
+    """As Qwen2-VL, with a budget of pixels over all frames of a patch."""
+    pictures = processor.image_processor
+    step, frames = pictures.patch_size * pictures.merge_size, pictures.temporal_patch_size
+    budget = pictures.size["shortest_edge"], pictures.size["longest_edge"]
     resize = _own(pictures, "smart_resize")
+    return _cut(width, height, _followed(config, resize, frames, height, width, frames, step, *budget), step)
+
+
+def _followed(config: Any, resize: Callable[..., tuple[int, int]], *arguments: int) -> tuple[int, int]:
+    """Height and width that a resizing of transformers makes. Raises RelevancyError where it refuses a picture."""
     try:
-        tall, wide = resize(height, width, step, pictures.size["shortest_edge"], pictures.size["longest_edge"])
+        return resize(*arguments)
     except ValueError as error:
-        raise RelevancyError(f"a picture of {width} x {height} is too elongated for {config.model_type}") from error
-    return one_grid(stretched(width, height, np.linspace(0, 1, tall // step + 1), np.linspace(0, 1, wide // step + 1)))
+        raise RelevancyError(f"a picture of these sides is too elongated for {config.model_type}: {error}") from error
+
+
+def _cut(width: int, height: int, size: tuple[int, int], step: int) -> Layout:
+    """One grid on a picture that was stretched to `size`, height and width, a token for each `step` pixels."""
+    rows, cols = (length // step for length in size)
+    return one_grid(stretched(width, height, np.linspace(0, 1, rows + 1), np.linspace(0, 1, cols + 1)))
 
 
 def _llava_next(config: Any, processor: Any, width: int, height: int) -> Layout:
@@ -156,8 +218,16 @@ def _resampled(edges: np.ndarray, cells: int) -> np.ndarray:
     return np.interp(np.linspace(0, places[-1], cells + 1), places, edges)
 
 
-def _tiled(width: int, height: int, tiles: tuple[int, int], size: tuple[int, int], steps: tuple[int, int]) -> Layout:
-    """Tiles of `size` pixels on the stretched picture, a token for each step of pixels, the whole last.
+def _tiled(
+    width: int,
+    height: int,
+    tiles: tuple[int, int],
+    size: tuple[int, int],
+    steps: tuple[int, int],
+    *,
+    thumbnail_first: bool = False,
+) -> Layout:
+    """Tiles of `size` pixels on the stretched picture, a token for each step of pixels, the whole last or first.
 
     tiles, size, steps: (down, across).
     """
@@ -177,7 +247,7 @@ def _tiled(width: int, height: int, tiles: tuple[int, int], size: tuple[int, int
         tile_edges(down, size[0], rows, y_step) / (down * size[0]),
         tile_edges(across, size[1], cols, x_step) / (across * size[1]),
     )
-    return tiled(grid, down, across, whole)
+    return tiled(grid, down, across, whole, thumbnail_first=thumbnail_first)
 
 
 def _setting(processor: Any, name: str) -> Any:
@@ -201,14 +271,50 @@ def _pair(value: Any) -> tuple[int, int]:
 # Of each family (config.model_type): its image processor, and the rule.
 RULES = MappingProxyType[str, tuple[str, Rule]](
     {
+        "aya_vision": ("GotOcr2ImageProcessor", _internvl),
+        "cohere2_vision": ("Cohere2VisionImageProcessor", _internvl),
+        "deepseek_vl": ("DeepseekVLImageProcessor", _janus),
+        "ernie4_5_vl_moe": ("Ernie4_5_VLMoeImageProcessor", _qwen2_vl),
+        "exaone4_5": ("Qwen2VLImageProcessor", _qwen2_vl),
         "gemma3": ("Gemma3ImageProcessor", _gemma3),
+        "gemma4": ("Gemma4ImageProcessor", _gemma4),
+        "glm46v": ("Glm46VImageProcessor", _glm4v),
+        "glm4v": ("Glm4vImageProcessor", _glm4v),
+        "glm4v_moe": ("Glm4vImageProcessor", _glm4v),
+        "glm_ocr": ("Glm46VImageProcessor", _glm4v),
+        "hyperclovax_vision_v2": ("Qwen2VLImageProcessor", _qwen2_vl),
         "idefics3": ("Idefics3ImageProcessor", _idefics3),
         "internvl": ("GotOcr2ImageProcessor", _internvl),
+        "janus": ("JanusImageProcessor", _janus),
+        "lighton_ocr": ("PixtralImageProcessor", _pixtral),
+        "llava": ("PixtralImageProcessor", _pixtral),
         "llava_next": ("LlavaNextImageProcessor", _llava_next),
+        "llava_next_video": ("LlavaNextImageProcessor", _llava_next),
         "llava_onevision": ("LlavaOnevisionImageProcessor", _llava_onevision),
+        "mistral3": ("PixtralImageProcessor", _pixtral),
+        "ovis2": ("Ovis2ImageProcessor", _ovis2),
+        "paddleocr_vl": ("PaddleOCRVLImageProcessor", _qwen2_vl),
+        "qianfan_ocr": ("GotOcr2ImageProcessor", _internvl),
         "qwen2_5_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
         "qwen2_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
+        "qwen3_5": ("Qwen2VLImageProcessor", _qwen2_vl),
         "qwen3_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
+        "qwen3_vl_moe": ("Qwen2VLImageProcessor", _qwen2_vl),
         "smolvlm": ("SmolVLMImageProcessor", _idefics3),
+        "video_llama_3": ("VideoLlama3ImageProcessor", _qwen2_vl),
     }
 )
+
+
+def _onevision_beside_others(config: Any, width: int, height: int) -> Layout:
+    """Padded to a square and seen as a whole, without tiles; a separator comes last."""
+    vision = config.vision_config
+    side, cells = max(width, height), vision.image_size // vision.patch_size
+    edges = tile_edges(1, vision.image_size, cells, vision.patch_size) / vision.image_size * side
+    grid = Grid(width, height, edges - (side - width) // 2, edges - (side - height) // 2)
+    whole = View("whole", grid, np.arange(cells**2).reshape(cells, cells))
+    return Layout((whole,), cells**2 + 1, grid)
+
+
+# Families that see a picture in another way when there are several in one question: of each, how.
+BESIDE_OTHERS = MappingProxyType[str, Callable[[Any, int, int], Layout]]({"llava_onevision": _onevision_beside_others})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from relevancy.errors import RelevancyError
 from relevancy.geometry import Grid, overlaps
 
 _SEEN = 1e-6  # of a token's rectangle: less than this is rounding
+_FINEST = 1.5  # times the smallest cell's area: views with cells up to that make the map's grid
+_SAME = 0.25  # of the smallest cell: edges nearer than that are one
 _GAP = 1e-6  # pixels of the picture that a map may leave out: more gets cells of its own
 
 
@@ -52,6 +56,15 @@ class Layout:
             placed[view.tokens] = True
         return placed
 
+    @cached_property
+    def middles(self) -> np.ndarray:
+        """The middle of what each token has seen of the picture, x and y, (count, 2); NaN without a place."""
+        middles = np.full((self.count, 2), np.nan)
+        for view in self.views:
+            boxes = view.grid.boxes()
+            middles[view.tokens.ravel()] = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return middles
+
     def image_map(self, values: np.ndarray) -> np.ndarray:
         """Numbers of the image tokens (count,) -> the picture's map, float32 (rows, cols); its sum is theirs."""
         if self.plain:
@@ -75,6 +88,15 @@ class Layout:
             found[view.tokens] = (down > _SEEN).T.astype(float) @ chosen @ (across > _SEEN) > 0
         return found
 
+    def hidden_with(self, cells: np.ndarray) -> np.ndarray:
+        """Which image tokens, bool (count,), are hidden where a mask (rows, cols) of cells is.
+
+        `tokens_of` them; with all cells that show the picture, those go too that have no place.
+        """
+        shown = np.ptp(self.grid.boxes().reshape(-1, 2, 2), axis=1).min(-1) > 0
+        whole = np.asarray(cells, dtype=bool).ravel()[shown].all()
+        return np.ones(self.count, dtype=bool) if whole else self.tokens_of(cells)
+
     def check(self, tokens: int) -> None:
         """Raises RelevancyError where a picture has another number of image tokens: its places would be wrong."""
         if tokens != self.count:
@@ -88,6 +110,22 @@ class Layout:
         return overlaps(view.grid.y_edges, self.grid.y_edges), overlaps(view.grid.x_edges, self.grid.x_edges)
 
 
+def parted(values: np.ndarray, layouts: Sequence[Layout]) -> list[np.ndarray]:
+    """What belongs to each of several pictures of one prompt, of numbers of all image tokens in their order.
+
+    Raises RelevancyError where they are not as many as the pictures have.
+    """
+    ends = np.cumsum([0, *(layout.count for layout in layouts)])
+    if len(layouts) == 1:
+        layouts[0].check(len(values))
+    elif len(values) != ends[-1]:
+        raise RelevancyError(
+            f"the pictures have {len(values)} image tokens where {ends[-1]} were expected, so where they lie is not "
+            "known: the processor belongs to another model, or cuts several pictures in another way than one"
+        )
+    return [values[start:stop] for start, stop in pairwise(ends)]
+
+
 def one_grid(grid: Grid, before: int = 0) -> Layout:
     """The layout of a picture whose image tokens are one grid row by row, with `before` others in front."""
     tokens = before + np.arange(grid.rows * grid.cols).reshape(grid.rows, grid.cols)
@@ -99,16 +137,41 @@ def stretched(width: int, height: int, y_edges: np.ndarray, x_edges: np.ndarray)
     return Grid(width, height, x_edges * width, y_edges * height)
 
 
-def tiled(grid: Grid, down: int, across: int, thumbnail: Grid) -> Layout:
-    """Tiles row by row, down x across of them on one grid, then the whole picture squashed into one tile."""
+def tiled(grid: Grid, down: int, across: int, thumbnail: Grid, *, thumbnail_first: bool = False) -> Layout:
+    """Tiles row by row, down x across of them on one grid, and the whole picture squashed into one, last or first."""
     rows, cols = grid.rows // down, grid.cols // across
     views: list[View] = []
     for number in range(down * across):
         top, left = number // across * rows, number % across * cols
         tile = Grid(grid.width, grid.height, grid.x_edges[left : left + cols + 1], grid.y_edges[top : top + rows + 1])
-        views.append(View(f"tile {number + 1}", tile, _block(rows, cols, len(views))))
-    views.append(View("thumbnail", thumbnail, _block(rows, cols, len(views))))
+        views.append(View(f"tile {number + 1}", tile, _block(rows, cols, number + thumbnail_first)))
+    place = 0 if thumbnail_first else len(views)
+    views.insert(place, View("thumbnail", thumbnail, _block(rows, cols, place)))
     return Layout(tuple(views), len(views) * rows * cols, covering(grid, thumbnail))
+
+
+def gathered(views: Sequence[View], count: int) -> Layout:
+    """A layout of views of any kind: the map's cells are those of the finest views, wherever one of their edges is.
+
+    Edges nearer to each other than a part of a cell are one. Where coarser views have seen more, there are cells too.
+    """
+    if len(views) == 1:
+        return Layout(tuple(views), count, views[0].grid)
+    areas = [float(np.diff(view.grid.x_edges).mean() * np.diff(view.grid.y_edges).mean()) for view in views]
+    finest = [view.grid for view, area in zip(views, areas, strict=True) if area <= _FINEST * min(areas)]
+    width, height = finest[0].width, finest[0].height
+    grid = Grid(width, height, _united([one.x_edges for one in finest]), _united([one.y_edges for one in finest]))
+    for view in views:
+        grid = covering(grid, view.grid)
+    return Layout(tuple(views), count, grid)
+
+
+def _united(edges: Sequence[np.ndarray]) -> np.ndarray:
+    """All edges in order, those that are nearly the same as their mean."""
+    near = _SAME * min(float(np.diff(some).min()) for some in edges)
+    every = np.sort(np.concatenate(edges))
+    groups = np.split(every, np.flatnonzero(np.diff(every) > near) + 1)
+    return np.array([group.mean() for group in groups])
 
 
 def covering(grid: Grid, whole: Grid) -> Grid:

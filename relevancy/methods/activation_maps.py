@@ -28,7 +28,8 @@ def tam(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
 
     Activation of token i at place p: a_i(p) = max(0, w_i h_p), with h the decoder's last hidden states and w the output
     embeddings less their mean, since probabilities do not hear what is added to all logits (the authors clamp logits as
-    they come); of a contrast, w is the difference. The picture's map is A - s I, not below zero, filtered.
+    they come); of a contrast, w is the difference, of a span the map is the mean of its tokens' maps. The picture's map
+    is A - s I, not below zero, filtered.
     I = sum_i a(i) A_i / sum_i a(i) is the interference of the words i before the explained position, of which A_i is
     the picture's map of word i itself, and a(i) the explained token's activation at that word; s is the scale with
     which I comes closest to A (least squares). Words that are the explained token itself are no interference. A word's
@@ -66,10 +67,16 @@ class _Activations:
         assert self.states is not None
         assert self.ids is not None
         found = [
-            self._row(states, ids, choice, place)
+            self._mean(states, ids, choice, place)
             for states, ids, choice, place in zip(self.states, self.ids, round_.choices, round_.places, strict=True)
         ]
         return Attribution(torch.stack(found))
+
+    def _mean(self, states: Tensor, ids: Tensor, choice: Choice, place: int) -> Tensor:
+        """One example's numbers, (tokens,); of a span, the mean of its tokens'."""
+        first = place - choice.length + 1
+        rows = [self._row(states, ids, one, first + number) for number, one in enumerate(choice.singly())]
+        return torch.stack(rows).mean(0)
 
     def _row(self, states: Tensor, ids: Tensor, choice: Choice, place: int) -> Tensor:
         """One example's numbers, (tokens,), from its padded hidden states."""

@@ -92,7 +92,7 @@ class _Watched:
     def read(self, round_: TargetBatch) -> Attribution:
         self.decoder.require_every_layer()
         assert self.state is not None
-        return Attribution(torch.stack([self.state[index, place] for index, place in enumerate(round_.places)]))
+        return Attribution(round_.averaged(self.state))
 
 
 def _summed(watched: _Watched, query: Tensor, key: Tensor, call: attention.Call) -> Tensor:

@@ -18,6 +18,7 @@ from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.methods.registry import Method
 from relevancy.models.model import Model
+from relevancy.models.prefixes import PrefixCache
 from relevancy.models.prepared import Prepared
 
 
@@ -25,15 +26,15 @@ from relevancy.models.prepared import Prepared
 class MethodSettings:
     """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture.
 
-    resume: examples come one by one, those about one picture after one another; what comes before the question may be
-    read once for all of them.
+    prefixes: of pictures that were read before; given where examples come one by one, those about one picture after one
+    another, and what comes before the question may be read once for all of them.
     """
 
     scope: Scope
     layers: tuple[int, ...] | None
     rows: int
     cols: int
-    resume: bool = False
+    prefixes: PrefixCache | None = None
 
     @property
     def patches(self) -> int:
@@ -51,9 +52,9 @@ class MethodSettings:
 class TargetBatch:
     """One target for each example of a batch.
 
-    places: where in the sequences the targets' logits are, counted from the end: -1 is the last position.
-    wanted: which examples' rows will be read; the others may stay zero. last: whether this is the last round over the
-    same forward pass.
+    places: where in the sequences the targets' logits are, counted from the end: -1 is the last position; of a span,
+    its last. wanted: which examples' rows will be read; the others may stay zero. last: whether this is the last round
+    over the same forward pass.
     """
 
     choices: Sequence[Choice]
@@ -61,9 +62,29 @@ class TargetBatch:
     wanted: Sequence[bool]
     last: bool = True
 
-    def here(self, logits: Tensor) -> Tensor:
-        """The targets' own logits, (batch, vocabulary), of the sequences' last ones, (batch, kept, vocabulary)."""
-        return torch.stack([logits[index, place] for index, place in enumerate(self.places)])
+    @property
+    def emitting(self) -> list[list[int]]:
+        """All places of each target; shorter spans repeat their last one."""
+        longest = max(choice.length for choice in self.choices)
+        return [
+            [min(place - choice.length + 1 + number, place) for number in range(longest)]
+            for choice, place in zip(self.choices, self.places, strict=True)
+        ]
+
+    def here(self, logits: Tensor) -> list[Tensor]:
+        """Each target's own logits, (vocabulary,), of a span (length, vocabulary), of (batch, kept, vocabulary)."""
+        ends = [logits.shape[1] + place + 1 for place in self.places]
+        return [
+            own[end - choice.length : end] if choice.span else own[end - 1]
+            for own, choice, end in zip(logits, self.choices, ends, strict=True)
+        ]
+
+    def averaged(self, rows: Tensor) -> Tensor:
+        """What (batch, kept, n) holds at each target's place, (batch, n); of a span, the mean over its places."""
+        ends = [rows.shape[1] + place + 1 for place in self.places]
+        return torch.stack(
+            [own[end - choice.length : end].mean(0) for own, choice, end in zip(rows, self.choices, ends, strict=True)]
+        )
 
     def scalars(self, logits: Tensor) -> Tensor:
         """The numbers that are explained, (batch,)."""
@@ -77,12 +98,12 @@ class Attribution:
     """What a method found for one round of targets.
 
     rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
-    vision: (batch, tower tokens), the patches last; None where the map is the rows' image tokens. notes: of each
+    image: (batch, tokens), what the map shows on the image tokens; None where it shows the rows' own. notes: of each
     example, what to be careful about. cut: (batch,), see `Explanation.cut`.
     """
 
     rows: Tensor
-    vision: Tensor | None = None
+    image: Tensor | None = None
     notes: Sequence[tuple[str, ...]] | None = None
     cut: Tensor | None = None
 

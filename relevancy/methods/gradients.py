@@ -72,9 +72,10 @@ class _InputGradient:
         self.model, self.setting = model, setting
         self.embeddings, self.pixels = _Leaf(), _Leaf()
         self.logits: Tensor | None = None
+        self.ids: Tensor | None = None
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
-        self.logits = None  # the graph of an earlier pass goes before the next one grows
+        self.logits, self.ids = None, prepared.ids  # the graph of an earlier pass goes before the next one grows
         given: dict[str, Any] = dict(prepared.inputs)
         if self.setting.scope == "full":
             given["pixel_values"] = self.pixels.take(given["pixel_values"])
@@ -92,9 +93,11 @@ class _InputGradient:
         rows, *pixels = (
             source.detach().float() * gradient.float() for source, gradient in zip(sources, found, strict=True)
         )
-        return Attribution(
-            rows.sum(-1), self.setting.blocks(pixels[0].sum(1)).sum((2, 4)).flatten(1) if pixels else None
-        )
+        if not pixels:
+            return Attribution(rows.sum(-1))
+        assert self.ids is not None
+        patches = self.setting.blocks(pixels[0].sum(1)).sum((2, 4)).flatten(1)
+        return Attribution(rows.sum(-1), on_image_tokens(self.ids, self.model.image_token_id, patches))
 
 
 class _GradCam:

@@ -59,13 +59,14 @@ class Subject:
         """The explained number for each of some changed pictures, (pictures,) float32."""
         count = len(pictures)
         prompt = {name: value.expand(count, *value.shape[1:]) for name, value in self.prompt.items()}
-        run = partial(self.model.model, **prompt, logits_to_keep=1, use_cache=False)
+        run = partial(self.model.model, **prompt, logits_to_keep=self.choice.length, use_cache=False)
         if self.embeddings is None:
             logits = run(pixel_values=pictures).logits
         else:
             with into_decoder(self.model, lambda _: self.with_patches(pictures)):
                 logits = run().logits
-        return torch.stack([self.choice.scalar(own) for own in logits[:, -1].float()])
+        own = logits.float() if self.choice.span else logits[:, -1].float()
+        return torch.stack([self.choice.scalar(scores) for scores in own])
 
     def with_patches(self, pictures: Tensor) -> Tensor:
         """The decoder's embeddings with others for the patches."""

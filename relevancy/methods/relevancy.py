@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relevancy.core.recomputation import ShortOfMemoryError
 from relevancy.core.tape import Tape, chosen_layers, record
 from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch
 from relevancy.models.generation import branched
 from relevancy.models.model import Model
+from relevancy.models.prefixes import KnownPrefix, PrefixCache
 from relevancy.models.prepared import Prepared
 
 
@@ -24,7 +26,7 @@ def relevancy(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     Costs one forward pass, and for each target one backward pass of the activations alone.
     """
     with record(model.model, setting.scope, layers=setting.layers) as tape:
-        yield _Recorded(model, tape, 1, resume=setting.resume)
+        yield _Recorded(model, tape, 1, setting, "clamp")
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def magnitude(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     Abar = mean_h |A_h * dy/dA_h| with rows summing to 1, R <- R + Abar R. Costs what relevancy costs.
     """
     with record(model.model, setting.scope, layers=setting.layers, rule="magnitude") as tape:
-        yield _Recorded(model, tape, 1, resume=setting.resume)
+        yield _Recorded(model, tape, 1, setting, "magnitude")
 
 
 @contextmanager
@@ -46,45 +48,76 @@ def attention_x_gradient(model: Model, setting: MethodSettings) -> Iterator[Attr
     """
     layers = len(chosen_layers(setting.layers, model.model.get_decoder()))
     with record(model.model, setting.scope, layers=setting.layers, carried=False) as tape:
-        yield _Recorded(model, tape, layers)
+        yield _Recorded(model, tape, layers, setting)
 
 
 class _Recorded:
-    """Rows of a tape, each divided by `parts`; with `resume`, a picture that was read last is not read again."""
+    """Rows of a tape, each divided by `parts`; a picture that is known from before is not read again."""
 
-    def __init__(self, model: Model, tape: Tape, parts: int, *, resume: bool = False) -> None:
-        self.model, self.tape, self.parts, self.resume = model, tape, parts, resume
+    def __init__(self, model: Model, tape: Tape, parts: int, setting: MethodSettings, kind: Hashable = None) -> None:
+        self.model, self.first, self.parts, self.prefixes = model, tape, parts, setting.prefixes
+        self.kind = kind, setting.scope, setting.layers
+        self.tape = tape
         self.logits: Tensor | None = None
-        self.beginning: Prepared | None = None
-        self.cache: Any = None
 
     def forward(self, prepared: Prepared, keep: int, *, use_cache: bool) -> Any:
         self.logits = None  # the graph of an earlier pass goes before the next one grows
-        if self.resume:
-            output = self.resumed(prepared, keep)
-        else:
+        output = None if self.prefixes is None else self.resumed(self.prefixes, prepared, keep)
+        if output is None:
+            self.tape = self.first
             output = self.model.model(**prepared.inputs, logits_to_keep=keep, use_cache=use_cache)
         self.logits = output.logits
         return output
 
-    def resumed(self, prepared: Prepared, keep: int) -> Any:
-        """The same output for one example, of which only what comes after the picture runs if the picture is known."""
+    def resumed(self, prefixes: PrefixCache, prepared: Prepared, keep: int) -> Any:
+        """The same output for one example, of which only what comes after the picture runs if the picture is known.
+
+        None where what comes before does not fit in memory with its graph.
+        """
         tokens = int(prepared.image_places(0)[-1]) + 1
         beginning = prepared.only(0, tokens)
-        if self.beginning is None or not beginning.equals(self.beginning):
-            with self.tape.beginning(tokens):
-                read = self.model.model(**beginning.inputs, logits_to_keep=1, use_cache=True)
-            self.beginning, self.cache = beginning, read.past_key_values
-        with self.tape.rest():
-            return self.model.model(
-                **prepared.rest(tokens), past_key_values=branched(self.cache), use_cache=True, logits_to_keep=keep
-            )
+        known = prefixes.found(self.kind, beginning)
+        if known is None:
+            prefixes.make_room()
+            try:
+                known = self.begun(beginning, tokens)
+            except ShortOfMemoryError:
+                prefixes.clear()
+                return None
+            prefixes.keep(known)
+        self.tape = known.tape
+        try:
+            with self.tape.recording(), self.tape.rest():
+                return self.model.model(
+                    **prepared.rest(tokens), past_key_values=branched(known.cache), use_cache=True, logits_to_keep=keep
+                )
+        except ShortOfMemoryError:
+            prefixes.clear()
+            return None
+
+    def begun(self, beginning: Prepared, tokens: int) -> KnownPrefix:
+        """What comes before a question, read now."""
+        assert self.first.kept is not None
+        tape = self.first.another()
+        with self.first.kept.counted(self.model.model) as kept, tape.recording(), tape.beginning(tokens):
+            read = self.model.model(**beginning.inputs, logits_to_keep=1, use_cache=True)
+        return KnownPrefix(self.kind, beginning, tape, read.past_key_values, kept())
 
     def read(self, round_: TargetBatch) -> Attribution:
         assert self.logits is not None
-        positions = torch.tensor(round_.places, device=self.logits.device)
+        positions = torch.tensor(round_.emitting, device=self.logits.device)
         scalars = round_.scalars(self.logits)
         rows = self.tape.relevance(scalars, positions, retain_graph=not round_.last)
-        language = rows.language.clone()
-        language[torch.arange(len(language)), list(round_.places)] -= 1  # e_t, the position's own unit
-        return Attribution(language / self.parts, rows.vision, cut=rows.cut)
+        units = torch.zeros_like(rows.language).scatter_(1, positions % rows.language.shape[1], 1)
+        language = rows.language - units  # e_t, the positions' own
+        notes = [self.notes()] * len(language)
+        return Attribution(language / self.parts, rows.image, notes, rows.cut)
+
+    def notes(self) -> tuple[str, ...]:
+        """How it was computed, where that is not as ever."""
+        how = self.first.recomputation
+        if how is None or not how.needed:
+            return ()
+        needed, free = (f"{size / 2**30:.1f} GiB" for size in (how.expected, how.free))
+        why = f"since keeping their activations takes about {needed} and {free} is free"
+        return (f"layers ran again for the gradients, {why}: the same map, in more time",)

@@ -25,15 +25,17 @@ _RIGHT = 0.5  # of a map's highest patches: so many on the truth
 def evidence_of(
     model: Model, picture: Image.Image, question: str, said: GivenAnswer, maps: Sequence[np.ndarray]
 ) -> list[Evidence | None]:
-    """The evidence for maps (rows, cols) of one answer's token, whatever made them; None where it cannot be read.
+    """The evidence for maps (rows, cols) of one answer's token, whatever made them; None for several tokens together.
 
     One forward pass serves all maps, and so does the pass without the picture: `blind_tv` is the same for each.
     """
+    if said.length > 1:
+        return [None] * len(maps)
     with Session(model) as session:
-        prepared = session.prepare([Example(Picture(picture), question)], [said.ids[: said.position]], features=True)
+        prepared = session.prepare([Example((Picture(picture),), question)], [said.ids[: said.position]], features=True)
         prefill = session.prefill(prepared)
         choice, length = Choice(said.position, said.token), prepared.ids.shape[1]
-        asked = [MapInQuestion(0, length, choice, prefill.logits[0], one, prepared.layouts[0]) for one in maps]
+        asked = [MapInQuestion(0, length, choice, prefill.logits[0], [one], prepared.layouts[0]) for one in maps]
         return evidence_for(model, prepared, prefill, asked)
 
 

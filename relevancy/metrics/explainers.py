@@ -16,6 +16,7 @@ from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
+from relevancy.explanations.picture_map import PictureMap
 from relevancy.geometry import Grid
 from relevancy.images import Source, open_picture
 from relevancy.methods.registry import METHODS, MapFunction, chosen
@@ -146,7 +147,7 @@ def _unread(name: str, draw: Callable[[Grid], np.ndarray]) -> Explainer:
 def _drawn(
     model: Model, name: str, image: Image.Image, question: str, draw: Callable[[Grid], np.ndarray]
 ) -> Explanation:
-    grid = model.grid(*image.size)
+    grid = model.layout(*image.size).grid
     return Explanation(
         model=model.name,
         method=name,
@@ -154,11 +155,9 @@ def _drawn(
         question=question,
         answer="",
         target=Target(token="", id=-1, position=0, probability=float("nan"), logit=float("nan")),
-        image=image,
-        grid=grid,
+        pictures=(PictureMap(image, grid, draw(grid), 0.0),),
         tokens=(),
         is_image=np.zeros(0, bool),
         relevance=np.zeros(0, np.float32),
-        image_map=draw(grid),
         shares={"image": 0.0, "text": 0.0, "first_token": 0.0},
     )

@@ -45,17 +45,24 @@ class Asked:
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's rank correlation of two maps of one shape, signs kept.
+    """Spearman's rank correlation of two maps, signs kept.
 
-    NaN where a map is not a number; 1 for maps that are both the same everywhere, 0 where only one is.
+    Where their shapes differ, as those of two pictures may, cells at the same share of rows and columns are compared,
+    as many as the finer map has. NaN where a map is not a number; 1 for maps that are both the same everywhere, 0
+    where only one is.
     """
-    first, second = (np.asarray(each, np.float64).ravel() for each in (one, other))
-    if first.shape != second.shape:
-        raise RelevancyError("Maps are compared patch by patch: these two have different numbers of patches.")
+    shape = tuple(map(max, one.shape, other.shape))
+    first, second = (_sampled(np.asarray(each, np.float64), shape).ravel() for each in (one, other))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return float("nan")
     flat = [np.ptp(each) == 0 for each in (first, second)]
     return float(all(flat)) if any(flat) else spearman(first, second)
+
+
+def _sampled(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A map with as many rows and columns, each cell what lies at its middle."""
+    sides = zip(shape, values.shape, strict=True)
+    return values[np.ix_(*((2 * np.arange(wanted) + 1) * length // (2 * wanted) for wanted, length in sides))]
 
 
 def similarities(before: Sequence[np.ndarray], after: Sequence[np.ndarray], *, signs: bool = True) -> np.ndarray:

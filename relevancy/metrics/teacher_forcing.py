@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["GivenAnswer", "TeacherForcing"]
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from relevancy.core import patching, targets
 from relevancy.errors import RelevancyError
-from relevancy.explanations.counterfactual import REPLACEMENTS, Replacement, color_of
+from relevancy.explanations.counterfactual import REPLACEMENTS, Replacement, color_of, painted
 from relevancy.explanations.explanation import Explanation
 from relevancy.images import Picture
 from relevancy.metrics.patch_order import seen
 from relevancy.models import generation
 from relevancy.models.hooks import read_by_decoder
 from relevancy.models.model import Model
-from relevancy.models.prepared import Example
+from relevancy.models.prepared import Example, Prepared
 from relevancy.models.session import Session
 from relevancy.models.vision_cache import unused_tower_layers_skipped
 
@@ -35,14 +35,16 @@ _CACHED = 1 << 18  # activations of a layer that a CPU's cache holds, for each t
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """An answer and the token of it that is explained.
+    """An answer and the token of it that is explained, or several that are explained together.
 
-    ids: of the answer, stop token excluded. position: of the explained token in them. token: its id.
+    ids: of the answer, stop token excluded. position: of the explained token in them. token: its id. length: of how
+    many tokens from there on the probability is followed, which is their product.
     """
 
     ids: tuple[int, ...]
     position: int
     token: int
+    length: int = 1
 
     @classmethod
     def of(cls, result: Explanation, model: Model) -> GivenAnswer:
@@ -50,21 +52,21 @@ class GivenAnswer:
         ids: tuple[int, ...] = tuple(map(model.tokenizer.convert_tokens_to_ids, result.answer_tokens))  # type: ignore[arg-type]
         if not ids:
             raise RelevancyError("The answer has no token, so there is no probability to follow: ask another question.")
-        return cls(ids, result.target.position, result.target.id)
+        return cls(ids, result.target.position, result.target.id, result.target.length)
 
     @classmethod
     def words(cls, model: Model, answer: str, target: str | int = "first-relevant") -> GivenAnswer:
-        """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for target "all"."""
+        """An answer in words, as `explain(..., answer=..., target=...)` reads it; not for targets that give several."""
         ids = generation.encoded(model, answer)
         choice = targets.choose(target, ids, model.tokenizer)[0]
-        return cls(ids, choice.position, choice.id)
+        return cls(ids, choice.position, choice.id, choice.length)
 
 
 @dataclass(frozen=True, eq=False)
 class VersionScores:
     """What a model makes of several versions of a picture.
 
-    probability: (versions,) float64, of the explained token after the answer's tokens before it. kept: (versions,)
+    probability: (versions,) float64, of what is explained after the answer's tokens before it. kept: (versions,)
     bool, whether greedy decoding would still write this answer, token by token, and end it there.
     """
 
@@ -75,29 +77,41 @@ class VersionScores:
 class TeacherForcing:
     """One question about one picture with its answer, ready to be read on many versions of the picture.
 
-    Patches are replaced in what the tower sees, the picture after its processor, where each patch is a square of its
-    own: nothing of a hidden patch is left in its neighbours, as resizing an edited picture would leave it.
+    Patches are the cells of `image_map`. Where image tokens are the tower's patches one by one, they are replaced in
+    what the tower sees, the picture after its processor: nothing of a hidden patch is left in its neighbours, as
+    resizing an edited picture would leave it. For all other families they are replaced in the picture itself, as
+    `counterfactual` does it, and so in every view of it.
     """
 
     def __init__(
         self, model: Model, picture: Image.Image, question: str, said: GivenAnswer, *, batch: int | None = None
     ) -> None:
         self.model, self.said = model, said
-        self.grid = model.grid(*picture.size)
+        self.layout = model.layout(*picture.size)
+        self.grid = self.layout.grid
         self.seen = seen(self.grid)
-        with Session(model) as session:
-            prepared = session.prepare([Example(Picture(picture), question)], [said.ids])
-        self._inputs: dict[str, Any] = dict(prepared.inputs)
-        self.pixels: Tensor = self._inputs.pop("pixel_values")[0]
-        self._picture = picture
-        self.batch = batch or _together(model, prepared.ids.shape[1])
+        self._picture, self._question = picture, question
+        self._prepared = self._prepared_for([picture])
+        self.batch = batch or _together(model, self._prepared.ids.shape[1])
         self._others: dict[Replacement, Tensor] = {}
         self._known: dict[tuple[str, bytes], tuple[float, bool]] = {}
 
     @property
     def patches(self) -> int:
-        """How many patches the tower has."""
+        """How many patches there are on the picture."""
         return self.grid.rows * self.grid.cols
+
+    @property
+    def pixels(self) -> Tensor:
+        """What the processor made of the picture; (channels, height, width) where patches are image tokens."""
+        pixels: Tensor = self._prepared.inputs["pixel_values"][0]
+        return pixels
+
+    def _prepared_for(self, pictures: Sequence[Image.Image]) -> Prepared:
+        """Versions of the picture, each with the question and the answer."""
+        examples = [Example((Picture(picture),), self._question) for picture in pictures]
+        with Session(self.model) as session:
+            return session.prepare(examples, [self.said.ids] * len(examples))
 
     def replaced(self, hidden: np.ndarray, replacement: Replacement = "grey") -> Tensor:
         """The pixels with patches replaced: hidden bool (versions, patches) -> (versions, channels, height, width).
@@ -133,28 +147,27 @@ class TeacherForcing:
     def read(self, pixels: Tensor) -> VersionScores:
         """The answer on versions of the picture (versions, channels, height, width)."""
 
-        def run(part: slice) -> Any:
+        def run(part: slice) -> Tensor:
             some = pixels[part]
-            return self.model.model(
-                **self._expanded(len(some)),
-                pixel_values=some,
-                logits_to_keep=len(self.said.ids) + 1,
-                use_cache=False,
-            ).logits
+            own = {key: _repeated(value, len(some)) for key, value in self._inputs.items()}
+            return self._logits(own | {"pixel_values": some})
 
-        with self.model.lock, unused_tower_layers_skipped(self.model):
-            return self._reading([0] * len(pixels), run)
+        return self._reading([0] * len(pixels), run)
 
     def hiding(self, hidden: np.ndarray, replacement: Replacement = "grey") -> VersionScores:
         """The answer with patches replaced; hidden bool (versions, patches)."""
-        return self._once(replacement, hidden, lambda rows: self.read(self.replaced(rows, replacement)))
+        if self.model.patchwise:
+            return self._once(replacement, hidden, lambda rows: self.read(self.replaced(rows, replacement)))
+        return self._once(replacement, hidden, lambda rows: self._edited(rows, replacement))
 
     def without(self, removed: np.ndarray) -> VersionScores:
-        """The answer with patches' image tokens taken out of the sequence; removed bool (versions, patches).
+        """The answer with image tokens taken out of the sequence; removed bool (versions, patches).
 
-        The tower runs once, on the whole picture. The other tokens keep their places: no token sees a removed one.
+        Those that have seen any of the patches, in whatever view; with all patches, those too that have no place. The
+        other tokens keep their places: no token sees a removed one. Where image tokens are patches the tower runs once,
+        on the whole picture.
         """
-        return self._once("removed", removed, self._removed)
+        return self._once("removed", removed, self._removed if self.model.patchwise else self._unseen)
 
     def _once(self, how: str, masks: np.ndarray, read: Callable[[np.ndarray], VersionScores]) -> VersionScores:
         """What `read` makes of masks (versions, patches), of each but once: curves begin and end alike."""
@@ -165,6 +178,35 @@ class TeacherForcing:
             self._known |= zip(new, zip(found.probability.tolist(), found.kept.tolist(), strict=True), strict=True)
         probability, kept = zip(*(self._known[key] for key in keys), strict=True)
         return VersionScores(np.array(probability), np.array(kept))
+
+    def _edited(self, hidden: np.ndarray, replacement: Replacement) -> VersionScores:
+        """Pictures that are changed and go the whole way to the model."""
+        shape = self.grid.rows, self.grid.cols
+
+        def run(part: slice) -> Tensor:
+            masks = (self.grid.pixels_of(one.reshape(shape)) for one in hidden[part])
+            versions = [painted(self._picture, mask, replacement) for mask in masks]
+            return self._logits(self._prepared_for(versions).inputs)
+
+        return self._reading([0] * len(hidden), run)
+
+    def _unseen(self, removed: np.ndarray) -> VersionScores:
+        """The whole sequence, in which no token sees those that are removed."""
+        places = self._prepared.image_places(0)
+        shape = self.grid.rows, self.grid.cols
+        gone = torch.from_numpy(np.stack([self.layout.hidden_with(one.reshape(shape)) for one in removed]))
+
+        def run(part: slice) -> Tensor:
+            some = gone[part].to(places.device)
+            inputs = self._prepared.repeated(len(some)).inputs
+            mask = inputs["attention_mask"].clone()
+            mask[:, places] = (~some).to(mask.dtype)
+            if "position_ids" not in inputs:
+                inputs["position_ids"] = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+            inputs["attention_mask"] = mask
+            return self._logits(inputs)
+
+        return self._reading([0] * len(removed), run)
 
     def _removed(self, removed: np.ndarray) -> VersionScores:
         """Shorter sequences, those of one length together; masked ones where an attention window counts places."""
@@ -181,25 +223,33 @@ class TeacherForcing:
         stays[:, places] = ~torch.from_numpy(removed[order]).to(ids.device)
         masked = along or _has_windows(self.model)
 
-        def run(part: slice) -> Any:
+        def run(part: slice) -> Tensor:
             own = torch.ones_like(stays[part]) if masked else stays[part]
             count = len(own)
             positions = own.nonzero()[:, 1].view(count, -1)
-            return self.model.model(
-                **{key: _repeated(value, count) for key, value in others.items()},
-                inputs_embeds=embedded[0, positions],
-                attention_mask=stays[part].long() if masked else torch.ones_like(positions),
-                position_ids=positions,
-                logits_to_keep=len(self.said.ids) + 1,
-                use_cache=False,
-            ).logits
+            return self._logits(
+                {key: _repeated(value, count) for key, value in others.items()}
+                | {
+                    "inputs_embeds": embedded[0, positions],
+                    "attention_mask": stays[part].long() if masked else torch.ones_like(positions),
+                    "position_ids": positions,
+                }
+            )
 
         found = self._reading([tokens] * len(removed) if masked else stays.sum(1).tolist(), run)
         back = np.argsort(order)
         return VersionScores(found.probability[back], found.kept[back])
 
-    def _expanded(self, count: int) -> dict[str, Any]:
-        return {key: _repeated(value, count) for key, value in self._inputs.items()}
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        """What the model reads beside the picture."""
+        return {key: value for key, value in self._prepared.inputs.items() if key != "pixel_values"}
+
+    def _logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Those that the answer and its end come from, (versions, answer + 1, vocabulary)."""
+        keep = len(self.said.ids) + 1
+        logits: Tensor = self.model.model(**inputs, logits_to_keep=keep, use_cache=False).logits
+        return logits
 
     def _embedded(self) -> Tensor:
         """What the decoder is given for the untouched picture, (1, tokens, hidden)."""
@@ -211,15 +261,18 @@ class TeacherForcing:
         """What `run` makes of versions, as many together as fit, and never of two lengths."""
         probabilities, kept = [], []
         model = self.model.model
-        answer = torch.tensor(self.said.ids, device=self.pixels.device)
-        stops = torch.tensor(self.model.stop_token_ids, device=self.pixels.device)
-        with Session(self.model), torch.no_grad(), patching.unread_rows_skipped(model, model.get_decoder()):
+        answer = torch.tensor(self.said.ids, device=self.model.device)
+        stops = torch.tensor(self.model.stop_token_ids, device=self.model.device)
+        skipped = patching.unread_rows_skipped(model, model.get_decoder())
+        with Session(self.model), torch.no_grad(), unused_tower_layers_skipped(self.model), skipped:
             for part in _parts(lengths, self.batch):
                 logits = run(part)
                 best = logits.argmax(-1)
                 kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
-                here = logits[:, self.said.position].float().softmax(-1)
-                probabilities.append(here[:, self.said.token])
+                first, length = self.said.position, self.said.length
+                followed = answer[first : first + length] if length > 1 else answer.new_tensor([self.said.token])
+                here = logits[:, first : first + length].float().log_softmax(-1)
+                probabilities.append(here[:, range(length), followed].double().sum(-1).exp())
         return VersionScores(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())
 
 

@@ -25,13 +25,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from relevancy.errors import RelevancyError, shortened
 
@@ -118,7 +121,7 @@ def _fetched(source: str, label: str, revision: str | None) -> str:
 
 
 def config_of(folder: Path, label: str) -> PreTrainedConfig:
-    """The folder's config, of a kind that takes pictures with text. Raises RelevancyError."""
+    """The folder's config, of a kind that takes pictures with text, or continues a text. Raises RelevancyError."""
     if not (folder / "config.json").is_file():
         raise RelevancyError(f"{label} has no config.json: give the folder of a saved model")
     try:
@@ -136,9 +139,22 @@ def config_of(folder: Path, label: str) -> PreTrainedConfig:
             f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
             f"never run ({first_line(error)})"
         ) from error
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise RelevancyError(f"{label} ({config.model_type}) takes no pictures: give a vision-language model")
+    if not takes_pictures(config) and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise RelevancyError(
+            f"{label} ({config.model_type}) neither takes pictures with text nor continues a text: give a "
+            "vision-language model, or a language model such as GPT-2, Llama, Gemma or Qwen"
+        )
     return config
+
+
+def takes_pictures(config: PreTrainedConfig) -> bool:
+    """Whether it is of a vision-language model, and not of one of words alone."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _kind(config: PreTrainedConfig) -> Any:
+    """The class that builds and loads models of this config."""
+    return AutoModelForImageTextToText if takes_pictures(config) else AutoModelForCausalLM
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -177,7 +193,7 @@ def check_config(config: PreTrainedConfig, parameters: int, label: str) -> None:
         return  # weights are packed, and their number says nothing
     try:
         with torch.device("meta"):
-            described = sum(weight.numel() for weight in AutoModelForImageTextToText.from_config(config).parameters())
+            described = sum(weight.numel() for weight in _kind(config).from_config(config).parameters())
     except _UNREADABLE as error:
         raise RelevancyError(
             f"{label}: config.json describes no model that can be built ({first_line(error)}): copy it anew from "
@@ -190,9 +206,14 @@ def check_config(config: PreTrainedConfig, parameters: int, label: str) -> None:
         )
 
 
-def processor_of(folder: Path, label: str) -> ProcessorMixin:
-    """The folder's processor, with Pillow resizing the pictures: torchvision's way differs from the trained one."""
+def processor_of(folder: Path, label: str, config: PreTrainedConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """The folder's processor, of a model of words alone its tokenizer.
+
+    Pillow resizes the pictures: torchvision's way differs from the trained one.
+    """
     try:
+        if not takes_pictures(config):
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except Exception as error:  # the tokenizers library has no kind of its own for a damaged file
         raise RelevancyError(
@@ -216,7 +237,7 @@ def weights_of(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model with its weights in place, and transformers' report of what it found."""
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = _kind(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,

@@ -20,7 +20,11 @@ def into_decoder(model: Model, change: Change) -> Iterator[None]:
     """Inside, the decoder reads what `change` makes of its embeddings, (batch, tokens, width)."""
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, kwargs | {"inputs_embeds": change(kwargs["inputs_embeds"])}
+        embeddings = kwargs.get("inputs_embeds")
+        if embeddings is None:  # a model of words alone leaves that to its decoder
+            ids = args[0] if args else kwargs.pop("input_ids")
+            embeddings, args = model.model.get_input_embeddings()(ids), (None, *args[1:])[: len(args)]
+        return args, kwargs | {"inputs_embeds": change(embeddings)}
 
     handle = model.model.get_decoder().register_forward_pre_hook(before, with_kwargs=True)
     try:

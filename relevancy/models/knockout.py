@@ -31,7 +31,8 @@ class Variant:
     """One example of a batch, read once more.
 
     row: which example. length: how many of its own tokens are read, padding left out; the next one is asked for.
-    hidden: (image tokens,) bool, what cannot be seen from the first token after the picture on.
+    hidden: (image tokens,) bool, what cannot be seen from the first token after the picture on; of several pictures,
+    after the first of them of which something is hidden.
     """
 
     row: int
@@ -74,9 +75,18 @@ def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]
             places = own.image_places(0)
             keys = torch.zeros(own.ids.shape, dtype=torch.bool, device=model.device)
             keys[0, places] = variant.hidden.to(model.device)
-            with _knocked_out(keys, int(places[-1]) + 1):
+            with _knocked_out(keys, _after(own, variant.hidden)):
                 found.append(model.model(**own.inputs, logits_to_keep=1, use_cache=False).logits[0, -1].float())
     return torch.stack(found)
+
+
+def _after(prepared: Prepared, hidden: Tensor) -> int:
+    """The first place after the first picture that something is hidden of, of a single example."""
+    (layouts,) = prepared.layouts or ((),)
+    places = prepared.image_places(0)
+    ends = torch.tensor([layout.count for layout in layouts] or [len(places)]).cumsum(0)
+    first = int((ends <= int(hidden.nonzero()[0])).sum()) if hidden.any() else 0
+    return int(places[ends[first] - 1]) + 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Vision-language models with their processors: load one by name, or wrap one that is already there."""
+"""Models with their processors, vision-language or of words alone: load one by name, or wrap one that is there."""
 
 __all__ = ["Model", "load", "wrap"]
 
@@ -8,12 +8,12 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -22,43 +22,67 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 
 from relevancy import geometry
 from relevancy.core import patching
+from relevancy.core.memory import free_bytes
 from relevancy.errors import RelevancyError
-from relevancy.families.rules import RULES, layout_of
+from relevancy.families.probe import Probe
+from relevancy.families.rules import BESIDE_OTHERS, layout_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
+from relevancy.models.conversation import Conversation, checked, conversation_of
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
+from relevancy.models.prefixes import LISTENING, PrefixCache, share_of
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
 
-# Where transformers defines the hooks by which a model collects its outputs, and how a model notes that it has them.
-_LISTENING, _LISTENS = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+_ANY = "?"  # a question, where only the picture matters
+_LISTENS = "_output_capturing_hooks_installed"  # by which a model notes that transformers' listeners are there
 
 # Families that read a prompt without a causal mask, and what comes after it (token type 1) with one; they count
 # positions from 1.
 _PREFIXED = frozenset({"paligemma"})
 
 
+_Shown: TypeAlias = Image.Image | ProcessedPicture | Sequence[Image.Image | ProcessedPicture]
+
+
 @dataclass(eq=False)
 class Model:
     """A Hugging Face model, its processor, and what lies between a question and token ids.
 
-    model, processor: the Hugging Face objects.
+    model, processor: the Hugging Face objects; of a model that takes no pictures, its tokenizer is the processor.
     name: as results tell it.
     notes: what results must tell of how it was loaded, one sentence each.
     `lock` is for whoever borrows the model: one recording at a time.
     """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
+    processor: Any
     name: str
     notes: tuple[str, ...] = ()
+    prefixes: PrefixCache | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs."""
         with self.lock:
-            return vars(self) | {"model": _without_listeners(self.model)}
+            return vars(self) | {"model": _without_listeners(self.model), "prefixes": None}
+
+    @contextmanager
+    def remembering(self, memory: int | None = None) -> Iterator[None]:
+        """Inside, pictures that were read last are not read again: the next question about one costs about half a map.
+
+        memory: bytes that this may keep between calls, a quarter of what is free by default; 0 keeps nothing. Pictures
+        that do not fit are forgotten, the oldest first. What it keeps is forgotten, too, when weights, settings,
+        adapters or hooks of the model change; a few weights that are set through `.data` may escape it: leave the block
+        before you edit some. It is the same map as without it.
+        """
+        before = self.prefixes
+        self.prefixes = PrefixCache(share_of(free_bytes(self.device)) if memory is None else memory)
+        try:
+            yield
+        finally:
+            self.prefixes = before
 
     @property
     def lock(self) -> AbstractContextManager[None]:
@@ -78,12 +102,17 @@ class Model:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer."""
-        return self.processor.tokenizer
+        return prompts.tokenizer_of(self.processor)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it is a vision-language model, and not one of words alone."""
+        return self.processor is not self.tokenizer
 
     @property
     def image_token_id(self) -> int:
-        """The id that stands at every image token's place in `input_ids`."""
-        return _image_token_id(self.model.config, self.processor)
+        """The id that stands at every image token's place in `input_ids`; -1 for a model of words alone."""
+        return _image_token_id(self.model.config, self.processor) if self.takes_pictures else -1
 
     @property
     def causal(self) -> bool:
@@ -106,6 +135,10 @@ class Model:
         return compat.extra_image_tokens(self.processor)
 
     @cached_property
+    def _probe(self) -> Probe:
+        return Probe()
+
+    @cached_property
     def _controls(self) -> re.Pattern[str]:
         return prompts.control_tokens(self.processor)
 
@@ -122,12 +155,24 @@ class Model:
         """What in a text this model would read as control tokens, in the order of their first places."""
         return tuple(dict.fromkeys(self._controls.findall(text)))
 
-    def question_notes(self, question: str) -> tuple[str, ...]:
-        """What was changed in the question before the model read it, one sentence each."""
-        _, found = prompts.neutralize(prompts.checked(question), self._controls)
+    def question_notes(self, question: str | Conversation) -> tuple[str, ...]:
+        """What was changed in what is said before the model read it, one sentence each."""
+        texts = [turn.text for turn in question] if isinstance(question, tuple) else [checked(question)]
+        found = dict.fromkeys(token for text in texts for token in prompts.neutralize(text, self._controls)[1])
         return tuple(
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
+
+    def worded(self, question: str | Conversation, pictures: int) -> str:
+        """What the model is to read, as text with a mark for each picture. Raises RelevancyError."""
+        conversation = tuple(
+            replace(
+                turn,
+                parts=tuple(part and prompts.neutralize(part, self._controls)[0] for part in turn.parts),
+            )
+            for turn in conversation_of(question, pictures)
+        )
+        return self._wording(conversation)
 
     @property
     def takes_features(self) -> bool:
@@ -136,8 +181,10 @@ class Model:
 
     @property
     def patchwise(self) -> bool:
-        """Whether the image tokens are the tower's patches, one by one, over one processed picture."""
-        return self.model.config.model_type in _ONE_GRID
+        """Whether the image tokens are the tower's patches, one by one, over one picture processed to a fixed size."""
+        return (
+            self.model.config.model_type in _ONE_GRID and compat.output_size(self.processor.image_processor) is not None
+        )
 
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
@@ -153,35 +200,50 @@ class Model:
         return geometry.grid_for(pictures, width, height, rows, cols, token_side=side)
 
     def layout(self, width: int, height: int) -> Layout:
-        """Where the image tokens lie in a picture of `width` x `height` pixels; raises for a family not known here."""
-        family = self.model.config.model_type
-        if family in RULES:
-            return layout_of(self.model.config, self.processor, width, height)
+        """Where the image tokens lie in a picture of `width` x `height` pixels: by rule, or else measured.
+
+        Raises RelevancyError where tokens have no place of their own, as those of a resampler.
+        """
+        if not self.takes_pictures:
+            raise RelevancyError(f"{self.name} takes no pictures: leave them out, or give a vision-language model")
         if self.patchwise:
             return one_grid(self.grid(width, height), self.extra_image_tokens)
-        raise RelevancyError(
-            f"how {family} with {type(self.processor.image_processor).__name__} lays its image tokens over a picture "
-            f"is not known here; it is known for {', '.join(sorted(_ONE_GRID | RULES.keys()))}"
-        )
+        by_rule = layout_of(self.model.config, self.processor, width, height)
+        return by_rule or self.measured_layout(width, height)
+
+    def measured_layout(self, width: int, height: int) -> Layout:
+        """The same, measured by pictures and gradients, see `relevancy.families.probe`; raises where it cannot be."""
+        with self.lock:
+            return self._probe.layout(
+                self.model, self.image_token_id, lambda picture: self.prepare([picture], [_ANY]), width, height
+            )
+
+    def layouts(self, sizes: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
+        """Where the image tokens of several pictures of one question lie, each (width, height); raises as `layout`."""
+        if len(sizes) > 1 and self.model.config.model_type in BESIDE_OTHERS:
+            return tuple(BESIDE_OTHERS[self.model.config.model_type](self.model.config, *size) for size in sizes)
+        return tuple(self.layout(*size) for size in sizes)
 
     def prepare(
         self,
-        images: Sequence[Image.Image | ProcessedPicture],
-        questions: Sequence[str],
+        images: Sequence[_Shown],
+        questions: Sequence[str | Conversation],
         continuations: Sequence[Sequence[int]] | None = None,
     ) -> BatchFeature:
         """Model inputs of one batch, on the model's device: each picture (RGB, or processed before) with its question.
 
+        images: one for each question, or a sequence of several, or of none in all of them.
         `input_ids` and `attention_mask` (batch, tokens) are padded on the left; `pixel_values` has the model's dtype.
         `continuations` are token ids of answers, appended after the turn that the model is to fill, and read as those
         that the model generates there. Raises on an empty question and on one that is too long for the model.
         """
-        texts = [prompts.neutralize(prompts.checked(question), self._controls)[0] for question in questions]
+        shown = [tuple(own) if isinstance(own, Sequence) else (own,) for own in images]
+        texts = [self.worded(question, len(own)) for question, own in zip(questions, shown, strict=True)]
         gemma = compat.is_gemma(self.model.config)
-        worded = [prompts.one_bos(self._wording(text), self.tokenizer, gemma=gemma) for text in texts]
+        worded = [prompts.one_bos(text, self.tokenizer, gemma=gemma) for text in texts]
         inputs = processed(
             self.processor,
-            images,
+            shown,
             text=[text for text, _ in worded],
             add_special_tokens=worded[0][1],
             padding=True,
@@ -243,9 +305,10 @@ class Model:
         if longest <= self.room:
             return
         pictured = int((inputs["input_ids"] == self.image_token_id).sum(-1).max())
+        beside = f"with the picture's {pictured} tokens it makes" if pictured else "it makes"
         raise RelevancyError(
-            f"the question is too long: with the picture's {pictured} tokens it makes {longest}, and {self.name} reads "
-            f"{self.room}; shorten it by about {longest - self.room} tokens"
+            f"the question is too long: {beside} {longest}, and {self.name} reads {self.room}; shorten it by about "
+            f"{longest - self.room} tokens"
         )
 
 
@@ -289,7 +352,7 @@ def load(
     checkpoints.check_config(config, parameters, label)
     precision = dtype_for(dtype, parameters, target)
     options = options_for(target, device_map, quantization, precision)
-    processor = checkpoints.processor_of(location.processor, label)
+    processor = checkpoints.processor_of(location.processor, label, config)
     loaded, report = checkpoints.weights_of(folder, config, label, precision, target, options)
     notes += checkpoints.check_report(report, loaded, label)
     compat.scale_image_features(loaded)
@@ -299,9 +362,12 @@ def load(
     return _assemble(loaded, processor, label, framing, notes)
 
 
-def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str | None = None) -> Model:
+def wrap(
+    hf_model: PreTrainedModel, hf_processor: ProcessorMixin | PreTrainedTokenizerBase, *, name: str | None = None
+) -> Model:
     """A model and processor that are already there. Neither is changed: a processor that lacks fields is copied.
 
+    A model of words alone is given with its tokenizer.
     A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
     `relevancy.models.compat.scale_image_features(hf_model)` makes it.
     """
@@ -318,28 +384,60 @@ def wrap(hf_model: PreTrainedModel, hf_processor: ProcessorMixin, *, name: str |
 
 
 def _assemble(
-    model: PreTrainedModel, processor: ProcessorMixin, name: str, framing: str | None, notes: tuple[str, ...] = ()
+    model: PreTrainedModel,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    name: str,
+    framing: str | None,
+    notes: tuple[str, ...] = (),
 ) -> Model:
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
-    if getattr(model.config, "vision_config", None) is None:
-        raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give a vision-language model")
     check_weights(model, name)
-    processor = compat.complete_processor(processor, model.config)
-    if framing is not None:
-        processor = compat.frame(processor, framing)
-    if processor.tokenizer.pad_token is None:
-        processor = copy.copy(processor)
-        processor.tokenizer = copy.deepcopy(processor.tokenizer)
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    compat.check_size(processor, model.config)
-    _image_token_id(model.config, processor)
+    if getattr(model.config, "vision_config", None) is None:
+        reader: Any = _of_words(model, processor, name)
+        if framing is not None:
+            raise RelevancyError(f"{name} takes no pictures: leave framing out")
+    else:
+        reader = _of_pictures(model, processor, name, framing)
     if model.get_output_embeddings() is None:
         raise RelevancyError(
             f"{name} ({type(model).__name__}) has no output head and says no words: load the same files with "
             "AutoModelForImageTextToText or relevancy.load"
         )
-    return Model(model, processor, name, notes)
+    return Model(model, reader, name, notes)
+
+
+def _of_pictures(model: PreTrainedModel, processor: Any, name: str, framing: str | None) -> ProcessorMixin:
+    """The processor of a vision-language model, complete, with a token to pad with. Raises RelevancyError."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
+    processor = compat.complete_processor(processor, model.config)
+    if framing is not None:
+        processor = compat.frame(processor, framing)
+    if processor.tokenizer.pad_token is None:
+        processor = copy.copy(processor)
+        processor.tokenizer = _padding(processor.tokenizer)
+    compat.check_size(processor, model.config)
+    _image_token_id(model.config, processor)
+    return processor
+
+
+def _of_words(model: PreTrainedModel, processor: Any, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model of words alone, with a token to pad with. Raises RelevancyError."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise RelevancyError(f"{name} ({model.config.model_type}) takes no pictures: give its tokenizer")
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise RelevancyError(
+            f"{name} ({type(model).__name__}) does not continue a text: give a vision-language model, or a language "
+            "model such as GPT-2, Llama, Gemma or Qwen"
+        )
+    return tokenizer if tokenizer.pad_token is not None else _padding(tokenizer)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that pads with what ends a text."""
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = padding.eos_token
+    return padding
 
 
 def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
@@ -350,7 +448,7 @@ def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
     weights = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
     bare = copy.deepcopy(model, dict(weights))
     for module in bare.modules():
-        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == _LISTENING]
+        listeners = [key for key, hook in module._forward_hooks.items() if hook.__module__ == LISTENING]
         for key in listeners:
             del module._forward_hooks[key]
             module._forward_hooks_with_kwargs.pop(key, None)

@@ -17,6 +17,7 @@ from transformers import BatchFeature
 
 from relevancy.families.views import Layout
 from relevancy.images import Picture
+from relevancy.models.conversation import Conversation
 
 FEATURES = "mm_encoder_outputs"
 """Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
@@ -41,11 +42,19 @@ class ProcessedPicture:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A question about a picture; answer: ids of an answer that is given, None for the model's own."""
+    """A question about pictures, or a conversation with them, in the order in which they stand there.
 
-    picture: Picture | ProcessedPicture
-    question: str
+    answer: ids of an answer that is given, None for the model's own.
+    """
+
+    pictures: tuple[Picture | ProcessedPicture, ...]
+    question: str | Conversation
     answer: tuple[int, ...] | None = None
+
+    @property
+    def images(self) -> tuple[Image.Image | ProcessedPicture, ...]:
+        """The pictures as `Model.prepare` takes them."""
+        return tuple(one.image if isinstance(one, Picture) else one for one in self.pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +62,13 @@ class Prepared:
     """A batch of examples, ready for the model.
 
     inputs: the model's own arguments, on its device; `input_ids` and `attention_mask` are (batch, tokens), padded on
-    the left. layouts: where the image tokens of each picture lie. notes: of each example, what was done to it.
+    the left. layouts: of each example, where the image tokens of each of its pictures lie. notes: of each example, what
+    was done to it.
     """
 
     inputs: BatchFeature
     image_token_id: int
-    layouts: tuple[Layout, ...] = ()
+    layouts: tuple[tuple[Layout, ...], ...] = ()
     notes: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -76,18 +86,8 @@ class Prepared:
         return self.ids[row][self.kept[row]]
 
     def image_places(self, row: int) -> Tensor:
-        """Where one example's image tokens stand among its own, (image tokens,)."""
+        """Where one example's image tokens stand among its own, those of all pictures, (image tokens,)."""
         return (self.own_ids(row) == self.image_token_id).nonzero()[:, 0]
-
-    @property
-    def separable(self) -> bool:
-        """Whether `only` can tell examples apart: not where pictures' tiles or patches stand in one row."""
-        shape = self.ids.shape
-        return all(
-            len(value) == shape[0] or value.shape[-2:] == shape
-            for value in self.inputs.values()
-            if isinstance(value, Tensor)
-        )
 
     def equals(self, other: Prepared) -> bool:
         """Whether the model would read the very same."""
@@ -112,12 +112,44 @@ class Prepared:
             if isinstance(value, Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
                 own[name] = value[..., row : row + 1, kept]
             elif isinstance(value, Tensor):
-                own[name] = value[row : row + 1]
+                own[name] = value[self._entries(len(value), row)]
             else:
                 own[name] = value
         if FEATURES in own:
-            own[FEATURES] = _as_outputs(own[FEATURES]["image"].pooler_output[row : row + 1])
+            held = own[FEATURES]["image"].pooler_output
+            own[FEATURES] = _as_outputs(held[self._entries(len(held), row)])
         return Prepared(BatchFeature(own), self.image_token_id, self.layouts[row : row + 1], self.notes[row : row + 1])
+
+    def repeated(self, times: int) -> Prepared:
+        """A single example, so many times."""
+        shape = self.ids.shape
+        own = {
+            name: value.repeat_interleave(times, -2)
+            if value.shape[-2:] == shape
+            else value.repeat(times, *[1] * (value.ndim - 1))
+            for name, value in self.inputs.items()
+        }
+        return Prepared(BatchFeature(own), self.image_token_id, self.layouts * times, self.notes * times)
+
+    def _entries(self, count: int, row: int) -> slice:
+        """Which of so many entries are an example's.
+
+        One for each example, one for each picture, or as many as go with its image tokens: tiles, or the patches that
+        tokens are merged of, of all pictures in one row.
+        """
+        pictures = torch.tensor([len(own) for own in self.layouts])
+        if count == len(self.ids):
+            shares = torch.ones(count, dtype=torch.long)
+        elif count == pictures.sum():
+            shares = pictures
+        else:
+            shares = (self.ids == self.image_token_id).sum(-1).cpu()
+        ends = shares.cumsum(0) * count
+        whole = int(shares.sum())
+        if (ends % whole).any():
+            raise ValueError(f"{count} entries of pictures do not divide by image tokens {shares.tolist()}")
+        stop = int(ends[row]) // whole
+        return slice(stop - int(shares[row]) * count // whole, stop)
 
 
 class _GivenPixels:
@@ -136,18 +168,19 @@ class _GivenPixels:
         return BatchFeature({"pixel_values": self._pixels})
 
 
-def processed(processor: Any, images: Sequence[Image.Image | ProcessedPicture], **asked: Any) -> BatchFeature:
-    """What a processor makes of one picture for each text; `asked` is for the processor, the texts included.
+def processed(processor: Any, images: Sequence[Sequence[Image.Image | ProcessedPicture]], **asked: Any) -> BatchFeature:
+    """What a processor makes of each text's pictures; `asked` is for the processor, the texts included.
 
-    Pictures that were processed before, all or none, are not processed again; features stand in the pixels' place.
+    Texts without pictures are no batch with those that have some. Pictures that were processed before, all or none,
+    are not processed again; features stand in the pixels' place.
     """
-    before = [image for image in images if isinstance(image, ProcessedPicture)]
+    before = [image for own in images for image in own if isinstance(image, ProcessedPicture)]
     if not before:
-        inputs: BatchFeature = processor(images=[[image] for image in images], **asked)
-        return inputs
+        pictured = {"images": [list(own) for own in images]} if any(images) else {}
+        return BatchFeature(dict(processor(**pictured, **asked)))
     stand_in = copy.copy(processor)
     stand_in.image_processor = _GivenPixels(processor.image_processor, torch.stack([one.pixels for one in before]))
-    inputs = stand_in(images=[[_BLANK]] * len(before), **asked)
+    inputs = stand_in(images=[[_BLANK] * len(own) for own in images], **asked)
     features = [one.features for one in before if one.features is not None]
     if features:
         del inputs["pixel_values"]

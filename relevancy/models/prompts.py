@@ -5,20 +5,32 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase
 
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
+from relevancy.models.checkpoints import first_line
+from relevancy.models.conversation import Conversation, Turn
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
-_PLACEHOLDERS = ("image_token", "boi_token")  # what a processor may call its mark of a picture
+_PLACEHOLDERS = (
+    "image_token",
+    "boi_token",
+    "image_placeholder_token",
+)  # what a processor may call its mark of a picture
 
-Wording = Callable[[str], str]
+Wording = Callable[[Conversation], str]
 
 
-def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
+    """A processor's tokenizer; a tokenizer is its own."""
+    tokenizer: PreTrainedTokenizerBase = getattr(processor, "tokenizer", processor)
+    return tokenizer
+
+
+def control_tokens(processor: Any) -> re.Pattern[str]:
     """Every string that this processor reads as something other than text, longest first."""
-    tokenizer = processor.tokenizer
+    tokenizer = tokenizer_of(processor)
     found = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     found |= set(tokenizer.all_special_tokens)
     # LLaVA-Gemma's <image> is an added token that is not "special", and a processor may have placeholders of its own.
@@ -39,24 +51,25 @@ def neutralize(question: str, controls: re.Pattern[str]) -> tuple[str, tuple[str
     return question, tuple(found)
 
 
-def wording_for(processor: ProcessorMixin, *, gemma: bool) -> Wording:
-    """How this processor's model wants a question with its picture to be worded, found out once.
+def wording_for(processor: Any, *, gemma: bool) -> Wording:
+    """How this processor's model wants a conversation with its pictures to be worded, found out once.
 
-    The processor's own chat template, else the tokenizer's, each with the picture as a part of the message or, where
-    the template knows only text (as Gemma's does), as `<image>` and a newline before the question. Without a template
-    Gemma's turns for a LLaVA-Gemma (`gemma`), for any other model the picture and the question alone. Raises where
-    there is a template that cannot say one picture and one question.
+    The processor's own chat template, else the tokenizer's, each with a picture as a part of the message or, where the
+    template knows only text (as Gemma's does), as `<image>` and a newline in its place. Without a template Gemma's
+    turns for a LLaVA-Gemma (`gemma`), for any other model the pictures and the question alone, and for a tokenizer the
+    text as it is. Raises where there is a template that cannot say one question, with its picture.
     """
     image = getattr(processor, "image_token", None) or "<image>"
     marks = {image} | {getattr(processor, name, None) or image for name in _PLACEHOLDERS}
-    for owner in (processor, processor.tokenizer):
+    tokenizer = tokenizer_of(processor)
+    for owner in (processor, tokenizer):
         if template := _template_of(owner):
-            return _by_own_template(owner, template, image, marks)
-    if isinstance(processor, PaliGemmaProcessor):  # it writes `<bos>` and the newlines itself
-        return partial(_bare, image=image)
+            return _by_own_template(owner, template, image, marks, pictured=tokenizer is not processor)
+    if isinstance(processor, PaliGemmaProcessor) or tokenizer is processor:  # the former adds `<bos>` and newlines
+        return partial(_in_one_turn, form="{pictures}{text}", image=image)
     if gemma:
-        return partial(_by_gemma_turns, image=image, bos=processor.tokenizer.bos_token or "")
-    return partial(_plainly, image=image)
+        return partial(_by_gemma_turns, image=f"{image}\n", bos=tokenizer.bos_token or "")
+    return partial(_in_one_turn, form="{pictures}{text}\n", image=f"{image}\n")
 
 
 def closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -81,22 +94,6 @@ def one_bos(text: str, tokenizer: PreTrainedTokenizerBase, *, gemma: bool) -> tu
     return text, not text.startswith(bos)
 
 
-def checked(question: str) -> str:
-    """The question without surrounding blanks; raises where nothing is asked, or it is no text."""
-    if not isinstance(question, str):
-        raise RelevancyError(
-            f"the question must be text, not {type(question).__name__}: give its words alone, without chat messages "
-            "around them"
-        )
-    if not question.strip():
-        raise RelevancyError("the question is empty: ask something about the picture")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise RelevancyError("the question is not valid text: give it in UTF-8") from error
-    return question.strip()
-
-
 def _template_of(owner: Any) -> str | None:
     """The owner's chat template; of several with names, the one named default."""
     templates = getattr(owner, "chat_template", None)
@@ -110,21 +107,22 @@ def _template_of(owner: Any) -> str | None:
     return templates.get("default")
 
 
-def _by_own_template(owner: Any, template: str, image: str, marks: Collection[str]) -> Wording:
-    """The template's wording with the picture as a part of the message, else as text; raises where neither works."""
+def _by_own_template(owner: Any, template: str, image: str, marks: Collection[str], *, pictured: bool) -> Wording:
+    """The template's wording with a picture as a part of the message, else as text; raises where neither works."""
     reason = "it does not say the picture and the question once each"
-    for parts in (True, False):
+    asked = (Turn("user", (None, _PROBE) if pictured else (_PROBE,)),)
+    for parts in (True, False) if pictured else (False,):
         wording = partial(_by_template, owner, template, parts=parts, image=image)
         try:
-            said = wording(_PROBE)
+            said = wording(asked)
             understood = not parts or _takes_parts(owner, template, said)
         except Exception as error:  # a template is a program of others: it may raise whatever it likes
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             continue
         if understood and said.count(_PROBE) == 1:
             times = max(map(said.count, marks))
-            if times == 1:
-                return wording
+            if times == pictured:
+                return partial(_checked_wording, wording, owner=type(owner).__name__, marks=marks)
             reason = f"it says the picture {times} times"
             if times:
                 break
@@ -136,30 +134,63 @@ def _by_own_template(owner: Any, template: str, image: str, marks: Collection[st
 
 def _takes_parts(owner: Any, template: str, said: str) -> bool:
     """Whether a template that said this understands a message in parts: the picture leaves a trace."""
-    without = _rendered(owner, template, [{"type": "text", "text": _PROBE}])
+    without = _by_template(owner, template, (Turn("user", (_PROBE,)),), parts=True, image="")
     printed_as_list = f"'{_PROBE}'" in said
     return said != without and not printed_as_list
 
 
-def _by_template(owner: Any, template: str, question: str, *, parts: bool, image: str) -> str:
-    content: str | list[dict[str, str]] = f"{image}\n{question}"
-    if parts:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-    return _rendered(owner, template, content)
+def _checked_wording(wording: Wording, conversation: Conversation, *, owner: str, marks: Collection[str]) -> str:
+    """A template's wording in which all texts and pictures are there; raises RelevancyError where one lacks."""
+    try:
+        said = wording(conversation)
+    except Exception as error:
+        raise RelevancyError(
+            f"the chat template of {owner} does not take this conversation ({first_line(error)}): leave out what it "
+            "does not know, such as a system message"
+        ) from error
+    place, pictures = 0, sum(turn.pictures for turn in conversation)
+    for text in (part.strip() for turn in conversation for part in turn.parts if part is not None):
+        found = said.find(text, place)
+        if found < 0:
+            raise RelevancyError(
+                f"the chat template of {owner} leaves out what was said, or changes its order: {shortened(text)!r}"
+            )
+        place = found + len(text)
+    if (times := max(map(said.count, marks))) != pictures:
+        raise RelevancyError(f"the chat template of {owner} says {times} pictures where there are {pictures}")
+    return said
 
 
-def _rendered(owner: Any, template: str, content: str | list[dict[str, str]]) -> str:
-    asked = [{"role": "user", "content": content}]
-    return owner.apply_chat_template(asked, chat_template=template, tokenize=False, add_generation_prompt=True)
+def _by_template(owner: Any, template: str, conversation: Conversation, *, parts: bool, image: str) -> str:
+    messages = [
+        {"role": turn.role, "content": _content(turn) if parts else _with_marks(turn, f"{image}\n")}
+        for turn in conversation
+    ]
+    return owner.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
-def _by_gemma_turns(question: str, *, image: str, bos: str) -> str:
-    return f"{bos}<start_of_turn>user\n{image}\n{question}{END_OF_TURN}\n<start_of_turn>model\n"
+def _content(turn: Turn) -> list[dict[str, str]]:
+    return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
 
 
-def _plainly(question: str, *, image: str) -> str:
-    return f"{image}\n{question}\n"
+def _with_marks(turn: Turn, image: str) -> str:
+    """A turn as text, with this in each picture's place."""
+    return "".join(image if part is None else part for part in turn.parts)
 
 
-def _bare(question: str, *, image: str) -> str:
-    return f"{image}{question}"
+def _by_gemma_turns(conversation: Conversation, *, image: str, bos: str) -> str:
+    names = {"user": "user", "assistant": "model"}
+    unknown = [turn.role for turn in conversation if turn.role not in names]
+    if unknown:
+        raise RelevancyError(f"Gemma's turns have no {unknown[0]} message: put its words before the first question")
+    said = [f"<start_of_turn>{names[turn.role]}\n{_with_marks(turn, image)}{END_OF_TURN}\n" for turn in conversation]
+    return f"{bos}{''.join(said)}<start_of_turn>model\n"
+
+
+def _in_one_turn(conversation: Conversation, *, form: str, image: str) -> str:
+    """Pictures, and then the text; raises RelevancyError for more turns than one."""
+    if len(conversation) > 1:
+        raise RelevancyError("this model has no chat template, so it takes one question and no further messages")
+    (turn,) = conversation
+    texts = [part for part in turn.parts if part is not None]
+    return form.format(pictures=image * turn.pictures, text="\n".join(texts))

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from relevancy.core import patching
-from relevancy.images import Picture
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
+from relevancy.models.prefixes import PrefixCache
 from relevancy.models.prepared import Example, Prepared, ProcessedPicture
 from relevancy.models.vision_cache import VisionCache, unused_tower_layers_skipped
 
@@ -30,7 +30,8 @@ class Session:
 
     No other thread borrows it or a part of it meanwhile, and a failed allocation becomes a RelevancyError that says
     what to lower. towers: what vision towers have made of pictures; sessions that are given the same one run towers
-    that are the same only once for a picture.
+    that are the same only once for a picture. prefixes: what it knows of pictures; it ends with the session unless the
+    model is `remembering`.
     """
 
     def __init__(self, model: Model, towers: VisionCache | None = None) -> None:
@@ -38,12 +39,17 @@ class Session:
         self._towers = towers
         self._held = ExitStack()
         self._seen: dict[int, tuple[Image.Image | ProcessedPicture, ProcessedPicture]] = {}
+        self.prefixes = PrefixCache()
 
     def __enter__(self) -> Session:
         with ExitStack() as held:
             held.enter_context(self.model.lock)
             held.enter_context(generation.oom_as_error())
             held.enter_context(patching.eval_mode(self.model.model))
+            if self.model.prefixes is not None:
+                self.prefixes = self.model.prefixes
+                self.prefixes.check(self.model.model)
+            held.callback(self.prefixes.settle)
             self._held = held.pop_all()
         return self
 
@@ -62,24 +68,29 @@ class Session:
         empty or too long, and for a picture whose image tokens have no place that is known.
         """
         model = self.model
-        layouts = tuple(model.layout(*example.picture.size) for example in examples)
-        images = [one.picture.image if isinstance(one.picture, Picture) else one.picture for one in examples]
+        layouts = tuple(model.layouts([one.size for one in example.pictures]) for example in examples)
+        images = [example.images for example in examples]
         if features and model.takes_features and model.patchwise:
-            seen = self.seen(images)
-            images = [seen[id(image)] for image in images]
+            seen = self.seen([image for own in images for image in own])
+            images = [tuple(seen[id(image)] for image in own) for own in images]
         return Prepared(
             model.prepare(images, [example.question for example in examples], said),
             model.image_token_id,
             layouts,
-            tuple(model.notes + one.picture.notes + model.question_notes(one.question) for one in examples),
+            tuple(model.notes + _notes(one) + model.question_notes(one.question) for one in examples),
         )
 
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:
         """What tower and connector make of each of the pictures, by the picture's `id`; each runs once in a session."""
         model: Any = self.model.model
+        digests: dict[int, str] = {}
         for image in images:
             if isinstance(image, ProcessedPicture) and image.features is not None:
                 self._seen[id(image)] = image, image
+            elif isinstance(image, Image.Image) and self.prefixes.budget and id(image) not in self._seen:
+                digests[id(image)], known = self.prefixes.seen(image)
+                if known is not None:
+                    self._seen[id(image)] = image, known
         new = {id(image): image for image in images if id(image) not in self._seen}
         # To know a tower again its weights are looked at: only where another session may have run the same one.
         shared = nullcontext() if self._towers is None else self._towers.shared(self.model)
@@ -92,6 +103,8 @@ class Session:
                 for image, one, features in zip(some, processed, pooled, strict=True):
                     whole = features[None] if isinstance(pooled, Tensor) else features
                     self._seen[id(image)] = image, replace(one, features=whole)
+                    if id(image) in digests:
+                        self.prefixes.remember(digests[id(image)], self._seen[id(image)][1])
         return {id(image): self._seen[id(image)][1] for image in images}
 
     def _processed(self, image: Image.Image | ProcessedPicture) -> ProcessedPicture:
@@ -112,3 +125,13 @@ class Session:
     def score(self, prompt: Prefill, said: Sequence[str | Sequence[int]]) -> tuple[tuple[Likelihood | None, ...], ...]:
         """How likely each answer is after each prompt, `[prompt][answer]`; None for one too long for the model."""
         return generation.likelihoods(self.model, prompt, said)
+
+
+def _notes(example: Example) -> tuple[str, ...]:
+    """What was done to its pictures; of several, each note says to which."""
+    several = len(example.pictures) > 1
+    return tuple(
+        f"picture {number}: {note}" if several else note
+        for number, picture in enumerate(example.pictures, 1)
+        for note in picture.notes
+    )

@@ -64,7 +64,7 @@ _BAR_COLORS = 512
 
 @dataclass(frozen=True)
 class Panel:
-    """One model's answer about one picture.
+    """One model's answer about one picture, or, where `image` and `heatmap` are None, to words alone.
 
     `heatmap` (height, width) holds raw relevance in the picture's pixels, NaN where the model never looked; `words` are
     tokens with their raw relevance, a leading space or "▁" starting a new word; `shares` maps "image", "text" and
@@ -74,8 +74,8 @@ class Panel:
 
     title: str
     subtitle: str
-    image: Image.Image
-    heatmap: np.ndarray
+    image: Image.Image | None
+    heatmap: np.ndarray | None
     words: Sequence[tuple[str, float]]
     shares: Mapping[str, float]
     answers: Sequence[tuple[str, float]] = ()
@@ -93,9 +93,9 @@ def figure(
 ) -> Figure:
     """Pictures, heat, shares and words of one panel, or of several side by side, as a Matplotlib figure.
 
-    All panels use one color scale for pictures and one for words, unless `shared_scale` is False. The untouched picture
-    stands on the left if all panels show the same one. `notes` are sentences for its foot. The caller saves it:
-    `figure.savefig("map.png")`.
+    All panels use one color scale for pictures and one for words, unless `shared_scale` is False. Without pictures
+    there are words and shares alone. The untouched picture stands on the left if all panels show the same one. `notes`
+    are sentences for its foot. The caller saves it: `figure.savefig("map.png")`.
     """
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
@@ -128,7 +128,9 @@ class _FigureLayout:
         self.colormap, self.opacity = colormap, opacity
         self.figure = _TrueTypeFigure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
-        self.show_picture = all(_same_picture(panels[0].image, panel.image) for panel in panels)
+        images = [panel.image for panel in panels]
+        self.heatmaps = [panel.heatmap for panel in panels if panel.heatmap is not None]
+        self.show_picture = images[0] is not None and all(_same_picture(images[0], image) for image in images)
         self.column = _COLUMN.get(len(panels), _NARROW_COLUMN)
         self.columns = len(panels) + self.show_picture
         self.width = 2 * _MARGIN + self.columns * self.column + (self.columns - 1) * _GAP
@@ -139,12 +141,12 @@ class _FigureLayout:
         """Measure everything, then place it from top to bottom."""
         heading = self.wrap(self.question.strip(), self.content, LARGE, "bold", lines=3)
         flows = [self.flow(panel.words) for panel in self.panels]
-        aspects = [panel.image.height / panel.image.width for panel in self.panels]
-        tallest = max(_LOWEST, min(_TALLEST, self.column * max(aspects)))
+        aspects = [panel.image.height / panel.image.width for panel in self.panels if panel.image is not None]
+        tallest = max(_LOWEST, min(_TALLEST, self.column * max(aspects, default=0)))
         y_names = _MARGIN + len(heading) * line_height(LARGE) + 0.12
         y_pictures = y_names + line_height(NORMAL) + line_height(SMALL) + 0.06
-        y_scale = y_pictures + tallest + 0.12
-        y_shares = y_scale + _BAR + 0.46 + line_height(SMALL) + 0.08
+        y_scale = y_pictures + tallest + 0.12 if aspects else y_pictures
+        y_shares = y_scale + (_BAR + 0.46 if aspects else 0) + line_height(SMALL) + 0.08
         y_answers = y_shares + _BAR + line_height(SMALL) + 0.3
         answers = max(len(panel.answers) for panel in self.panels)
         y_words = y_answers + ((answers + 1) * line_height(SMALL) + 0.2 if answers else 0)
@@ -153,21 +155,21 @@ class _FigureLayout:
         notes = [line for note in self.notes for line in self.wrap(note, self.content, SMALL, "normal", lines=2)]
         y_notes = y_end + 0.12
         y_end = y_notes + len(notes) * line_height(SMALL) if notes else y_end
-        some_unseen = any(np.isnan(panel.heatmap).any() for panel in self.panels)
+        some_unseen = any(np.isnan(heatmap).any() for heatmap in self.heatmaps)
         height = y_end + _MARGIN + (0 if self.show_picture or not some_unseen else line_height(SMALL) + 0.1)
         self.figure.set_size_inches(self.width, height)
 
         for number, line in enumerate(heading):
             self.text(_MARGIN, _MARGIN + (number + 0.8) * line_height(LARGE), line, LARGE, weight="bold")
-        if self.show_picture:
-            picture = self.panels[0].image
+        if self.show_picture and (picture := self.panels[0].image) is not None:
             self.names(_MARGIN, y_names, "Picture", f"{picture.width} × {picture.height}")
             self.picture(_MARGIN, y_pictures, tallest, resized(picture, _display_size(picture)))
         for number, panel in enumerate(self.panels):
             x = self.x_of(number)
             self.names(x, y_names, panel.title, panel.subtitle)
-            self.heat(x, y_pictures, tallest, panel)
-            self.shares(x, y_shares, panel.shares)
+            if panel.image is not None and panel.heatmap is not None:
+                self.heat(x, y_pictures, tallest, panel, panel.image, panel.heatmap)
+            self.shares(x, y_shares, panel)
             self.answers(x, y_answers, panel.answers)
             self.words(self.x_words(number), y_flow, flows[number], self.word_range(number))
         self.scales(y_scale, y_words)
@@ -238,14 +240,13 @@ class _FigureLayout:
         axes.set_axis_off()
         return axes
 
-    def heat(self, x: float, y: float, tallest: float, panel: Panel) -> None:
-        size = _display_size(panel.image)
-        image, heatmap = resized(panel.image, size), _heat_shown(panel.heatmap, size)
+    def heat(self, x: float, y: float, tallest: float, panel: Panel, picture: Image.Image, heatmap: np.ndarray) -> None:
+        size = _display_size(picture)
         low, high = self.map_range(panel)
-        empty = value_range([panel.heatmap]) == (0, 0)
+        empty = value_range([heatmap]) == (0, 0)
         drawn = overlay(
-            image, heatmap, vmin=0 if empty else low, vmax=0 if empty else high, colormap=self.colormap,
-            opacity=self.opacity,
+            resized(picture, size), _heat_shown(heatmap, size), vmin=0 if empty else low, vmax=0 if empty else high,
+            colormap=self.colormap, opacity=self.opacity,
         )  # fmt: skip
         axes = self.picture(x, y, tallest, drawn)
         if empty:
@@ -262,7 +263,8 @@ class _FigureLayout:
         return colormap_for(self.colormap, low)
 
     def map_range(self, panel: Panel) -> tuple[float, float]:
-        return value_range([each.heatmap for each in self.panels] if self.shared_scale else [panel.heatmap])
+        own = [] if panel.heatmap is None else [panel.heatmap]
+        return value_range(self.heatmaps if self.shared_scale else own)
 
     def word_range(self, number: int) -> tuple[float, float]:
         return word_range([panel.words for panel in (self.panels if self.shared_scale else [self.panels[number]])])
@@ -270,7 +272,7 @@ class _FigureLayout:
     def scales(self, y_scale: float, y_words: float) -> None:
         """One color bar below the pictures and one above the words, or one of each per panel."""
         spans = [(0, len(self.panels))] if self.shared_scale else [(n, 1) for n in range(len(self.panels))]
-        for first, count in spans:
+        for first, count in spans if self.heatmaps else ():
             width = count * self.column + (count - 1) * _GAP
             low, high = self.map_range(self.panels[first])
             label = "relevance of an image patch (raw)" + ("; below zero: against the token" if low < 0 else "")
@@ -316,7 +318,7 @@ class _FigureLayout:
         axes.imshow(np.linspace(0, 1, _BAR_COLORS)[None], cmap=self.colors(low), aspect="auto")
         axes.set_axis_off()
 
-    def shares(self, x: float, y: float, shares: Mapping[str, float]) -> None:
+    def shares(self, x: float, y: float, panel: Panel) -> None:
         """One bar of image, text and first token, and below it the numbers."""
         axes = self.axes(x, y, self.column, _BAR)
         axes.set_axis_off()
@@ -326,7 +328,9 @@ class _FigureLayout:
         start, place = 0.0, x
         baseline = y + _BAR + 0.06 + 0.75 * line_height(SMALL)
         for key, (name, color) in _SHARES.items():
-            share = shares.get(key, float("nan"))
+            if key == "image" and panel.image is None:
+                continue
+            share = panel.shares.get(key, float("nan"))
             if np.isfinite(share) and share > 0:
                 axes.add_patch(Rectangle((start, 0), share, 1, facecolor=color))
                 start += share
@@ -393,6 +397,8 @@ class _FigureLayout:
 
     def words(self, x: float, y: float, flow: "Flow", limits: tuple[float, float]) -> None:
         """Words on the color of zero, each on the color of its relevance."""
+        if not flow.chips:
+            return
         low, high = limits
         colors, zero = self.colors(low), 0.5 if low < 0 else 0.0
         background = to_rgb(colors(zero))
@@ -447,9 +453,12 @@ def _mixed(
     return red, green, blue
 
 
-def _same_picture(first: Image.Image, second: Image.Image) -> bool:
+def _same_picture(first: Image.Image, second: Image.Image | None) -> bool:
     return first is second or (
-        first.size == second.size and first.mode == second.mode and first.tobytes() == second.tobytes()
+        second is not None
+        and first.size == second.size
+        and first.mode == second.mode
+        and first.tobytes() == second.tobytes()
     )
 
 

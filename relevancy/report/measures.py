@@ -171,7 +171,7 @@ class _Collector:
             elif error is not None:
                 self.errors[error] += 1
                 self.failed[number][model] += 1
-            elif names["cols"][line] is not None:  # answers without a map are no results here
+            elif names["cols"][line]:  # answers without a map, and to words alone, are no results here
                 chosen[model].append(line)
             self.seen.add(place)
         for model, lines in chosen.items():

@@ -35,6 +35,8 @@ def check_settings(preset: Preset, stages: Sequence[Stage], processes: int = 1) 
         for wrong, why in (
             (stage.half_frozen and not stage.bf16, "half_frozen needs bf16=true"),
             (stage.packed and stage.looking_cost > 0, "looking_cost needs packed=false"),
+            (stage.packed and stage.fading_cost > 0, "fading_cost needs packed=false"),
+            (stage.loss_chunk > 0 and stage.fading_cost > 0, "fading_cost needs loss_chunk=0"),
             (not stage.token_mean and not stage.loss_chunk, "token_mean=false needs loss_chunk, such as 256"),
             (processes > 1 and not stage.loss_chunk, "several processes need loss_chunk, such as 256"),
             (stage.schedule == "polynomial" and stage.learning_rate <= 1e-7, "polynomial ends at a rate of 1e-7"),

@@ -15,7 +15,7 @@ from relevancy import formats
 from relevancy.atomic_io import LOCK, locked, write_whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.train.checkpoints import begun, finished, step_of
-from relevancy.train.presets import Preset, digest, resolved
+from relevancy.train.presets import Preset, digest, from_plain, resolved
 
 FILE, SKIPPED = "configuration.json", "skipped.jsonl"
 _PATIENCE, _PAUSE = 600.0, 0.1  # seconds
@@ -125,8 +125,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first setting in which two configurations differ, in words; data of stages that both have."""
-    for key, old, new in _pairs(present["preset"], wanted["preset"], ""):
+    """The first setting in which two configurations differ, in words; data of stages that both have.
+
+    What a run of an older version could not set has its default.
+    """
+    for key, old, new in _pairs(resolved(from_plain(present["preset"])), wanted["preset"], ""):
         if old != new and not _free(key, present["preset"]):
             return f"{key} was {old!r}, now {new!r}"
     for stage in set(present["data"]) & set(wanted["data"]):

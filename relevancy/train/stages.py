@@ -43,6 +43,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "micro": (0, 1 << 24),
     "save_every": (1, 1 << 40),
     "looking_cost": (0, 1e9),
+    "fading_cost": (0, 1e9),
     "epochs": (0.0001, 1e6),
     "max_tokens": (2, 1 << 24),
     "loss_chunk": (0, 1 << 40),
@@ -70,7 +71,8 @@ class Stage:
     micro: int = 0  # sequences a device takes at a time, the rest is accumulated; 0: its whole share of the batch
     save_every: int = 200  # steps between checkpoints a stopped run resumes from
     bf16: bool = False  # autocast; weights that train stay float32
-    looking_cost: float = 0.0  # added to the loss for each unit of mean attention to the picture, see `looking`
+    looking_cost: float = 0.0  # added to the loss for each unit of mean attention to the picture: `attention_penalty`
+    fading_cost: float = 0.0  # added for each logit by which answers fail to fall when less is read: `value_fading`
     epochs: float = 1.0
     framing: str = "pad"  # of the pictures to a square: "pad", or "crop" out of the center
     max_tokens: int = 2048  # of one sequence, image tokens included

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from relevancy.train.flops import Sizes
 from relevancy.train.forwards import engine, folded, prepared
 from relevancy.train.stages import Stage, states_of
 from relevancy.train.telemetry import Meter, unlabeled
+from relevancy.train.value_fading import check_values, fading_shortfall
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]  # (what is going on, share done)
@@ -53,7 +54,7 @@ class LlavaTrainer(Trainer):
     Trainer's own checkpoints of a LLaVA cannot be resumed from: `save_pretrained` writes historic tensor names, and the
     resume loads without renaming, none of them, with only a warning. Here the names are those the model has in memory.
 
-    looking_cost: price on attention to the picture, see `looking`; with one, the decoder's attention must be eager.
+    With a price on looking (see `attention_penalty`) the decoder's attention must be eager.
     """
 
     def __init__(self, *arguments: Any, stage: Stage, order: Sampler | None, sizes: Sizes | None, **options: Any):
@@ -66,14 +67,17 @@ class LlavaTrainer(Trainer):
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **options: Any
     ) -> Any:
-        """The loss of the labels, and what was looked at times its price."""
-        price = self.stage.looking_cost
-        if not price:
+        """The loss of the labels, and what was looked at and what did not fall, each times its price."""
+        stage = self.stage
+        if not (stage.looking_cost or stage.fading_cost):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
         plain = self.accelerator.unwrap_model(model)
-        with looks(plain) as found:
+        with looks(plain) if stage.looking_cost else nullcontext() as found:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
-        loss = loss + price * looking_share(plain, found, inputs)
+        if found is not None:
+            loss = loss + stage.looking_cost * looking_share(plain, found, inputs)
+        if stage.fading_cost:
+            loss = loss + stage.fading_cost * fading_shortfall(model, plain, inputs, outputs.logits)
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -380,6 +384,8 @@ def run(
             changes.enter_context(prepared(model, stage))
             if stage.looking_cost:
                 changes.enter_context(eager_attention(model))
+            if stage.fading_cost:
+                check_values(model)
         if threading.current_thread() is threading.main_thread():  # no other thread is told of signals
             for number in watch.asked:
                 changes.callback(signal.signal, number, signal.signal(number, watch.listen))

@@ -1,7 +1,5 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
-from dataclasses import replace
-
 import gradio as gr
 import numpy as np
 import pytest
@@ -221,7 +219,7 @@ def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
 
 
 def test_a_tenth_is_the_most_or_least_relevant_of_what_lies_on_the_picture(shown):
-    result = replace(shown.first[0], image_map=np.arange(16, dtype=np.float32).reshape(4, 4))
+    result = tiny.redrawn(shown.first[0], image_map=np.arange(16, dtype=np.float32).reshape(4, 4))
     assert set(actions.tenth(result, actions.MOST)) == {14, 15}
     assert set(actions.tenth(result, actions.LEAST)) == {0, 1}
 
@@ -230,7 +228,7 @@ def test_a_tenth_of_equal_patches_is_not_the_last_rows(shown):
     spot = np.zeros((10, 10), np.float32)
     spot[0, 0] = 1
     edges = np.linspace(0, 100, 11)
-    result = replace(shown.first[0], image_map=spot, grid=Grid(100, 100, edges, edges))
+    result = tiny.redrawn(shown.first[0], image_map=spot, grid=Grid(100, 100, edges, edges))
     most, least = (set(actions.tenth(result, part)) for part in (actions.MOST, actions.LEAST))
     assert 0 in most
     assert len({patch // 10 for patch in most}) > 3
@@ -239,7 +237,7 @@ def test_a_tenth_of_equal_patches_is_not_the_last_rows(shown):
 
 
 def test_an_empty_map_has_no_most_relevant_tenth(shown):
-    empty = replace(shown.first[0], image_map=np.zeros((4, 4), np.float32))
+    empty = tiny.redrawn(shown.first[0], image_map=np.zeros((4, 4), np.float32))
     with pytest.raises(RelevancyError, match="empty"):
         actions.tenth(empty, actions.MOST)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tiny
 from relevancy_app import actions, asking, views
 from relevancy_app.board import board, tables, token_spoken, tokens_spoken, told
 from relevancy_app.session import Session
@@ -150,8 +151,8 @@ def test_every_card_says_how_its_map_was_made_and_what_the_evidence_is(session, 
 
 def test_a_hatch_has_a_legend_where_there_is_one(session):
     result = session.screen[0]
-    whole = replace(result, grid=Grid(80, 60, np.linspace(0, 80, 5), np.linspace(0, 60, 5)))
-    cut = replace(result, grid=Grid(80, 60, np.linspace(10, 70, 5), np.linspace(0, 60, 5)))
+    whole = tiny.redrawn(result, grid=Grid(80, 60, np.linspace(0, 80, 5), np.linspace(0, 60, 5)))
+    cut = tiny.redrawn(result, grid=Grid(80, 60, np.linspace(10, 70, 5), np.linspace(0, 60, 5)))
     assert [len(Page(board([one])).of("rv-legend")) for one in (whole, cut)] == [0, 1]
 
 
@@ -199,7 +200,7 @@ def test_tables_and_status_hold_no_markup_either(session):
 
 
 def test_a_map_without_relevance_says_so(session):
-    empty = [replace(result, image_map=np.zeros_like(result.image_map)) for result in session.screen]
+    empty = [tiny.redrawn(result, image_map=np.zeros_like(result.image_map)) for result in session.screen]
     shown = Page(board(empty))
     assert len(shown.of("rv-empty")) == 2
     assert {one["text"] for one in shown.of("rv-empty")} == {"no relevance"}
@@ -208,9 +209,10 @@ def test_a_map_without_relevance_says_so(session):
 def test_what_is_not_a_number_is_no_json_nan(session):
     result = session.screen[0]
     broken = replace(
-        result, image_map=np.full_like(result.image_map, np.nan), relevance=np.full_like(result.relevance, np.nan),
+        tiny.redrawn(result, image_map=np.full_like(result.image_map, np.nan), share=0.0),
+        relevance=np.full_like(result.relevance, np.nan),
         shares={"image": 0.0, "text": 0.0, "first_token": 0.0},
-    )  # fmt: skip
+    )
     drawn = Page(board([broken])).of("rv-map")
     assert set(json.loads(drawn[0]["data-values"])) == {None}
 

@@ -50,7 +50,7 @@ class Recorder:
     def __init__(self, row: Row | None) -> None:
         self.row, self.roots = row, []
 
-    def row_for(self, module: nn.Module) -> Row | None:
+    def row_for(self, module: nn.Module, query: Tensor) -> Row | None:
         return self.row
 
     def root(self, device: torch.device) -> Tensor:

@@ -253,6 +253,7 @@ def test_models_made_from_one_config_share_its_settings_and_so_its_lock():
 
 
 def test_locks_go_with_their_models():
+    gc.collect()  # models of other tests
     model = tiny.gemma_clip()[0]
     with patching.alone(model):
         known = len(patching._locks)
@@ -260,3 +261,16 @@ def test_locks_go_with_their_models():
     del model
     gc.collect()
     assert known - parts < len(patching._locks) < known
+
+
+def test_what_a_graph_keeps_is_counted_without_the_weights():
+    layers = torch.nn.Sequential(torch.nn.Linear(50, 20, bias=False), torch.nn.Tanh()).requires_grad_(False)
+    source = torch.ones(3, 50, requires_grad=True)
+    with patching.activations_recomputed(layers) as kept:
+        with kept.counted(layers) as size:
+            output = layers(source)
+            assert size() == output.nbytes
+            with kept.counted(layers) as inner:
+                layers(source).sum()
+                assert inner() == output.nbytes
+        assert size() == 2 * output.nbytes

@@ -9,7 +9,7 @@ from observers import State
 from reference import passed_on, reference, relative
 from torch import Tensor
 
-from relevancy.core.tape import _Images, record
+from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
 
 QUESTIONS = ["Is the duck floating? (a) Yes (b) No", "What color is the ball?", "red"]
@@ -121,44 +121,6 @@ def test_a_class_token_among_the_image_tokens_keeps_its_own(vision):
     rows, _ = rows_of(model, inputs)
     assert relative(passed_on(rows.language), passed_on(expected.language)) < 1e-5
     assert relative(rows.vision, expected.vision) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("family", "kept", "patches"),
-    [("llava", 16, 16), ("gemma3", 4, 16), ("gemma3", 1, 16), ("idefics3", 16, 64)],
-)
-def test_each_patch_gets_its_own_image_tokens_value(family, kept, patches):
-    side, merged = int(patches**0.5), int((patches // min(kept, patches)) ** 0.5)
-    mask = torch.tensor([[False, *[True] * kept, False]])
-    row = torch.arange(kept + 2, dtype=torch.float32)[None]
-    placed = _Images(mask, side, side, family).place(row, torch.zeros(1, 2, patches + 1, 3))
-    values = row[0, 1 : kept + 1].view(side // merged, side // merged)
-    expected = [values[down // merged, across // merged] for down in range(side) for across in range(side)]
-    assert placed[0].tolist() == [0, *expected]
-
-
-def test_a_class_token_among_the_image_tokens_gets_its_own_tokens_value():
-    mask = torch.tensor([[False, *[True] * 17, False]])
-    placed = _Images(mask, 4, 4, "llava").place(torch.arange(19.0)[None], torch.zeros(1, 2, 17, 3))
-    assert placed[0].tolist() == list(range(1, 18))
-
-
-@pytest.mark.parametrize(
-    ("family", "kept", "tokens"),
-    [
-        ("llava", 4, 17),  # merged, by a rule that is not known
-        ("gemma3", 5, 17),  # no whole blocks
-        ("gemma3", 4, 15),  # fewer tower tokens than patches
-        ("llava", 18, 17),  # more image tokens than the tower has
-        ("llava", 15, 17),
-        ("llava", 0, 17),
-        ("gemma3", 0, 17),
-    ],
-)
-def test_image_tokens_that_are_not_known_to_be_patches_are_refused(family, kept, tokens):
-    mask = torch.tensor([[False, *[True] * kept, False]])
-    with pytest.raises(RelevancyError, match=f'scope="full" is not exact for {family}'):
-        _Images(mask, 4, 4, family).place(torch.ones(1, kept + 2), torch.zeros(1, 2, tokens, 3))
 
 
 def test_where_nothing_flows_nothing_is_cut(built):

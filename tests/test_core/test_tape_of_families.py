@@ -8,7 +8,6 @@ from reference import passed_on, reference, relative
 from torch import Tensor
 
 from relevancy.core.tape import record
-from relevancy.errors import RelevancyError
 
 
 @pytest.mark.parametrize("family", BUILDERS)
@@ -63,9 +62,3 @@ def test_full_scope_where_a_token_merges_a_block_of_patches(family):
         logits = model(**inputs, logits_to_keep=1).logits[:, -1]
         rows = tape.relevance(logits.max(-1).values)
     assert relative(rows.vision, expected.vision) < 1e-5
-
-
-def test_full_scope_is_refused_where_the_order_of_patches_is_not_known():
-    model, inputs = BUILDERS["qwen2_vl"]()
-    with pytest.raises(RelevancyError, match="scope"), record(model, "full") as tape:
-        tape.relevance(model(**inputs, logits_to_keep=1).logits[:, -1].max(-1).values)

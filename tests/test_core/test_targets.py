@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from relevancy.core.targets import Choice, choose, needs_answer, parsed, shown
+from relevancy.core.targets import Choice, choose, gives_several, needs_answer, parsed, shown
 from relevancy.errors import RelevancyError
 
 TOKENIZER = tiny.gemma_tokenizer()
@@ -75,6 +75,66 @@ def test_a_string_names_the_token_with_which_it_begins():
     assert "o" in shown(TOKENIZER, inside.id)
 
 
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [("1:3", (1, 3)), (":2", (0, 2)), ("2:", (2, 5)), (":", (0, 5)), ("-2:", (3, 5)), ("0:5", (0, 5)),
+     (" 1:-1 ", (1, 4)), ("4:5", (4, 5)), ("answer", (0, 5))],
+)  # fmt: skip
+def test_a_span_is_a_slice_of_the_answer(span, expected):
+    answer = [90, 91, 92, 93, 94]
+    first, stop = expected
+    (choice,) = choose(parsed(span), answer, TOKENIZER)
+    assert choice == Choice(first, answer[first], span=tuple(answer[first:stop]))
+    assert (choice.length, choice.last) == (stop - first, stop - 1)
+    each = choose(parsed(f"each:{span.strip()}"), answer, TOKENIZER)
+    assert each == [Choice(place, answer[place]) for place in range(first, stop)]
+    assert gives_several(f"each:{span}")
+    assert not gives_several(span)
+
+
+@pytest.mark.parametrize("span", ["3:3", "4:2", "0:6", "-6:2", "7:", ":-5"])
+def test_a_span_that_the_answer_does_not_hold(span):
+    with pytest.raises(RelevancyError, match=r"within 0:5: there is no .*word:"):
+        choose(span, [90, 91, 92, 93, 94], TOKENIZER)
+
+
+def test_a_string_of_several_tokens_is_their_span():
+    answer = ids("The dog stands left.")
+    (choice,) = choose("dog stands", answer, TOKENIZER)
+    assert shown(TOKENIZER, *choice.span) == " dog stands"
+    (choice,) = choose("og stan", answer, TOKENIZER)  # begins and ends inside of tokens: whole ones
+    assert shown(TOKENIZER, *choice.span).startswith(" dog stan")
+    assert choose("each:og stan", answer, TOKENIZER) == choice.singly()
+    assert choose("word:dog stands", answer, TOKENIZER) == choose("dog stands", answer, TOKENIZER)
+
+
+def test_what_reads_as_a_span_has_its_strings_named():
+    answer = ids("It is 3:30, no answer")
+    (choice,) = choose("word:3:30", answer, TOKENIZER)
+    assert shown(TOKENIZER, *choice.span).strip() == "3:30"
+    (choice,) = choose("word:answer", answer, TOKENIZER)
+    assert shown(TOKENIZER, *(choice.span or (choice.id,))).strip() == "answer"
+
+
+def test_each_of_what_is_one_token_is_that_token():
+    answer = ids("(b) No")
+    for target in ("first-relevant", "contrast", "Yes|No", 1, "first"):
+        assert choose(f"each:{target}", answer, TOKENIZER) == choose(target, answer, TOKENIZER)
+
+
+def test_a_span_explains_log_probabilities():
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    choice = Choice.spanning(3, (7, 9))
+    expected = logits.double().log_softmax(-1)[[0, 1], [7, 9]].sum()
+    assert float(choice.scalar(logits)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(choice.scalar(logits.bfloat16())) == pytest.approx(float(expected), rel=2e-2)
+    assert choice.scalar(logits.bfloat16()).dtype == torch.float32
+    target = choice.described(logits, TOKENIZER)
+    assert target.log_probability == pytest.approx(float(expected), rel=1e-5)
+    assert target.probability == pytest.approx(float(expected.exp()), rel=1e-5)
+    assert (target.logit, target.id, target.positions) == (float(logits[0, 7]), 7, range(3, 5))
+
+
 def test_a_string_is_taken_as_spelled_before_case_is_ignored():
     text = "no boats, No"
     assert choose("No", ids(text), TOKENIZER)[0].position == len(ids("no boats,"))
@@ -104,6 +164,12 @@ def test_a_string_begins_in_the_token_it_names(text, data):
     before = shown(TOKENIZER, *answer[: choice.position])
     assert text.startswith(before)
     assert len(before) <= text.find(wanted)
+    held = answer[choice.position : choice.last + 1]
+    whole = shown(TOKENIZER, *answer[: choice.last + 1])
+    assert text.startswith(whole)
+    assert len(whole) >= text.find(wanted) + len(wanted)
+    short = shown(TOKENIZER, *answer[: choice.last])
+    assert len(held) == 1 or len(short) < text.find(wanted) + len(wanted) or not text.startswith(short)
     through = next(
         end for end in range(choice.position + 1, len(answer) + 1) if text.startswith(shown(TOKENIZER, *answer[:end]))
     )

@@ -201,8 +201,8 @@ def test_an_export_puts_the_questions_about_one_picture_together():
     items = [Item(row, str(row), sources[row % 3 if row < 7 else 2], "duck " * (row + 1)) for row in range(8)]
     items[5] = Item(5, "5", PictureSource(content=b"another"), "duck")
     way = ExplainBatches(ExplainConfig(), 2)
-    assert list(way.batches(items, by_picture=True)) == [[0, 3, 6], [1, 4], [2, 7], [5]]
-    assert [place for places in way.batches(items) for place in places] == [5, 0, 1, 2, 3, 4, 6, 7]
+    assert list(way.batches(items, [0] * 8, by_picture=True)) == [[0, 3, 6], [1, 4], [2, 7], [5]]
+    assert [place for places in way.batches(items, [0] * 8) for place in places] == [5, 0, 1, 2, 3, 4, 6, 7]
 
 
 def test_a_session_shows_a_picture_to_the_tower_once(monkeypatch):
@@ -212,11 +212,11 @@ def test_a_session_shows_a_picture_to_the_tower_once(monkeypatch):
     plain = tower.forward
     monkeypatch.setattr(tower, "forward", lambda pixels, **named: runs.append(len(pixels)) or plain(pixels, **named))
     picture, other = Picture(tiny.picture()), Picture(tiny.picture(seed=5))
-    examples = [Example(picture, question) for question in QUESTIONS]
+    examples = [Example((picture,), question) for question in QUESTIONS]
     with Session(model) as session:
-        seen = session.prepare([*examples, Example(other, "Duck?")], features=True)
+        seen = session.prepare([*examples, Example((other,), "Duck?")], features=True)
         session.prepare(examples, [(90,)] * 4, features=True)
     assert runs == [2]
-    plainly = model.prepare([one.picture.image for one in (*examples, Example(other, ""))], [*QUESTIONS, "Duck?"])
+    plainly = model.prepare([one.images for one in (*examples, Example((other,), ""))], [*QUESTIONS, "Duck?"])
     torch.testing.assert_close(model.model(**seen.inputs).logits, model.model(**plainly).logits, rtol=1e-5, atol=1e-5)
     assert copy.copy(seen).equals(seen)

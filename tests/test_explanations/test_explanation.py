@@ -19,6 +19,7 @@ from PIL import Image
 from relevancy.core.targets import Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
+from relevancy.explanations.picture_map import PictureMap
 from relevancy.geometry import Grid
 from relevancy.plotting.overlay import FLOOR, labelled, percent
 
@@ -27,6 +28,13 @@ FILES = {"explanation.json", "overlay.png", "figure.png", "heatmap.npy", "pictur
 
 def explanation(**changes) -> Explanation:
     """Five tokens, of which two are a picture's: one row of two patches that see its middle."""
+    shares = changes.pop("shares", {"image": 0.4, "text": 0.25, "first_token": 0.35})
+    picture = PictureMap(
+        changes.pop("image", tiny.picture(40, 30)),
+        changes.pop("grid", Grid(40, 30, np.array([5.0, 20.0, 35.0]), np.array([0.0, 30.0]))),
+        np.asarray(changes.pop("image_map", [[0.1, 1 / 3]]), np.float32),
+        shares["image"],
+    )
     result = Explanation(
         model="tiny",
         method="relevancy",
@@ -34,13 +42,11 @@ def explanation(**changes) -> Explanation:
         question="Is it a duck? 水 😀",
         answer="(b) No",
         target=Target("No", 7, 2, 0.75, 3.1, "Yes", 8, -0.3),
-        image=tiny.picture(40, 30),
-        grid=Grid(40, 30, np.array([5.0, 20.0, 35.0]), np.array([0.0, 30.0])),
+        pictures=(picture,),
         tokens=("<bos>", "<image>", "<image>", "▁duck", "?"),
         is_image=np.array([False, True, True, False, False]),
         relevance=np.array([0.5, 0.1, 1 / 3, 1e-9, 0.2], dtype=np.float32),
-        image_map=np.array([[0.1, 1 / 3]], dtype=np.float32),
-        shares={"image": 0.4, "text": 0.25, "first_token": 0.35},
+        shares=shares,
         layers=(0, 2),
         notes=("first of 3 frames used",),
         versions={"torch": "2"},
@@ -81,7 +87,7 @@ def test_save_and_load_give_back_what_was_there(tmp_path, target, layers):
 
 def test_json_and_picture_give_back_what_was_there():
     before = explanation()
-    same(Explanation.from_json(json.loads(json.dumps(before.to_json())), before.image), before)
+    same(Explanation.from_json(json.loads(json.dumps(before.to_json())), [before.image]), before)
 
 
 @pytest.mark.parametrize(

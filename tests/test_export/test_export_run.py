@@ -105,7 +105,7 @@ def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
     ("changes", "why"),
     [
         ({"models": ["nothing-of-that-name"]}, "nothing-of-that-name"), ({"models": []}, "at least one model"),
-        ({"wish": ExplainConfig("all")}, "one token"), ({"overlays": "some"}, "--overlays takes"),
+        ({"wish": ExplainConfig("all")}, "one map"), ({"overlays": "some"}, "--overlays takes"),
         ({"wish": ExplainConfig(layers=[99])}, "layers 0 to"), ({"columns": Columns(picture="p")}, "no column 'p'"),
         ({"limit": 0}, "--limit"), ({"engine": "slurm"}, "no engine"), ({"input": "none.jsonl"}, "no input"),
         ({"input": "a.xyz"}, "kind"), ({"map_dtype": "int8"}, "no map dtype"), ({"kind": "xml"}, "Unknown kind"),
@@ -297,3 +297,17 @@ def test_answers_alone_are_those_that_maps_come_with(saved, items, tmp_path):
 def _done(request):
     export(request)
     return request.out
+
+
+def test_a_span_is_exported_as_explain_tells_it(saved, items, tmp_path):
+    wish = ExplainConfig("answer", max_new_tokens=3, evidence=False)
+    export(asked(saved, items, tmp_path / "out", wish=wish, limit=2))
+    model = relevancy.load(saved)
+    rows = map(json.loads, items.read_text().splitlines())
+    for row, result in zip(rows, relevancy.open_export(tmp_path / "out"), strict=False):
+        alone = explain(
+            model, items.parent / row["image"], row["question"], target="answer", max_new_tokens=3, evidence=False
+        )
+        assert (result.target.token, result.target.positions) == (alone.target.token, range(3))
+        assert result.target.log_probability == pytest.approx(alone.target.log_probability, rel=1e-5)
+        np.testing.assert_allclose(result.image_map, alone.image_map, rtol=1e-5, atol=1e-5)

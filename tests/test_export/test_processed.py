@@ -23,8 +23,8 @@ def items_over(pictures, rows):
 
 
 def records_of(models, items, wish=None, batch=4):
-    processors = ImageProcessors.of([model.processor.image_processor for model in models], MAX_PIXELS)
-    maker = RecordMaker(models, processors.of_model, ExplainBatches(wish or ExplainConfig(max_new_tokens=4), batch))
+    processors = ImageProcessors.of(models, MAX_PIXELS)
+    maker = RecordMaker(models, processors, ExplainBatches(wish or ExplainConfig(max_new_tokens=4), batch))
     pictures = {item.picture.key: processors.opened(item.picture) for item in items}
     return {(one["row"], one["model"]): one for one in maker.records(items, pictures)}
 
@@ -89,15 +89,15 @@ def test_a_row_that_fails_costs_the_others_nothing(built):
 
 
 def test_equal_image_processors_work_once(built):
-    first, other = built["gemma-clip"][1].image_processor, built["gemma-dinov2"][1].image_processor
-    processors = ImageProcessors.of([first, other], MAX_PIXELS)
+    models = [relevancy.wrap(*built[name]) for name in ("gemma-clip", "gemma-dinov2")]
+    processors = ImageProcessors.of(models, MAX_PIXELS)
     assert processors.of_model == (0, 0)
     assert len(processors.opened(PictureSource(content=encoded(0))).pixels) == 1
 
 
 def test_the_digest_is_of_the_encoded_file(tmp_path, built):
     (tmp_path / "a.png").write_bytes(encoded(0))
-    processors = ImageProcessors.of([built["gemma-clip"][1].image_processor], MAX_PIXELS)
+    processors = ImageProcessors.of([relevancy.wrap(*built["gemma-clip"])], MAX_PIXELS)
     by_path = processors.opened(PictureSource("a.png", str(tmp_path / "a.png")))
     assert by_path.digest == processors.opened(PictureSource(content=encoded(0))).digest
     assert by_path.size == (80, 60)

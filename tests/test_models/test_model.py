@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForImageTextToText,
+    BertConfig,
+    BertModel,
     CLIPImageProcessorPil,
     DeiTConfig,
     Dinov2WithRegistersConfig,
@@ -712,14 +714,21 @@ def test_a_processor_of_another_size_is_refused(built):
         models.wrap(hf_model, other)
 
 
-def test_models_without_pictures_are_refused(tmp_path):
+def test_models_that_neither_see_nor_speak_are_refused(tmp_path):
     tokenizer = tiny.gemma_tokenizer()
-    text_model = GemmaForCausalLM(tiny.text(GemmaConfig, len(tokenizer)))
-    text_model.save_pretrained(tmp_path)
+    encoder = BertModel(
+        BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    encoder.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert "takes no pictures" in refusal(tmp_path)
-    with pytest.raises(RelevancyError, match="takes no pictures"):
-        models.wrap(text_model, tiny.processor_for(tokenizer))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    assert "neither takes pictures with text nor continues a text" in refusal(tmp_path)
+    with pytest.raises(RelevancyError, match="does not continue a text"):
+        models.wrap(encoder, tokenizer)
+    speaker = GemmaForCausalLM(tiny.text(GemmaConfig, len(tokenizer)))
+    with pytest.raises(RelevancyError, match="give its tokenizer"):
+        models.wrap(speaker, tiny.clip())
 
 
 def test_a_model_without_an_output_head_is_refused_with_what_to_load(built):

@@ -39,7 +39,7 @@ from relevancy.train.lora import adapt
 from relevancy.train.parts import parts_of, tokenizer_of
 from relevancy.train.plan import plan
 from relevancy.train.preflight import check_settings
-from relevancy.train.presets import Preset, overridden, preset
+from relevancy.train.presets import Preset, overridden, preset, resolved
 from relevancy.train.run import TRAINED, Order, RunOptions, TrainingSource, train
 from relevancy.train.stages import SCHEDULES, freeze, states_of
 from relevancy.train.telemetry import unlabeled
@@ -76,7 +76,8 @@ def flip(file: Path) -> None:
         "finetune.schedule=nonsense", "finetune.schedule=reduce_lr_on_plateau", "finetune.optimizer=nonsense",
         "finetune.steps=-1", "finetune.epochs=0", "finetune.epochs=nan", "finetune.save_every=0", "finetune.micro=-1",
         "finetune.warmup=1.5", "finetune.warmup=nan", "finetune.weight_decay=-1", "finetune.clip=-1",
-        "finetune.beta2=1", "finetune.looking_cost=-1", "finetune.max_tokens=0", "finetune.loss_chunk=-1",
+        "finetune.beta2=1", "finetune.looking_cost=-1", "finetune.fading_cost=-1", "finetune.max_tokens=0",
+        "finetune.loss_chunk=-1",
         "finetune.overlong=keep", "finetune.trains=", "finetune.name=other", "seed=-1", "seed=4294967296",
         "image_size=0", "lora_rank=-1", "lora_alpha=0", "vocabulary_multiple=0", "flavour=new", "feature_layer=two",
     ],
@@ -98,6 +99,8 @@ def test_a_setting_of_another_type_is_refused(change, small) -> None:
     ("change", "message"),
     [
         ({"packed": True, "looking_cost": 1.0}, "packed=false"),
+        ({"packed": True, "fading_cost": 1.0}, "packed=false"),
+        ({"loss_chunk": 256, "fading_cost": 1.0}, "loss_chunk=0"),
         ({"token_mean": False, "loss_chunk": 0}, "loss_chunk"),
         ({"schedule": "polynomial", "learning_rate": 0.0}, "polynomial"),
         ({"trains": ("connector",)}, "lora_rank"),
@@ -212,7 +215,8 @@ def test_other_data_is_known_by_its_fingerprint(data, tmp_path) -> None:
     entries = json.loads(file.read_text())
 
     def told() -> str:
-        before, now = ({"data": {"finetune": {"fingerprint": one}}, "preset": {}} for one in (was, found()))
+        same = {"preset": resolved(preset("demo-small"))}
+        before, now = ({"data": {"finetune": {"fingerprint": one}}} | same for one in (was, found()))
         return records._differing(before, now)
 
     def found() -> dict:

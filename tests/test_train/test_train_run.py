@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,18 @@ def test_another_preset_is_refused(whole, small, data) -> None:
         runs.trained(other, data, whole, resume=True)
     with pytest.raises(RelevancyError, match="--resume"):
         runs.trained(small, data, whole)
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on(whole, small, data, tmp_path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(whole, older)
+    found = json.loads((older / "configuration.json").read_text())
+    del found["preset"]["finetune"]["fading_cost"]
+    (older / "configuration.json").write_text(json.dumps(found))
+    runs.trained(small, data, older, resume=True)
+    other = replace(small, finetune=replace(small.finetune, fading_cost=1.0, loss_chunk=0))
+    with pytest.raises(RelevancyError, match=r"finetune\.fading_cost was 0\.0, now 1\.0"):
+        runs.trained(other, data, older, resume=True)
 
 
 def test_a_broken_picture_keeps_the_others_in_their_places(small, data, tmp_path) -> None:

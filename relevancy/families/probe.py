@@ -1,0 +1,421 @@
+"""Where image tokens lie in a picture, measured: for families that no rule is written for, and to test the rules.
+
+Two measurements are put together. *Pixel to picture*: pictures of known colors (black, white, ramps over columns and
+over rows) go through the processor; where each number that the model sees comes from is what its grey says, whatever
+was cut, stretched, normalized or rearranged. *Token to pixel*: with a tower whose blocks pass on what they are given,
+the gradient of an image token, as the decoder reads it, names the numbers that it was made of.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Probe"]
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from relevancy.core import patching
+from relevancy.core.seeds import form_of
+from relevancy.core.stacks import is_attention
+from relevancy.errors import RelevancyError, shortened
+from relevancy.families.views import Layout, View, gathered
+from relevancy.geometry import Grid
+
+Reader = Callable[[Image.Image], Mapping[str, Any]]
+
+_LEVELS = 255  # of grey, above black
+_RAMPS = 4  # for each axis at most: in longer pictures a level stands for more than one column
+_SEEN = 0.5  # of the largest span from black to white: less is padding
+_NEAR = 0.3  # of a cell: two centers nearer than that are in one row or column
+_BORDER = 0.05  # of a cell, or of a pixel where cells are smaller: an edge nearer to the border lies on it
+_HEARD = 0.25  # of the smaller of two rectangles, in both directions: with less in common, they are of different places
+_PLANTED = 4  # places that are changed to see whether their tokens hear of it
+_KEPT = 64  # forms of inputs, and sizes of pictures
+_ONE_BY_ONE = 2048  # image tokens that share pixels are asked about one by one, up to as many
+
+
+class _Reached(Exception):  # noqa: N818  # a way out, no mistake
+    """The decoder is about to read."""
+
+
+@dataclass
+class Probe:
+    """Measures a model with its processor; what was measured is kept."""
+
+    layouts: dict[tuple[int, int], Layout] = field(default_factory=dict)
+    _owners: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def layout(self, model: PreTrainedModel, image_token_id: int, read: Reader, width: int, height: int) -> Layout:
+        """Where the image tokens of a picture of `width` x `height` pixels lie.
+
+        read: the model's inputs for a question about a picture. Raises RelevancyError where tokens have no place of
+        their own, or a change in the picture does not reach the token that should have seen it.
+        """
+        size = width, height
+        if size not in self.layouts:
+            eyes = _Eyes(model, image_token_id, read)
+            rectangles = self._rectangles(eyes, width, height)
+            found = _layout(rectangles, width, height)
+            _check(eyes, found, rectangles)
+            _make_room(self.layouts)
+            self.layouts[size] = found
+        return self.layouts[size]
+
+    def _rectangles(self, eyes: _Eyes, width: int, height: int) -> _Rectangles:
+        noise = eyes.inputs(_noise(width, height))
+        form = form_of(noise)
+        if form not in self._owners:
+            _make_room(self._owners)
+            self._owners[form] = eyes.owners(noise)
+        return _Rectangles.of(self._owners[form], _places(eyes, width, height), eyes.count(noise))
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    if len(kept) >= _KEPT:
+        kept.pop(next(iter(kept)))
+
+
+@dataclass(frozen=True)
+class _Eyes:
+    """A model that looks at pictures and stops before it reads."""
+
+    model: PreTrainedModel
+    image_token_id: int
+    read: Reader
+
+    def inputs(self, picture: Image.Image) -> Mapping[str, Any]:
+        try:
+            return self.read(picture)
+        except RelevancyError:
+            raise
+        except Exception as error:  # processors refuse pictures and settings in whatever way they like
+            raise RelevancyError(
+                f"the processor of {self._name} takes no picture of {picture.width} x {picture.height} "
+                f"({shortened(error)})"
+            ) from error
+
+    def count(self, inputs: Mapping[str, Any]) -> int:
+        return int((inputs["input_ids"] == self.image_token_id).sum())
+
+    def embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The image tokens as the decoder reads them, (count, width), from a tower whose blocks pass all on."""
+        read: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            read.append(kwargs["inputs_embeds"] if "inputs_embeds" in kwargs else args[0])
+            raise _Reached
+
+        decoder = self.model.get_decoder()
+        handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with (
+                _passing_on(self.model, decoder),
+                patching.eval_mode(self.model),
+                patching.frozen_parameters(self.model),
+            ):
+                self.model(**inputs, use_cache=False)
+        except _Reached:
+            pass
+        except Exception as error:  # what the processor makes is not what the model takes, however it says so
+            raise RelevancyError(
+                f"{self._name} cannot look at what its processor makes of this picture ({shortened(error)}): the "
+                "picture is too small, or the processor belongs to another model"
+            ) from error
+        finally:
+            handle.remove()
+        if not read:
+            raise RelevancyError(f"the decoder of {self._name} is not called on its way from a picture to an answer")
+        return read[0][inputs["input_ids"] == self.image_token_id]
+
+    def owners(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Which image token each number that the model sees belongs to, -1 for none; of each input by name.
+
+        Where numbers belong to several tokens, an array has one more axis in front: a mask for each token.
+        """
+        floating = {name: value for name, value in inputs.items() if _is_seen(value)}
+        with torch.enable_grad():
+            leaves = {name: value.detach().clone().requires_grad_() for name, value in floating.items()}
+            embeddings = self.embeddings({**inputs, **leaves})
+        if not embeddings.requires_grad or not leaves:
+            raise RelevancyError(f"{self._name} lets no gradient through from its pictures to its image tokens")
+        ask = _Question(embeddings, leaves)
+        numbers = torch.arange(len(embeddings))
+        found = {name: np.full(value.shape, -1) for name, value in leaves.items()}
+        shared = False
+        for place in range(max(1, (len(embeddings) - 1).bit_length())):
+            bit = (numbers >> place) % 2 == 1
+            ones, others = ask.reached(bit), ask.reached(~bit)
+            for name, owner in found.items():
+                if place == 0:
+                    owner[ones[name] | others[name]] = 0
+                owner[ones[name]] += 1 << place
+                shared = shared or bool((ones[name] & others[name]).any())
+        return self._one_by_one(ask, len(embeddings)) if shared else found
+
+    def _one_by_one(self, ask: _Question, count: int) -> dict[str, np.ndarray]:
+        every = ask.reached(torch.ones(count, dtype=torch.bool))
+        alone = torch.eye(min(count, _ONE_BY_ONE), count, dtype=torch.bool)
+        if all((ask.reached(alone[token])[name] == every[name]).all() for token in (0, -1) for name in every):
+            raise RelevancyError(
+                f"each of the {count} image tokens of {self._name} is made of the whole picture (a resampler), so that "
+                "none has a place of its own; relevancy.record gives their row"
+            )
+        if count > _ONE_BY_ONE:
+            raise RelevancyError(f"the {count} image tokens of {self._name} share pixels, too many to be told apart")
+        masks = [ask.reached(one) for one in alone]
+        return {name: np.stack([mask[name] for mask in masks]) for name in every}
+
+    @property
+    def _name(self) -> str:
+        return str(self.model.config.model_type)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Asks which numbers of the inputs some image tokens are made of."""
+
+    embeddings: Tensor
+    leaves: Mapping[str, Tensor]
+
+    def reached(self, chosen: Tensor) -> dict[str, np.ndarray]:
+        direction = torch.randn(self.embeddings.shape, generator=torch.Generator().manual_seed(0))
+        direction = (direction * chosen[:, None]).to(self.embeddings)
+        found = torch.autograd.grad(
+            self.embeddings, list(self.leaves.values()), direction, retain_graph=True, allow_unused=True
+        )
+        return {
+            name: np.zeros(leaf.shape, bool) if gradient is None else (gradient.abs() > 0).cpu().numpy()
+            for (name, leaf), gradient in zip(self.leaves.items(), found, strict=True)
+        }
+
+
+@contextmanager
+def _passing_on(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
+    """Inside, blocks that attend within one sequence, the decoder's apart, give what they were given."""
+    own = set(map(id, decoder.modules()))
+    blocks = [
+        module
+        for name, module in model.named_modules()
+        if id(module) not in own and name.rpartition(".")[2].isdigit() and any(map(is_attention, module.modules()))
+    ]
+    inner = {id(child) for block in blocks for child in blocks if child is not block and child in set(block.modules())}
+    outer = {
+        id(block) for block in blocks if any(id(child) in inner for child in block.modules() if child is not block)
+    }
+
+    def pass_on(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        made = output[0] if isinstance(output, tuple) else output
+        given = [value for value in (*args, *kwargs.values()) if _is_seen(value) and value.shape[-1] == made.shape[-1]]
+        like = [value for value in given if value.ndim == made.ndim]
+        if len(like) != 1 or like[0].shape != made.shape:
+            return output  # it reads another sequence too, or makes fewer tokens of those it was given
+        return (like[0], *output[1:]) if isinstance(output, tuple) else like[0]
+
+    with ExitStack() as hooks:
+        for block in blocks:
+            if id(block) not in outer:
+                hooks.callback(block.register_forward_hook(pass_on, with_kwargs=True, prepend=True).remove)
+        yield
+
+
+def _is_seen(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(96, 160, (height, width, 3)).astype(np.uint8))
+
+
+def _places(eyes: _Eyes, width: int, height: int) -> dict[str, np.ndarray]:
+    """Where in the picture each number that the model sees comes from: (2, ...) x and y, NaN for padding."""
+
+    def seen(values: np.ndarray) -> dict[str, np.ndarray]:
+        picture = Image.fromarray(np.repeat(values.astype(np.uint8)[..., None], 3, axis=2))
+        inputs = eyes.inputs(picture)
+        return {name: value.float().cpu().numpy() for name, value in inputs.items() if _is_seen(value)}
+
+    black, white = (seen(np.full((height, width), grey)) for grey in (0, _LEVELS))
+    spans = {name: white[name] - black[name] for name in black}
+    found = {name: np.full((2, *span.shape), np.nan) for name, span in spans.items()}
+    known = {name: np.abs(span) > _SEEN * np.abs(span).max() for name, span in spans.items()}
+    for axis, length in enumerate((width, height)):
+        ramps = min(_RAMPS, max(1, -(-(length - 1) // _LEVELS)))
+        step = max(length - 1, 1) / (ramps * _LEVELS)  # columns to a level of grey
+        levels = np.arange(length) / step
+        summed = {name: np.zeros(span.shape) for name, span in spans.items()}
+        for ramp in range(ramps):
+            grey = np.clip(np.rint(levels) - ramp * _LEVELS, 0, _LEVELS)
+            shown = seen(np.broadcast_to(grey if axis == 0 else grey[:, None], (height, width)))
+            for name, span in spans.items():
+                summed[name] += np.where(known[name], shown[name] - black[name], 0) / np.where(known[name], span, 1)
+        for name, total in summed.items():
+            found[name][axis] = np.where(known[name], total * _LEVELS * step + 0.5, np.nan)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Rectangles:
+    """Of each image token: the middle (count, 2) of what it has seen, its extent (count, 2), NaN where it saw nothing.
+
+    whole: bool (count,), whether it saw no padding.
+    """
+
+    middles: np.ndarray
+    extents: np.ndarray
+    whole: np.ndarray
+
+    @classmethod
+    def of(cls, owners: Mapping[str, np.ndarray], places: Mapping[str, np.ndarray], count: int) -> _Rectangles:
+        token, x, y = (np.concatenate(parts) for parts in zip(*_pairs(owners, places), strict=True))
+        middles, extents = np.full((count, 2), np.nan), np.full((count, 2), np.nan)
+        known = ~np.isnan(x)
+        numbers, seen = np.bincount(token, minlength=count), np.bincount(token[known], minlength=count)
+        order = np.argsort(token[known], kind="stable")
+        starts = np.concatenate([[0], np.cumsum(seen)])
+        for axis, values in enumerate((x, y)):
+            sorted_values = values[known][order]
+            for number in np.flatnonzero(seen):
+                own = sorted_values[starts[number] : starts[number + 1]]
+                steps = np.unique(np.round(own, 2))
+                pitch = np.median(np.diff(steps)) if len(steps) > 1 else 0.0
+                middles[number, axis], extents[number, axis] = own.mean(), np.ptp(own) + pitch
+        return cls(middles, extents, (seen == numbers) & (seen > 0))
+
+
+def _pairs(
+    owners: Mapping[str, np.ndarray], places: Mapping[str, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of a token and a place that it has seen: the token's number, x, y."""
+    for name, owner in owners.items():
+        x, y = places[name]
+        if owner.ndim > x.ndim:
+            token, *where = owner.nonzero()
+            yield token, x[tuple(where)], y[tuple(where)]
+        else:
+            yield owner[owner >= 0], x[owner >= 0], y[owner >= 0]
+
+
+def _layout(found: _Rectangles, width: int, height: int) -> Layout:
+    """Grids of tokens that follow each other row by row; whatever has seen nothing of the picture has no place."""
+    views: list[np.ndarray] = []
+    for row in _rows(found):
+        if views and _goes_on(found, views[-1], row):
+            views[-1] = np.vstack([views[-1], row])
+        else:
+            views.append(row[None])
+    grids = [
+        Grid(width, height, _edges(found, tokens.T, 0, width), _edges(found, tokens, 1, height)) for tokens in views
+    ]
+    names = _names(grids, width, height)
+    return gathered(
+        [View(name, grid, tokens) for name, grid, tokens in zip(names, grids, views, strict=True)], len(found.middles)
+    )
+
+
+def _rows(found: _Rectangles) -> list[np.ndarray]:
+    """Tokens that lie beside each other, from left to right."""
+    rows: list[list[int]] = []
+    for token in np.flatnonzero(~np.isnan(found.middles[:, 0])).tolist():
+        if rows:
+            before = rows[-1][-1]
+            right, down = found.middles[token] - found.middles[before]
+            across, high = found.extents[[token, before]].max(0)
+            if right > _NEAR * across and abs(down) < _NEAR * high and abs(right) < (2 - _NEAR) * across:
+                rows[-1].append(token)
+                continue
+        rows.append([token])
+    return [np.array(row) for row in rows]
+
+
+def _goes_on(found: _Rectangles, view: np.ndarray, row: np.ndarray) -> bool:
+    """Whether a row lies right below the last one of a view."""
+    last = view[-1]
+    if len(row) != len(last):
+        return False
+    right, down = (found.middles[row] - found.middles[last]).T
+    across, high = np.maximum(found.extents[row], found.extents[last]).max(0)
+    return bool(
+        (abs(right) < _NEAR * across).all() and (down > _NEAR * high).all() and (down < (2 - _NEAR) * high).all()
+    )
+
+
+def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Edges (cells + 1,) of a view's rows, from tokens (rows, cols), or of its columns.
+
+    Cells are equally large, as resizing is even; they follow from those that have seen no padding and do not lie at
+    the border, where what a pixel says of its place is drawn inwards.
+    """
+    whole = found.whole[tokens]
+    if not whole.any():
+        whole = np.ones_like(whole)
+    cells, known = len(tokens), np.flatnonzero(whole.any(1))
+    centers = np.nanmean(np.where(whole, found.middles[tokens, axis], np.nan)[known], 1)
+    if len(known) > 1:
+        step, start = np.polyfit(known, centers, 1)
+    else:
+        step = float(np.median(found.extents[tokens, axis][whole]))
+        start = centers[0] - step * known[0]
+    edges: np.ndarray = start + step * (np.arange(cells + 1) - 0.5)
+    for end, border in ((0, 0.0), (-1, float(length))):
+        if abs(edges[end] - border) < _BORDER * max(1.0, step):
+            edges[end] = border
+    return edges
+
+
+def _names(grids: list[Grid], width: int, height: int) -> list[str]:
+    """Of views that show all that any has seen, the coarsest is "whole", others are "tiles"; the rest has numbers."""
+    boxes = np.array([[grid.x_edges[0], grid.y_edges[0], grid.x_edges[-1], grid.y_edges[-1]] for grid in grids])
+    boxes = np.clip(boxes, 0, [width, height, width, height])
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], 1)
+    complete = areas > 0.9 * np.prod(boxes[:, 2:].max(0) - boxes[:, :2].min(0))
+    cells = np.array([grid.rows * grid.cols for grid in grids])
+    fewest = cells[complete].min() if complete.any() else 0
+    names, tiles = [], 0
+    for all_seen, number in zip(complete, cells, strict=True):
+        tiles += not all_seen
+        names.append(f"tile {tiles}" if not all_seen else "whole" if number == fewest else "tiles")
+    return names
+
+
+def _check(eyes: _Eyes, layout: Layout, found: _Rectangles) -> None:
+    """Raise RelevancyError unless changed places of a picture change the tokens that have seen them most."""
+    name = eyes.model.config.model_type
+    width, height = layout.grid.width, layout.grid.height
+    if not layout.views:
+        raise RelevancyError(f"no image token of {name} has a place in the picture")
+    boxes = np.full((layout.count, 4), np.nan)
+    for view in layout.views:
+        boxes[view.tokens.ravel()] = view.grid.boxes()
+    rng = np.random.default_rng(1)
+    pixels = np.array(_noise(width, height))
+    with torch.no_grad():
+        before = eyes.embeddings(eyes.inputs(Image.fromarray(pixels)))
+        large = np.flatnonzero((boxes[:, 2] - boxes[:, 0] > 0) & (boxes[:, 3] - boxes[:, 1] > 0) & found.whole)
+        for token in rng.choice(large, min(_PLANTED, len(large)), replace=False):
+            (left, right), (upper, lower) = (_inside(*boxes[token][axis::2]) for axis in (0, 1))
+            changed = pixels.copy()
+            changed[upper:lower, left:right] = 255 * (changed[upper:lower, left:right] < 128)
+            moved = (eyes.embeddings(eyes.inputs(Image.fromarray(changed))) - before).float().norm(dim=1)
+            own = boxes[int(moved.argmax())]
+            overlap = np.minimum(own[2:], [right, lower]) - np.maximum(own[:2], [left, upper])
+            smaller = np.minimum(own[2:] - own[:2], [right - left, lower - upper])
+            if not (overlap > _HEARD * smaller).all():
+                raise RelevancyError(
+                    f"where the image tokens of {name} lie could not be measured: a change at ({left}, {upper}) to "
+                    f"({right}, {lower}) of a picture of {width} x {height} is not seen by the token of that place; "
+                    "relevancy.record gives the row"
+                )
+
+
+def _inside(start: float, end: float) -> tuple[int, int]:
+    """The pixels that lie wholly between two places, or the one in the middle."""
+    first, last = int(np.ceil(start)), int(np.floor(end))
+    middle = int((start + end) / 2)
+    return (first, last) if first < last else (middle, middle + 1)

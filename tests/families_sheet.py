@@ -1,0 +1,54 @@
+"""Draws docs/images/families.png, one map of each family: `python tests/families_sheet.py`.
+
+The models are tiny and random, so the maps mean nothing: what is to be seen is that each lies over the whole picture in
+cells of its family's own kind.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pictured
+import relatives
+import tiny
+from PIL import Image, ImageDraw
+
+from relevancy.explanations.explain import explain
+from relevancy.models.model import wrap
+from relevancy.plotting.overlay import overlay
+
+SHEET = Path(__file__).parents[1] / "docs/images/families.png"
+FAMILIES = {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS
+COLUMNS, WIDTH, HEIGHT, LINE = 6, 200, 120, 14
+
+
+def picture() -> Image.Image:
+    """Wide enough to be cut into tiles: a board of colored fields."""
+    fields = np.random.default_rng(3).integers(60, 220, (3, 5, 3), dtype=np.uint8)
+    return Image.fromarray(fields).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
+
+
+def main() -> None:
+    drawn: list[tuple[str, Image.Image]] = []
+    for name, build in FAMILIES.items():
+        try:
+            model = wrap(*build(), name=name)
+        except ImportError:
+            continue
+        result = explain(model, picture(), "what color is the ball ?", max_new_tokens=1, evidence=False)
+        drawn.append((name, overlay(result.image, result.heatmap(smooth=False))))
+    rows = -(-len(drawn) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (WIDTH + 4), rows * (HEIGHT + LINE + 4)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, one) in enumerate(drawn):
+        left, upper = number % COLUMNS * (WIDTH + 4), number // COLUMNS * (HEIGHT + LINE + 4)
+        pen.text((left + 2, upper + 1), name, fill="black")
+        sheet.paste(one.convert("RGB"), (left, upper + LINE))
+    sheet.quantize(96).save(SHEET, optimize=True)
+    sys.stdout.write(f"{len(drawn)} maps, {SHEET.stat().st_size / 1000:.0f} kB\n")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()

@@ -1,0 +1,126 @@
+"""Every family alike: rows against the equations, places by rule against measured ones, explained end to end.
+
+What a test finds goes into its properties, of which `tests/families_table.py` makes docs/models.md.
+"""
+
+from functools import cache
+
+import numpy as np
+import pictured
+import pytest
+import relatives
+import tiny
+from reference import of_family, passed_on, relative
+
+from relevancy.core.tape import record
+from relevancy.errors import RelevancyError
+from relevancy.explanations.explain import explain
+from relevancy.models.model import Model, wrap
+from relevancy.models.survey import AGREES, SIZES, survey
+
+BUILDERS = tiny.FAMILIES | pictured.BUILDERS | relatives.BUILDERS
+QUESTIONS = ["is the duck floating ?", "what color ?"]
+INTERPOLATED = {"llava_onevision": 0.05}  # its large pictures' tokens are mixed of neighbours: of a cell
+WITHOUT_FULL = {
+    "minicpm": "tokens in different layers",
+    "molmo2": "not exact for molmo2: Molmo2VisionAttention attends outside",
+}
+TOO_SMALL = {"mistral3": (9, 7)}  # transformers' own model fails where a picture is one token
+BY_BATCH = {"hunyuan_vl"}  # transformers numbers its pictures over the whole batch, and reads the number
+
+
+@cache
+def model_of(family: str) -> Model:
+    try:
+        return wrap(*BUILDERS[family](), name=family)
+    except ImportError as error:
+        pytest.skip(str(error).strip().splitlines()[0])
+
+
+@pytest.fixture(params=BUILDERS)
+def model(request: pytest.FixtureRequest, record_property) -> Model:
+    record_property("set-up", request.param)
+    built = model_of(request.param)
+    record_property("family", built.model.config.model_type)
+    return built
+
+
+def pictures() -> list:
+    """Of different shapes, so that one row of their batch is padded where a family's tokens follow the shape."""
+    return [tiny.picture(80, 60), tiny.picture(33, 150, seed=1)]
+
+
+def test_rows_equal_the_equations(model, record_property):
+    inputs = model.prepare(pictures(), QUESTIONS)
+    expected = of_family(model.model, dict(inputs), model.image_token_id)
+    with record(model.model) as tape:
+        logits = model.model(**inputs, logits_to_keep=1).logits[:, -1]
+        rows = tape.relevance(logits.max(-1).values)
+    assert relative(logits, expected.logits) < 1e-5
+    error = relative(passed_on(rows.language), passed_on(expected.language))
+    record_property("language", error)
+    assert error < 1e-5
+    if model.name in WITHOUT_FULL:
+        return
+    with record(model.model, "full") as tape:
+        rows = tape.relevance(model.model(**inputs, logits_to_keep=1).logits[:, -1].max(-1).values)
+    error = max(
+        relative(rows.vision, expected.vision), relative(passed_on(rows.language), passed_on(expected.language))
+    )
+    record_property("full", error)
+    assert error < 1e-5
+    assert (rows.image.sum() / rows.vision.sum()).item() == pytest.approx(
+        float((expected.vision * (expected.seed > 0)).sum() / expected.vision.sum()), abs=1e-5
+    )
+
+
+def test_places_by_rule_are_those_measured(model, record_property):
+    found = survey(model, [size for size in SIZES if size != TOO_SMALL.get(model.name)])
+    assert [sighting.refused for sighting in found.sightings] == [None] * len(found.sightings)
+    record_property("geometry", "measured" if found.rule is None else "by rule")
+    for sighting in found.sightings:
+        cell = max(np.diff(sighting.layout.grid.x_edges).max(), np.diff(sighting.layout.grid.y_edges).max())
+        limit = max(AGREES, INTERPOLATED.get(model.name, 0) * cell)
+        assert sighting.away is None or sighting.away <= limit, sighting.size
+        assert (sighting.away is None) == (found.rule is None)
+    if found.rule is not None:
+        record_property("away", max(sighting.away for sighting in found.sightings))
+
+
+@pytest.mark.parametrize("scope", ["language", "full"])
+def test_explained_end_to_end(model, scope, record_property):
+    if scope == "full" and model.name in WITHOUT_FULL:
+        with pytest.raises(RelevancyError, match=WITHOUT_FULL[model.name]) as refused:
+            explain(model, pictures()[0], QUESTIONS[0], scope=scope)
+        record_property("full refused", str(refused.value))
+        return
+    results = explain(model, pictures(), QUESTIONS, scope=scope, max_new_tokens=2)
+    for result, picture in zip(results, pictures(), strict=True):
+        pixels = result.grid.spread(result.image_map)
+        assert pixels.shape == (picture.height, picture.width)
+        assert not pixels[np.isnan(result.heatmap())].any()
+        layout = model.layout(*picture.size)
+        assert layout.count == result.is_image.sum()
+        if scope == "language":
+            seen = layout.placed & ~np.isnan(layout.middles[:, 0])
+            assert result.image_map.sum() == pytest.approx(result.relevance[result.is_image][seen].sum(), rel=1e-4)
+        if model.name in BY_BATCH:
+            continue
+        alone = explain(model, picture, result.question, scope=scope, max_new_tokens=1, evidence=False)
+        assert np.abs(alone.image_map - result.image_map).max() <= 1e-4 * np.abs(alone.image_map).max()
+    record_property("explained", scope)
+
+
+@pytest.mark.parametrize("family", relatives.RESAMPLING)
+def test_resamplers_are_refused_by_name(family, record_property):
+    model = wrap(*relatives.RESAMPLING[family](), name=family)
+    said = model.model.config.model_type
+    with pytest.raises(RelevancyError, match=f"image tokens of {said} is made of the whole picture") as refused:
+        explain(model, pictures()[0], QUESTIONS[0])
+    record_property("family", said)
+    record_property("refused", str(refused.value))
+    found = survey(model, SIZES[:1])
+    assert found.rule is None
+    assert found.row is None
+    assert "whole picture" in found.sightings[0].refused
+    assert "attends outside" in found.full_refused

@@ -1,0 +1,96 @@
+"""Places by measurement: without a rule, once for a form of inputs, and never against what a picture shows."""
+
+from types import MappingProxyType
+
+import numpy as np
+import pictured
+import pytest
+import tiny
+from observers import State
+
+from relevancy.errors import RelevancyError
+from relevancy.explanations.explain import explain
+from relevancy.families import probe, rules
+from relevancy.families.views import Layout, View, gathered
+from relevancy.geometry import Grid
+from relevancy.models.model import wrap
+from relevancy.models.survey import AGREES, distance, survey
+
+QUESTION = "is the duck floating ?"
+
+
+@pytest.fixture
+def without_rule(monkeypatch):
+    """Qwen2-VL, whose rule nobody has written down."""
+    others = {family: rule for family, rule in rules.RULES.items() if family != "qwen2_vl"}
+    monkeypatch.setattr(rules, "RULES", MappingProxyType(others))
+    monkeypatch.setattr("relevancy.models.survey.RULES", rules.RULES)
+    return wrap(*pictured.qwen2_vl(), name="unknown")
+
+
+def test_a_family_without_a_rule_is_explained_as_with_one(without_rule):
+    by_rule = rules._qwen2_vl(without_rule.model.config, without_rule.processor, 80, 60)
+    measured = without_rule.layout(80, 60)
+    assert 0 < distance(by_rule, measured) < AGREES
+    result = explain(without_rule, tiny.picture(80, 60), QUESTION, max_new_tokens=1, evidence=False)
+    image = result.relevance[result.is_image]
+    assert np.allclose(result.image_map, by_rule.image_map(image), atol=1e-6)
+
+
+def test_the_row_that_would_make_it_a_rule_is_found(without_rule):
+    found = survey(without_rule)
+    assert (found.rule, found.same) == (None, ("_qwen2_vl",))
+    assert found.row == '"qwen2_vl": ("Qwen2VLImageProcessor", _qwen2_vl),'
+    assert all(sighting.away is None for sighting in found.sightings)
+    assert found.towers == (1, 16)
+
+
+def test_a_form_of_inputs_is_measured_once_and_a_size_of_pictures_too(without_rule, monkeypatch):
+    asked, read = [], []
+    owners, prepare = probe._Eyes.owners, type(without_rule).prepare
+    monkeypatch.setattr(probe._Eyes, "owners", lambda *given: asked.append(1) or owners(*given))
+    monkeypatch.setattr(type(without_rule), "prepare", lambda *given: read.append(1) or prepare(*given))
+    without_rule.layout(80, 60)
+    calls = len(read)
+    assert calls <= 15
+    without_rule.layout(80, 60)
+    assert len(read) == calls
+    without_rule.layout(81, 61)  # as many patches, elsewhere
+    assert len(read) > calls
+    assert len(asked) == 1
+
+
+def test_the_model_is_given_back_as_it_was(without_rule):
+    without_rule.layout(40, 40)  # transformers adds hooks of its own the first time
+    before = vars(State(without_rule.model))
+    without_rule.layout(120, 90)
+    assert vars(State(without_rule.model)) == before
+
+
+@pytest.mark.parametrize("wrong", ["backwards", "columns first", "half of the picture"])
+def test_places_that_changes_do_not_bear_out_are_refused(without_rule, monkeypatch, wrong):
+    right = probe._layout
+
+    def mistaken(*given) -> Layout:
+        layout = right(*given)
+        (view,) = layout.views
+        tokens, grid = view.tokens, view.grid
+        if wrong == "backwards":
+            tokens = tokens[::-1, ::-1]
+        elif wrong == "columns first":
+            tokens = tokens.T.reshape(tokens.shape)
+        else:
+            grid = Grid(grid.width, grid.height, grid.x_edges / 2, grid.y_edges / 2)
+        return gathered([View("whole", grid, tokens)], layout.count)
+
+    monkeypatch.setattr(probe, "_layout", mistaken)
+    with pytest.raises(
+        RelevancyError, match="where the image tokens of qwen2_vl lie could not be measured: a change at"
+    ):
+        without_rule.layout(130, 170)
+
+
+def test_a_model_whose_pictures_let_no_gradient_through_is_refused(without_rule):
+    without_rule.model.model.visual.register_forward_pre_hook(lambda _, given: tuple(one.detach() for one in given))
+    with pytest.raises(RelevancyError, match="qwen2_vl lets no gradient through"):
+        without_rule.layout(80, 60)
