@@ -62,7 +62,7 @@ figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
 axes[0].imshow(first.image)
 axes[0].set_title(f"{first.question}\n{first.answer}", fontsize=10)
 for axis, (name, values) in zip(axes[1:], maps.items(), strict=True):
-    axis.imshow(replace(first, image_map=values).overlay())
+    axis.imshow(replace(first.picture(), image_map=values).overlay())
     axis.set_title(name, fontsize=10)
 for axis in axes:
     axis.set_axis_off()
@@ -250,7 +250,8 @@ from relevancy.demo.held_out import held_out_rows
 
 
 def blobs(model, images, questions, answers, /):
-    return [replace(result, image_map=blob) for result in explainer(model, images, questions, answers)]
+    whole = explainer(model, images, questions, answers)
+    return [replace(result, pictures=(replace(result.picture(), image_map=blob),)) for result in whole]
 
 
 check = Check(

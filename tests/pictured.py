@@ -1,6 +1,7 @@
 """Tiny random models of families that cut, merge or stretch pictures in ways of their own, with their processors."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import tiny
@@ -14,6 +15,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from relevancy.models.model import Model, wrap
 
 SIDE, PATCH = 56, 14
 WORDS = "is the duck floating what color ball red how many boats are there yes no user model one two ( ) ? . a b"
@@ -191,3 +194,9 @@ BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
     for build in (gemma3, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl, llava_next, llava_onevision, idefics3, smolvlm)
 }
+
+
+@cache
+def model_of(family: str) -> Model:
+    """One of them, built once for all tests."""
+    return wrap(*BUILDERS[family](), name=family)

@@ -475,6 +475,7 @@ def aria() -> tiny.Pictured:
     return built("Aria", config, processor)
 
 
+TOO_SMALL = {"mistral3": (9, 7)}  # pictures of one token, where transformers' own model fails
 RESAMPLING: dict[str, Callable[[], tiny.Pictured]] = {"aria": aria}
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build

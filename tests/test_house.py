@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_imports_flow_one_way(name):
 
 def test_no_module_imports_itself_by_a_detour():
     TopologicalSorter({name: imported(name) for name in MODULES if name != "relevancy"}).prepare()
+
+
+def test_a_class_name_means_one_thing():
+    bodies = [ast.parse(path.read_text("utf-8")).body for path in PACKAGE.rglob("*.py")]
+    classes = [node.name for body in bodies for node in body if isinstance(node, ast.ClassDef)]
+    assert not [name for name, times in Counter(classes).items() if times > 1 and not name.startswith("_")]
 
 
 def test_only_the_demo_may_be_asked_for_by_the_command_line_alone():

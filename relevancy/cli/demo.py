@@ -39,8 +39,8 @@ def demo(
     )
     say(
         f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked. "
-        "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture matters, but this "
-        "map does not show where; words alone, the answer is the same without the picture.\n"
+        "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture matters or may, but "
+        "this map does not show where; words alone, the answer is the same without the picture.\n"
     )
     from relevancy.demo.showcase import showcase
 

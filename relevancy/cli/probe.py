@@ -16,7 +16,7 @@ from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
     from relevancy.families.views import View
-    from relevancy.models.survey import Sighting, Survey
+    from relevancy.models.survey import ModelSurvey, Sighting
 
 _VIEWS = 3  # shown in a row of the table
 
@@ -63,7 +63,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _by(found: Survey) -> str:
+def _by(found: ModelSurvey) -> str:
     if found.rule is not None:
         return f"by rule ({found.rule})"
     if all(sighting.layout is None for sighting in found.sightings):
@@ -94,7 +94,7 @@ def _view(view: View) -> str:
     return f"{view.name}, {grid.rows} x {grid.cols}: {x}; {y}"
 
 
-def _told(found: Survey) -> dict[str, Any]:
+def _told(found: ModelSurvey) -> dict[str, Any]:
     return {
         "family": found.family,
         "processor": found.processor,

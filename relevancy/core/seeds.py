@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relevancy.core.reach import Reach, owners
 from relevancy.errors import RelevancyError
 
 _KEPT = 64  # seeds of a model, one for each form of its inputs
@@ -49,8 +50,8 @@ class Seed:
     def gathered(self, row: Tensor) -> Tensor:
         """Numbers of the tower's tokens, `shape`, summed by image token, (count,); what two of them share is halved."""
         tower, image = self.tower.to(row.device), self.image.to(row.device)
-        owners = torch.bincount(tower, minlength=row.numel())
-        parts = row.flatten()[tower] / owners[tower]
+        times = torch.bincount(tower, minlength=row.numel())
+        parts = row.flatten()[tower] / times[tower]
         return row.new_zeros(self.count).index_add_(0, image, parts)
 
 
@@ -85,17 +86,13 @@ def measured(layers: Sequence[Tensor], embeddings: Tensor, name: str) -> Seed:
     """
     layer = _last_used(layers, embeddings, name)
     probe = _Probe(layer, embeddings)
-    numbers = torch.arange(len(embeddings))
-    bits = [(numbers >> place) % 2 == 1 for place in range(max(1, (len(embeddings) - 1).bit_length()))]
-    pairs = [(probe.reached(bit), probe.reached(~bit)) for bit in bits]
-    reached = pairs[0][0] | pairs[0][1]
-    if any((one & other).any() for one, other in pairs):
+    (owner,), several = owners(len(embeddings), lambda chosen: [probe.reached(chosen)])
+    if several:
         tower, image = _shared(probe)
-        _refuse_resampling(probe, reached, tower, image, name)
+        _refuse_resampling(probe, owner >= 0, tower, image, name)
     else:
-        owners = sum((one.long() << place for place, (one, _) in enumerate(pairs)), torch.zeros_like(reached).long())
-        tower = reached.nonzero()[:, 0]
-        image = owners[tower]
+        tower = (owner >= 0).nonzero()[:, 0]
+        image = owner[tower]
     return Seed(probe.shape, tower, image, len(embeddings))
 
 
@@ -104,8 +101,7 @@ class _Probe:
 
     def __init__(self, layer: Tensor, embeddings: Tensor) -> None:
         self.layer, self.embeddings = layer, embeddings
-        generator = torch.Generator().manual_seed(0)
-        self.direction = torch.randn(embeddings.shape, generator=generator).to(embeddings)
+        self._reach = Reach(embeddings, [layer])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,10 +111,7 @@ class _Probe:
 
     def reached(self, chosen: Tensor) -> Tensor:
         """Which tower tokens, bool (images * tokens,), are part of any of the chosen image tokens, bool (count,)."""
-        direction = self.direction * chosen.to(self.embeddings.device)[:, None]
-        (found,) = torch.autograd.grad(self.embeddings, self.layer, direction, retain_graph=True, allow_unused=True)
-        if found is None:
-            return torch.zeros(self.shape[0] * self.shape[1], dtype=torch.bool)
+        (found,) = self._reach.gradients(chosen)
         return (found.abs().amax(-1) > 0).flatten().cpu()  # what is not a number is no path
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from relevancy.core import attention, patching
 from relevancy.core.recomputation import Recomputation
@@ -472,10 +472,15 @@ class _Images:
         return gathered
 
 
+def image_token_in(config: PreTrainedConfig) -> int | None:
+    """The id that stands at every image token's place; None where the config names none."""
+    named = (getattr(config, entry, None) for entry in ("image_token_id", "image_token_index"))
+    return next((found for found in named if isinstance(found, int)), None)
+
+
 def _image_token_id(model: PreTrainedModel) -> int:
-    for entry in ("image_token_id", "image_token_index"):
-        if isinstance(found := getattr(model.config, entry, None), int):
-            return found
+    if (found := image_token_in(model.config)) is not None:
+        return found
     raise RelevancyError(
         f"The config of {type(model).__name__} names no image token, so that its pictures have no place in the "
         'sequence. Use scope="language".'

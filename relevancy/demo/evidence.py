@@ -26,7 +26,7 @@ from relevancy.explanations.knockouts import BEST, DRAWS, PEAK
 from relevancy.geometry import Grid
 from relevancy.methods.registry import MapFunction, chosen
 from relevancy.metrics.evidence import JudgedMap, concentration
-from relevancy.metrics.localization import pointing_patch
+from relevancy.metrics.localization import peak_on, pointing_patch
 from relevancy.models.model import Model
 
 FORMS = ("open", "yes or no", "with options")
@@ -196,10 +196,10 @@ def _judged(
 
 def _on_object(asked: _Asked, result: Explanation) -> dict[Truth, bool]:
     """Whether a map's peak lies on the object that is asked about; of an empty map it does not."""
-    items = asked.question.items
-    pointing = pointing_patch(result.image_map, result.grid, asked.scene.mask(*items))
-    touched = outline(asked.scene, items, result.grid).flat[int(result.image_map.argmax())] > 0
-    return {"middle": pointing >= 0.5, "touch": bool(touched) and not math.isnan(pointing)}
+    items, values = asked.question.items, result.image_map
+    pointing = pointing_patch(values, result.grid, asked.scene.mask(*items))
+    touched = peak_on(values, outline(asked.scene, items, result.grid) > 0)
+    return {"middle": pointing >= 0.5, "touch": touched >= 0.5 and not math.isnan(pointing)}
 
 
 def _explained(

@@ -18,14 +18,19 @@ Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
 BLIND_TV = 0.1
 """A picture whose knockout changes the next token's distribution by less does not decide the answer."""
-LEAD_TV = 0.2
-"""A map is confirmed where its best patches change the distribution by so much more than squares elsewhere do."""
+LEAD_TV = 0.15
+"""A map is confirmed where the mean of its best patches and the square at its peak changes the distribution by so much
+more than squares elsewhere do, and that square by as much as those at least."""
+SURE_TV = 0.35
+"""A picture whose knockout changes the distribution by so much decides the answer. Below, what changes need not be what
+the picture shows: a model that is shown nothing reaches 0.31, since attention then has fewer tokens to go to."""
 
 _SENTENCES: Mapping[Verdict, str] = {
     "words alone": "Words alone: without the picture the model says this just as likely.",
     "confirmed": "Confirmed: what the map points at is what the answer needs of the picture.",
     "unconfirmed": "The picture matters, but this map does not show where.",
 }
+_PERHAPS = "The picture may matter, but this map does not show where."
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Evidence:
         """In two words, by the thresholds of this module."""
         if self.blind_tv < BLIND_TV:
             return "words alone"
-        return "confirmed" if self.lead_tv >= LEAD_TV else "unconfirmed"
+        shown = self.lead_tv >= LEAD_TV and self.peak_tv >= self.elsewhere_tv
+        return "confirmed" if shown else "unconfirmed"
 
     @property
     def sentence(self) -> str:
@@ -83,7 +89,8 @@ class Evidence:
                 f", without the map's best eighth {self.best:.2f}, without the square at its peak {self.peak:.2f}"
             )
             numbers += f", without such a square elsewhere {self.elsewhere:.2f}"
-        return f"{_SENTENCES[self.verdict]} ({numbers}.)"
+        perhaps = self.verdict == "unconfirmed" and self.blind_tv < SURE_TV
+        return f"{_PERHAPS if perhaps else _SENTENCES[self.verdict]} ({numbers}.)"
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the verdict and the sentence."""

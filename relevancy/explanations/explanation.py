@@ -28,7 +28,7 @@ from relevancy.explanations.picture_map import PictureMap
 from relevancy.explanations.turn_share import TurnShare, by_turn
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
-from relevancy.models.conversation import Conversation, Turn, read_messages, to_messages
+from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
 
@@ -170,7 +170,7 @@ class Explanation:
 
         Words that the model's template writes around them belong to none.
         """
-        conversation = self.conversation or (Turn("user", (*[None] * len(self.pictures), self.question)),)
+        conversation = self.conversation or (ChatTurn("user", (*[None] * len(self.pictures), self.question)),)
         return by_turn(conversation, self.tokens, self.is_image, self.relevance, [one.share for one in self.pictures])
 
     def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> figures.Panel:

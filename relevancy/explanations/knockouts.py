@@ -26,6 +26,7 @@ from relevancy.models.prepared import Prepared
 BEST = 1 / 8  # of the patches: the map's best
 PEAK = 0.3  # of the grid's side: the square around the peak, 3 x 3 patches of 10 x 10
 DRAWS = 2  # squares elsewhere
+EQUAL = 1e-6  # of a map's largest value: differences by less are rounding
 _PARTS = ("blind", "best", "peak", "elsewhere")
 
 
@@ -160,18 +161,22 @@ class Areas:
 
     @classmethod
     def of(cls, image_map: np.ndarray, *, seed: int = 0) -> Areas:
-        """Of a map (rows, cols); squares elsewhere do not meet the peak's and are as far from the border."""
+        """Of a map (rows, cols); squares elsewhere do not meet the peak's and are as far from the border.
+
+        Of patches worth the same (to `EQUAL` of the map's largest value) every one has the same chance to be among the
+        best, or the peak; the seed and which patches are equal decide. A map of nothing but equals is an empty map.
+        """
         everything = np.ones(image_map.shape, bool)
         values = np.asarray(image_map, np.float64)
-        if not np.isfinite(values).all() or np.ptp(values) == 0:
+        if not np.isfinite(values).all() or np.ptp(values) <= EQUAL * np.abs(values).max():
             return cls(everything)
-        order = np.argsort(-values, axis=None, kind="stable")
-        best = np.zeros(values.size, bool)
-        best[order[: math.ceil(values.size * BEST)]] = True
-        corner = _around(np.unravel_index(order[0], values.shape), values.shape)
+        levels = values / np.abs(values).max()
+        best = _highest(levels, math.ceil(values.size * BEST), seed)
+        peak = _highest(np.where(best, levels, -np.inf), 1, seed)
+        corner = _around(np.argwhere(peak)[0], values.shape)
         return cls(
             everything,
-            best.reshape(values.shape),
+            best,
             _square(corner, values.shape),
             tuple(_square(other, values.shape) for other in _others(corner, values.shape, seed)),
         )
@@ -182,6 +187,16 @@ class Areas:
         if self.best is not None and self.peak is not None:
             known += [("best", self.best), ("peak", self.peak)]
         return known + [("elsewhere", area) for area in self.elsewhere]
+
+
+def _highest(levels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The so many highest patches, bool (rows, cols); lots are drawn among those that equal the lowest of them."""
+    edge = np.partition(levels, -count, axis=None)[-count]
+    equal = np.abs(levels - edge) <= EQUAL
+    chosen = (levels > edge) & ~equal
+    drawn = np.random.default_rng([seed, *np.packbits(equal)]).permutation(np.flatnonzero(equal))
+    chosen.flat[drawn[: count - int(chosen.sum())]] = True
+    return chosen
 
 
 def side_of(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -208,17 +223,13 @@ def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
 
 def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
     """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
-    sides = side_of(shape)
-
-    def border(place: tuple[int, int]) -> int:
-        return min(min(start, length - side - start) for start, side, length in zip(place, sides, shape, strict=True))
-
-    def shared(place: tuple[int, int]) -> int:
-        gaps = (max(0, side - abs(one - other)) for one, other, side in zip(place, corner, sides, strict=True))
-        return math.prod(gaps)
-
-    places = [(row, col) for row in range(shape[0] - sides[0] + 1) for col in range(shape[1] - sides[1] + 1)]
-    places = [place for place in places if place != corner]
+    sides = np.array(side_of(shape))
+    ends = np.array(shape) - sides
+    places = np.indices(ends + 1).reshape(2, -1).T
+    places = places[(places != corner).any(1)]
+    shared = np.clip(sides - np.abs(places - corner), 0, None).prod(1)
+    border = np.minimum(places, ends - places).min(1)
+    unlike = np.abs(border - np.minimum(corner, ends - corner).min())
     drawn = np.random.default_rng([seed, *corner, *shape]).permutation(len(places))
-    ranked = sorted(drawn, key=lambda one: (shared(places[one]), abs(border(places[one]) - border(corner))))
-    return [places[one] for one in ranked[:DRAWS]]
+    ranked = drawn[np.lexsort((unlike[drawn], shared[drawn]))]
+    return [(row, col) for row, col in places[ranked[:DRAWS]].tolist()]

@@ -87,16 +87,15 @@ def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bo
 
 def require_known(model: Model, wish: ExplainConfig, pictures: int = 1) -> None:
     """Raise RelevancyError for a scope or a method that cannot be followed to so many pictures of this family."""
-    if pictures != 1 and (wish.scope != "language" or not wish.explainer.by_token):
-        raise RelevancyError(
-            f"With {'several pictures' if pictures else 'words alone'}, scope language of these methods is known here: "
-            f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
-        )
-    if not model.patchwise and not wish.explainer.by_token:
-        raise RelevancyError(
-            f"With {model.model.config.model_type}, these methods are known here: "
-            f"{', '.join(name for name, other in registry.METHODS.usable().items() if other.by_token)}."
-        )
+    by_token = wish.explainer.by_token
+    if pictures != 1 and (wish.scope != "language" or not by_token):
+        case = f"With {'several pictures' if pictures else 'words alone'}, scope language of these methods is"
+    elif not model.patchwise and not by_token:
+        case = f"With {model.model.config.model_type}, these methods are"
+    else:
+        return
+    known = (name for name, method in registry.METHODS.usable().items() if method.by_token)
+    raise RelevancyError(f"{case} known here: {', '.join(known)}.")
 
 
 @dataclass(frozen=True)

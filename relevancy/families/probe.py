@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from relevancy.core import patching
+from relevancy.core.reach import Reach, owners
 from relevancy.core.seeds import form_of
 from relevancy.core.stacks import is_attention
 from relevancy.errors import RelevancyError, shortened
@@ -145,55 +146,31 @@ class _Eyes:
             embeddings = self.embeddings({**inputs, **leaves})
         if not embeddings.requires_grad or not leaves:
             raise RelevancyError(f"{self._name} lets no gradient through from its pictures to its image tokens")
-        ask = _Question(embeddings, leaves)
-        numbers = torch.arange(len(embeddings))
-        found = {name: np.full(value.shape, -1) for name, value in leaves.items()}
-        shared = False
-        for place in range(max(1, (len(embeddings) - 1).bit_length())):
-            bit = (numbers >> place) % 2 == 1
-            ones, others = ask.reached(bit), ask.reached(~bit)
-            for name, owner in found.items():
-                if place == 0:
-                    owner[ones[name] | others[name]] = 0
-                owner[ones[name]] += 1 << place
-                shared = shared or bool((ones[name] & others[name]).any())
-        return self._one_by_one(ask, len(embeddings)) if shared else found
+        reach = Reach(embeddings, list(leaves.values()))
 
-    def _one_by_one(self, ask: _Question, count: int) -> dict[str, np.ndarray]:
-        every = ask.reached(torch.ones(count, dtype=torch.bool))
+        def reached(chosen: Tensor) -> list[Tensor]:
+            return [(gradient.abs() > 0).cpu() for gradient in reach.gradients(chosen)]
+
+        found, several = owners(len(embeddings), reached)
+        parts = self._one_by_one(reached, len(embeddings)) if several else found
+        return {name: part.numpy() for name, part in zip(leaves, parts, strict=True)}
+
+    def _one_by_one(self, reached: Callable[[Tensor], list[Tensor]], count: int) -> list[Tensor]:
+        every = reached(torch.ones(count, dtype=torch.bool))
         alone = torch.eye(min(count, _ONE_BY_ONE), count, dtype=torch.bool)
-        if all((ask.reached(alone[token])[name] == every[name]).all() for token in (0, -1) for name in every):
+        ends = (reached(alone[token]) for token in (0, -1))
+        if all(torch.equal(one, whole) for end in ends for one, whole in zip(end, every, strict=True)):
             raise RelevancyError(
                 f"each of the {count} image tokens of {self._name} is made of the whole picture (a resampler), so that "
                 "none has a place of its own; relevancy.record gives their row"
             )
         if count > _ONE_BY_ONE:
             raise RelevancyError(f"the {count} image tokens of {self._name} share pixels, too many to be told apart")
-        masks = [ask.reached(one) for one in alone]
-        return {name: np.stack([mask[name] for mask in masks]) for name in every}
+        return [torch.stack(masks) for masks in zip(*map(reached, alone), strict=True)]
 
     @property
     def _name(self) -> str:
         return str(self.model.config.model_type)
-
-
-@dataclass(frozen=True)
-class _Question:
-    """Asks which numbers of the inputs some image tokens are made of."""
-
-    embeddings: Tensor
-    leaves: Mapping[str, Tensor]
-
-    def reached(self, chosen: Tensor) -> dict[str, np.ndarray]:
-        direction = torch.randn(self.embeddings.shape, generator=torch.Generator().manual_seed(0))
-        direction = (direction * chosen[:, None]).to(self.embeddings)
-        found = torch.autograd.grad(
-            self.embeddings, list(self.leaves.values()), direction, retain_graph=True, allow_unused=True
-        )
-        return {
-            name: np.zeros(leaf.shape, bool) if gradient is None else (gradient.abs() > 0).cpu().numpy()
-            for (name, leaf), gradient in zip(self.leaves.items(), found, strict=True)
-        }
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Conversation", "Turn", "conversation_of", "is_messages", "pictured", "read_messages"]
+__all__ = ["ChatTurn", "Conversation", "conversation_of", "is_messages", "pictured", "read_messages"]
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _FORMAT = (
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """What one side says: texts, and None where a picture stands. role: "system", "user" or "assistant"."""
 
     role: str
@@ -39,7 +39,7 @@ class Turn:
         return self.parts.count(None)
 
 
-Conversation: TypeAlias = tuple[Turn, ...]
+Conversation: TypeAlias = tuple[ChatTurn, ...]
 """Turns in their order; the next one is the model's."""
 
 
@@ -56,7 +56,7 @@ def conversation_of(question: str | Conversation, pictures: int) -> Conversation
                 '{"type": "image"} where each of them stands'
             )
         return question
-    return (Turn("user", (*[None] * pictures, checked(question))),)
+    return (ChatTurn("user", (*[None] * pictures, checked(question))),)
 
 
 def question_in(question: str | Conversation) -> str:
@@ -85,7 +85,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, 
 
     Raises RelevancyError for messages that are not in this format, or that leave nothing to answer.
     """
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     sources: list[Any] = []
     for message in messages:
         role = message.get("role")
@@ -101,7 +101,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, 
                 sources.append(_source_in(part))
             else:
                 raise RelevancyError(f"{shortened(repr(part))} is no part of a message that can be read: {_FORMAT}")
-        turns.append(Turn(role, tuple(parts)))
+        turns.append(ChatTurn(role, tuple(parts)))
     if not turns or turns[-1].role != "user":
         raise RelevancyError("the last message must be the user's: the model answers it")
     if not any(part is None or part.strip() for part in turns[-1].parts):

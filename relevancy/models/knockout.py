@@ -46,7 +46,7 @@ def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Te
     For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
     Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
     """
-    beginnings = {variant.row: _Beginning.of(model, prefill, variant.row) for variant in variants}
+    beginnings = {row: _Beginning.of(model, prefill, row) for row in {variant.row for variant in variants}}
     runs: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for number, variant in enumerate(variants):
         runs[variant.row, variant.hidden.numpy(force=True).tobytes()].append(number)
@@ -155,8 +155,9 @@ class _KnownLayer(DynamicLayer):
 
 def _lines(whole: Tensor, parts: Sequence[tuple[int, int, int]]) -> Tensor:
     """Parts of rows as one batch; of one part alone nothing is copied."""
-    lines = [whole[row, :, start : start + count] for row, start, count in parts]
-    return lines[0].expand(len(parts), *lines[0].shape) if len(set(parts)) == 1 else torch.stack(lines)
+    lines = {part: whole[part[0], :, part[1] : part[1] + part[2]] for part in parts}
+    one = lines[parts[0]]
+    return one.expand(len(parts), *one.shape) if len(lines) == 1 else torch.stack([lines[part] for part in parts])
 
 
 @contextmanager

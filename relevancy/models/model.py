@@ -23,6 +23,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTra
 from relevancy import geometry
 from relevancy.core import patching
 from relevancy.core.memory import free_bytes
+from relevancy.core.tape import image_token_in
 from relevancy.errors import RelevancyError
 from relevancy.families.probe import Probe
 from relevancy.families.rules import BESIDE_OTHERS, layout_of
@@ -457,8 +458,8 @@ def _without_listeners(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _image_token_id(config: PreTrainedConfig, processor: ProcessorMixin) -> int:
-    for owner, entry in ((config, "image_token_id"), (config, "image_token_index"), (processor, "image_token_id")):
-        if isinstance(found := getattr(owner, entry, None), int):
+    for found in (image_token_in(config), getattr(processor, "image_token_id", None)):
+        if isinstance(found, int):
             return found
     raise RelevancyError(
         f"{config.model_type} marks no image tokens in its input, so a map of the picture has no place"

@@ -117,7 +117,7 @@ def share_of(free: int) -> int:
 
 def _bytes_of(picture: ProcessedPicture) -> int:
     held = (picture.pixels, picture.features)
-    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def _state(model: nn.Module) -> Any:

@@ -9,7 +9,7 @@ from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.models.checkpoints import first_line
-from relevancy.models.conversation import Conversation, Turn
+from relevancy.models.conversation import ChatTurn, Conversation, to_messages
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
@@ -110,7 +110,7 @@ def _template_of(owner: Any) -> str | None:
 def _by_own_template(owner: Any, template: str, image: str, marks: Collection[str], *, pictured: bool) -> Wording:
     """The template's wording with a picture as a part of the message, else as text; raises where neither works."""
     reason = "it does not say the picture and the question once each"
-    asked = (Turn("user", (None, _PROBE) if pictured else (_PROBE,)),)
+    asked = (ChatTurn("user", (None, _PROBE) if pictured else (_PROBE,)),)
     for parts in (True, False) if pictured else (False,):
         wording = partial(_by_template, owner, template, parts=parts, image=image)
         try:
@@ -134,7 +134,7 @@ def _by_own_template(owner: Any, template: str, image: str, marks: Collection[st
 
 def _takes_parts(owner: Any, template: str, said: str) -> bool:
     """Whether a template that said this understands a message in parts: the picture leaves a trace."""
-    without = _by_template(owner, template, (Turn("user", (_PROBE,)),), parts=True, image="")
+    without = _by_template(owner, template, (ChatTurn("user", (_PROBE,)),), parts=True, image="")
     printed_as_list = f"'{_PROBE}'" in said
     return said != without and not printed_as_list
 
@@ -162,18 +162,15 @@ def _checked_wording(wording: Wording, conversation: Conversation, *, owner: str
 
 
 def _by_template(owner: Any, template: str, conversation: Conversation, *, parts: bool, image: str) -> str:
-    messages = [
-        {"role": turn.role, "content": _content(turn) if parts else _with_marks(turn, f"{image}\n")}
-        for turn in conversation
-    ]
+    messages = (
+        to_messages(conversation)
+        if parts
+        else [{"role": turn.role, "content": _with_marks(turn, f"{image}\n")} for turn in conversation]
+    )
     return owner.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
-def _content(turn: Turn) -> list[dict[str, str]]:
-    return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
-
-
-def _with_marks(turn: Turn, image: str) -> str:
+def _with_marks(turn: ChatTurn, image: str) -> str:
     """A turn as text, with this in each picture's place."""
     return "".join(image if part is None else part for part in turn.parts)
 

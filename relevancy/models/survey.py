@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Sighting", "Survey", "survey"]
+__all__ = ["ModelSurvey", "Sighting", "survey"]
 
 import time
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ModelSurvey:
     """What was found out about a model.
 
     rule: the family's own, by name; None where every layout is measured. same: rules of other families that lay tokens
@@ -63,7 +63,7 @@ class Survey:
         return None if name is None else f'"{self.family}": ("{self.processor}", {name}),'
 
 
-def survey(model: Model, sizes: Sequence[tuple[int, int]] = SIZES) -> Survey:
+def survey(model: Model, sizes: Sequence[tuple[int, int]] = SIZES) -> ModelSurvey:
     """Measure where a model's image tokens lie in pictures of some sizes, and what else agrees with it."""
     config, processor = model.model.config, model.processor
     sightings = tuple(_sighted(model, *size) for size in sizes)
@@ -72,7 +72,7 @@ def survey(model: Model, sizes: Sequence[tuple[int, int]] = SIZES) -> Survey:
     same = tuple(name for name, rule in rules.items() if _agrees(model, rule, sightings))
     towers, refused = _full(model)
     known = layout_of(config, processor, *sizes[0]) is not None
-    return Survey(
+    return ModelSurvey(
         config.model_type,
         type(processor.image_processor).__name__.removesuffix("Pil").removesuffix("Fast"),
         sightings,
@@ -88,11 +88,10 @@ def _sighted(model: Model, width: int, height: int) -> Sighting:
     try:
         measured = model.measured_layout(width, height)
         seconds = time.perf_counter() - begun
-        away = distance(model.layout(width, height), measured)
+        own = model.layout(width, height)
     except RelevancyError as error:
         return Sighting((width, height), time.perf_counter() - begun, refused=str(error))
-    own = model.layout(width, height)
-    return Sighting((width, height), seconds, measured, away=None if own is measured else away)
+    return Sighting((width, height), seconds, measured, away=None if own is measured else distance(own, measured))
 
 
 def distance(one: Layout, other: Layout) -> float:

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from relevancy.demo.evaluation import held_out
+from relevancy.demo.liars import blinded
 from relevancy.explanations import evidence, knockouts
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.knockouts import Areas
-from relevancy.models import generation, knockout, wrap
+from relevancy.models import generation, knockout, load, wrap
 from relevancy.models.generation import Prefill
 from relevancy.models.knockout import Variant
 from relevancy.models.prepared import Prepared
@@ -149,14 +151,15 @@ maps = hnp.arrays(
 def test_the_parts_of_a_map(values):
     areas = Areas.of(values)
     assert areas.blind.all()
-    if np.ptp(values) == 0:
+    slack = 1e-6 * values.max()
+    if np.ptp(values) <= slack:
         assert areas.best is areas.peak is None
         return
     assert areas.best.sum() == math.ceil(values.size / 8)
-    assert values[areas.best].min() >= values[~areas.best].max() if not areas.best.all() else True
+    assert areas.best.all() or values[areas.best].min() >= values[~areas.best].max() - slack
     rows, cols = knockouts.side_of(values.shape)
     assert areas.peak.sum() == rows * cols
-    assert values[areas.peak].max() == values.max()
+    assert values[areas.peak].max() >= values.max() - slack
     corners = (values.shape[0] - rows + 1) * (values.shape[1] - cols + 1)
     assert len(areas.elsewhere) == min(knockouts.DRAWS, corners - 1)
     for other in areas.elsewhere:
@@ -179,6 +182,58 @@ def test_squares_elsewhere_do_not_meet_the_peak_and_keep_its_distance_from_the_b
     assert all((one == other).all() for one, other in zip(areas.elsewhere, again.elsewhere, strict=True))
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_equal_patches_have_the_same_chance(noise):
+    """Two high patches and ninety-eight equals: those that make up the best eighth lie anywhere, the peak on either."""
+    rng = np.random.default_rng(0)
+    often, peaks, first = np.zeros((10, 10)), 0, 0
+    draws = 400
+    for seed in range(draws):
+        values = 0.25 + noise * np.arange(100.0, 0.0, -1.0).reshape(10, 10) / 100
+        one, other = rng.choice(100, 2, replace=False)
+        values.flat[[one, other]] = 1.0
+        areas = Areas.of(values, seed=seed)
+        assert areas.best.flat[one]
+        assert areas.best.flat[other]
+        assert areas.best.sum() == 13
+        often += areas.best
+        corners = [knockouts._around(np.unravel_index(place, (10, 10)), (10, 10)) for place in sorted((one, other))]
+        drawn = tuple(np.argwhere(areas.peak)[0])
+        if corners[0] != corners[1]:
+            peaks, first = peaks + 1, first + (drawn == corners[0])
+    assert abs(often / draws - 0.13).max() < 4.5 * math.sqrt(0.13 * 0.87 / draws)
+    assert abs(first / peaks - 0.5) < 4.5 * math.sqrt(0.25 / peaks)
+
+
+def test_a_peak_among_equals_is_one_of_the_best():
+    for seed in range(50):
+        values = np.zeros((10, 10))
+        values.flat[np.random.default_rng(seed).choice(100, 40, replace=False)] = 1
+        areas = Areas.of(values, seed=seed)
+        corners = {knockouts._around(place, (10, 10)) for place in np.argwhere(areas.best)}
+        assert tuple(np.argwhere(areas.peak)[0]) in corners
+
+
+def test_which_of_equal_patches_does_not_hang_on_a_seed_alone():
+    """Maps that differ in where their equals lie draw anew; the same map draws the same, rounded or not."""
+    values = np.zeros((10, 10))
+    values[4, 4] = 1
+    moved = np.zeros((10, 10))
+    moved[7, 1] = 1
+    drawn = Areas.of(values).best
+    assert (drawn == Areas.of(values * (1 + 1e-9)).best).all()
+    assert (drawn & Areas.of(moved).best).sum() < 8
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+@pytest.mark.parametrize("level", [0.0, 1e-30, 0.3, -2.0])
+def test_a_map_of_equals_is_an_empty_map(level, noise):
+    values = level * (1 + noise * np.random.default_rng(0).random((10, 10)))
+    areas = Areas.of(values)
+    assert areas.best is areas.peak is None
+    assert not areas.elsewhere
+
+
 def told(**changes: float) -> Evidence:
     numbers = {
         "probability": 0.9, "blind": 0.2, "best": 0.3, "peak": 0.4, "elsewhere": 0.9,
@@ -187,15 +242,28 @@ def told(**changes: float) -> Evidence:
     return Evidence(**numbers | changes)
 
 
+SURE, PERHAPS = (
+    "The picture matters, but this map does not show where.",
+    "The picture may matter, but this map does not show where.",
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict", "said"),
     [
         ({}, "confirmed", "Confirmed"),
+        ({"blind_tv": 0.1}, "confirmed", "Confirmed"),
         ({"blind_tv": 0.09}, "words alone", "Words alone"),
-        ({"best_tv": 0.1, "peak_tv": 0.1}, "unconfirmed", "does not show where"),
-        ({"elsewhere_tv": 0.4}, "unconfirmed", "does not show where"),
+        ({"best_tv": 0.25, "peak_tv": 0.05}, "confirmed", "Confirmed"),
+        ({"best_tv": 0.25, "peak_tv": 0.04}, "unconfirmed", SURE),
+        ({"best_tv": 0.3, "peak_tv": 0.0}, "confirmed", "Confirmed"),
+        ({"best_tv": 0.9, "peak_tv": 0.04, "elsewhere_tv": 0.05}, "unconfirmed", SURE),
+        ({"best_tv": 0.9, "peak_tv": 0.05, "elsewhere_tv": 0.05}, "confirmed", "Confirmed"),
+        ({"elsewhere_tv": 0.41}, "unconfirmed", SURE),
+        ({"elsewhere_tv": 0.41, "blind_tv": 0.35}, "unconfirmed", SURE),
+        ({"elsewhere_tv": 0.41, "blind_tv": 0.34}, "unconfirmed", PERHAPS),
         (dict.fromkeys(("best", "peak", "elsewhere", "best_tv", "peak_tv", "elsewhere_tv"), math.nan),
-         "unconfirmed", "does not show where"),
+         "unconfirmed", SURE),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
@@ -204,3 +272,19 @@ def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
     assert said in found.sentence
     assert "0.20" in found.sentence
     assert "nan" not in found.sentence
+
+
+def test_of_a_model_that_sees_nothing_the_picture_is_not_said_to_matter():
+    """Its answers move without the picture's tokens, since attention has fewer to go to; by less than the bound."""
+    pair = [blinded(load("demo-small")), blinded(load("demo-large"))]
+    drawn = next(held_out(1, 31))
+    questions = [question.text for question in drawn.questions]
+    found = [
+        result.evidence
+        for model in pair
+        for result in explain(model, [drawn.image] * len(questions), questions, method="attention", max_new_tokens=1)
+    ]
+    assert any(one.verdict == "unconfirmed" for one in found)
+    for one in found:
+        assert one.verdict in ("words alone", "unconfirmed")
+        assert "The picture matters" not in one.sentence

@@ -1,7 +1,6 @@
 """What is built on maps, for families whose pictures have views: each against a plain loop over single passes."""
 
 import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +29,12 @@ from relevancy.images import MAX_PIXELS
 from relevancy.metrics.explainers import explainer_of
 from relevancy.metrics.sanity_checks import similarity
 from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
-from relevancy.models.model import Model, wrap
+from relevancy.models.model import Model
 from relevancy.report.build import make_report, save
 
 QUESTIONS = ["what color is the ball ?", "is the duck floating ?", "how many boats are there ?"]
 SHAPES = [(80, 60), (33, 150), (230, 57)]
 ANSWER = "red ball"
-
-
-@cache
-def model_of(family: str) -> Model:
-    return wrap(*pictured.BUILDERS[family](), name=family)
-
-
-@pytest.fixture(params=pictured.BUILDERS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return model_of(request.param)
 
 
 def probability(model: Model, picture: Image.Image, question: str, ids: tuple[int, ...], changed=None) -> float:
@@ -175,7 +164,7 @@ def asked(tmp_path) -> Path:
 
 
 def test_an_export_of_different_families_is_read_back_and_reported(asked, tmp_path):
-    models = [model_of("qwen2_vl"), model_of("idefics3")]
+    models = [pictured.model_of("qwen2_vl"), pictured.model_of("idefics3")]
     wish = ExplainConfig(max_new_tokens=2)
     done = export(Request(models, str(asked), tmp_path / "out", wish=wish, batch=4, overlays="all"))
     assert (done.count, done.errors) == (12, 0)
@@ -191,7 +180,7 @@ def test_an_export_of_different_families_is_read_back_and_reported(asked, tmp_pa
 
 
 def test_maps_of_different_families_are_compared_on_the_picture(tmp_path):
-    models = [model_of("qwen2_5_vl"), model_of("llava_next")]
+    models = [pictured.model_of("qwen2_5_vl"), pictured.model_of("llava_next")]
     picture = tiny.picture(80, 60)
     both = compare(models, picture, QUESTIONS[0], max_new_tokens=2)
     shapes = {one.image_map.shape for one in both.explanations}
@@ -207,7 +196,9 @@ def test_maps_of_different_families_are_compared_on_the_picture(tmp_path):
 def test_every_job_of_a_check_of_a_family_with_views(family, asked):
     rows = read_rows(asked)[:4]
     said = dict(enumerate(["red ball", "yes", "two boats", "red"]))
-    worker = Worker(model_of(family), rows, {"relevancy": explainer_of(target="first-relevant")}, Settings(steps=2))
+    worker = Worker(
+        pictured.model_of(family), rows, {"relevancy": explainer_of(target="first-relevant")}, Settings(steps=2)
+    )
     if family == "qwen2_vl":  # random weights say control tokens, which cannot be given back
         ((_, values),) = worker.do(Job(SAID, (0,))).results
         assert "control token" in values["fault"]

@@ -25,7 +25,6 @@ WITHOUT_FULL = {
     "minicpm": "tokens in different layers",
     "molmo2": "not exact for molmo2: Molmo2VisionAttention attends outside",
 }
-TOO_SMALL = {"mistral3": (9, 7)}  # transformers' own model fails where a picture is one token
 BY_BATCH = {"hunyuan_vl"}  # transformers numbers its pictures over the whole batch, and reads the number
 
 
@@ -75,7 +74,7 @@ def test_rows_equal_the_equations(model, record_property):
 
 
 def test_places_by_rule_are_those_measured(model, record_property):
-    found = survey(model, [size for size in SIZES if size != TOO_SMALL.get(model.name)])
+    found = survey(model, [size for size in SIZES if size != relatives.TOO_SMALL.get(model.name)])
     assert [sighting.refused for sighting in found.sightings] == [None] * len(found.sightings)
     record_property("geometry", "measured" if found.rule is None else "by rule")
     for sighting in found.sightings:

@@ -17,24 +17,17 @@ from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
 from relevancy.families.views import Layout, View, covering, tiled
 from relevancy.geometry import Grid
+from relevancy.models import generation, knockout
+from relevancy.models.generation import Prefill
 from relevancy.models.hooks import read_by_decoder
+from relevancy.models.knockout import Variant
 from relevancy.models.model import Model, wrap
+from relevancy.models.prepared import Prepared
 
 SIZES = {"tiny": (9, 7), "tall": (61, 200), "wide": (230, 57), "large": (640, 480), "odd": (101, 99)}
 QUESTIONS = ["what color is the ball ?", "is the duck floating ?"]
 BUILDERS = pictured.BUILDERS | relatives.BUILDERS
-TOO_SMALL = {"mistral3": (9, 7)}
 SEPARATED = {"llava_next", "llava_onevision"}
-
-
-@cache
-def model_of(family: str) -> Model:
-    return wrap(*pictured.BUILDERS[family](), name=family)
-
-
-@pytest.fixture(params=pictured.BUILDERS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return model_of(request.param)
 
 
 @cache
@@ -78,7 +71,7 @@ def inside(start: float, end: float) -> tuple[int, int]:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("family", BUILDERS)
 def test_the_token_that_a_changed_place_changes_most_owns_it(family, size):
-    if TOO_SMALL.get(family) == size:
+    if relatives.TOO_SMALL.get(family) == size:
         pytest.skip("transformers' own model reads no picture of one token")
     model, rng = unmixed(family), np.random.default_rng(1)
     width, height = size
@@ -201,7 +194,7 @@ def test_every_token_with_a_place_belongs_to_some_cell(model):
 
 
 def test_other_methods_are_refused_by_name():
-    model = model_of("qwen2_vl")
+    model = pictured.model_of("qwen2_vl")
     with pytest.raises(RelevancyError, match="With qwen2_vl, these methods are known here: "):
         explain(model, tiny.picture(), QUESTIONS[0], method="gradcam")
     with pytest.raises(RelevancyError, match="a grid is known"):
@@ -248,11 +241,11 @@ def test_as_many_tokens_as_the_processor_writes(model, size):
 
 def test_a_strange_processor_and_a_thread_like_picture_are_refused():
     model = wrap(*pictured.gemma3(), name="gemma3")
-    model.processor.image_processor = model_of("qwen2_vl").processor.image_processor
+    model.processor.image_processor = pictured.model_of("qwen2_vl").processor.image_processor
     with pytest.raises(RelevancyError, match="the processor of gemma3 takes no picture of 80 x 60"):
         model.layout(80, 60)
     with pytest.raises(RelevancyError, match="too elongated"):
-        model_of("qwen2_vl").layout(2000, 5)
+        pictured.model_of("qwen2_vl").layout(2000, 5)
 
 
 def test_another_number_of_image_tokens_is_refused():
@@ -270,6 +263,29 @@ def test_evidence_is_read_from_the_prefix_that_the_map_left_behind(model):
         assert np.isfinite([found.blind, found.best, found.peak, found.elsewhere]).all()
     later = explain(model, tiny.picture(80, 60), QUESTIONS[0], answer="yes no", target=1)
     assert later.evidence.probability == pytest.approx(later.target.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(80, 60), (230, 57)])
+def test_knockouts_from_a_shared_prefix_equal_whole_passes(model, size):
+    """In every family that shares, pictures of one view or of several."""
+    inputs = model.prepare([tiny.picture(*size)], [QUESTIONS[0]])
+    prepared, ids = Prepared(inputs, model.image_token_id), inputs["input_ids"][0]
+    places = (ids == model.image_token_id).nonzero()[:, 0]
+    with torch.no_grad():
+        prefill = Prefill.of(prepared, model.model(**inputs, use_cache=True))
+    if not generation.shares_prefix(model, len(ids), prefill.cache):
+        assert model.model.config.model_type == "gemma3"
+        return
+    draws = torch.rand(3, len(places), generator=torch.Generator().manual_seed(0))
+    hidden = [torch.ones(len(places), dtype=torch.bool), *(draws < 0.4)]
+    found = knockout.logits_of(model, prefill, [Variant(0, len(ids), one) for one in hidden])
+    for logits, one in zip(found, hidden, strict=True):
+        keys = torch.zeros(1, len(ids), dtype=torch.bool)
+        keys[0, places] = one
+        with knockout._knockable(model), knockout._knocked_out(keys, int(places[-1]) + 1):
+            whole = model.model(**inputs, use_cache=False).logits[0, -1]
+        torch.testing.assert_close(logits, whole, rtol=1e-5, atol=1e-5)
+    assert (found[0] - prefill.logits[0]).abs().max() > 1e-3  # knocking out the picture is felt
 
 
 def test_a_result_is_drawn_and_comes_back_from_its_folder(model, tmp_path):

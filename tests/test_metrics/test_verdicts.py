@@ -23,7 +23,7 @@ HAND = [
     judged("a", True, 0.9, 0.8, share=0.9),  # confirmed, right
     judged("a", True, 0.9, 0.5, 0.1, 0.2, share=0.6),  # lead 0.1: unconfirmed, though right
     judged("b", True, 0.05, 0.8, share=0.1),  # words alone: no part of recall
-    judged("b", False, 0.5, 0.4, share=0.6),  # confirmed at the bound, wrong
+    judged("b", False, 0.5, 0.3, share=0.6),  # confirmed at the bound, wrong
     judged("c", False, 0.5, 0.1, share=0.3),  # unconfirmed
     judged("c", True, 0.1, 0.4, 0.4, share=0.8),  # needs the picture at the bound; confirmed, right
     judged("d", False, 0.0, 0.0, share=0.2),  # words alone
@@ -45,7 +45,7 @@ def test_areas_by_hand():
     found = areas_of_numbers(HAND)
     # right .9 .6 .1 .8 against wrong .6 .3 .2: 3 + 2.5 + 0 + 3 of 12
     assert found["image share"].value == pytest.approx(8.5 / 12)
-    # right .4 -.1 - 0: leads .4, .1, .4, .4 against .2, .05, 0
+    # right: leads .4, .1, .4, .4 against .15, .05, 0
     assert found["lead_tv"].value == pytest.approx((3 + 2 + 3 + 3) / 12)
     assert found["concentration"].value == 0.5  # all alike
     assert found["image share"].rows == 7
@@ -81,6 +81,7 @@ def test_against_counting_one_by_one(seed):
         own = one.evidence
         alone = own.blind_tv < BLIND_TV
         confirmed = not alone and (own.best_tv + own.peak_tv) / 2 - own.elsewhere_tv >= LEAD_TV
+        confirmed = confirmed and own.peak_tv >= own.elsewhere_tv
         counts["n"] += 1
         counts["right"] += one.right
         counts["alone"] += alone
