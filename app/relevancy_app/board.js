@@ -386,6 +386,7 @@ element.addEventListener("toggle", (event) => {
   else folded.add(event.target);
 }, true);
 window.addEventListener("rv-display", repaint);
+["wheel", "touchmove"].forEach((name) => window.addEventListener(name, () => (window.rvAwaited = false), { passive: true }));
 
 function fresh() {
   paint();
@@ -396,9 +397,8 @@ function fresh() {
   });
   if (spot) point(spot, null);
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
-    window.rvAwaited = false; // by then the page is as long as it will be
-    const results = document.getElementById("rv-results");
-    if (results.getBoundingClientRect().top > window.innerHeight * 0.3) results.scrollIntoView({ block: "start" });
+    window.rvAwaited = false; // by now the page is long enough
+    document.getElementById("rv-results").scrollIntoView({ block: "start" });
   }
 }
 watch("value", fresh);

@@ -25,8 +25,7 @@ _HEADER = (
 )
 _PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
-    "demo-small and demo-large are a small demonstration pair, trained on drawn scenes like the examples; they know "
-    "nothing of photographs."
+    "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
 
 

@@ -27,10 +27,9 @@ MODELS = "models"
 
 _ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
 _SHOW_RESULTS = """() => {
-  window.rvAwaited = true;
   const results = document.getElementById("rv-results");
-  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.3)
-    results.scrollIntoView({behavior: "smooth", block: "start"});
+  window.rvAwaited = results.getBoundingClientRect().top > window.innerHeight * 0.3;
+  if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
 _COLOR = """(opacity, colormap, smooth, oneScale) => {
