@@ -76,9 +76,14 @@ class Choice:
         return cls(position, ids[0], span=tuple(ids))
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """All of its tokens."""
+        return self.span or (self.id,)
+
+    @property
     def length(self) -> int:
         """How many positions emit it."""
-        return max(1, len(self.span))
+        return len(self.ids)
 
     @property
     def last(self) -> int:

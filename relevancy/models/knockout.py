@@ -32,16 +32,17 @@ class Variant:
 
     row: which example. length: how many of its own tokens are read, padding left out; the next one is asked for.
     hidden: (image tokens,) bool, what cannot be seen from the first token after the picture on; of several pictures,
-    after the first of them of which something is hidden.
+    after the first of them of which something is hidden. count: how many positions are asked, `length` the last.
     """
 
     row: int
     length: int
     hidden: Tensor
+    count: int = 1
 
 
-def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
-    """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
+def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> list[Tensor]:
+    """Logits of each variant's positions, (count, vocabulary) float32, from the prefill's own keys and values.
 
     For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
     Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
@@ -53,7 +54,7 @@ def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Te
     groups: dict[tuple[int, int, int], list[list[int]]] = defaultdict(list)
     for numbers in runs.values():
         lengths = [variants[number].length for number in numbers]
-        keep = max(lengths) - min(lengths) + 1
+        keep = max(lengths) - min(variants[number].length - variants[number].count for number in numbers)
         groups[beginnings[variants[numbers[0]].row].tokens, max(lengths), keep].append(numbers)
     found: dict[int, Tensor] = {}
     with _knockable(model):
@@ -62,11 +63,13 @@ def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Te
                 part = alike[start : start + _TOGETHER]
                 longest = [replace(variants[numbers[0]], length=length) for numbers in part]
                 for numbers, logits in zip(part, _run(model, prefill, longest, beginnings, keep), strict=True):
-                    found |= {number: logits[variants[number].length - length - 1] for number in numbers}
-    return torch.stack([found[number] for number in range(len(variants))])
+                    for number in numbers:
+                        end = keep + variants[number].length - length
+                        found[number] = logits[end - variants[number].count : end]
+    return [found[number] for number in range(len(variants))]
 
 
-def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]) -> Tensor:
+def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]) -> list[Tensor]:
     """The same by whole forward passes over the batch's inputs, where what comes before the question is not shared."""
     found = []
     with _knockable(model):
@@ -76,8 +79,9 @@ def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]
             keys = torch.zeros(own.ids.shape, dtype=torch.bool, device=model.device)
             keys[0, places] = variant.hidden.to(model.device)
             with _knocked_out(keys, _after(own, variant.hidden)):
-                found.append(model.model(**own.inputs, logits_to_keep=1, use_cache=False).logits[0, -1].float())
-    return torch.stack(found)
+                output = model.model(**own.inputs, logits_to_keep=variant.count, use_cache=False)
+                found.append(output.logits[0].float())
+    return found
 
 
 def _after(prepared: Prepared, hidden: Tensor) -> int:
