@@ -109,7 +109,7 @@ def evidence_for(
         for number, (one, own) in enumerate(zip(maps, parts, strict=True))
         for _, hidden in own
     ]
-    outcomes: list[list[Outcome]] = [[] for _ in maps]
+    outcomes: list[list[KnockoutReading]] = [[] for _ in maps]
     for some in _fitting(asked_for, maps[0].logits.shape[-1] * torch.float32.itemsize):
         variants = [variant for _, variant in some]
         logits = iter(
@@ -120,7 +120,7 @@ def evidence_for(
         for number, own in groupby(number for number, _ in some):
             one = maps[number]
             untouched = one.logits.float().view(one.choice.length, -1)
-            read = Outcome.each(one.choice, torch.stack([untouched, *(next(logits) for _ in own)]).cpu())
+            read = KnockoutReading.each(one.choice, torch.stack([untouched, *(next(logits) for _ in own)]).cpu())
             outcomes[number] += read if not outcomes[number] else read[1:]
     return [
         None
@@ -145,7 +145,7 @@ def _fitting(asked: Sequence[tuple[int, Variant]], token_bytes: int) -> Iterator
 
 
 @dataclass(frozen=True)
-class Outcome:
+class KnockoutReading:
     """What a model says in the target's place in one variant, see `Evidence`.
 
     says: the likeliest token of each position.
@@ -158,7 +158,7 @@ class Outcome:
     lead: float | None
 
     @classmethod
-    def each(cls, choice: Choice, logits: Tensor) -> list[Outcome]:
+    def each(cls, choice: Choice, logits: Tensor) -> list[KnockoutReading]:
         """From logits (variants, length, vocabulary), the untouched first.
 
         The distance is that of where the target is left, and with which token; of a single token, of the token.
@@ -184,7 +184,7 @@ class Outcome:
         return [cls(*one) for one in told]
 
 
-def _told(model: Model, names: Sequence[str], told: Sequence[Outcome], *, shared: bool) -> Evidence:
+def _told(model: Model, names: Sequence[str], told: Sequence[KnockoutReading], *, shared: bool) -> Evidence:
     """Numbers of one map from its variants' outcomes, the untouched first; variants of one name are averaged."""
 
     def by_name(values: Iterable[float | None]) -> dict[str, float]:

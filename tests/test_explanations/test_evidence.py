@@ -210,12 +210,12 @@ def test_the_distance_of_spans_is_that_of_where_they_are_left(seed, length):
 
     logits = torch.tensor(np.array([[np.log(one[ids[:place]]) for place in range(length)] for one in after]))
     choice = Choice.spanning(0, ids)
-    longer = knockouts.Outcome.each(choice, logits)
+    longer = knockouts.KnockoutReading.each(choice, logits)
     for one, told in zip(after, longer, strict=True):
         assert told.tv == pytest.approx(apart(left(after[0]), left(one)), abs=1e-12)
         assert told.probability == pytest.approx(left(one).get(ids, 0.0), abs=1e-12)
         assert told.says == tuple(int(one[ids[:place]].argmax()) for place in range(length))
-    shorter = knockouts.Outcome.each(Choice.spanning(0, ids[:1]), logits[:, :1])
+    shorter = knockouts.KnockoutReading.each(Choice.spanning(0, ids[:1]), logits[:, :1])
     assert all(more.tv >= less.tv - 1e-12 for more, less in zip(longer, shorter, strict=True))
 
 
