@@ -331,12 +331,14 @@ class Explanation:
         return {key: name for key, name in _SHARES.items() if key != "image" or self.pictures}
 
     def _by_word(self) -> str:
-        """The words with most relevance, of those that hold a letter or a digit, with their shares of it."""
+        """The words with most relevance, of those that hold a letter or a digit, with their shares if not faint."""
         total = float(np.abs(self.relevance).sum(dtype=np.float64))
         words = ((text.strip(), abs(value)) for text, value in self.words(whole=True) if not SPECIAL.fullmatch(text))
         ranked = sorted((one for one in words if any(map(str.isalnum, one[0]))), key=lambda one: -one[1])[:_TOP_WORDS]
-        told = [f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if total > 0 and value > 0]
-        return f"\nmost of it on the words: {', '.join(told)}" if told else ""
+        told = [
+            f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if value >= drawing.FLOOR * total
+        ]
+        return f"\nmost of it on the words: {', '.join(told)}" if told and total > 0 else ""
 
     def _by_picture(self) -> str:
         told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
