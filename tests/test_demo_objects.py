@@ -64,7 +64,7 @@ def test_use_is_what_whole_forward_passes_give(model):
         cells = covered_patches(one, result.grid)
         assert use.patches == cells.sum()
         variant = Variant(0, prepared.ids.shape[1], torch.from_numpy(cells.ravel()))
-        hidden = knockout.logits_in_full(model, prepared, [variant])[0].softmax(-1)
+        hidden = knockout.logits_in_full(model, prepared, [variant])[0][-1].softmax(-1)
         with torch.no_grad():
             plain = model.model(**inputs).logits[0, -1].softmax(-1)
         assert use.objects == pytest.approx(float((hidden - plain).abs().sum() / 2), abs=1e-5)

@@ -129,7 +129,7 @@ def _used(model: Model, asked: Sequence[AskedObjects]) -> Iterator[ObjectUse]:
             for row, own in enumerate(areas)
             for area in own
         ]
-        logits = knockout.logits_of(model, prefill, variants).unflatten(0, (len(asked), -1))
+        logits = torch.cat(knockout.logits_of(model, prefill, variants)).unflatten(0, (len(asked), -1))
     shares, plain = logits.double().softmax(-1), prefill.logits.double().softmax(-1)
     distances = (shares - plain[:, None]).abs().sum(-1) / 2
     for (_, objects, *_), (whole, own, *elsewhere) in zip(areas, distances.tolist(), strict=True):
