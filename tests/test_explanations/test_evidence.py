@@ -125,6 +125,21 @@ def test_tokens_of_one_answer_share_the_pass_without_the_picture(monkeypatch):
     assert shapes == [(4, 3)]  # the picture's absence once, three maps; the last three positions
 
 
+def test_runs_that_differ_much_are_read_apart(monkeypatch):
+    """Neither is a short one filled up, nor are logits kept of positions that most of them are not asked for."""
+    model = wrap(*tiny.gemma_clip())
+    _, prefill = prefilled(model, [(90, 91, 92), (), ()])
+    length = int(prefill.mask[0].sum())
+    first, gone, last = (torch.from_numpy(np.arange(16) < count) for count in (2, 16, 5))
+    variants = [Variant(0, *one) for one in ((length, first), (length, gone), (length - 2, gone), (length - 2, last))]
+    shapes = []
+    real = knockout._read
+    monkeypatch.setattr(knockout, "_read", lambda *asked: shapes.append(real(*asked).shape[:2]) or real(*asked))
+    monkeypatch.setattr(knockout, "_SPREAD", 0)
+    knockout.logits_of(model, prefill, variants)
+    assert shapes == [(1, 1), (1, 3), (1, 1)]
+
+
 def test_a_model_is_given_back_after_a_knockout():
     hf_model, processor = tiny.gemma_clip()
     model = wrap(hf_model, processor)
