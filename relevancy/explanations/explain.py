@@ -11,7 +11,7 @@ from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
-from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.images import MAX_PIXELS, Picture, Source
 from relevancy.methods import registry
 from relevancy.methods.registry import MapFunction
 from relevancy.models import generation
@@ -20,6 +20,7 @@ from relevancy.models.generation import MAX_NEW_TOKENS
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.videos import Video, open_shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -143,7 +144,7 @@ def explain(
         list of images is several pictures in one question; None is none: words alone. A question may be chat messages
         in transformers' format, `[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ..}]}]`,
         with system messages and earlier turns; pictures stand in them ("image": file), or are taken from `image` in
-        their order.
+        their order. A video stands in them as {"type": "video", "video": [frame, frame, ..]} or a folder of frames.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
         string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
@@ -164,13 +165,15 @@ def explain(
     many, images, questions, answers = _paired(image, question, answer)
     if isinstance(model, str):
         model = load(model)
-    opened: dict[int, Picture] = {}  # by the source itself, which the list keeps alive
+    opened: dict[int, Picture | Video] = {}  # by the source itself, which `kept` keeps alive
+    kept: list[Any] = []
     examples = []
     for shown, asked, words in zip(images, questions, answers, strict=True):
         sources, said = pictured(shown, asked)
+        kept += sources
         for source in sources:
             if id(source) not in opened:
-                opened[id(source)] = open_picture(source, max_pixels=max_pixels)
+                opened[id(source)] = open_shown(source, max_pixels=max_pixels)
         given = None if words is None else generation.encoded(model, words)
         examples.append(Example(tuple(opened[id(source)] for source in sources), said, given))
     with Session(model) as session:

@@ -9,7 +9,7 @@ from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.models.checkpoints import first_line
-from relevancy.models.conversation import ChatTurn, Conversation, to_messages
+from relevancy.models.conversation import ChatTurn, Conversation, Moving, to_messages
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
@@ -149,7 +149,7 @@ def _checked_wording(wording: Wording, conversation: Conversation, *, owner: str
             "does not know, such as a system message"
         ) from error
     place, pictures = 0, sum(turn.pictures for turn in conversation)
-    for text in (part.strip() for turn in conversation for part in turn.parts if part is not None):
+    for text in (part.strip() for turn in conversation for part in turn.texts):
         found = said.find(text, place)
         if found < 0:
             raise RelevancyError(
@@ -171,8 +171,8 @@ def _by_template(owner: Any, template: str, conversation: Conversation, *, parts
 
 
 def _with_marks(turn: ChatTurn, image: str) -> str:
-    """A turn as text, with this in each picture's place."""
-    return "".join(image if part is None else part for part in turn.parts)
+    """A turn as text, with this in each picture's place, and nothing in a video's."""
+    return "".join(image if part is None else part for part in turn.parts if not isinstance(part, Moving))
 
 
 def _by_gemma_turns(conversation: Conversation, *, image: str, bos: str) -> str:
@@ -189,5 +189,4 @@ def _in_one_turn(conversation: Conversation, *, form: str, image: str) -> str:
     if len(conversation) > 1:
         raise RelevancyError("this model has no chat template, so it takes one question and no further messages")
     (turn,) = conversation
-    texts = [part for part in turn.parts if part is not None]
-    return form.format(pictures=image * turn.pictures, text="\n".join(texts))
+    return form.format(pictures=image * turn.pictures, text=turn.text)

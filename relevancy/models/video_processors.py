@@ -1,5 +1,8 @@
 """Processors of families that read videos too, where transformers' own want torchvision: Pillow resizes the frames."""
 
+# transformers declares arrays where its video processors pass tensors
+# mypy: disable-error-code="override, misc"
+
 from __future__ import annotations
 
 __all__ = ["complete", "processor_from", "reads_videos"]
@@ -71,6 +74,7 @@ class PillowQwen3Videos(Qwen3VLVideoProcessor, PillowVideoProcessor):
     """For Qwen3-VL: sides within a budget of pixels over all frames, patches of two frames."""
 
     stands_for = "Qwen3VLVideoProcessor"
+    cap_pixels_per_frame = False
 
 
 class PillowQwen2Videos(PillowQwen3Videos):
@@ -87,9 +91,9 @@ class PillowQwen2Videos(PillowQwen3Videos):
         size = dict(settings.pop("size", None) or self.size) | known
         super().__init__(**settings, size=size)
 
-    def resize(self, videos: Tensor, size: Any, resample: Any, factor: int, **_: Any) -> Tensor:  # type: ignore[override]
+    def resize(self, videos: Tensor, size: Any, resample: Any, factor: int, **_: Any) -> Tensor:
         """Videos (videos, frames, 3, height, width) at the size that each frame's budget allows."""
-        height, width = smart_resize(*videos.shape[-2:], factor, size.shortest_edge, size.longest_edge)
+        height, width = smart_resize(videos.shape[-2], videos.shape[-1], factor, size.shortest_edge, size.longest_edge)
         return PillowVideoProcessor.resize(self, videos, type(size)(height=height, width=width), resample)
 
 
@@ -108,13 +112,13 @@ _BY_PILLOW: Mapping[str, type[PillowVideoProcessor]] = MappingProxyType(
 
 def reads_videos(config: PreTrainedConfig) -> bool:
     """Whether transformers' processor of this family has a part for videos beside those for pictures and text."""
-    kind = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     return kind is not None and set(kind.get_attributes()) == {"tokenizer", "image_processor", "video_processor"}
 
 
 def processor_from(folder: Path, config: PreTrainedConfig) -> ProcessorMixin:
     """A folder's processor, pictures by Pillow: transformers loads no part for videos beside those."""
-    kind = PROCESSOR_MAPPING[type(config)]
+    kind: Any = PROCESSOR_MAPPING[type(config)]
     settings, _ = kind.get_processor_dict(folder)
     parts: dict[str, Any] = {
         "tokenizer": AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
@@ -132,7 +136,7 @@ def complete(
     transformers asks for a part for videos, and where torchvision is missing it takes none.
     """
 
-    class Unchecked(kind):  # type: ignore[misc, valid-type]
+    class Unchecked(kind):  # type: ignore[valid-type]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if argument_name == "video_processor":
                 return BaseVideoProcessor
