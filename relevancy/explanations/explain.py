@@ -183,12 +183,18 @@ def explain(
 
 
 def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig) -> list[list[Explanation]]:
-    """For each example, an Explanation of each of its targets; words alone are a batch of their own."""
+    """For each example, an Explanation of each of its targets.
+
+    Words alone are a batch of their own; so is an example with a video, since processors take several only where they
+    are alike.
+    """
+    batches: dict[int, list[int]] = {}
+    for number, example in enumerate(examples):
+        filmed = any(isinstance(one, Video) for one in example.pictures)
+        batches.setdefault(number if filmed else -1 - bool(example.pictures), []).append(number)
     found: dict[int, list[Explanation]] = {}
-    for shown in (True, False):
-        own = [number for number, example in enumerate(examples) if bool(example.pictures) == shown]
-        if own:
-            found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)
+    for own in batches.values():
+        found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)
     return [found[number] for number in range(len(examples))]
 
 

@@ -20,8 +20,6 @@ from relevancy.images import Picture
 from relevancy.models.conversation import Conversation
 from relevancy.videos import Video
 
-VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
-"""Under these names a model takes videos."""
 FEATURES = "mm_encoder_outputs"
 """Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
 
@@ -117,15 +115,15 @@ class Prepared:
             if isinstance(value, Tensor) and value.shape[-2:] == shape:  # positions may have axes in front
                 own[name] = value[..., row : row + 1, kept]
             elif isinstance(value, Tensor):
-                own[name] = value[self._entries(len(value), row, name in VIDEO_INPUTS)]
+                own[name] = value[self._entries(len(value), row)]
             else:
                 own[name] = value
         if FEATURES in own:
             held = own[FEATURES]["image"].pooler_output
             own[FEATURES] = _as_outputs(held[self._entries(len(held), row)])
-        has = {name: value for name, value in own.items() if not isinstance(value, Tensor) or len(value)}
-        inputs = BatchFeature(has)  # without what only others have, such as videos
-        return replace(self, inputs=inputs, layouts=self.layouts[row : row + 1], notes=self.notes[row : row + 1])
+        return replace(
+            self, inputs=BatchFeature(own), layouts=self.layouts[row : row + 1], notes=self.notes[row : row + 1]
+        )
 
     def repeated(self, times: int) -> Prepared:
         """A single example, so many times."""
@@ -138,22 +136,21 @@ class Prepared:
         }
         return replace(self, inputs=BatchFeature(own), layouts=self.layouts * times, notes=self.notes * times)
 
-    def _entries(self, count: int, row: int, of_videos: bool = False) -> slice:
-        """Which of so many entries are an example's.
+    def _entries(self, count: int, row: int) -> slice:
+        """Which of so many entries are an example's; one with videos is a batch of its own.
 
-        One for each example, one for each picture or video, or as many as go with its image tokens: tiles, or the
-        patches that tokens are merged of, of all pictures in one row.
+        One for each example, one for each picture, or as many as go with its image tokens: tiles, or the patches that
+        tokens are merged of, of all pictures in one row.
         """
-        films = [{layout.video for layout in own} - {None} for own in self.layouts]
-        stills = [sum(layout.video is None for layout in own) for own in self.layouts]
-        pictures = torch.tensor([len(own) for own in films] if of_videos else stills)
-        if count == len(self.ids) and not any(films):
+        if len(self.ids) == 1:
+            return slice(count)
+        pictures = torch.tensor([len(own) for own in self.layouts])
+        if count == len(self.ids):
             shares = torch.ones(count, dtype=torch.long)
         elif count == pictures.sum():
             shares = pictures
         else:
-            token = self.video_token_id if of_videos else self.image_token_id
-            shares = (self.ids == token).sum(-1).cpu()
+            shares = (self.ids == self.image_token_id).sum(-1).cpu()
         ends = shares.cumsum(0) * count
         whole = int(shares.sum())
         if (ends % whole).any():

@@ -15,7 +15,7 @@ from relevancy.errors import RelevancyError
 from relevancy.plotting.overlay import COLORMAP, OPACITY, overlay, percent, value_range
 from relevancy.plotting.text_layout import LARGE, SMALL, drawable, font
 
-_FRAME, _BARS, _HEAD, _MARGIN, _GAP = 1.5, 0.6, 0.7, 0.3, 0.25  # inches
+_FRAME, _BARS, _HEAD, _FOOT, _MARGIN, _GAP = 1.5, 0.6, 0.7, 0.4, 0.3, 0.25  # inches
 _DPI = 150
 _PIXELS = 400  # longer side of a frame as drawn
 _COLOR = "#d9822b"
@@ -42,7 +42,7 @@ def film(
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     across, aspect = min(columns, len(images)), images[0].height / images[0].width
     strip = _FRAME * aspect + _BARS + _GAP
-    width, height = 2 * _MARGIN + across * _FRAME, _HEAD + len(rows) * strip + _MARGIN
+    width, height = 2 * _MARGIN + across * _FRAME, _HEAD + len(rows) * strip + _FOOT
     figure = Figure(figsize=(max(width, 4.0), height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     wide = figure.get_size_inches()[0]
@@ -69,6 +69,7 @@ def film(
             bars.text(
                 place, shares[frame], percent(shares[frame]), ha="center", va="bottom", fontproperties=font(SMALL - 1.5)
             )
+    bars.set_xlabel("frame, and its share of the relevance", fontproperties=font(SMALL))
     return figure
 
 
