@@ -11,6 +11,7 @@ from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
+from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.images import MAX_PIXELS, Picture, Source
 from relevancy.methods import registry
 from relevancy.methods.registry import MapFunction
@@ -185,13 +186,14 @@ def explain(
 def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig) -> list[list[Explanation]]:
     """For each example, an Explanation of each of its targets.
 
-    Words alone are a batch of their own; so is an example with a video, since processors take several only where they
-    are alike.
+    Words alone are a batch of their own; so is an example with a video, and each one of some families, since their
+    processors take several together only where they are alike.
     """
     batches: dict[int, list[int]] = {}
+    alone = session.model.model.config.model_type in ONE_AT_A_TIME
     for number, example in enumerate(examples):
-        filmed = any(isinstance(one, Video) for one in example.pictures)
-        batches.setdefault(number if filmed else -1 - bool(example.pictures), []).append(number)
+        apart = alone or any(isinstance(one, Video) for one in example.pictures)
+        batches.setdefault(number if apart else -1 - bool(example.pictures), []).append(number)
     found: dict[int, list[Explanation]] = {}
     for own in batches.values():
         found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)

@@ -34,7 +34,7 @@ def control_tokens(processor: Any) -> re.Pattern[str]:
     found = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     found |= set(tokenizer.all_special_tokens)
     # LLaVA-Gemma's <image> is an added token that is not "special", and a processor may have placeholders of its own.
-    found |= {getattr(processor, name, None) or "" for name in (*_PLACEHOLDERS, "eoi_token", "video_token")}
+    found |= {str(getattr(processor, name, None) or "") for name in (*_PLACEHOLDERS, "eoi_token", "video_token")}
     longest_first = sorted((token for token in found if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
@@ -59,14 +59,16 @@ def wording_for(processor: Any, *, gemma: bool) -> Wording:
     turns for a LLaVA-Gemma (`gemma`), for any other model the pictures and the question alone, and for a tokenizer the
     text as it is. Raises where there is a template that cannot say one question, with its picture.
     """
-    image = getattr(processor, "image_token", None) or "<image>"
-    marks = {image} | {getattr(processor, name, None) or image for name in _PLACEHOLDERS}
+    image = str(getattr(processor, "image_token", None) or "<image>")  # some have an object that holds the string
+    marks = {image} | {str(getattr(processor, name, None) or image) for name in _PLACEHOLDERS}
     tokenizer = tokenizer_of(processor)
     for owner in (processor, tokenizer):
         if template := _template_of(owner):
             return _by_own_template(owner, template, image, marks, pictured=tokenizer is not processor)
     if isinstance(processor, PaliGemmaProcessor) or tokenizer is processor:  # the former adds `<bos>` and newlines
         return partial(_in_one_turn, form="{pictures}{text}", image=image)
+    if hasattr(processor, "num_query_tokens"):  # it puts its queries before the text
+        return partial(_in_one_turn, form="{text}", image=image)
     if gemma:
         return partial(_by_gemma_turns, image=f"{image}\n", bos=tokenizer.bos_token or "")
     return partial(_in_one_turn, form="{pictures}{text}\n", image=f"{image}\n")

@@ -74,7 +74,7 @@ class PillowQwen3Videos(Qwen3VLVideoProcessor, PillowVideoProcessor):
     """For Qwen3-VL: sides within a budget of pixels over all frames, patches of two frames."""
 
     stands_for = "Qwen3VLVideoProcessor"
-    cap_pixels_per_frame = False
+    cap_pixels_per_frame: Any = False
 
 
 class PillowQwen2Videos(PillowQwen3Videos):
