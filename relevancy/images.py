@@ -1,9 +1,10 @@
 """Whatever a user calls a picture -> an upright RGB picture, with a note of everything that was done to it."""
 
-__all__ = ["Source", "open_picture"]
+__all__ = ["Source", "open_picture", "shrunk_picture"]
 
 import base64
 import binascii
+import math
 import os
 import re
 import stat
@@ -84,6 +85,28 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     )
 
 
+def shrunk_picture(data: bytes, *, max_pixels: int, most: int) -> Picture | None:
+    """The picture in a file's bytes, shrunk to `max_pixels` pixels, with a note; None where it has no more than that.
+
+    JPEGs are shrunk while they are decoded, so the whole picture never lies in memory. most: a picture with more pixels
+    than that is refused. Raises as `open_picture` does.
+    """
+    name = "picture bytes"
+    image = _known(BytesIO(data), name)
+    width, height = image.size
+    _check_size(width, height, name, most)
+    share = math.sqrt(max_pixels / (width * height))
+    if share >= 1:
+        return None
+    with _damage_named(name):
+        image.draft("RGB", (math.ceil(width * share), math.ceil(height * share)))
+    picture = _from_image(image, name, most)
+    side = math.floor(max(width, height) * share)
+    picture.image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    size = " x ".join(f"{side:,}" for side in picture.size)
+    return replace(picture, notes=(*picture.notes, f"picture of {width:,} x {height:,} pixels shrunk to {size}"))
+
+
 def is_there(path: Path) -> bool:
     """Whether anything of this name exists; False for a name that no file can have."""
     return os.path.exists(path)  # noqa: PTH110  `Path.exists` raises for names that are too long
@@ -143,12 +166,17 @@ def _regular_file(source: str | os.PathLike[str]) -> Path:
 
 
 def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
+    return _from_image(_known(stream, name), name, max_pixels)
+
+
+def _known(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """The picture with only its header read. Raises RelevancyError for what is none."""
     with _damage_named(name):
         image = _identify(stream)
     if image is None:
         known = ", ".join(FORMATS)
         raise RelevancyError(f"{name}: is not a picture of a known kind ({known}); convert it to PNG or JPEG")
-    return _from_image(image, name, max_pixels)
+    return image
 
 
 def _identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
@@ -175,7 +203,7 @@ def _damage_named(name: str) -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
-        raise RelevancyError(f"{name}: the picture is damaged or cut short ({error})") from error
+        raise RelevancyError(f"{name}: is damaged or cut short; save it again, or give another picture") from error
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.images import open_picture
+from relevancy.images import open_picture, shrunk_picture
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -327,3 +327,36 @@ def test_what_is_drawn_on_a_picture_later_is_not_on_what_was_opened():
     opened = open_picture(given)
     given.paste("black", (0, 0, 8, 6))
     assert np.asarray(opened.image).min() == 255
+
+
+def stored(image, kind, **options):
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_beyond_the_limit_is_shrunk(kind):
+    ramp = np.add.outer(np.arange(600), np.arange(800)).astype(np.float64) * 255 / 1400
+    whole = Image.fromarray(np.stack([ramp] * 3, -1).astype(np.uint8))
+    found = shrunk_picture(
+        stored(whole, kind, quality=95) if kind == "JPEG" else stored(whole, kind), max_pixels=30_000, most=480_000
+    )
+    assert found.size == (200, 150)
+    assert found.notes == ("picture of 800 x 600 pixels shrunk to 200 x 150",)
+    wanted = np.asarray(whole.resize((200, 150), Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(found.image).astype(int) - wanted).mean() < 3
+
+
+def test_shrinking_has_ends_and_keeps_what_fits():
+    picture = Image.new("RGB", (800, 600), "red")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    data = stored(picture, "JPEG", exif=turned)
+    assert shrunk_picture(data, max_pixels=480_000, most=480_000) is None
+    assert shrunk_picture(data, max_pixels=479_999, most=480_000).size == (599, 799)  # upright
+    with pytest.raises(RelevancyError, match=r"480,000 pixels, more than the limit of 479,999"):
+        shrunk_picture(data, max_pixels=1, most=479_999)
+    for broken in (data[: len(data) // 2], b"", b"no picture"):
+        with pytest.raises(RelevancyError):
+            shrunk_picture(broken, max_pixels=1000, most=480_000)

@@ -14,6 +14,7 @@ from PIL import Image
 from relevancy.errors import RelevancyError
 from relevancy.plotting.figures import Panel, figure
 from relevancy.plotting.overlay import SIGNED, named_colormap, overlay, value_range
+from relevancy.plotting.text_layout import readable
 
 WORDS = [
     ("<bos>", 9.0),
@@ -290,3 +291,38 @@ def test_drawing_leaves_matplotlib_as_it_was():
         "assert 'matplotlib.pyplot' not in sys.modules; assert matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        (["▁a", "▁c", "u", "p"], [" a", " c", "u", "p"]),
+        (["<0x2C>", "<0x0A>"], [",", "\n"]),
+        (["▁", "<0xE2>", "<0x82>", "<0xAC>", "!"], [" ", "€", "!"]),
+        (["<0xE2>", "<0x82>", "a"], ["\ufffd", "a"]),  # a character that was never finished
+        (["a", "<0xF0>", "<0x9F>"], ["a", "\ufffd"]),
+        (["<0xC3>", "<0xA9>", "<0xC3>", "<0xA8>"], ["é", "è"]),
+        (
+            ["<|im_start|>", "user", "Ċ", "Is", "Ġit", "Ġred", "?"],
+            ["<|im_start|>", "user", "\n", "Is", " it", " red", "?"],
+        ),
+        (["Ġcaf", "Ã©", "ĠâĤ", "¬"], [" caf", "é", " €"]),
+        (["é", "Ã"], ["é", "Ã"]),  # no byte-level tokenizer's: these letters are meant
+        ([], []),
+    ],
+)
+def test_tokens_are_read_as_text(tokens, texts):
+    found = readable([(token, 1.0) for token in tokens])
+    assert [text for text, _ in found] == texts
+    assert sum(value for _, value in found) == len(tokens)
+
+
+@pytest.mark.parametrize("kind", ["pdf", "ps"])
+def test_figures_hold_their_letters_as_truetype(kind):
+    heatmap = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    panel = Panel("one", "", Image.new("RGB", (8, 6)), heatmap, [("a", 1.0)], {"image": 1.0})
+    before, stream = matplotlib.rcParams["pdf.fonttype"], BytesIO()
+    figure([panel], question="Is it?").savefig(stream, format=kind)
+    assert b"Type3" not in stream.getvalue()
+    assert b"FontType 3" not in stream.getvalue()
+    assert matplotlib.rcParams["pdf.fonttype"] == before

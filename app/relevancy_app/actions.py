@@ -12,7 +12,7 @@ from relevancy import Explanation, RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
 from relevancy.explanations.counterfactual import Replacement
-from relevancy.images import open_picture
+from relevancy.geometry import Grid
 from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
 from relevancy_app.library import Library
@@ -26,10 +26,13 @@ DRAWN, MOST, LEAST = "drawn", "most", "least"
 _TENTH = 0.1  # of a map's patches
 
 
-def explained(library: Library, settings: Settings, ask: Ask, source: bytes, progress: Progress) -> Iterator[Session]:
-    """Each model's map, as `relevancy.explain` alone gives it: with one map more each time, at last the whole."""
-    models = library.chosen(ask.models)
-    found, limit = Session(ask, source), {"max_pixels": settings.max_pixels}
+def explained(library: Library, settings: Settings, begun: Session, progress: Progress) -> Iterator[Session]:
+    """Each model's map, as `relevancy.explain` alone gives it: with one map more each time, at last the whole.
+
+    begun: a session without results.
+    """
+    found, ask, source = begun, begun.ask, begun.source
+    models, limit = library.chosen(ask.models), {"max_pixels": settings.max_pixels}
     if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
         options = ask.options(models[0]) | limit
         for both in growing(models, source, ask.question, progress=progress, **options):
@@ -68,26 +71,28 @@ class Varied:
     agreement: tuple[Agreement, ...]
 
 
-def varied(
-    library: Library, settings: Settings, ask: Ask, source: bytes, questions: Sequence[str], progress: Progress
-) -> Varied:
-    """Does the map change with the question at all? One batch; `ask` names one model."""
+def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence[str], progress: Progress) -> Varied:
+    """Does the map change with the question at all? One batch; `ask` names one model, the picture is the last one's."""
+    last = _there(last)
     (model, *_) = library.chosen(ask.models)
     progress(f"{model.name} reads {len(questions)} questions", 0.0)
-    picture = open_picture(source, max_pixels=settings.max_pixels).image  # once, not once per question
-    results = tuple(relevancy.explain(model, picture, list(questions), **ask.options(model)))
+    results = tuple(relevancy.explain(model, last.picture, list(questions), **ask.options(model)))
     return Varied(results, tuple(agreement(results[0], other) for other in results[1:]))
 
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """One model, one part of the picture hidden from it: the edited picture and what became of its answer."""
+    """One model, one part of the picture hidden from it: the edited picture and what became of its answer.
+
+    seen: whether any of the part lies where the model looked.
+    """
 
     model: str
     image: Image.Image
     answer: str
     before: float
     after: float
+    seen: bool = True
 
 
 def hidden(
@@ -111,7 +116,7 @@ def hidden(
         region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
         changed = relevancy.counterfactual(model, last.picture, last.ask.question, region, replacement=replacement)
         chances = changed.before.per_token, changed.after.per_token
-        found.append(Hidden(model.name, changed.image, changed.answer, *chances))
+        found.append(Hidden(model.name, changed.image, changed.answer, *chances, seen=_sees(result.grid, region)))
     return tuple(found)
 
 
@@ -125,6 +130,14 @@ def tenth(result: Explanation, part: str) -> tuple[int, ...]:
     ordered = order(result.image_map, seen(result.grid))
     count = max(1, round(_TENTH * len(ordered)))
     return tuple(int(index) for index in (ordered[:count] if part == MOST else ordered[-count:]))
+
+
+def _sees(grid: Grid, region: relevancy.Region) -> bool:
+    """Whether a box meets a pixel that the model looked at; patches always do."""
+    if region.box is None:
+        return True
+    (left, upper, right, lower), (x, y) = region.box, (grid.x_edges, grid.y_edges)
+    return bool(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0])
 
 
 def _there(last: Session | None) -> Session:

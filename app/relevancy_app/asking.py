@@ -11,8 +11,9 @@ from relevancy import Model, RelevancyError
 from relevancy.core.tape import Scope
 from relevancy.core.targets import gives_several
 from relevancy_app.library import Library, depth
-from relevancy_app.settings import COLORMAPS, METHODS, MOST_QUESTIONS, SCOPES, Settings
+from relevancy_app.settings import COLORMAPS, MOST_QUESTIONS, SCOPES, Settings, methods
 
+LAST = -1  # as a layer: each model's own last one
 _LONGEST_TARGET = 100
 Name = TypeVar("Name", bound=str)
 
@@ -21,7 +22,7 @@ Name = TypeVar("Name", bound=str)
 class Ask:
     """One question to some models, and which token of the answer is to be explained how.
 
-    Layers count from 1; `last_layer` None is each model's own last one.
+    Layers count from 0; `last_layer` None is each model's own last one.
     """
 
     question: str
@@ -29,17 +30,18 @@ class Ask:
     target: str = "first-relevant"
     scope: Scope = "language"
     method: str = "relevancy"
-    first_layer: int = 1
+    first_layer: int = 0
     last_layer: int | None = None
 
     def layers(self, model: Model) -> range | None:
-        """The model's decoder layers that take part, from 0; None for all. Raises when it has none of them."""
-        last = depth(model) if self.last_layer is None else min(self.last_layer, depth(model))
-        if self.first_layer == 1 and last == depth(model):
+        """The model's decoder layers that take part; None for all. Raises when it has none of them."""
+        end = depth(model) - 1
+        last = end if self.last_layer is None else min(self.last_layer, end)
+        if self.first_layer == 0 and last == end:
             return None
         if self.first_layer > last:
-            raise RelevancyError(f"{model.name} has {depth(model)} layers: start at a lower one.")
-        return range(self.first_layer - 1, last)
+            raise RelevancyError(f"{model.name} has layers 0 to {end}: start at a lower one.")
+        return range(self.first_layer, last + 1)
 
     def options(self, model: Model) -> dict[str, Any]:
         """The keyword arguments for `relevancy.explain`."""
@@ -64,18 +66,19 @@ def ask(
     target: Any = "first-relevant",
     scope: Any = "language",
     method: Any = "relevancy",
-    first_layer: Any = 1,
-    last_layer: Any = None,
+    first_layer: Any = 0,
+    last_layer: Any = LAST,
 ) -> Ask:
-    """What was asked, from whatever a browser sent. Raises RelevancyError."""
+    """What was asked, from whatever a browser or a program sent. Raises RelevancyError."""
     wanted = str(target or "").strip()
     if not wanted or len(wanted) > _LONGEST_TARGET:
         raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
     if gives_several(wanted):
         raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
     names = tuple(model.name for model in library.chosen(models))
-    first = _whole(first_layer, 1, library.depth)
-    last = library.depth if last_layer in (None, 0) else _whole(last_layer, 1, library.depth)
+    end = library.depth - 1
+    first = _layer("first_layer", first_layer, end)
+    last = end if last_layer in (None, LAST) else _layer("last_layer", last_layer, end)
     if first > last:
         raise RelevancyError("The first layer lies behind the last one: move one of the two sliders.")
     return Ask(
@@ -83,9 +86,9 @@ def ask(
         models=names,
         target=wanted,
         scope=_one_of(scope, tuple(value for _, value in SCOPES), "scope"),
-        method=_one_of(method, METHODS, "method"),
+        method=_one_of(method, tuple(methods()), "method"),
         first_layer=first,
-        last_layer=None if last == library.depth else last,
+        last_layer=None if last == end else last,
     )
 
 
@@ -146,5 +149,9 @@ def _number(value: Any) -> float:
     return number
 
 
-def _whole(value: Any, least: int, most: int) -> int:
-    return round(min(float(most), max(float(least), _number(value))))
+def _layer(name: str, value: Any, most: int) -> int:
+    whole = not isinstance(value, bool) and isinstance(value, (int, float)) and value == value // 1
+    if not whole or not 0 <= value <= most:
+        end = f", or {LAST} for the last" if name == "last_layer" else ""
+        raise RelevancyError(f"{name} is a whole number from 0 to {most}{end}.")
+    return int(value)

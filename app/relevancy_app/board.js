@@ -1,10 +1,18 @@
 // Runs once for a board; its HTML is replaced in place by the server, so listeners sit on the element itself.
+// Colors are made here, from the numbers in the HTML: changing them asks the server for nothing.
 let view = "side";
-const cursors = new WeakMap(); // map -> [row, column]
+let spot = null; // where the cursor is, in percent of the picture; all maps share it
+let zoom = { size: 1, x: 50, y: 50 }; // how much larger, and the place in percent that is in the middle
+let held = null; // where a drag began
 const said = new WeakMap(); // prompt -> word
 const folded = new WeakSet(); // prompts that the reader closed
+const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
+const LEAST_SIDE = 640, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16;
+const display = () => window.rvDisplay || { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true };
+
+// -- numbers
 
 function within(edges, place) {
   for (let i = 0; i + 1 < edges.length; i++) if (place >= edges[i] && place < edges[i + 1]) return i;
@@ -16,33 +24,275 @@ function readable(number) {
   return size !== 0 && (size < 0.001 || size >= 10000) ? number.toExponential(2) : String(Number(number.toPrecision(3)));
 }
 
-function point(map, row, col) {
-  const x = JSON.parse(map.dataset.x), y = JSON.parse(map.dataset.y), values = JSON.parse(map.dataset.values);
-  const cell = map.querySelector(".rv-cell"), read = map.nextElementSibling;
-  if (row < 0 || col < 0) {
+// As plotting.overlay.value_range: zero and the largest value, or both sides of zero alike.
+function ends(list) {
+  const low = Math.min(0, ...list.map((pair) => pair[0])), high = Math.max(0, ...list.map((pair) => pair[1]));
+  const size = Math.max(-low, high);
+  return -low > NEGLIGIBLE * size ? [-size, size] : [0, high];
+}
+
+const tables = {};
+function table(low) {
+  const name = low < 0 && display().colormap === "inferno" ? "signed" : display().colormap;
+  if (!tables[name]) {
+    const stored = JSON.parse(document.getElementById("rv-tables").dataset.tables)[name];
+    tables[name] = Uint8Array.from(atob(stored), (letter) => letter.charCodeAt(0));
+  }
+  return tables[name];
+}
+
+function colorOf(value, [low, high]) {
+  const colors = table(low), last = colors.length / 3 - 1;
+  const share = high > low && Number.isFinite(value) ? (value - low) / (high - low) : low < 0 ? 0.5 : 0;
+  const at = 3 * Math.round(Math.min(1, Math.max(0, share)) * last);
+  return [colors[at], colors[at + 1], colors[at + 2]];
+}
+
+// Black or white, whichever has more contrast with the color (WCAG's relative luminance).
+function ink(color) {
+  const [red, green, blue] = color.map((part) => {
+    const share = part / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
+}
+
+// -- drawing; the same equations as geometry.Grid.heatmap and plotting.overlay.overlay
+
+// For each pixel of one side: the two cells it lies between, the second one's part, and whether the model saw it.
+function between(edges, length, smooth) {
+  const cells = edges.length - 1, first = new Int32Array(length), part = new Float32Array(length);
+  const seen = new Uint8Array(length), pixel = 100 / length;
+  for (let i = 0; i < length; i++) {
+    const center = (i + 0.5) * pixel;
+    seen[i] = (i + 1) * pixel - edges[0] > 1e-9 && edges[cells] - i * pixel > 1e-9 ? 1 : 0;
+    if (!smooth) {
+      const cell = within(edges, center);
+      first[i] = cell >= 0 ? cell : center < edges[0] ? 0 : cells - 1;
+      continue;
+    }
+    let cell = 0;
+    while (cell + 1 < cells && (edges[cell + 1] + edges[cell + 2]) / 2 <= center) cell++;
+    const here = (edges[cell] + edges[cell + 1]) / 2;
+    first[i] = cell;
+    if (center > here && cell + 1 < cells) part[i] = (center - here) / ((edges[cell + 1] + edges[cell + 2]) / 2 - here);
+  }
+  return { first, part, seen };
+}
+
+// One number for each pixel of a map; NaN where the model never looked.
+function field(map, width, height) {
+  const smooth = display().smooth, known = fields.get(map);
+  if (known && known.of === map.dataset.values && known.smooth === smooth && known.width === width && known.height === height)
+    return known;
+  const cols = Number(map.dataset.cols), empty = map.querySelector(".rv-empty");
+  const values = JSON.parse(map.dataset.values).map((value) => (value === null ? NaN : value));
+  const across = between(JSON.parse(map.dataset.x), width, smooth), down = between(JSON.parse(map.dataset.y), height, smooth);
+  const pixels = new Float32Array(width * height);
+  let low = 0, high = 0;
+  for (let y = 0; y < height; y++) {
+    const top = down.first[y] * cols, bottom = down.part[y] ? top + cols : top, below = down.part[y];
+    for (let x = 0; x < width; x++) {
+      const left = across.first[x], right = across.part[x] ? left + 1 : left, beside = across.part[x];
+      const upper = values[top + left] + beside * (values[top + right] - values[top + left]);
+      const lower = values[bottom + left] + beside * (values[bottom + right] - values[bottom + left]);
+      const value = upper + below * (lower - upper);
+      pixels[y * width + x] = across.seen[x] && down.seen[y] ? value : NaN;
+      if (!empty && across.seen[x] && down.seen[y]) {
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+    }
+  }
+  const made = { of: map.dataset.values, smooth, width, height, pixels, range: [low, high], empty: Boolean(empty) };
+  fields.set(map, made);
+  return made;
+}
+
+function size(picture) {
+  const grown = Math.max(1, LEAST_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight));
+  return [Math.max(1, Math.round(picture.naturalWidth * grown)), Math.max(1, Math.round(picture.naturalHeight * grown))];
+}
+
+function draw(map, picture, [width, height], scale) {
+  const canvas = map.querySelector("canvas"), brush = canvas.getContext("2d", { willReadFrequently: true });
+  canvas.width = width;
+  canvas.height = height;
+  brush.imageSmoothingQuality = "high";
+  brush.drawImage(picture, 0, 0, width, height);
+  const drawn = brush.getImageData(0, 0, width, height), rgb = drawn.data, made = field(map, width, height);
+  const [low, high] = scale, plain = made.empty || high <= low || (made.range[0] === 0 && made.range[1] === 0);
+  const colors = table(low), last = colors.length / 3 - 1, opacity = display().opacity;
+  const period = Math.max(4, Math.floor(Math.min(width, height) / 32)), line = Math.max(1, Math.floor(period / 6));
+  for (let y = 0, at = 0; y < height; y++)
+    for (let x = 0; x < width; x++, at += 4) {
+      const value = made.pixels[at / 4];
+      const gray = 0.299 * rgb[at] + 0.587 * rgb[at + 1] + 0.114 * rgb[at + 2];
+      if (Number.isNaN(value)) {
+        const shade = 0.22 * gray + 255 * (0.68 - ((x + y) % period < line ? 0.16 : 0));
+        rgb[at] = rgb[at + 1] = rgb[at + 2] = shade;
+      } else if (!plain) {
+        const strength = Math.min(1, Math.max(0, (value - low) / (high - low)));
+        const sized = low < 0 ? Math.abs(2 * strength - 1) : strength, alpha = opacity * sized * (2 - sized);
+        const color = 3 * Math.round(strength * last);
+        for (let part = 0; part < 3; part++) {
+          const dimmed = (gray + 0.3 * (rgb[at + part] - gray)) * 0.8;
+          rgb[at + part] = dimmed + alpha * (colors[color + part] - dimmed);
+        }
+      }
+    }
+  brush.putImageData(drawn, 0, 0);
+}
+
+function bar(place, scale) {
+  if (scale[1] <= scale[0]) {
+    place.textContent = `${place.dataset.label}: nothing to draw`;
+    return;
+  }
+  const steps = Array.from({ length: 25 }, (_, i) => colorOf(scale[0] + (i / 24) * (scale[1] - scale[0]), scale));
+  const gradient = document.createElement("span");
+  gradient.className = "rv-gradient";
+  gradient.style.background = `linear-gradient(to right, ${steps.map((color) => `rgb(${color})`).join()})`;
+  const [label, low, high] = [place.dataset.label, readable(scale[0]), readable(scale[1])].map((text, i) => {
+    const span = document.createElement("span");
+    span.textContent = text;
+    if (i) span.className = "rv-end";
+    return span;
+  });
+  place.replaceChildren(label, low, gradient, high);
+}
+
+function color(prompt, scale) {
+  const paper = prompt.querySelector(".rv-words"), ground = colorOf(0, scale);
+  Object.assign(paper.style, { background: `rgb(${ground})`, color: ink(ground) });
+  paper.querySelectorAll(".rv-word").forEach((word) => {
+    const own = colorOf(Number(word.dataset.value), scale);
+    Object.assign(word.style, { background: `rgb(${own})`, color: ink(own) });
+  });
+}
+
+async function paint() {
+  const picture = one(".rv-plain");
+  if (!picture) return;
+  try {
+    await picture.decode();
+  } catch {
+    return; // replaced by the next board
+  }
+  if (picture !== one(".rv-plain")) return;
+  const shared = display().oneScale, sides = size(picture);
+  const cards = all(".rv-card:not(.rv-place)").map((card) => {
+    const map = card.querySelector(".rv-map"), prompt = card.querySelector(".rv-prompt");
+    return { card, map, prompt, range: field(map, ...sides).range, words: JSON.parse(prompt.dataset.ends) };
+  });
+  const maps = ends(cards.map((each) => each.range)), words = ends(cards.map((each) => each.words));
+  cards.forEach(({ card, map, prompt, range, words: spoken }) => {
+    const scale = shared ? maps : ends([range]), wordScale = shared ? words : ends([spoken]);
+    draw(map, picture, sides, scale);
+    card.querySelectorAll("[data-scale]").forEach((place) => bar(place, place.dataset.scale === "map" ? scale : wordScale));
+    card.querySelector('[data-scale="map"]').hidden = shared;
+    color(prompt, wordScale);
+    const peak = Math.max(-range[0], range[1]), dim = card.querySelector(".rv-dim"), part = peak / maps[1];
+    dim.hidden = !(shared && peak > 0 && part < DIM);
+    dim.textContent = `Dark beside the others: its peak is ${Number((100 * part).toPrecision(2))}% of the highest. Turn “One scale” off to see it.`;
+  });
+  all("[data-shared]").forEach((place) => {
+    place.hidden = !shared;
+    bar(place, maps);
+  });
+  element.firstElementChild.dataset.drawn = String(1 + Number(element.firstElementChild.dataset.drawn || 0));
+  show();
+}
+
+let asked = false;
+function repaint() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => { asked = false; paint(); });
+}
+
+// -- pointing
+
+// Row and column of a map's patch at a place in percent; undefined where the model never looked.
+function patch(map, [x, y]) {
+  const row = within(JSON.parse(map.dataset.y), y), col = within(JSON.parse(map.dataset.x), x);
+  return row < 0 || col < 0 ? undefined : [row, col];
+}
+
+function middle(map, row, col) {
+  const x = JSON.parse(map.dataset.x), y = JSON.parse(map.dataset.y);
+  const inside = (edges, i) => (Math.max(0, edges[i]) + Math.min(100, edges[i + 1])) / 2;
+  return [inside(x, col), inside(y, row)];
+}
+
+function tell(map, place, aloud) {
+  const cell = map.querySelector(".rv-cell"), read = map.parentElement.querySelector(".rv-map ~ .rv-read");
+  const found = patch(map, place);
+  read.setAttribute("aria-live", aloud ? "polite" : "off");
+  if (!found) {
     cell.style.display = "none";
     read.textContent = "The model never saw this part of the picture.";
     return;
   }
-  cursors.set(map, [row, col]);
+  const x = JSON.parse(map.dataset.x), y = JSON.parse(map.dataset.y), values = JSON.parse(map.dataset.values);
+  const [row, col] = found, value = values[row * Number(map.dataset.cols) + col];
   Object.assign(cell.style, {
     display: "block", left: `${x[col]}%`, top: `${y[row]}%`,
     width: `${x[col + 1] - x[col]}%`, height: `${y[row + 1] - y[row]}%`,
   });
-  const value = values[row * Number(map.dataset.cols) + col];
-  if (value === null) {
-    read.textContent = `Row ${row + 1}, column ${col + 1}: not a number`;
-    return;
-  }
   const rank = 1 + values.filter((other) => other !== null && other > value).length;
-  read.textContent = `Row ${row + 1}, column ${col + 1}: ${readable(value)}, number ${rank} of ${values.length}`;
+  read.textContent = value === null ? `Row ${row}, column ${col}: not a number`
+    : `Row ${row}, column ${col}: ${readable(value)}, rank ${rank} of ${values.length}`;
+}
+
+function point(place, from) {
+  spot = place;
+  all(".rv-map").forEach((map) => tell(map, place, map === from));
 }
 
 function pointAt(map, event) {
-  const box = map.getBoundingClientRect();
-  const x = (100 * (event.clientX - box.left)) / box.width, y = (100 * (event.clientY - box.top)) / box.height;
-  point(map, within(JSON.parse(map.dataset.y), y), within(JSON.parse(map.dataset.x), x));
+  const box = map.querySelector(".rv-layer").getBoundingClientRect();
+  point([(100 * (event.clientX - box.left)) / box.width, (100 * (event.clientY - box.top)) / box.height], map);
 }
+
+function move(map, down, right) {
+  const rows = JSON.parse(map.dataset.y).length - 1, cols = Number(map.dataset.cols), here = spot && patch(map, spot);
+  const [row, col] = here ? [here[0] + down, here[1] + right] : [0, 0];
+  point(middle(map, Math.min(rows - 1, Math.max(0, row)), Math.min(cols - 1, Math.max(0, col))), map);
+}
+
+function peak(map, aloud) {
+  const values = JSON.parse(map.dataset.values), cols = Number(map.dataset.cols);
+  const best = values.reduce((found, value, i) => (value !== null && (found < 0 || value > values[found]) ? i : found), -1);
+  if (best >= 0) tell(map, middle(map, Math.floor(best / cols), best % cols), aloud);
+}
+
+// -- zooming
+
+function look() {
+  const half = 50 / zoom.size;
+  zoom.x = Math.min(100 - half, Math.max(half, zoom.x));
+  zoom.y = Math.min(100 - half, Math.max(half, zoom.y));
+  all(".rv-layer").forEach((layer) => {
+    layer.style.transform = `scale(${zoom.size}) translate(${50 - zoom.x}%, ${50 - zoom.y}%)`;
+  });
+  all(".rv-map").forEach((map) => map.classList.toggle("rv-zoomed", zoom.size > 1));
+}
+
+function magnify(factor) {
+  zoom.size = Math.min(LARGEST_ZOOM, Math.max(1, zoom.size * factor));
+  if (spot && factor > 1) [zoom.x, zoom.y] = spot;
+  look();
+}
+
+const TOOLS = {
+  in: () => magnify(2),
+  out: () => magnify(0.5),
+  whole: () => { zoom = { size: 1, x: 50, y: 50 }; look(); },
+  peak: () => all(".rv-map").forEach((map) => peak(map, false)),
+};
+
+// -- words, and two maps on top of each other
 
 function say(word) {
   const prompt = word.closest("details"), read = prompt.querySelector(".rv-read");
@@ -55,6 +305,12 @@ function step(words, from, by) {
   words[Math.min(words.length - 1, Math.max(0, words.indexOf(from) + by))].focus();
 }
 
+function copy(canvas, source) {
+  canvas.width = source.naturalWidth || source.width;
+  canvas.height = source.naturalHeight || source.height;
+  canvas.getContext("2d").drawImage(source, 0, 0);
+}
+
 function show() {
   all("[data-view]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
   const slide = one(".rv-slide");
@@ -62,46 +318,65 @@ function show() {
   slide.hidden = view !== "slide";
   one(".rv-cards").classList.toggle("rv-slid", view === "slide");
   all(".rv-soon img").forEach((image) => (image.src = one(".rv-plain").src));
-  const pictures = [one(".rv-plain"), ...all(".rv-map img")].map((image) => image.src);
-  one(".rv-over").src = pictures[Number(one(".rv-left").value)] || pictures[0]; // a map may still be to come
-  one(".rv-under").src = pictures[Number(one(".rv-right").value)] || pictures[0];
+  if (slide.hidden) return;
+  const pictures = [one(".rv-plain"), ...all(".rv-map canvas")];
+  copy(one(".rv-over"), pictures[Number(one(".rv-left").value)] || pictures[0]); // a map may still be to come
+  copy(one(".rv-under"), pictures[Number(one(".rv-right").value)] || pictures[0]);
   const at = one(".rv-range").value;
   one(".rv-over").style.clipPath = `inset(0 ${100 - at}% 0 0)`;
   one(".rv-line").style.left = `${at}%`;
 }
 
+// -- what the reader does
+
 element.addEventListener("click", (event) => {
   const chip = event.target.closest("button.rv-chip"), button = event.target.closest("[data-view]");
-  const word = event.target.closest(".rv-word");
+  const word = event.target.closest(".rv-word"), tool = event.target.closest("[data-tool]");
   if (chip) trigger("select", { index: [Number(chip.dataset.model), Number(chip.dataset.position)], value: chip.textContent });
   if (button) { view = button.dataset.view; show(); }
+  if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
 });
 element.addEventListener("pointermove", (event) => {
   const map = event.target.closest(".rv-map");
-  if (map && event.pointerType === "mouse") pointAt(map, event);
+  if (held) {
+    const box = held.map.getBoundingClientRect();
+    zoom.x = held.x - (100 * (event.clientX - held.left)) / box.width / zoom.size;
+    zoom.y = held.y - (100 * (event.clientY - held.top)) / box.height / zoom.size;
+    look();
+  } else if (map && event.pointerType === "mouse") pointAt(map, event);
 });
 element.addEventListener("pointerdown", (event) => {
   const map = event.target.closest(".rv-map");
-  if (map) pointAt(map, event);
+  if (!map) return;
+  pointAt(map, event);
+  if (zoom.size > 1) {
+    held = { map, left: event.clientX, top: event.clientY, x: zoom.x, y: zoom.y };
+    map.setPointerCapture(event.pointerId);
+  }
 });
+["pointerup", "pointercancel"].forEach((name) => element.addEventListener(name, () => (held = null)));
+element.addEventListener("wheel", (event) => {
+  const map = event.target.closest(".rv-map");
+  if (!map || !event.ctrlKey) return; // a plain wheel scrolls the page
+  event.preventDefault();
+  pointAt(map, event);
+  magnify(event.deltaY < 0 ? 1.25 : 0.8);
+}, { passive: false });
 element.addEventListener("focusin", (event) => {
   if (event.target.matches(".rv-word")) say(event.target);
 });
 element.addEventListener("keydown", (event) => {
-  const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  if (!moves) return;
   const map = event.target.closest(".rv-map"), word = event.target.closest(".rv-word");
-  if (map) {
-    const rows = JSON.parse(map.dataset.y).length - 1, cols = Number(map.dataset.cols);
-    const [row, col] = cursors.get(map) || [0, 0], fresh = !cursors.has(map);
-    const next = fresh ? [0, 0] : [row + moves[0], col + moves[1]];
-    point(map, Math.min(rows - 1, Math.max(0, next[0])), Math.min(cols - 1, Math.max(0, next[1])));
-    event.preventDefault();
-  } else if (word) {
-    step(Array.from(word.closest(".rv-words").querySelectorAll(".rv-word")), word, moves[0] + moves[1]);
-    event.preventDefault();
-  }
+  const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+  const tool = { "+": "in", "-": "out", 0: "whole" }[event.key];
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (map && moves) move(map, ...moves);
+  else if (map && tool) TOOLS[tool]();
+  else if (map && event.key.toLowerCase() === "p") peak(map, true);
+  else if (word && moves) step(Array.from(word.closest(".rv-words").querySelectorAll(".rv-word")), word, moves[0] + moves[1]);
+  else return;
+  event.preventDefault();
 });
 element.addEventListener("input", (event) => {
   if (event.target.matches(".rv-range, .rv-left, .rv-right")) show();
@@ -110,16 +385,21 @@ element.addEventListener("toggle", (event) => {
   if (event.target.open) folded.delete(event.target);
   else folded.add(event.target);
 }, true);
-watch("value", () => {
-  show();
+window.addEventListener("rv-display", repaint);
+["wheel", "touchmove"].forEach((name) => window.addEventListener(name, () => (window.rvAwaited = false), { passive: true }));
+
+function fresh() {
+  paint();
+  look();
   all(".rv-prompt").forEach((prompt) => {
     if (folded.has(prompt)) prompt.open = false;
     if (prompt.contains(said.get(prompt))) say(said.get(prompt));
   });
-  all(".rv-map").forEach((map) => {
-    const [row, col] = cursors.get(map) || [];
-    if (row === undefined) return;
-    if (row < JSON.parse(map.dataset.y).length - 1 && col < Number(map.dataset.cols)) point(map, row, col);
-    else cursors.delete(map);
-  });
-});
+  if (spot) point(spot, null);
+  if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
+    window.rvAwaited = false; // by now the page is long enough
+    document.getElementById("rv-results").scrollIntoView({ block: "start" });
+  }
+}
+watch("value", fresh);
+fresh();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from starlette.middleware import Middleware
 from relevancy import Model
 from relevancy_app import endpoints, layout, wiring
 from relevancy_app.examples import examples
+from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
 from relevancy_app.library import library
-from relevancy_app.safety import BodyLimit, check_binding, harden
+from relevancy_app.safety import check_binding, harden
 from relevancy_app.settings import BODY_BYTES, Settings
 from relevancy_app.theme import STYLE, theme
 
 _SWEEP = 60  # seconds between two looks for files that are too old
+_FIRST_WAIT = 0.5  # seconds, after a wrong password
 
 
 def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
@@ -31,7 +33,6 @@ def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
         Path(folder).mkdir(parents=True, exist_ok=True)
         endpoints.add(endpoints.Endpoints(offered, settings, folder))  # first, so that their names are theirs
         wiring.wire(page, wiring.Handlers(offered, settings, pictures, folder))
-        blocks.unload(_forgetting(blocks))
     harden(blocks)
     return blocks.queue(max_size=settings.queue, api_open=False, default_concurrency_limit=4)
 
@@ -43,12 +44,17 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "server_name": settings.host,
         "server_port": settings.port,
         "share": settings.share,
-        "auth": None if settings.login is None else [settings.login],
+        "auth": list(settings.logins) or None,
         "max_file_size": settings.file_bytes,
         "show_error": False,
         "state_session_capacity": settings.sessions,
         "app_kwargs": {
-            "middleware": [Middleware(BodyLimit, most=BODY_BYTES)],
+            "middleware": [
+                Middleware(Guard, local=not settings.logins),
+                Middleware(BodyLimit, most=BODY_BYTES),
+                Middleware(Patience, first_wait=_FIRST_WAIT),
+                Middleware(Leaving),
+            ],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
@@ -63,15 +69,3 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "pwa": False,
         "quiet": True,
     }
-
-
-def _forgetting(blocks: gr.Blocks) -> Callable[[gr.Request], None]:
-    """Drop a visitor's results when the page is closed; Gradio alone keeps them for another hour."""
-
-    def forget(request: gr.Request) -> None:
-        holder, visitor = blocks.state_holder, str(request.session_hash)
-        holder.delete_state(visitor)
-        holder.session_data.pop(visitor, None)
-        holder.time_last_used.pop(visitor, None)
-
-    return forget

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +25,8 @@ from relevancy_app.session import Session
 from relevancy_app.settings import Settings
 
 FORMAT = "relevancy-app-state"
-_VERSION = 1
+_VERSIONS = (1, 2)  # the first counted layers from 1
+_LONGEST_STEM = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +42,21 @@ def written(last: Session | None, kind: str, shown: Display, folder: str) -> str
     """Write one file of this kind into a new folder inside `folder`; its path."""
     if last is None:
         raise RelevancyError("There is nothing to download yet: press Explain first.")
-    name, make = KINDS[kind]
-    path = Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / name
+    ending, make = KINDS[kind]
+    path = Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / f"{stem(last)}{ending}"
     path.write_bytes(make(last, shown))
     return str(path)
+
+
+def stem(last: Session) -> str:
+    """A file's name without its ending: models, method, and what else is not as always."""
+    ask = last.ask
+    parts = ["relevancy", *(name.rpartition("/")[2] for name in ask.models), ask.method]
+    if ask.scope != "language":
+        parts.append(ask.scope)
+    if ask.first_layer > 0 or ask.last_layer is not None:
+        parts.append(f"layers-{ask.first_layer}-{'last' if ask.last_layer is None else ask.last_layer}")
+    return re.sub(r"[^\w.-]+", "-", "_".join(parts))[:_LONGEST_STEM]
 
 
 def _figure(last: Session, shown: Display, kind: str) -> bytes:
@@ -65,12 +78,24 @@ def _json(last: Session, _: Display) -> bytes:
 
 
 def _npz(last: Session, _: Display) -> bytes:
-    """Per model, by its number: the map, its pixels, the row over the tokens, and where the patches lie."""
-    arrays: dict[str, Any] = {"models": np.array([result.model for result in last.results])}
+    """Per model, by its number: the map, the row over the tokens, and where the patches lie; and how it was made.
+
+    The map in the picture's pixels follows from these (`Grid.heatmap`), and would be most of the file.
+    """
+    settings = {
+        **asdict(last.ask),
+        "made": [result.how for result in last.results],
+        "targets": [result.to_json()["target"] for result in last.results],
+        "versions": dict(last.results[0].versions),
+    }
+    arrays: dict[str, Any] = {
+        "models": np.array([result.model for result in last.results]),
+        "picture_size": np.array(last.picture.size),
+        "settings": np.array(json.dumps(settings, ensure_ascii=False)),
+    }
     for number, result in enumerate(last.results):
         arrays |= {
             f"{number}_image_map": result.image_map,
-            f"{number}_heatmap": result.heatmap(),
             f"{number}_relevance": result.relevance,
             f"{number}_tokens": np.array(result.tokens),
             f"{number}_is_image": result.is_image,
@@ -85,7 +110,7 @@ def _npz(last: Session, _: Display) -> bytes:
 def _state(last: Session, shown: Display) -> bytes:
     content = {
         "format": FORMAT,
-        "version": _VERSION,
+        "version": _VERSIONS[-1],
         "ask": asdict(last.ask),
         "display": asdict(shown),
         "picture": base64.b64encode(last.source).decode(),
@@ -94,11 +119,11 @@ def _state(last: Session, shown: Display) -> bytes:
 
 
 KINDS: Mapping[str, tuple[str, Callable[[Session, Display], bytes]]] = {
-    "PNG": ("relevancy.png", lambda last, shown: _figure(last, shown, "png")),
-    "PDF": ("relevancy.pdf", lambda last, shown: _figure(last, shown, "pdf")),
-    "JSON": ("relevancy.json", _json),
-    "NPZ": ("relevancy.npz", _npz),
-    "State": ("relevancy-state.json", _state),
+    "PNG": (".png", lambda last, shown: _figure(last, shown, "png")),
+    "PDF": (".pdf", lambda last, shown: _figure(last, shown, "pdf")),
+    "JSON": (".json", _json),
+    "NPZ": (".npz", _npz),
+    "State": ("-state.json", _state),
 }
 
 
@@ -109,10 +134,14 @@ def restored(path: Any, library: Library, settings: Settings) -> Restored:
         if file.stat().st_size > settings.file_bytes:
             raise RelevancyError(f"The state file is larger than {settings.file_bytes >> 20} MB.")
         content = json.loads(file.read_bytes())
-        if content["format"] != FORMAT or content["version"] != _VERSION:
+        if content["format"] != FORMAT or content["version"] not in _VERSIONS:
             raise ValueError("not a state")
         source = base64.b64decode(content["picture"], validate=True)
         wanted, shown = dict(content["ask"]), dict(content["display"])
+        if content["version"] == 1:
+            last = wanted.get("last_layer")
+            wanted["first_layer"] = wanted.get("first_layer", 1) - 1
+            wanted["last_layer"] = None if last is None else last - 1
         question, models = wanted.pop("question"), wanted.pop("models")
         asked = ask(library, settings, question, models, **wanted)
         drawn = display(**shown)

@@ -11,7 +11,9 @@ from PIL import Image
 import relevancy
 from relevancy.methods.registry import DEFAULT
 from relevancy_app import asking, downloads
+from relevancy_app.asking import LAST
 from relevancy_app.library import Library
+from relevancy_app.pictures import fitted
 from relevancy_app.safety import as_uploaded, received, speaking
 from relevancy_app.settings import SCOPES, Settings
 from relevancy_app.wiring import MODELS
@@ -28,33 +30,39 @@ class Endpoints:
     folder: str
 
     def explain(
-        self, image: Any, question: Any, model: Any, target: Any, scope: Any, first_layer: Any, last_layer: Any
+        self,
+        image: Any,
+        question: Any,
+        model: Any,
+        target: Any,
+        scope: Any,
+        first_layer: Any,
+        last_layer: Any,
+        method: Any,
     ) -> tuple[Any, Image.Image]:
         """Why one model says what it says: everything `explanation.json` holds, and the overlay as PNG.
 
         image: a picture file. model: one of this app's. target: first, first-relevant, contrast, a position, a
-        word of the answer, or two words such as Yes|No. scope: language or full. Layers count from 1; last_layer 0 is
-        the last.
+        word of the answer, or two words such as Yes|No. scope: language or full. Layers count from 0; last_layer -1 is
+        the last. method: one of those that the page offers.
         """
-        ask = asking.ask(
-            self.library, self.settings, question, [model], target, scope, DEFAULT, first_layer, last_layer
-        )
-        source = received(image, self.settings)
+        ask = asking.ask(self.library, self.settings, question, [model], target, scope, method, first_layer, last_layer)
+        source, _ = fitted(received(image, self.settings), self.settings)
         (only,) = self.library.chosen(ask.models)
         options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
         result = relevancy.explain(only, source, ask.question, **options)
         return result.to_json(), result.overlay()
 
-    def compare(self, image: Any, question: Any, models: Any, target: Any, scope: Any) -> tuple[Any, str]:
+    def compare(self, image: Any, question: Any, models: Any, target: Any, scope: Any, method: Any) -> tuple[Any, str]:
         """Several models, one picture and question: answers, agreement and all explanations, and the figure as PNG.
 
-        image: a picture file. models: names of this app's models, two or more. target, scope: as in /explain.
+        image: a picture file. models: names of this app's models, two or more. target, scope, method: as in /explain.
         """
-        ask = asking.ask(self.library, self.settings, question, models, target, scope)
-        source = received(image, self.settings)
+        ask = asking.ask(self.library, self.settings, question, models, target, scope, method)
+        source, _ = fitted(received(image, self.settings), self.settings)
         both = relevancy.compare(
             self.library.chosen(ask.models), source, ask.question, target=ask.target, scope=ask.scope,
-            max_pixels=self.settings.max_pixels,
+            method=ask.method, max_pixels=self.settings.max_pixels,
         )  # fmt: skip
         content = both.to_json() | {"explanations": [result.to_json() for result in both.explanations]}
         return content, downloads.pictured(both, self.folder)
@@ -70,15 +78,16 @@ def add(endpoints: Endpoints) -> None:
         models = gr.JSON(list(library.names[:2]), label="models")
         target = gr.Textbox(_TARGET, label="target")
         scope = gr.Textbox(SCOPES[0][1], label="scope")
-        first_layer, last_layer = gr.Number(1, label="first_layer"), gr.Number(0, label="last_layer")
+        first_layer, last_layer = gr.Number(0, label="first_layer"), gr.Number(LAST, label="last_layer")
+        method = gr.Textbox(DEFAULT, label="method")
         result, drawn = gr.JSON(label="result"), gr.Image(format="png", label="overlay")
         explain, compare = gr.Button(), gr.Button()
     shared: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1}
     explain.click(
-        speaking(endpoints.explain), [image, question, model, target, scope, first_layer, last_layer],
+        speaking(endpoints.explain), [image, question, model, target, scope, first_layer, last_layer, method],
         [result, drawn], api_name="explain", **shared,
     )  # fmt: skip
     compare.click(
-        speaking(endpoints.compare), [image, question, models, target, scope], [result, drawn], api_name="compare",
-        **shared,
+        speaking(endpoints.compare), [image, question, models, target, scope, method], [result, drawn],
+        api_name="compare", **shared,
     )  # fmt: skip

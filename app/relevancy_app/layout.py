@@ -10,23 +10,33 @@ import gradio as gr
 
 from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
+from relevancy_app.board import tables
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
-from relevancy_app.settings import COLORMAPS, METHODS, REPLACEMENTS, SCOPES, TARGETS, Settings
+from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings, methods
 from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
 
 _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
-    "<p>Which image patches, and which words, made a vision-language model say <em>that</em> token?</p></header>"
+    "<p>Which parts of a picture, and which words, made a vision-language model say <em>that</em> token?</p></header>"
 )
 _PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
-    "demo-small and demo-large are a small demonstration pair, trained on drawn scenes like the examples; they know "
-    "nothing of photographs."
+    "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
+
+
+_CHOOSING = """element.addEventListener("click", (event) => {
+  const chosen = event.target.closest("[data-example]");
+  if (chosen) trigger("select", { index: Number(chosen.dataset.example), value: "" });
+});"""
+_LEAVING = """window.addEventListener("pagehide", (event) => {
+  const visit = element.querySelector("[data-visit]");
+  if (visit && !event.persisted) navigator.sendBeacon("closed?visit=" + visit.dataset.visit);
+});"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +44,7 @@ class Question:
     """What is asked: picture, words, models, and what of the answer is explained how."""
 
     picture: gr.Image
-    examples: gr.Dataset
+    examples: gr.HTML
     question: gr.Textbox
     presets: gr.Dataset
     models: gr.CheckboxGroup
@@ -43,6 +53,7 @@ class Question:
     method: gr.Dropdown
     first_layer: gr.Slider
     last_layer: gr.Slider
+    options: gr.Accordion
     explain: gr.Button
     cancel: gr.Button
     restore: gr.UploadButton
@@ -105,11 +116,11 @@ class WhatIf:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """Everything with a behavior; `session`, `controls` and `varied` are the visitor's own."""
+    """Everything with a behavior; `session` and `controls` are the visitor's own, `visit` tells the page its number."""
 
+    visit: gr.HTML
     session: gr.State
     controls: gr.State
-    varied: gr.State
     beat: gr.Timer
     question: Question
     answers: Answers
@@ -129,72 +140,71 @@ class Page:
 def page(library: Library, settings: Settings, examples: Sequence[Example]) -> Page:
     """Place all components inside the current `gr.Blocks`."""
     seconds = settings.keep_minutes * 60
-    gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
+    gr.HTML(_HEADER + tables(), apply_default_css=False, js_on_load=None)
+    visit = gr.HTML("", elem_id="rv-visit", visible="hidden", apply_default_css=False, js_on_load=_LEAVING)
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
-    varied = gr.State(None, time_to_live=seconds)
     beat = gr.Timer(seconds / 4)
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
             answers, variations, what_if = _results(library)
-    return Page(session, controls, varied, beat, question, answers, variations, what_if)
+    return Page(visit, session, controls, beat, question, answers, variations, what_if)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
     picture = as_uploaded(
         gr.Image(
             examples[0].image if examples else None, label="Picture", type="filepath", format="png", image_mode=None,
-            sources=["upload", "clipboard", "webcam"], height=260, elem_id="rv-picture", buttons=[],
+            sources=["upload", "clipboard", "webcam"], height=220, elem_id="rv-picture", buttons=[],
             placeholder="Drop a picture here\n\nor click to choose one", alt_text="The picture that is asked about",
         )
     )  # fmt: skip
-    thumbnails = [[example.image] for example in examples]
-    shown = gr.Dataset(
-        label="Examples", components=[gr.Image(render=False, format="png")], samples=thumbnails, type="index",
-        layout="gallery", elem_id="rv-examples", visible=bool(examples),
+    shown = gr.HTML(
+        views.examples([example.image for example in examples]), elem_id="rv-examples", visible=bool(examples),
+        apply_default_css=False, js_on_load=_CHOOSING,
     )  # fmt: skip
     questions = list(examples[0].questions) if examples else []
-    question = gr.Textbox(
-        questions[0] if questions else "", label="Question", lines=1, max_lines=4, elem_id="rv-question",
-        max_length=settings.question_characters, placeholder="What do you want to know about the picture?",
-    )  # fmt: skip
     presets = gr.Dataset(
-        label="Try", components=[gr.Textbox(render=False)], samples=[[text] for text in questions], type="values",
-        layout="gallery", elem_id="rv-presets", visible=bool(questions),
+        label="Questions to try", components=[gr.Textbox(render=False)], samples=[[text] for text in questions],
+        type="values", layout="gallery", elem_id="rv-presets", visible=bool(questions),
     )  # fmt: skip
     models = gr.CheckboxGroup(
         list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
         info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
     )  # fmt: skip
-    with gr.Row(elem_id="rv-go"):
-        explain = gr.Button("Explain", variant="primary", elem_id="rv-explain", scale=3, min_width=120)
-        cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="rv-cancel", scale=1, min_width=80)
-    with gr.Accordion("What to explain, and how", open=False, elem_id="rv-options"):
+    with gr.Column(elem_id="rv-dock"):
+        question = gr.Textbox(
+            questions[0] if questions else "", label="Question", lines=1, max_lines=3, elem_id="rv-question",
+            max_length=settings.question_characters, placeholder="What do you want to know about the picture?",
+        )  # fmt: skip
+        with gr.Row(elem_id="rv-go"):
+            explain = gr.Button("Explain", variant="primary", elem_id="rv-explain", scale=3, min_width=120)
+            cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="rv-cancel", scale=1, min_width=80)
+    with gr.Accordion("What to explain, and how", open=False, elem_id="rv-options") as options:
         target = gr.Dropdown(
             list(TARGETS), value=TARGETS[0][1], label="Target", allow_custom_value=True, elem_id="rv-target",
-            info="Or type: a word of the answer, a position such as 2 (word:2 is the word), or two words: Red|Blue.",
+            info="Or type: a word of the answer, a position from 0 on (word:2 is the word 2), or two words: Red|Blue.",
         )  # fmt: skip
         scope = gr.Radio(list(SCOPES), value=SCOPES[0][1], label="Scope", elem_id="rv-scope")
         with gr.Row():
+            end = library.depth - 1
             first_layer, last_layer = (
-                gr.Slider(1, library.depth, value=value, step=1, label=label, elem_id=name, min_width=120, buttons=[])
-                for label, value, name in (
-                    ("First layer", 1, "rv-first-layer"), ("Last layer", library.depth, "rv-last-layer"),
-                )
-            )  # fmt: skip
+                gr.Slider(0, end, value=value, step=1, label=label, elem_id=name, min_width=120, buttons=[])
+                for label, value, name in (("First layer", 0, "rv-first-layer"), ("Last layer", end, "rv-last-layer"))
+            )
         gr.HTML(
             '<p class="rv-quiet">Early layers can add artefacts: leave some out and look again.</p>', js_on_load=None,
             apply_default_css=False,
         )  # fmt: skip
-        method = gr.Dropdown(list(METHODS), value=SHOWN_FIRST, label="Method", elem_id="rv-method")
+        method = gr.Dropdown(list(methods()), value=SHOWN_FIRST, label="Method", elem_id="rv-method")
     restore = as_uploaded(
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )
     return Question(
-        picture, shown, question, presets, models, target, scope, method, first_layer, last_layer, explain, cancel,
-        restore,
+        picture, shown, question, presets, models, target, scope, method, first_layer, last_layer, options, explain,
+        cancel, restore,
     )  # fmt: skip
 
 
@@ -227,12 +237,8 @@ def _drawing() -> Drawing:
         colormap = gr.Dropdown(
             list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
         )
-        smooth = gr.Checkbox(
-            True, label="Smooth", info="Off: one square per patch.", elem_id="rv-smooth", min_width=120
-        )
-        one_scale = gr.Checkbox(
-            True, label="One scale", info="Off: each map has its own.", elem_id="rv-one-scale", min_width=120
-        )
+        smooth = gr.Checkbox(True, label="Smooth", elem_id="rv-smooth", min_width=120)
+        one_scale = gr.Checkbox(True, label="One scale", elem_id="rv-one-scale", min_width=120)
     return Drawing(opacity, colormap, smooth, one_scale)
 
 

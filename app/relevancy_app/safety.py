@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -20,9 +21,11 @@ from relevancy import RelevancyError
 from relevancy_app.settings import Settings
 
 LOGIN = "RELEVANCY_APP_AUTH"
-"""Environment variable that holds "user:password"."""
+"""Environment variable that holds "user:password", one a line for several users."""
 
 _UNNAMED = "picture bytes: "  # what open_picture calls a picture that has no file name
+_CLAUSE = re.compile(r"((?<=[.;]) |, or )")  # what stands between two pieces of advice
+_OPTION = re.compile(r"(?<![\w-])--[a-z]")  # of a command line, which a visitor has not
 _PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.@~+-]+){2,}")
 _LONGEST_MESSAGE = 400
 _log = logging.getLogger("relevancy_app")
@@ -32,22 +35,40 @@ class StoppedError(RelevancyError):
     """The visitor pressed Cancel."""
 
 
-def login_from(environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """User and password from the environment, None if there are none. Raises when they are incomplete."""
+def logins_from(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Users and passwords from the environment, none if there are none. Raises when they are incomplete."""
     given = environment.get(LOGIN)
     if given is None:
-        return None
-    user, colon, password = given.partition(":")
-    if not (colon and user.strip() and password):
-        raise RelevancyError(f"{LOGIN} must hold user:password, both with at least one character")
-    return user.strip(), password
+        return ()
+    found = {}
+    for line in given.splitlines() or [""]:
+        user, colon, password = line.partition(":")
+        if not (colon and user.strip() and password) or user.strip() in found:
+            raise RelevancyError(
+                f"{LOGIN} must hold user:password, both with at least one character, one a line, each user once"
+            )
+        found[user.strip()] = password
+    return tuple(found.items())
 
 
 def check_binding(settings: Settings) -> None:
     """Raise unless the app stays on this machine or asks for a password."""
-    if settings.login is None and (settings.share or not is_loopback(settings.host)):
+    if not settings.logins and (settings.share or not is_loopback(settings.host)):
         where = "share" if settings.share else f"bind to {settings.host}"
         raise RelevancyError(f"will not {where} without a password: set {LOGIN}=user:password in the environment")
+
+
+def check_port(settings: Settings) -> None:
+    """Raise where the address cannot be served at, or another program is there already."""
+    where = f"{settings.host}, port {settings.port}" if settings.port else settings.host
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        told = (error.strerror or str(error)).lower()
+        raise RelevancyError(f"cannot serve at {where} ({told}): give another --port or --host") from error
 
 
 def is_loopback(host: str) -> bool:
@@ -68,12 +89,19 @@ def received(path: Any, settings: Settings) -> bytes:
         data = Path(path).read_bytes()
     except (OSError, ValueError, TypeError) as error:
         raise RelevancyError("The picture is no longer on the server: upload it again.") from error
-    if len(data) > settings.upload_megabytes << 20:
-        raise RelevancyError(f"The picture's file is larger than {settings.upload_megabytes} MB: shrink it.")
-    if not data:
-        raise RelevancyError("The picture's file is empty: choose another.")
+    check_size(len(data), settings)
     still_needed(path)
     return data
+
+
+def check_size(count: int, settings: Settings) -> None:
+    """Raise unless a picture's file has so many bytes as are taken."""
+    if count > settings.upload_megabytes << 20:
+        raise RelevancyError(
+            f"The picture's file is larger than {settings.upload_megabytes} MB: save it smaller, or as JPEG."
+        )
+    if not count:
+        raise RelevancyError("The picture's file is empty: choose another.")
 
 
 def still_needed(path: Any) -> None:
@@ -83,11 +111,20 @@ def still_needed(path: Any) -> None:
 
 
 def shown_line(error: RelevancyError) -> str:
-    """An error as a browser may see it: one line, no paths, no markup."""
-    line = _PATH.sub("…", " ".join(str(error).split()).replace(_UNNAMED, "the picture "))
-    if len(line) > _LONGEST_MESSAGE:
+    """An error as a browser may see it: one line, no paths, no markup, no options of a command line."""
+    said = str(error)
+    words = " ".join(said[: 4 * _LONGEST_MESSAGE].split()).replace(_UNNAMED, "the picture ")
+    line = _without_options(_PATH.sub("…", words))
+    if len(line) > _LONGEST_MESSAGE or len(said) > 4 * _LONGEST_MESSAGE:
         line = line[:_LONGEST_MESSAGE] + "…"
     return html.escape(line[:1].upper() + line[1:], quote=False)
+
+
+def _without_options(line: str) -> str:
+    """The message less the clauses that tell of a command line's options."""
+    first, *others = _CLAUSE.split(line)
+    pairs = zip(others[::2], others[1::2], strict=True)
+    return (first + "".join(mark + clause for mark, clause in pairs if not _OPTION.search(clause))).rstrip("; ")
 
 
 @contextmanager
@@ -130,10 +167,16 @@ def as_uploaded(component: gr.Image | gr.UploadButton) -> Any:
 
 
 def harden(blocks: gr.Blocks) -> None:
-    """Answer with one line to whatever no component takes, and fetch no web address in place of a file."""
+    """Answer with one line to whatever no component takes, fetch no web address, and hold no stream open."""
     for block in blocks.blocks.values():
         vars(block)["async_move_resource_to_block_cache"] = _local_only(block.async_move_resource_to_block_cache)
     vars(blocks)["preprocess_data"] = _taken(blocks.preprocess_data)
+    vars(blocks)["get_config_file"] = _streamless(blocks.get_config_file)
+
+
+def _streamless(config: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Pages hold no event stream open while nothing runs: a browser has six connections for all its tabs."""
+    return lambda *args, **kwargs: {**config(*args, **kwargs), "connect_heartbeat": False}
 
 
 def _taken(preprocess: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,36 +199,3 @@ def _local_only(move: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return await move(path)
 
     return checked
-
-
-class BodyLimit:
-    """ASGI middleware: refuses request bodies beyond `most` bytes, uploads excepted, which Gradio limits itself."""
-
-    def __init__(self, app: Any, most: int) -> None:
-        self.app, self.most = app, most
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on, or answer 413."""
-        if scope["type"] != "http" or scope["path"].rstrip("/").endswith("/upload"):
-            await self.app(scope, receive, send)
-            return
-        stated = dict(scope["headers"]).get(b"content-length", b"0")
-        if not stated.isdigit() or int(stated) > self.most:
-            await _refuse(send)
-            return
-        count = 0
-
-        async def counted() -> Any:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if count > self.most else message
-
-        await self.app(scope, counted, send)
-
-
-async def _refuse(send: Any) -> None:
-    body = b'{"detail":"The request is too large."}'
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -9,7 +9,7 @@ from PIL import Image
 
 from relevancy import Explanation
 from relevancy.explanations.comparison import Comparison, compared
-from relevancy_app.asking import Ask, Display
+from relevancy_app.asking import Ask
 from relevancy_app.safety import StoppedError
 from relevancy_app.settings import SCREEN_SIDE
 
@@ -18,14 +18,17 @@ from relevancy_app.settings import SCREEN_SIDE
 class Session:
     """The last results, one per model in the order asked for; while the models run, of those that had their turn.
 
-    source: the picture's file. first: results as they came from the models. results: as they are shown, where a token
-    was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first results, None
-    for a single model, and until all had their turn. picked: results of other tokens, by number of the model and
-    position in its answer.
+    source: the picture's file, as the models were given it. place: the name by which the browser knows it.
+    notes: what was done to the picture before. first: results as they came from the models. results: as they are shown,
+    where a token was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first
+    results, None for a single model, and until all had their turn. picked: results of other tokens, by number of the
+    model and position in its answer.
     """
 
     ask: Ask
     source: bytes
+    place: str = ""
+    notes: tuple[str, ...] = ()
     first: tuple[Explanation, ...] = ()
     results: tuple[Explanation, ...] = ()
     screen: tuple[Explanation, ...] = ()
@@ -58,6 +61,7 @@ class Session:
 
     def with_next(self, result: Explanation) -> Session:
         """The same, and the next model's result."""
+        result = replace(result, notes=(*self.notes, *result.notes))
         picked = dict(self.picked)
         if result.target.contrast is None and result.target.log_probability is None:  # else it is another map
             picked[len(self.first), result.target.position] = result
@@ -84,14 +88,10 @@ def reduced(result: Explanation) -> Explanation:
 
 @dataclass
 class Controls:
-    """What one visitor may press while a run goes on: Cancel stops what was started before, and maps change colors.
-
-    display: how the maps that come next are to be drawn.
-    """
+    """What one visitor may press while a run goes on: Cancel stops what was started before."""
 
     runs: int = 0
     stopped: int = 0
-    display: Display = field(default_factory=Display)
 
     def start(self) -> Callable[[], None]:
         """Begin a run; what comes back raises StoppedError once Cancel was pressed."""

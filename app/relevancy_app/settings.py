@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from relevancy.core.tape import Scope
 from relevancy.methods import registry
+from relevancy.methods.registry import Method
 
 COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
 """Perceptually uniform, and told apart by lightness alone: safe for color-blind readers."""
@@ -21,13 +22,16 @@ SCOPES: tuple[tuple[str, Scope], ...] = (
     ("Decoder: up to the image tokens", "language"),
     ("Full: on through the vision tower", "full"),
 )
-METHODS = tuple(name for name, method in registry.METHODS.usable().items() if method.quick)
-"""Those that cost a few passes: a visitor waits for them."""
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
-SCREEN_SIDE = 640  # pixels of the longer side of a picture as it is shown
+SCREEN_SIDE = 1280  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side
 MOST_QUESTIONS = 6  # variations side by side
 BODY_BYTES = 1 << 20  # of a request that is no upload
+
+
+def methods() -> dict[str, Method]:
+    """Those that cost a few passes, for which a visitor waits; what outside packages have registered is among them."""
+    return {name: method for name, method in registry.METHODS.usable().items() if method.quick}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int | None = None
     share: bool = False
-    login: tuple[str, str] | None = None
+    logins: tuple[tuple[str, str], ...] = ()
     upload_megabytes: int = 10
     max_pixels: int = 25_000_000
     question_characters: int = 1000

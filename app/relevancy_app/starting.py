@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
@@ -56,24 +56,50 @@ class _Once(argparse.Action):
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(
         description="Which patches and words made a model say that? Side by side, in a browser.",
-        epilog="RELEVANCY_APP_AUTH=user:password in the environment asks visitors for it; without one the app speaks "
-        "to this machine only.",
+        epilog="RELEVANCY_APP_AUTH=user:password in the environment asks visitors for it, one a line for several "
+        "users; without one the app speaks to this machine only.",
     )
     parser.register("action", None, _Once)
     add = parser.add_argument
     add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
     add("--host", default=environment.get("GRADIO_SERVER_NAME", _LIMITS.host), help="address; %(default)s")
-    add("--port", type=int, help="by default the first that is free from 7860 on")
+    add("--port", type=_whole(1, 65535), help="by default the first that is free from 7860 on")
     add("--share", action="store_true", help="open a public link through Gradio")
-    add("--upload-megabytes", type=int, default=_LIMITS.upload_megabytes, help="largest file; %(default)s")
-    add("--max-pixels", type=int, default=_LIMITS.max_pixels, help="largest picture; %(default)s")
-    add("--question-characters", type=int, default=_LIMITS.question_characters, help="longest question; %(default)s")
-    add("--queue", type=int, default=_LIMITS.queue, help="most requests that wait; %(default)s")
-    add("--sessions", type=int, default=_LIMITS.sessions, help="most visits whose results are kept; %(default)s")
-    add("--keep-minutes", type=float, default=_LIMITS.keep_minutes, help="how long after a visit; %(default)s")
+    add("--upload-megabytes", type=_whole(1, 1000), default=_LIMITS.upload_megabytes, help="largest file; %(default)s")
+    add("--max-pixels", type=_whole(1), default=_LIMITS.max_pixels, help="larger pictures are shrunk; %(default)s")
+    add(
+        "--question-characters",
+        type=_whole(1),
+        default=_LIMITS.question_characters,
+        help="longest question; %(default)s",
+    )
+    add("--queue", type=_whole(1), default=_LIMITS.queue, help="most requests that wait; %(default)s")
+    add("--sessions", type=_whole(1), default=_LIMITS.sessions, help="most visits whose results are kept; %(default)s")
+    add("--keep-minutes", type=_minutes, default=_LIMITS.keep_minutes, help="how long after a visit; %(default)s")
     for option in ("--device", "--dtype", "--quantization"):
         add(option, help="as in relevancy.load, for every model")
     return parser
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """What reads a whole number from `least` to `most`."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            upper = "" if most is None else f" to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is no number from {least}{upper or ' on'}")
+        return value
+
+    number.__name__ = "int"  # as argparse calls it where the text is no number
+    return number
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return value
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -88,10 +114,11 @@ def _serve(given: argparse.Namespace) -> None:
         }  # before the imports that read them
         import relevancy
         from relevancy_app.building import build, launch_options
-        from relevancy_app.safety import check_binding, login_from
+        from relevancy_app.safety import check_binding, check_port, logins_from
 
-        settings = Settings(login=login_from(os.environ), **options)
+        settings = Settings(logins=logins_from(os.environ), **options)
         check_binding(settings)  # before gigabytes are read
+        check_port(settings)
         models = []
         for name in names:
             sys.stderr.write(f"loading {name}\n")

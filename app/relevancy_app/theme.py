@@ -10,6 +10,7 @@ _HERE = Path(__file__).parent
 STYLE = _HERE / "style.css"
 BOARD_SCRIPT = _HERE / "board.js"
 MARKER_SCRIPT = _HERE / "marker.js"
+OUTDATED_SCRIPT = _HERE / "outdated.js"
 
 
 def theme() -> gr.themes.Base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 
@@ -11,13 +12,14 @@ from PIL import Image
 from relevancy.explanations.agreement import MEANINGS
 from relevancy.explanations.comparison import Comparison
 from relevancy_app.actions import DRAWN, LEAST, MOST, Hidden
-from relevancy_app.board import percent, picture_uri
+from relevancy_app.board import picture_uri, token_spoken, told
 from relevancy_app.session import Session
 
 _NAMES = {"rank_correlation": "Rank correlation", "top_overlap": "Top-tenth overlap", "divergence": "Divergence"}
 _SHOWN = {"rank_correlation": "{:+.2f}", "top_overlap": "{:.0%}", "divergence": "{:.2f} bit"}
 _SIDES = ("left", "top", "right", "bottom")
 _LONGEST = 60
+_THUMBNAIL = 120  # pixels
 _FIRST_BOX = (30, 30, 70, 70)
 
 
@@ -32,26 +34,58 @@ def welcome() -> str:
     return f'<div class="rv-welcome"><ol>{items}</ol></div>'
 
 
-def status(last: Session) -> str:
-    """What the results are about, in one line."""
+def examples(pictures: Sequence[Image.Image]) -> str:
+    """Pictures to begin with, each a button."""
+    buttons = "".join(
+        f'<button type="button" data-example="{number}" title="Example {number}"><img alt="Example {number}" '
+        f'src="{picture_uri(_smaller(picture, _THUMBNAIL))}"></button>'
+        for number, picture in enumerate(pictures)
+    )
+    return f'<div class="rv-examples" role="group" aria-label="Example pictures">{buttons}</div>'
+
+
+def _smaller(picture: Image.Image, side: int) -> Image.Image:
+    small = picture.copy()
+    small.thumbnail((side, side))
+    return small
+
+
+def status(last: Session, deepest: int, said: str = "") -> str:
+    """What the results are about, in one line, and for the page's script what was asked.
+
+    deepest: the number of the last layer that can be asked for. said: what comes before it.
+    """
     ask = last.ask
-    parts = [f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"by {ask.method}"]
-    if ask.scope != "language":
-        parts.append(f"scope {ask.scope}")
-    if ask.first_layer > 1 or ask.last_layer is not None:
-        parts.append(f"layers {ask.first_layer} to {ask.last_layer or 'the last'}")
+    layers = "all layers"
+    if ask.first_layer > 0 or ask.last_layer is not None:
+        layers = f"layers {ask.first_layer} to {'the last' if ask.last_layer is None else ask.last_layer}"
+    parts = [
+        f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"method {ask.method}",
+        f"scope {ask.scope}", layers, f"target {escape(ask.target)}",
+    ]  # fmt: skip
     busy = "" if last.whole else ' aria-busy="true"'
-    return f'<p class="rv-status"{busy}>{" · ".join(parts)}</p>'
+    end = deepest if ask.last_layer is None else ask.last_layer
+    asked = {
+        "names": ["picture", "question", "models", "target", "scope", "method", "first layer", "last layer"],
+        "values": [
+            last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end
+        ],
+    }  # fmt: skip
+    return (
+        f'<div class="rv-status"{busy} data-asked="{escape(json.dumps(asked))}"><p>{said}{" · ".join(parts)}</p>'
+        '<p class="rv-outdated" role="status"></p></div>'
+    )
 
 
 def ready() -> str:
     """The status line before there is anything to say."""
-    return '<p class="rv-status">Ready.</p>'
+    return '<div class="rv-status"><p>Ready.</p></div>'
 
 
-def stopped() -> str:
+def stopped(last: Session | None, deepest: int) -> str:
     """The status line after Cancel."""
-    return '<p class="rv-status">Stopped. What was there by then is still on the screen.</p>'
+    said = "Stopped. What was there by then is still on the screen"
+    return f'<div class="rv-status"><p>{said}.</p></div>' if last is None else status(last, deepest, f"{said}: ")
 
 
 def agreement(comparison: Comparison | None) -> str:
@@ -66,12 +100,19 @@ def agreement(comparison: Comparison | None) -> str:
         + "</tr>"
         for key, meaning in MEANINGS.items()
     )
+    tokens = [token_spoken(one.target.token) for one in comparison.explanations]
+    differ = ""
+    if len({one.casefold() for one in tokens}) > 1:
+        named = ", ".join(
+            f"{escape(one.model)} “{escape(token)}”" for one, token in zip(comparison.explanations, tokens, strict=True)
+        )
+        differ = f"<small>The maps are of different tokens ({named}), so they may differ for that alone.</small>"
     same = "".join(f"<td>{'yes' if pair.same_answer else 'no'}</td>" for pair in pairs)
     rows += f'<tr><th scope="row">Same answer<small>Do both say the same, in the same words?</small></th>{same}</tr>'
     return (
         f'<div class="rv-tables{" rv-many" if len(pairs) > 1 else ""}"><div class="rv-scroll" tabindex="0">'
-        '<table class="rv-table"><caption>Do the maps agree?</caption>'
-        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{_answers(comparison)}</div>"
+        '<table class="rv-table"><caption>Do the maps agree?'
+        f"{differ}</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{_answers(comparison)}</div>"
     )
 
 
@@ -86,7 +127,7 @@ def _answers(comparison: Comparison) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(result.model)}</th>'
         + "".join(
-            f"<td{' class=rv-own' if column == number else ''}>{percent(chance.per_token) if chance else '–'}</td>"
+            f"<td{' class=rv-own' if column == number else ''}>{told(chance.per_token) if chance else '–'}</td>"
             for column, chance in enumerate(row)
         )
         + "</tr>"
@@ -116,7 +157,8 @@ def marker(picture: Image.Image) -> str:
         )
     )
     return (
-        '<div class="rv-marker"><div class="rv-canvas"><img alt="The picture to draw on" draggable="false" '
+        f'<div class="rv-marker"><div class="rv-canvas" style="--rv-aspect:{picture.width / picture.height:.5g}">'
+        '<img alt="The picture to draw on" draggable="false" '
         f'src="{picture_uri(picture)}"><span class="rv-rect"></span></div>'
         f'<div class="rv-fields"><p>Draw a rectangle on the picture, or set its sides:</p>'
         f'<div class="rv-sides">{fields}</div>{buttons}</div></div>'
@@ -135,18 +177,22 @@ def changes(found: Sequence[Hidden], screen_side: int) -> str:
 
 
 def _change(one: Hidden, screen_side: int) -> str:
-    image = one.image.copy()
-    image.thumbnail((screen_side // 2, screen_side // 2))
+    image = _smaller(one.image, screen_side // 2)
     bars = "".join(
         f'<div><dt>{name}</dt><dd><span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span>'
-        f"<b>{percent(chance)}</b></dd></div>"
+        f"<b>{told(chance)}</b></dd></div>"
         for name, chance in (("whole picture", one.before), ("part hidden", one.after))
     )
     moved = one.after - one.before
+    unseen = ""
+    if not one.seen:
+        unseen = (
+            "<p>The model never saw this part of the picture (hatched on the map), so hiding it changes nothing.</p>"
+        )
     return (
         f'<section class="rv-change"><img alt="The picture as {escape(one.model)} saw it" src="{picture_uri(image)}">'
-        f"<div><h3>{escape(one.model)}</h3><p>Says “{escape(_short(one.answer))}” with probability</p><dl>{bars}</dl>"
-        f'<p class="rv-moved">{100 * moved:+.1f} points</p></div></section>'
+        f"<div><h2>{escape(one.model)}</h2><p>Says “{escape(_short(one.answer))}” with probability</p><dl>{bars}</dl>"
+        f'<p class="rv-moved">{100 * moved:+.1f} points</p>{unseen}</div></section>'
     )
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from relevancy import Explanation, RelevancyError
+from relevancy import RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
-from relevancy_app.asking import Display
 from relevancy_app.examples import Example
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
-from relevancy_app.safety import received, speaking, still_needed
+from relevancy_app.pictures import fitted
+from relevancy_app.safety import check_size, received, speaking, still_needed
 from relevancy_app.session import Controls, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
+from relevancy_app.theme import OUTDATED_SCRIPT
 
 PROGRESS = gr.Progress()
 """As a default it tells Gradio where to hand in each run's own."""
@@ -26,22 +28,17 @@ MODELS = "models"
 _ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
 _SHOW_RESULTS = """() => {
   const results = document.getElementById("rv-results");
-  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.6)
-    results.scrollIntoView({behavior: "smooth", block: "start"});
+  window.rvAwaited = results.getBoundingClientRect().top > window.innerHeight * 0.3;
+  if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
+_COLOR = """(opacity, colormap, smooth, oneScale) => {
+  window.rvDisplay = {opacity, colormap, smooth, oneScale};
+  window.dispatchEvent(new Event("rv-display"));
+}"""
 
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
-
-
-@dataclass(frozen=True, eq=False)
-class Varied:
-    """Question variations as they are shown, reduced to the screen."""
-
-    results: tuple[Explanation, ...]
-    titles: tuple[str, ...]
-    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +51,22 @@ class Handlers:
     folder: str
 
     def explain(
-        self, controls: Controls, path: Any, progress: gr.Progress = PROGRESS, *values: Any
+        self, controls: Controls, path: Any, progress: gr.Progress = PROGRESS, *asked: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """`_results` from `asked` and `drawn` values: once more with each map, then with all the numbers."""
-        asked, drawn = values[:7], values[7:]
+        """`_results` from `asked` values: once more with each map, then with all the numbers."""
         check = controls.start()
-        controls.display = asking.display(*drawn)
         ask = asking.ask(self.library, self.settings, *asked)
-        source = received(path, self.settings)
-        session, drawn_as = None, None
+        source, notes = fitted(received(path, self.settings), self.settings)
+        begun = Session(ask, source, Path(path).parent.name, notes)
+        session = None
         try:
-            for session in actions.explained(self.library, self.settings, ask, source, _report(progress, check)):
-                fresh = session.comparison is None or drawn_as is not controls.display  # at last, only numbers are new
-                drawn_as = controls.display
-                yield _results(session, _board(session, drawn_as) if fresh else gr.skip())
+            for session in actions.explained(self.library, self.settings, begun, _report(progress, check)):
+                drawn = session.comparison is not None  # at last, only numbers are new
+                yield self._results(session, gr.skip() if drawn else _board(session))
         except Exception:
             if session is not None and not session.whole:
                 ended = session.ended()
-                yield _results(ended, _board(ended, controls.display))
+                yield self._results(ended, _board(ended))
             raise
 
     def pick(
@@ -80,39 +75,31 @@ class Handlers:
         controls: Controls,
         event: gr.SelectData,
         progress: gr.Progress = PROGRESS,
-        *drawn: Any,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
         number, position = _pair(event.index)
         report = _report(progress, controls.start())
-        controls.display = asking.display(*drawn)
         session = actions.picked(self.library, session, number, position, report)
-        return session, _board(session, controls.display), views.agreement(session.shown)
-
-    def redraw(
-        self, session: Session | None, varied: Varied | None, controls: Controls, *drawn: Any
-    ) -> tuple[Any, Any]:
-        """Both boards in other colors, and maps that are still to come; no model is called."""
-        controls.display = asking.display(*drawn)
-        return (
-            gr.skip() if session is None else _board(session, controls.display),
-            gr.skip() if varied is None else _varied_board(varied, controls.display),
-        )
+        return session, _board(session), views.agreement(session.shown)
 
     def vary(
-        self, controls: Controls, path: Any, text: Any, model: Any, progress: gr.Progress = PROGRESS, *values: Any
-    ) -> tuple[Varied, str]:
-        """Question variations, and their board."""
-        (_, _, *how), drawn = values[:7], values[7:]
+        self,
+        session: Session | None,
+        controls: Controls,
+        text: Any,
+        model: Any,
+        progress: gr.Progress = PROGRESS,
+        *asked: Any,
+    ) -> str:
+        """Other questions about the picture that was explained: a board."""
+        (_, _, *how) = asked
         check = controls.start()
         questions = asking.variations(text, self.settings)
         ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
-        source = received(path, self.settings)
-        found = actions.varied(self.library, self.settings, ask, source, questions, _report(progress, check))
+        found = actions.varied(self.library, session, ask, questions, _report(progress, check))
         lines = ["the question it is compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
-        reduced = tuple(result.reduced(SCREEN_SIDE) for result in found.results)
-        varied = Varied(reduced, tuple(questions), tuple(lines))
-        return varied, _varied_board(varied, asking.display(*drawn))
+        reduced = [result.reduced(SCREEN_SIDE) for result in found.results]
+        return board.board(reduced, titles=questions, lines=lines)
 
     def hide(
         self,
@@ -136,8 +123,9 @@ class Handlers:
         found = actions.hidden(self.library, session, part, box, replacement, _report(progress, check))
         return views.changes(found, SCREEN_SIDE)
 
-    def example(self, index: Any) -> tuple[Any, Any, Any]:
+    def example(self, event: gr.SelectData) -> tuple[Any, Any, Any]:
         """An example's picture, its first question, and its others to pick from."""
+        index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             raise RelevancyError("There is no such example.")
         chosen = self.examples[index]
@@ -147,8 +135,17 @@ class Handlers:
         """A file's path inside the app's own folder."""
         return downloads.written(session, kind, asking.display(*drawn), self.folder)
 
+    def take(self, path: Any) -> None:
+        """Say at once what would keep an upload from being explained."""
+        if path and Path(path).is_file():
+            check_size(Path(path).stat().st_size, self.settings)
+
+    def entered(self, request: gr.Request) -> str:
+        """The number of this visit, for the page to say when it is closed."""
+        return f'<span data-visit="{request.session_hash}"></span>'
+
     def restore(self, path: Any) -> tuple[Any, ...]:
-        """A state file's picture, its `asked` values, and its `drawn` values."""
+        """A state file's picture, its `asked` values, its `drawn` values, and the options unfolded."""
         if not path:
             raise RelevancyError("No state file was given.")
         state = downloads.restored(path, self.library, self.settings)
@@ -156,24 +153,38 @@ class Handlers:
         return (
             downloads.placed(state.source, self.folder),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
-            ask.last_layer or self.library.depth,
-            display.opacity, display.colormap, display.smooth, display.one_scale,
+            self.deepest if ask.last_layer is None else ask.last_layer,
+            display.opacity, display.colormap, display.smooth, display.one_scale, gr.update(open=True),
         )  # fmt: skip
 
-    def keep(self, session: Session | None, varied: Varied | None, path: Any) -> tuple[Any, Any]:
+    @property
+    def deepest(self) -> int:
+        """The number of the last layer that can be asked for."""
+        return self.library.depth - 1
+
+    def keep(self, session: Session | None, path: Any) -> Session | None:
         """Count the visit as going on: results, and the picture's file, live on while the page is open."""
         still_needed(path)
-        return session, varied
+        return session
 
     def cancel(self, session: Session | None, controls: Controls) -> tuple[Any, ...]:
         """Stop this visitor's runs at their next stage; button, and `_results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(), *(gr.skip(),) * 6)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 6)
         else:
             session = session.ended()
-            results = _results(session, _board(session, controls.display), views.stopped())
+            results = self._results(session, _board(session), views.stopped(session, self.deepest))
         return gr.update(interactive=False), *results
+
+    def _results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
+        """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
+        numbers: tuple[Any, ...] = (gr.skip(),) * 4
+        if session.whole:
+            marker = views.marker(session.screen[0].image)
+            numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
+        status = status or views.status(session, self.deepest)
+        return session, status, shown, gr.update(visible=True), *numbers
 
 
 def wire(page: Page, handlers: Handlers) -> None:
@@ -188,10 +199,8 @@ def wire(page: Page, handlers: Handlers) -> None:
     )  # fmt: skip
     _wire_question(page, handlers)
     _wire_drawing(page, handlers)
-    page.beat.tick(
-        speaking(handlers.keep), [page.session, page.varied, page.question.picture], [page.session, page.varied],
-        **_QUICK,
-    )  # fmt: skip
+    page.beat.tick(speaking(handlers.keep), [page.session, page.question.picture], page.session, **_QUICK)
+    gr.on(None, handlers.entered, None, page.visit, **_QUICK)
 
 
 def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
@@ -205,24 +214,27 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
         "fn": speaking(handlers.explain),
-        "inputs": [page.controls, question.picture, *question.asked, *drawn],
+        "inputs": [page.controls, question.picture, *question.asked],
         "outputs": page.results,
         **_run(answers.status),
     }  # fmt: skip
     restored = question.restore.upload(
-        speaking(handlers.restore), question.restore, [question.picture, *question.asked, *drawn], **_QUICK
+        speaking(handlers.restore),
+        question.restore,
+        [question.picture, *question.asked, *drawn, question.options],
+        **_QUICK,
     )
     return [
         gr.on(ask, **whole),
         restored.success(**whole),
         answers.board.select(
-            speaking(handlers.pick), [page.session, page.controls, *drawn],
+            speaking(handlers.pick), [page.session, page.controls],
             [page.session, answers.board, answers.agreement], **_run(answers.status),
         ),
         variations.run.click(
             speaking(handlers.vary),
-            [page.controls, question.picture, variations.questions, variations.model, *question.asked, *drawn],
-            [page.varied, variations.board], **_run(variations.board),
+            [page.session, page.controls, variations.questions, variations.model, *question.asked],
+            variations.board, **_run(variations.board),
         ),
         what_if.marker.submit(
             speaking(handlers.hide), [page.session, page.controls, what_if.replacement], what_if.changes,
@@ -232,10 +244,13 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
 
 
 def _wire_question(page: Page, handlers: Handlers) -> None:
-    """Examples and presets fill in the question."""
+    """Examples and presets fill in the question; results say when it is no longer theirs."""
     question = page.question
-    question.examples.click(
-        speaking(handlers.example), question.examples, [question.picture, question.question, question.presets], **_QUICK
+    question.picture.upload(speaking(handlers.take), question.picture, None, **_QUICK)
+    changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
+    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
+    question.examples.select(
+        speaking(handlers.example), None, [question.picture, question.question, question.presets], **_QUICK
     )
     question.presets.click(speaking(_sample), question.presets, question.question, **_QUICK)
 
@@ -243,13 +258,12 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
 def _wire_drawing(page: Page, handlers: Handlers) -> None:
     """What needs no model: other colors, and files."""
     answers, drawn = page.answers, page.answers.drawing.all
-    gr.on(
-        [control.input for control in drawn], speaking(handlers.redraw),
-        [page.session, page.varied, page.controls, *drawn], [answers.board, page.variations.board],
-        trigger_mode="always_last", **_QUICK,
-    )  # fmt: skip
+    gr.on([control.change for control in drawn], None, drawn, js=_COLOR)
     for kind, button in answers.downloads.items():
-        written = button.click(speaking(_download(handlers, kind)), [page.session, *drawn], answers.file, **_QUICK)
+        written = button.click(
+            speaking(_download(handlers, kind)), [page.session, *drawn], answers.file, show_progress="full",
+            show_progress_on=button, api_visibility="private", concurrency_limit=8,
+        )  # fmt: skip
         written.success(None, js=_FETCH_FILE)
 
 
@@ -259,6 +273,7 @@ def _run(progress_on: gr.HTML) -> dict[str, Any]:
         "concurrency_id": MODELS,
         "concurrency_limit": 1,
         "show_progress_on": progress_on,
+        "trigger_mode": "multiple",  # what is pressed while one runs comes after it
         "api_visibility": "private",
     }
 
@@ -267,21 +282,8 @@ def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
     return lambda session, *drawn: handlers.download(session, kind, *drawn)
 
 
-def _results(session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
-    """Values for `Page.results`; `shown` is the board. What needs all maps is left as it is until they are there."""
-    numbers: tuple[Any, ...] = (gr.skip(),) * 4
-    if session.whole:
-        marker = views.marker(session.screen[0].image)
-        numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
-    return session, status or views.status(session), shown, gr.update(visible=True), *numbers
-
-
-def _board(session: Session, display: Display) -> str:
-    return board.board(session.screen, display, waiting=session.waiting)
-
-
-def _varied_board(varied: Varied, display: Display) -> str:
-    return board.board(varied.results, display, titles=varied.titles, lines=varied.lines)
+def _board(session: Session) -> str:
+    return board.board(session.screen, waiting=session.waiting)
 
 
 def _correlation(value: float) -> str:

@@ -97,7 +97,8 @@ class Comparison:
             for picture in range(max(1, len(self.explanations[0].pictures)))
             for number, result in enumerate(self.explanations)
         ]
-        return figures.figure(panels, question=self.explanations[0].question, **{"notes": self.findings()} | options)
+        notes = [*self.findings(), *(one.how for one in self.explanations)]
+        return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
 
     def findings(self) -> list[str]:
         """What the evidence says of each map, how far the maps agree, and what that is worth, a line each."""
@@ -172,12 +173,17 @@ class Comparison:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
             formats.require_known(stored, formats.COMPARISON, path / _JSON)
             names = [f"{number}-{Path(one['model']).name}" for number, one in enumerate(stored["models"])]
-            pairs = [Agreement(**{key: _agreed(value) for key, value in one.items()}) for one in stored["agreement"]]
-            read = [_likelihood(one) for one in stored["probabilities"]]
+            return cls.from_json(stored, [Explanation.load(path / name) for name in names])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RelevancyError(f"{path} holds no comparison that can be read: {error}") from error
-        rows = tuple(tuple(read[start : start + len(names)]) for start in range(0, len(read), len(names)))
-        return cls(tuple(Explanation.load(path / name) for name in names), tuple(pairs), rows)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], explanations: Sequence[Explanation]) -> Comparison:
+        """What `to_json` gave, and the explanations that it is of."""
+        pairs = [Agreement(**{key: _agreed(value) for key, value in one.items()}) for one in stored["agreement"]]
+        read, count = [_likelihood(one) for one in stored["probabilities"]], len(explanations)
+        rows = tuple(tuple(read[start : start + count]) for start in range(0, len(read), count))
+        return cls(tuple(explanations), tuple(pairs), rows)
 
     def to_json(self) -> dict[str, Any]:
         """The question, each model's answer with its numbers, and the agreements; not-a-number becomes null."""

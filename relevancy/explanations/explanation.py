@@ -117,6 +117,13 @@ class Explanation:
             return all(picture.empty for picture in self.pictures)
         return not np.isfinite(self.relevance).all() or not self.relevance.any()
 
+    @property
+    def how(self) -> str:
+        """Model, method, scope, layers and version in one line: what it takes to make this result again."""
+        layers = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
+        versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
+        return f"{self.model}: method {self.method}, scope {self.scope}, {layers}{versions}"
+
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
 
@@ -225,7 +232,7 @@ class Explanation:
 
         Of a video the frame with the largest share; `film` draws them all.
         """
-        notes = [] if self.evidence is None else [self.evidence.sentence]
+        notes = [*([] if self.evidence is None else [self.evidence.sentence]), self.how]
         strongest = {one.video: number for number, one in sorted(enumerate(self.pictures), key=lambda of: of[1].share)}
         numbers = [
             number for number, one in enumerate(self.pictures) if one.video is None or strongest[one.video] == number
@@ -304,28 +311,38 @@ class Explanation:
         path = Path(folder)
         try:
             stored = json.loads((path / _JSON).read_text(encoding="utf-8"))
-            place = stored["image"]
             formats.require_known(stored, formats.EXPLANATION, path / _JSON)
-            only = {"image": place, "image_map": stored["image_map"], "share": stored["shares"]["image"]}
-            pictures = stored.get("pictures") or ([only] if place else [])
-            messages = stored.get("messages")
-            return cls(
-                **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
-                target=_target(stored["target"]),
-                pictures=tuple(_picture(path, number, one) for number, one in enumerate(pictures)),
-                conversation=read_messages(messages)[0] if messages else (),
-                tokens=tuple(stored["tokens"]),
-                is_image=np.array(stored["is_image"], dtype=bool),
-                relevance=np.array(stored["relevance"], dtype=np.float32),
-                cut=stored.get("cut"),
-                evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
-                layers=None if stored["layers"] is None else tuple(stored["layers"]),
-                notes=tuple(stored["notes"]),
-                answer_tokens=tuple(stored.get("answer_tokens", ())),
-                versions=stored["versions"],
-            )
+            images = [
+                open_picture(path / _numbered(_PICTURE, number), max_pixels=one["width"] * one["height"]).image
+                for number, one in enumerate(picture["image"] for picture in _pictures(stored))
+            ]
+            return cls.from_json(stored, images)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], images: Sequence[Image.Image]) -> Explanation:
+        """What `to_json` gave, and the pictures that it is about, in their order."""
+        messages = stored.get("messages")
+        pictures = (
+            PictureMap.stored(image, one["image"], one["image_map"], one["share"], one.get("video"))
+            for image, one in zip(images, _pictures(stored), strict=True)
+        )
+        return cls(
+            **{key: stored[key] for key in ("model", "method", "scope", "question", "answer", "shares")},
+            target=_target(stored["target"]),
+            pictures=tuple(pictures),
+            conversation=read_messages(messages)[0] if messages else (),
+            tokens=tuple(stored["tokens"]),
+            is_image=np.array(stored["is_image"], dtype=bool),
+            relevance=np.array(stored["relevance"], dtype=np.float32),
+            cut=stored.get("cut"),
+            evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
+            layers=None if stored["layers"] is None else tuple(stored["layers"]),
+            notes=tuple(stored["notes"]),
+            answer_tokens=tuple(stored.get("answer_tokens", ())),
+            versions=stored["versions"],
+        )
 
     def summary(self) -> str:
         """Answer, token, shares and, where there is some, the evidence, a line each of plain words."""
@@ -369,12 +386,10 @@ def _numbered(name: str, number: int) -> str:
     return name if not number else name.replace(".", f"-{number + 1}.")
 
 
-def _picture(folder: Path, number: int, stored: Mapping[str, Any]) -> PictureMap:
-    """A picture with its map, from a folder."""
-    placed = stored["image"]
-    file = folder / _numbered(_PICTURE, number)
-    image = open_picture(file, max_pixels=placed["width"] * placed["height"]).image
-    return PictureMap.stored(image, placed, stored["image_map"], stored["share"], stored.get("video"))
+def _pictures(stored: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Where each picture's patches lie, its map and its share, as JSON has them; one picture has no list of its own."""
+    only = {"image": stored["image"], "image_map": stored["image_map"], "share": stored["shares"]["image"]}
+    return stored.get("pictures") or ([only] if stored["image"] else [])
 
 
 def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:
@@ -385,6 +400,17 @@ def as_html(figure: Figure, alt: str, notes: Sequence[str]) -> str:
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     shown = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
     return f"{shown}<ul>{listed}</ul>"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers in words: those that follow each other as "2 to 5"."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in found)
 
 
 def finite(value: Any) -> Any:

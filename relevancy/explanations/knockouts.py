@@ -7,6 +7,7 @@ __all__ = ["Areas", "MapInQuestion", "evidence_for"]
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -107,26 +108,27 @@ def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *,
     contrast = choice.contrast_id
     leads = None if contrast is None else logits[:, choice.id] - logits[:, contrast]
 
-    def mean(values: Tensor, name: str) -> float:
-        own = [float(value) for value, known in zip(values, names, strict=True) if known == name]
-        return sum(own) / len(own) if own else math.nan
-
     def by_name(values: Tensor) -> dict[str, float]:
-        return {name: mean(values, name) for name in dict.fromkeys(names)}
+        own: dict[str, list[float]] = {}
+        for name, value in zip(names, values.tolist(), strict=True):
+            own.setdefault(name, []).append(value)
+        return {name: sum(some) / len(some) for name, some in own.items()}
 
-    each = [at for at, name in enumerate(names) if name.startswith("picture ")]
-    probability = by_name(shares[:, choice.id])
+    probability, distance = by_name(shares[:, choice.id]), by_name(distances)
     numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
-    numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
+    numbers |= {f"{name}_tv": distance.get(name, math.nan) for name in _PARTS}
+    each = [name for name in names if name.startswith("picture ")]
+    likeliest = shares.argmax(-1).tolist()
+    said = {token: shown(model.tokenizer, token) for token in set(likeliest)}
     return Evidence(
         probability=probability["untouched"],
         **numbers,
         runner_up=by_name(shares[:, other]),
         lead=None if leads is None else by_name(leads),
-        says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
+        says={name: said[token] for name, token in zip(names, likeliest, strict=True)},
         shared=shared,
-        without=tuple(float(shares[at, choice.id]) for at in each),
-        without_tv=tuple(float(distances[at]) for at in each),
+        without=tuple(probability[name] for name in each),
+        without_tv=tuple(distance[name] for name in each),
     )
 
 
@@ -193,8 +195,10 @@ def _highest(levels: np.ndarray, count: int, seed: int) -> np.ndarray:
     edge = np.partition(levels, -count, axis=None)[-count]
     equal = np.abs(levels - edge) <= EQUAL
     chosen = (levels > edge) & ~equal
-    drawn = np.random.default_rng([seed, *np.packbits(equal)]).permutation(np.flatnonzero(equal))
-    chosen.flat[drawn[: count - int(chosen.sum())]] = True
+    places, left = np.flatnonzero(equal), count - int(chosen.sum())
+    if len(places) > left:
+        places = np.random.default_rng([seed, *np.packbits(equal)]).permutation(places)[:left]
+    chosen.flat[places] = True
     return chosen
 
 
@@ -220,6 +224,7 @@ def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
+@lru_cache(maxsize=4096)
 def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
     """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
     sides = np.array(side_of(shape))

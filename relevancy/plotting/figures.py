@@ -7,9 +7,11 @@ __all__ = ["word_range"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -101,6 +103,15 @@ def figure(
     return _FigureLayout(panels, question, shared_scale, colormap, opacity, notes).draw()
 
 
+class _TrueTypeFigure(Figure):
+    """A figure whose PDF holds its fonts as TrueType, which programs can search and edit, and journals take."""
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """As Matplotlib's, to which only its process-wide settings tell the kind of font."""
+        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+            super().savefig(*args, **options)
+
+
 class _FigureLayout:
     """One figure in the making: sizes in inches, y growing downwards from the upper edge."""
 
@@ -115,7 +126,7 @@ class _FigureLayout:
     ) -> None:
         self.panels, self.question, self.shared_scale, self.notes = panels, question, shared_scale, notes
         self.colormap, self.opacity = colormap, opacity
-        self.figure = Figure(dpi=_DPI, facecolor="white")
+        self.figure = _TrueTypeFigure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
         images = [panel.image for panel in panels]
         self.heatmaps = [panel.heatmap for panel in panels if panel.heatmap is not None]

@@ -17,6 +17,7 @@ from relevancy.plotting.text_layout import LARGE, SMALL, drawable, font
 
 _FRAME, _BARS, _HEAD, _FOOT, _MARGIN, _GAP = 1.5, 0.6, 0.7, 0.4, 0.3, 0.25  # inches
 _DPI = 150
+_LETTERS = 100  # of one point in an inch, roughly
 _PIXELS = 400  # longer side of a frame as drawn
 _COLOR = "#d9822b"
 
@@ -47,9 +48,9 @@ def film(
     FigureCanvasAgg(figure)
     wide = figure.get_size_inches()[0]
     for place, (text, size, weight) in enumerate([(title, LARGE, "bold"), (subtitle, SMALL, "normal")]):
-        figure.text(
-            _MARGIN / wide, 1 - (0.3 + 0.22 * place) / height, drawable(text), fontproperties=font(size, weight)
-        )
+        letters = int((wide - 2 * _MARGIN) * _LETTERS / size)
+        cut = text if len(text) <= letters else f"{text[: letters - 1]}…"
+        figure.text(_MARGIN / wide, 1 - (0.3 + 0.22 * place) / height, drawable(cut), fontproperties=font(size, weight))
     tallest = max(float(np.nanmax(shares)), np.finfo(float).tiny)
     for number, row in enumerate(rows):
         top = _HEAD + number * strip

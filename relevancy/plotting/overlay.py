@@ -1,6 +1,6 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
-__all__ = ["colormap_for", "overlay", "value_range"]
+__all__ = ["colormap_for", "overlay", "percent", "value_range"]
 
 from collections.abc import Sequence
 from functools import lru_cache

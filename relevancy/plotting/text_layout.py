@@ -1,7 +1,8 @@
 """Words on paper: fonts, what they can draw, and tokens broken into pieces and lines."""
 
-__all__ = ["SPECIAL"]
+__all__ = ["SPECIAL", "readable", "spells_bytes"]
 
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ FONTS = (
     "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji",
 )  # fmt: skip
 _MOST_WORDS = 1500  # a longer prompt loses its middle, and says so
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece writes a byte that is part of no known piece
+_PRINTED = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_UNPRINTED = tuple(byte for byte in range(0x100) if byte not in _PRINTED)
+_BYTE_LETTERS = {chr(byte): byte for byte in _PRINTED} | {chr(0x100 + n): byte for n, byte in enumerate(_UNPRINTED)}
+"""Byte-level tokenizers write each byte as one letter: itself where it can be printed, else one from U+0100 on."""
+_SPACE_LETTER, _BREAK_LETTER = "Ġ", "Ċ"
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,51 @@ class Flow:
         return 2 * SPACE + (self.line + 1) * WORD_LINE
 
 
+def readable(words: Sequence[tuple[str, float]], *, by_bytes: bool | None = None) -> list[tuple[str, float]]:
+    """Tokens with their values as text with values: what spells one character together is one entry, values added.
+
+    by_bytes: whether the tokenizer writes bytes as letters; None finds it out from these tokens.
+    """
+    if by_bytes is None:
+        by_bytes = spells_bytes([token for token, _ in words])
+    found: list[tuple[str, float]] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, held, open_ = "", 0.0, False
+    for token, value in words:
+        data = _bytes_of(token, by_bytes)
+        if open_ and data is None:
+            found.append((text + decoder.decode(b"", final=True), held))
+            text, held, open_ = "", 0.0, False
+        if data is None:
+            found.append((token.replace("▁", " "), value))
+            continue
+        text, held = text + decoder.decode(data), held + value
+        open_ = bool(decoder.getstate()[0])
+        if not open_:
+            found.append((text, held))
+            text, held = "", 0.0
+    if open_:
+        found.append((text + decoder.decode(b"", final=True), held))
+    return found
+
+
+def spells_bytes(tokens: Sequence[str]) -> bool:
+    """Whether these are a byte-level tokenizer's, which writes each space as a letter of its own."""
+    return any(token.startswith((_SPACE_LETTER, _BREAK_LETTER)) for token in tokens)
+
+
+def _bytes_of(token: str, by_bytes: bool) -> bytes | None:
+    """The bytes that a token is written for; None where it is text already, or a control token."""
+    if byte := _BYTE.fullmatch(token):
+        return bytes([int(byte[1], 16)])
+    if not by_bytes or SPECIAL.fullmatch(token) or any(letter not in _BYTE_LETTERS for letter in token):
+        return None
+    return bytes(_BYTE_LETTERS[letter] for letter in token)
+
+
 def pieces_of(words: Sequence[tuple[str, float]]) -> list[Piece]:
     """Tokens with their values as pieces to draw; line breaks shown by an arrow, control tokens marked."""
-    plain = [(word.replace("▁", " ").replace("<0x0A>", "\n"), value) for word, value in words]
+    plain = readable(words)
     if len(plain) > _MOST_WORDS:
         half = _MOST_WORDS // 2
         left_out = f" … {len(plain) - 2 * half:,} tokens not drawn … "

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tiny
 from relevancy_app import actions, asking, views
-from relevancy_app.asking import Display
 from relevancy_app.board import board
+from relevancy_app.pictures import fitted
 from relevancy_app.safety import StoppedError
-from relevancy_app.session import Controls
+from relevancy_app.session import Controls, Session
 from relevancy_app.settings import Settings
 from relevancy_app.wiring import Handlers
 
@@ -16,6 +16,8 @@ import relevancy
 from relevancy import RelevancyError
 from relevancy.explanations.agreement import agreement
 from relevancy.geometry import Grid
+from relevancy.images import open_picture
+from relevancy.methods import registry
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 LIMITS = Settings()
@@ -40,7 +42,7 @@ def asked(shelf, models=("deep", "flat"), **options):
 
 def explained(shelf, source, models=("deep", "flat"), progress=silent, limits=LIMITS, **options):
     """The whole, at the end."""
-    *_, whole = actions.explained(shelf, limits, asked(shelf, models, **options), source, progress)
+    *_, whole = actions.explained(shelf, limits, Session(asked(shelf, models, **options), source), progress)
     return whole
 
 
@@ -50,7 +52,7 @@ def shown(shelf, source):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"target": "first"}, {"scope": "full"}, {"first_layer": 2}, {"target": "Yes|No"}]
+    "options", [{}, {"target": "first"}, {"scope": "full"}, {"first_layer": 1}, {"target": "Yes|No"}]
 )
 def test_both_maps_equal_separate_calls(shelf, source, options):
     found = explained(shelf, source, **options)
@@ -62,17 +64,17 @@ def test_both_maps_equal_separate_calls(shelf, source, options):
 
 
 def test_one_model_alone(shelf, source):
-    (found,) = actions.explained(shelf, LIMITS, asked(shelf, ["flat"]), source, silent)
+    (found,) = actions.explained(shelf, LIMITS, Session(asked(shelf, ["flat"]), source), silent)
     assert found.whole
     assert same(found.first[0], relevancy.explain(shelf.models["flat"], source, QUESTION, target="first-relevant"))
     assert found.comparison is None
     assert found.shown is None
 
 
-@pytest.mark.parametrize("options", [{}, {"first_layer": 2}])
+@pytest.mark.parametrize("options", [{}, {"first_layer": 1}])
 def test_each_map_is_there_before_the_next_model_runs(shelf, source, passes, options):
     count = passes(*shelf.models.values())
-    steps = actions.explained(shelf, LIMITS, asked(shelf, **options), source, silent)
+    steps = actions.explained(shelf, LIMITS, Session(asked(shelf, **options), source), silent)
     first = next(steps)
     assert set(count) == {"deep"}
     assert first.waiting == ("flat",)
@@ -88,7 +90,7 @@ def test_each_map_is_there_before_the_next_model_runs(shelf, source, passes, opt
 
 
 def test_what_a_stopped_run_has_made_is_a_whole_of_its_own(shelf, source):
-    first, second, _ = actions.explained(shelf, LIMITS, asked(shelf), source, silent)
+    first, second, _ = actions.explained(shelf, LIMITS, Session(asked(shelf), source), silent)
     ended = first.ended()
     assert ended.whole
     assert ended.ask == asked(shelf, ["deep"])
@@ -103,8 +105,8 @@ def test_what_a_stopped_run_has_made_is_a_whole_of_its_own(shelf, source):
 def handed_out(shelf, path, controls):
     """What the page gets from a run, step by step."""
     handlers = Handlers(shelf, LIMITS, (), "")
-    ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 1, 3)
-    return handlers, handlers.explain(controls, path, lambda share, desc: None, *ask, 0.85, "inferno", True, True)
+    ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
+    return handlers, handlers.explain(controls, path, lambda share, desc: None, *ask)
 
 
 def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
@@ -112,7 +114,7 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
     (one, *early), (two, *later), (all_there, *numbers) = steps
     for session, (status, drawn, tools, *rest), places in ((one, early, 1), (two, later, 0)):
         assert 'aria-busy="true"' in status
-        assert drawn == board(session.screen, Display(), waiting=session.waiting)
+        assert drawn == board(session.screen, waiting=session.waiting)
         assert drawn.count("rv-soon") == places
         assert tools["visible"]
         assert rest == [gr.skip()] * 4
@@ -124,20 +126,6 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
     assert (changes, details["visible"]) == ("", True)
 
 
-def test_maps_that_come_later_have_the_colors_that_were_chosen_meanwhile(shelf, picture_file):
-    controls = Controls()
-    handlers, steps = handed_out(shelf, picture_file, controls)
-    session, *_ = next(steps)
-    chosen = 0.2, "viridis", False, True
-    drawn, _ = handlers.redraw(session, None, controls, *chosen)
-    assert drawn == board(session.screen, Display(*chosen), waiting=["flat"])
-    session, _, drawn, *_ = next(steps)
-    assert drawn == board(session.screen, Display(*chosen))
-    handlers.redraw(session, None, controls, *chosen[:3], False)
-    session, _, drawn, *_ = next(steps)
-    assert drawn == board(session.screen, Display(*chosen[:3], False))
-
-
 def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     controls = Controls()
     handlers, steps = handed_out(shelf, picture_file, controls)
@@ -145,15 +133,15 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls)
     assert not button["interactive"]
     assert ended.ask.models == ("deep",)
-    assert status == views.stopped()
-    assert drawn == board(session.screen, Display())
+    assert status == views.stopped(ended, 2)
+    assert drawn == board(session.screen)
     assert agreed == views.agreement(None)
     again, _, drawn_again, *_ = next(steps)  # whoever stopped it, the run ends with what there is
     assert (again.ask, drawn_again) == (ended.ask, drawn)
     with pytest.raises(StoppedError):
         next(steps)
     untouched = handlers.cancel(ended, controls)
-    assert untouched[1:] == (gr.skip(), views.stopped(), *[gr.skip()] * 6)
+    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 6)
 
 
 def test_stages_are_named_and_shares_grow(shelf, source):
@@ -202,24 +190,13 @@ def test_nothing_to_pick_or_hide_without_a_result(shelf):
         actions.picked(shelf, None, 0, 0, silent)
     with pytest.raises(RelevancyError, match="press Explain first"):
         actions.hidden(shelf, None, actions.MOST, None, "grey", silent)
+    with pytest.raises(RelevancyError, match="press Explain first"):
+        actions.varied(shelf, None, asked(shelf, ["flat"]), ["a?", "b?"], silent)
 
 
-def test_drawing_anew_calls_no_model(shelf, shown, passes):
-    count = passes(*shelf.models.values())
-    drawn = {
-        board(shown.screen, asking.display(opacity, colormap, smooth, one_scale))
-        for opacity in (0, 0.5, 1)
-        for colormap in ("inferno", "cividis")
-        for smooth in (True, False)
-        for one_scale in (True, False)
-    }
-    assert count == []
-    assert len(drawn) == 24
-
-
-def test_variations_equal_single_questions(shelf, source):
+def test_variations_equal_single_questions(shelf, shown, source):
     questions = [QUESTION, "What color is the ball?", "How many boats are in the picture?"]
-    found = actions.varied(shelf, LIMITS, asked(shelf, ["flat"]), source, questions, silent)
+    found = actions.varied(shelf, shown, asked(shelf, ["flat"]), questions, silent)
     for question, result in zip(questions, found.results, strict=True):
         alone = relevancy.explain(shelf.models["flat"], source, question, target="first-relevant")
         np.testing.assert_allclose(result.image_map, alone.image_map, rtol=1e-3, atol=1e-6)
@@ -276,10 +253,44 @@ def test_stopping_gives_the_models_back(shelf, source):
     assert same(relevancy.explain(shelf.models["flat"], source, QUESTION), before)
 
 
-def test_a_picture_beyond_the_limit_is_refused(shelf, source):
-    small = Settings(max_pixels=tiny.picture().width * tiny.picture().height - 1)
-    for models in (["deep", "flat"], ["flat"]):
-        with pytest.raises(RelevancyError, match="more than the limit"):
-            explained(shelf, source, models, limits=small)
+def test_a_box_beside_all_that_the_model_saw_is_told_of(shelf, shown):
+    x, width = shown.first[0].grid.x_edges, shown.picture.width
+    for box, seen in (((0.0, 0.0, x[0], 60.0), x[0] <= 0), ((x[0], 0.0, width / 2, 60.0), True)):
+        if box[2] > box[0]:
+            found = actions.hidden(shelf, shown, actions.DRAWN, box, "grey", silent)
+            assert [one.seen for one in found] == [seen] * 2
+            assert ("never saw" in views.changes(found, 100)) is not seen
+
+
+def test_a_large_photograph_is_shrunk_and_says_so(shelf, source):
+    width, height = tiny.picture().size
+    small = Settings(max_pixels=width * height // 2)
+    data, notes = fitted(source, small)
+    picture = open_picture(data, max_pixels=small.max_pixels).image
+    assert picture.width / picture.height == pytest.approx(width / height, rel=0.05)
+    assert notes == (f"picture of {width} x {height} pixels shrunk to {picture.width} x {picture.height}",)
+    assert fitted(source, LIMITS) == (source, ())
+    (found,) = actions.explained(shelf, small, Session(asked(shelf, ["flat"]), data, "", notes), silent)
+    assert found.first[0].notes[0] == notes[0]
     with pytest.raises(RelevancyError, match="more than the limit"):
-        actions.varied(shelf, small, asked(shelf, ["flat"]), source, ["a?", "b?"], silent)
+        fitted(source, Settings(max_pixels=width * height // 5))
+
+
+def test_what_a_function_of_ones_own_draws_is_shown(shelf, picture_file):
+    def brightest(request):
+        """The last patch."""
+        return np.stack([np.arange(16, dtype=np.float32).reshape(4, 4)] * len(request.inputs["input_ids"]))
+
+    registry.register_method("brightest", brightest)
+    try:
+        ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "brightest", 0, 2)
+        handlers = Handlers(shelf, LIMITS, (), "")
+        *_, whole = handlers.explain(Controls(), picture_file, lambda share, desc: None, *ask)
+        session, status, *_ = whole
+        assert "brightest" in status
+        assert [one.image_map[3, 3] for one in session.results] == [15, 15]
+        drawn = board(session.screen)
+        assert drawn.count("data-values='[0.0, 1.0, 2.0, ") == 2
+        assert "method brightest" in drawn
+    finally:
+        registry.METHODS.remove("brightest")

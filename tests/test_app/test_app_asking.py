@@ -19,7 +19,7 @@ JSON = st.recursive(
 
 
 def test_what_the_page_sends_first(shelf):
-    found = asking.ask(shelf, LIMITS, " Is it? ", ["deep", "flat"], "first-relevant", "language", "relevancy", 1, 3)
+    found = asking.ask(shelf, LIMITS, " Is it? ", ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
     assert found == Ask("Is it?", ("deep", "flat"))
     assert all(found.layers(model) is None for model in shelf.models.values())
 
@@ -30,17 +30,17 @@ def test_a_model_named_twice_is_asked_once(shelf):
 
 @pytest.mark.parametrize(
     ("first", "last", "deep", "flat"),
-    [(1, 3, None, None), (2, 3, [1, 2], [1]), (1, 2, [0, 1], None), (2, 2, [1], [1]), (1, 0, None, None)],
+    [(0, 2, None, None), (1, 2, [1, 2], [1]), (0, 1, [0, 1], None), (1, 1, [1], [1]), (0, -1, None, None)],
 )
-def test_layers_count_from_one_and_end_with_each_model(shelf, first, last, deep, flat):
+def test_layers_count_from_zero_and_end_with_each_model(shelf, first, last, deep, flat):
     found = asking.ask(shelf, LIMITS, "Is it?", ["deep", "flat"], first_layer=first, last_layer=last)
     layers = [None if (chosen := found.layers(model)) is None else list(chosen) for model in shelf.models.values()]
     assert layers == [deep, flat]
 
 
 def test_layers_that_a_model_does_not_have(shelf):
-    found = asking.ask(shelf, LIMITS, "Is it?", ["flat"], first_layer=3, last_layer=3)
-    with pytest.raises(RelevancyError, match="flat has 2 layers"):
+    found = asking.ask(shelf, LIMITS, "Is it?", ["flat"], first_layer=2, last_layer=2)
+    with pytest.raises(RelevancyError, match="flat has layers 0 to 1"):
         found.layers(shelf.models["flat"])
 
 
@@ -61,9 +61,15 @@ def test_layers_that_a_model_does_not_have(shelf):
         ({"target": "all"}, "press a token"),
         ({"scope": "everything"}, "no such scope"),
         ({"method": "magic"}, "no such method"),
-        ({"first_layer": 3, "last_layer": 1}, "behind the last"),
-        ({"first_layer": "many"}, "number is missing"),
-        ({"last_layer": float("nan")}, "number is missing"),
+        ({"first_layer": 2, "last_layer": 0}, "behind the last"),
+        ({"first_layer": "many"}, "first_layer is a whole number from 0 to 2"),
+        ({"first_layer": 1.5}, "first_layer is a whole number"),
+        ({"first_layer": -1}, "first_layer is a whole number"),
+        ({"first_layer": 3}, "first_layer is a whole number"),
+        ({"first_layer": True}, "first_layer is a whole number"),
+        ({"last_layer": -2}, "last_layer is a whole number from 0 to 2, or -1 for the last"),
+        ({"last_layer": float("nan")}, "last_layer is a whole number"),
+        ({"last_layer": float("inf")}, "last_layer is a whole number"),
     ],
 )
 def test_refusals_say_what_to_do(shelf, changes, message):
@@ -81,7 +87,7 @@ def test_any_json_is_an_ask_or_a_refusal(shelf, values):
         return
     assert found.question
     assert set(found.models) <= set(shelf.names)
-    assert 1 <= found.first_layer <= (found.last_layer or shelf.depth) <= shelf.depth
+    assert 0 <= found.first_layer <= (2 if found.last_layer is None else found.last_layer) <= shelf.depth - 1
 
 
 @given(JSON, JSON, JSON, JSON)

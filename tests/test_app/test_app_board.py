@@ -1,7 +1,6 @@
 """What is shown: sound HTML, the results' own numbers, one scale, and nothing that anybody could slip in."""
 
 import base64
-import io
 import json
 import math
 from dataclasses import replace
@@ -11,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
 from relevancy_app import actions, asking, views
-from relevancy_app.asking import Display
-from relevancy_app.board import Scale, board, ink, map_scale, percent, spoken, word_scale
+from relevancy_app.board import board, tables, token_spoken, tokens_spoken, told
+from relevancy_app.session import Session
 from relevancy_app.settings import COLORMAPS, Settings
 
 from relevancy.explanations.agreement import MEANINGS
+from relevancy.geometry import Grid
 from relevancy.plotting.overlay import named_colormap
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
@@ -56,13 +55,13 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def session(shelf, source):
     ask = asking.ask(shelf, Settings(), QUESTION, ["deep", "flat"])
-    *_, whole = actions.explained(shelf, Settings(), ask, source, lambda *_: None)
+    *_, whole = actions.explained(shelf, Settings(), Session(ask, source), lambda *_: None)
     return whole
 
 
 @pytest.fixture(scope="module")
 def page(session):
-    return Page(board(session.screen, Display()))
+    return Page(board(session.screen))
 
 
 def test_a_card_for_each_model_with_its_numbers(session, page):
@@ -83,7 +82,7 @@ def test_every_text_token_is_a_word_with_its_number(session, page):
     words = page.of("rv-word")
     values = [value for result in session.screen for _, value in result.words()]
     np.testing.assert_allclose([float(word["data-value"]) for word in words], values, rtol=1e-3)
-    assert [word["text"] for word in words[:2]] == [spoken(token) for token, _ in session.screen[0].words()[:2]]
+    assert [word["text"] for word in words[:2]] == [token_spoken(token) for token, _ in session.screen[0].words()[:2]]
     assert [word["tabindex"] for word in words].count("0") == 2  # one stop for the Tab key in each card
 
 
@@ -105,7 +104,7 @@ def test_answer_tokens_are_buttons_and_one_is_pressed(session, page):
 
 
 def test_places_are_kept_for_maps_that_are_still_to_come(session):
-    shown = Page(board(session.screen[:1], Display(), waiting=["flat", EVIL]))
+    shown = Page(board(session.screen[:1], waiting=["flat", EVIL]))
     cards = shown.of("rv-card")
     assert [one["aria-label"] for one in cards] == ["deep", "flat", EVIL]
     assert ["rv-place" in one["class"] for one in cards] == [False, True, True]
@@ -114,67 +113,62 @@ def test_places_are_kept_for_maps_that_are_still_to_come(session):
     assert len(shown.of("rv-map")) == 1
     assert "--rv-columns:3" in shown.of("rv-cards")[0]["style"]
     width, height = session.picture.size
-    assert {one["style"] for one in shown.of("rv-soon")} == {f"aspect-ratio:{width}/{height}"}
+    assert {one["style"] for one in shown.of("rv-soon")} == {f"--rv-aspect:{width / height:.5g}"}
     assert {one["tag"] for one in shown.found}.isdisjoint({"script", "a"})
-    assert not Page(board(session.screen, Display())).of("rv-place")
+    assert not Page(board(session.screen)).of("rv-place")
 
 
-def test_one_scale_or_one_each(session):
-    both = map_scale(session.screen, Display())
-    highest = max(np.nanmax(result.heatmap()) for result in session.screen)
-    assert both.high == pytest.approx(highest)
-    apart = Page(board(session.screen, Display(one_scale=False)))
-    together = Page(board(session.screen, Display()))
-    patch_scales = [one for one in together.of("rv-scale") if one["text"].startswith("Patch")]
-    assert len(patch_scales) == 1
-    assert len([one for one in apart.of("rv-scale") if one["text"].startswith("Patch")]) == 2
-
-
-def test_the_maps_are_the_packages_overlays_on_the_shared_scale(session):
-    display = Display(opacity=0.5, colormap="cividis", smooth=False)
-    scale = map_scale(session.screen, display)
-    drawn = [one for one in Page(board(session.screen, display)).found if one["tag"] == "img" and one.get("alt")]
-    for result, element in zip(session.screen, drawn, strict=True):
-        expected = result.overlay(smooth=False, vmin=scale.low, vmax=scale.high, colormap="cividis", opacity=0.5)
-        data = base64.b64decode(element["src"].removeprefix("data:image/jpeg;base64,"))
-        shown = np.asarray(Image.open(io.BytesIO(data))).astype(int)
-        assert np.abs(shown - np.asarray(expected).astype(int)).mean() < 4  # JPEG
+def test_the_page_has_the_packages_color_tables():
+    shown = json.loads(Page(tables()).found[0]["data-tables"])
+    assert set(shown) == {*COLORMAPS, "signed"}
+    for name, stored in shown.items():
+        colors = np.frombuffer(base64.b64decode(stored), np.uint8).reshape(-1, 3)
+        wanted = named_colormap(name)(np.linspace(0, 1, len(colors)), bytes=True)[:, :3]
+        np.testing.assert_array_equal(colors, wanted)
 
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
 def test_colors_grow_lighter_with_relevance(colormap):
-    scale = Scale(0.0, 1.0, colormap)
-    light = [
-        sum(int(color[i : i + 2], 16) * w for i, w in ((1, 0.299), (3, 0.587), (5, 0.114))) for color in scale.colors
-    ]
+    colors = np.frombuffer(base64.b64decode(json.loads(Page(tables()).found[0]["data-tables"])[colormap]), np.uint8)
+    light = colors.reshape(-1, 3) @ [0.299, 0.587, 0.114]
     assert all(later >= earlier - 2.5 for earlier, later in pairwise(light))
     assert light[-1] - light[0] > 100
-    low = tuple(int(255 * part) for part in named_colormap(colormap)(0.0)[:3])
-    assert all(abs(int(scale.color(-5)[i : i + 2], 16) - part) <= 1 for i, part in zip((1, 3, 5), low, strict=True))
-    assert scale.color(7) == scale.colors[-1]
-    assert scale.color(float("nan")) == scale.colors[0]
-
-
-def contrast(one, other):
-    def luminance(color):
-        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-@pytest.mark.parametrize("colormap", COLORMAPS)
-def test_words_can_be_read_on_every_color(colormap):
-    for color in Scale(0.0, 1.0, colormap).colors:
-        assert contrast(color, {"#000": "#000000", "#fff": "#ffffff"}[ink(color)]) >= 4.5
 
 
 def test_control_tokens_do_not_set_the_words_scale(session):
     result = session.screen[0]
     loud = replace(result, relevance=np.where(np.array(result.tokens) == "<bos>", 100.0, result.relevance))
-    assert word_scale([loud], "inferno").high < 100
+    (prompt,) = Page(board([loud])).of("rv-prompt")
+    low, high = json.loads(prompt["data-ends"])
+    assert low == 0
+    assert 0 < high < 100
+
+
+def test_every_card_says_how_its_map_was_made_and_what_the_evidence_is(session, page):
+    assert [one["text"] for one in page.of("rv-how")] == [result.how for result in session.screen]
+    assert [one["text"] for one in page.of("rv-evidence")] == [one.evidence.sentence for one in session.screen]
+
+
+def test_a_hatch_has_a_legend_where_there_is_one(session):
+    result = session.screen[0]
+    whole = tiny.redrawn(result, grid=Grid(80, 60, np.linspace(0, 80, 5), np.linspace(0, 60, 5)))
+    cut = tiny.redrawn(result, grid=Grid(80, 60, np.linspace(10, 70, 5), np.linspace(0, 60, 5)))
+    assert [len(Page(board([one])).of("rv-legend")) for one in (whole, cut)] == [0, 1]
+
+
+def test_words_are_text_whatever_a_tokenizer_writes(session):
+    result = session.screen[0]
+    said = ("<bos>", "▁a", "▁c", "u", "p", "<0x2C>", "▁", "<0xE2>", "<0x82>", "<0xAC>", "?")
+    spelled = replace(
+        result, tokens=said, is_image=np.zeros(len(said), bool), relevance=np.arange(len(said), dtype=np.float32)
+    )
+    words = Page(board([spelled])).of("rv-word")
+    assert [word["text"] for word in words] == ["<bos>", "a", "c", "u", "p", ",", "␣", "€", "?"]
+    assert float(words[7]["data-value"]) == 7 + 8 + 9
+    html = board([spelled])
+    assert "> <button" in html.replace("</button> ", "> ")
+    assert ">c</button><button" in html  # pieces of a word stand together
+    assert tokens_spoken(["Ġred", "Ċ", "<0x0A>", "é"]) == ["red", "↵", "↵", "é"]
 
 
 def test_nothing_that_is_said_becomes_markup(session):
@@ -186,7 +180,7 @@ def test_nothing_that_is_said_becomes_markup(session):
         )
         for result in session.screen
     ]  # fmt: skip
-    html = board(evil, Display(), titles=[EVIL, EVIL], lines=[EVIL, EVIL]) + board(evil, Display())
+    html = board(evil, titles=[EVIL, EVIL], lines=[EVIL, EVIL]) + board(evil)
     shown = Page(html)
     assert {one["tag"] for one in shown.found}.isdisjoint({"script", "a", "iframe"})
     assert not [one for one in shown.found if any(name.startswith("on") for name in one)]
@@ -197,7 +191,7 @@ def test_nothing_that_is_said_becomes_markup(session):
 def test_tables_and_status_hold_no_markup_either(session):
     evil = replace(session.comparison, explanations=tuple(replace(r, model=EVIL, answer=EVIL) for r in session.first))
     evil = replace(evil, agreement=tuple(replace(pair, models=(EVIL, EVIL)) for pair in evil.agreement))
-    status = views.status(replace(session, ask=replace(session.ask, question=EVIL)))
+    status = views.status(replace(session, ask=replace(session.ask, question=EVIL, target=EVIL), place=EVIL), 2)
     change = views.changes([actions.Hidden(EVIL, session.picture, EVIL, 0.5, 0.25)], 100)
     for html in (views.agreement(evil), status, change):
         shown = Page(html)
@@ -207,9 +201,9 @@ def test_tables_and_status_hold_no_markup_either(session):
 
 def test_a_map_without_relevance_says_so(session):
     empty = [tiny.redrawn(result, image_map=np.zeros_like(result.image_map)) for result in session.screen]
-    shown = Page(board(empty, Display()))
+    shown = Page(board(empty))
     assert len(shown.of("rv-empty")) == 2
-    assert "nothing is relevant" in "".join(shown.texts)
+    assert {one["text"] for one in shown.of("rv-empty")} == {"no relevance"}
 
 
 def test_what_is_not_a_number_is_no_json_nan(session):
@@ -219,7 +213,7 @@ def test_what_is_not_a_number_is_no_json_nan(session):
         relevance=np.full_like(result.relevance, np.nan),
         shares={"image": 0.0, "text": 0.0, "first_token": 0.0},
     )
-    drawn = Page(board([broken], Display())).of("rv-map")
+    drawn = Page(board([broken])).of("rv-map")
     assert set(json.loads(drawn[0]["data-values"])) == {None}
 
 
@@ -232,8 +226,27 @@ def test_agreement_shows_each_number_with_what_it_means(session):
         assert meaning in text
     for row in session.comparison.likelihoods:
         for chance in row:
-            assert percent(chance.per_token) in text
+            assert told(chance.per_token) in text
     assert "Choose two models" in views.agreement(None)
+
+
+def test_agreement_says_when_the_maps_are_of_different_tokens(session):
+    one, other = session.comparison.explanations
+    for token, differs in ((one.target.token, False), ("zebra", True)):
+        pair = (one, replace(other, target=replace(other.target, token=token)))
+        told_so = "different tokens" in views.agreement(replace(session.comparison, explanations=pair))
+        assert told_so is differs
+
+
+def test_the_status_says_how_and_holds_what_was_asked(session):
+    shown = Page(views.status(replace(session, place="abc"), 2))
+    assert "method relevancy" in shown.texts[0]
+    asked = json.loads(shown.of("rv-status")[0]["data-asked"])
+    ask = ["abc", QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2]
+    assert asked["values"] == ask
+    assert len(asked["names"]) == len(ask)
+    assert "Stopped" in views.stopped(session, 2)
+    assert json.loads(Page(views.stopped(session, 2)).of("rv-status")[0]["data-asked"])["values"][1] == QUESTION
 
 
 def test_a_number_that_is_not_there_is_a_dash(session):
@@ -247,17 +260,17 @@ def test_first_steps_and_the_marker_are_sound(session):
     assert len(Page(views.welcome()).found) > 4
     fields = [one for one in Page(views.marker(session.picture)).found if one["tag"] == "input"]
     assert [field["data-side"] for field in fields] == ["left", "top", "right", "bottom"]
-    for html in (views.ready(), views.stopped(), views.no_marker()):
+    for html in (views.ready(), views.stopped(None, 2), views.no_marker()):
         Page(html)
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0, "0.0%"), (0.5, "50.0%"), (1e-5, "1.0e-05"), (math.nan, "–"), (0.9999, "100.0%")]
+    ("share", "text"), [(0, "0.0%"), (0.5, "50.0%"), (1e-5, "0.001%"), (math.nan, "–"), (0.9999, "100.0%")]
 )
 def test_small_shares_are_not_rounded_to_nothing(share, text):
-    assert percent(share) == text
+    assert told(share) == text
 
 
-@pytest.mark.parametrize(("token", "text"), [("▁duck", "duck"), ("\n", "↵"), ("<0x0A>", "↵"), ("▁", "␣"), ("", "␣")])
+@pytest.mark.parametrize(("token", "text"), [("▁duck", "duck"), ("\n", "↵"), (" a", "a"), ("▁", "␣"), ("", "␣")])
 def test_tokens_as_a_reader_knows_them(token, text):
-    assert spoken(token) == text
+    assert token_spoken(token) == text

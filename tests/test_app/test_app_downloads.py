@@ -10,9 +10,11 @@ import tiny
 from PIL import Image
 from relevancy_app import actions, asking, downloads
 from relevancy_app.asking import Display
+from relevancy_app.session import Session
 from relevancy_app.settings import Settings
 
 from relevancy import RelevancyError
+from relevancy.geometry import Grid
 
 LIMITS = Settings()
 SHOWN = Display(0.5, "viridis", smooth=False, one_scale=False)
@@ -20,8 +22,8 @@ SHOWN = Display(0.5, "viridis", smooth=False, one_scale=False)
 
 @pytest.fixture(scope="module")
 def session(shelf, source):
-    ask = asking.ask(shelf, LIMITS, "Is the duck floating?", ["deep", "flat"], "first", "full", "relevancy", 2, 3)
-    *_, whole = actions.explained(shelf, LIMITS, ask, source, lambda *_: None)
+    ask = asking.ask(shelf, LIMITS, "Is the duck floating?", ["deep", "flat"], "first", "full", "relevancy", 1, 2)
+    *_, whole = actions.explained(shelf, LIMITS, Session(ask, source), lambda *_: None)
     return whole
 
 
@@ -34,12 +36,15 @@ def written(session, kind, folder):
 def test_each_file_lies_inside_the_folder(session, tmp_path, kind):
     path = downloads.written(session, kind, SHOWN, str(tmp_path))
     assert path.startswith(f"{tmp_path}/")
-    assert path.endswith(downloads.KINDS[kind][0])
+    assert path.endswith(f"/relevancy_deep_flat_relevancy_full_layers-1-last{downloads.KINDS[kind][0]}")
 
 
 def test_png_and_pdf_open(session, tmp_path):
     assert Image.open(io.BytesIO(written(session, "PNG", tmp_path))).size[0] > 800
-    assert written(session, "PDF", tmp_path).startswith(b"%PDF-")
+    drawn = written(session, "PDF", tmp_path)
+    assert drawn.startswith(b"%PDF-")
+    assert b"/Type3" not in drawn
+    assert b"/TrueType" in drawn or b"/CIDFontType2" in drawn
 
 
 def test_json_holds_comparison_and_explanations(session, tmp_path):
@@ -53,9 +58,15 @@ def test_npz_holds_the_arrays_unpickled(session, tmp_path):
     assert stored["models"].tolist() == ["deep", "flat"]
     for number, result in enumerate(session.results):
         np.testing.assert_array_equal(stored[f"{number}_image_map"], result.image_map)
-        np.testing.assert_array_equal(stored[f"{number}_heatmap"], result.heatmap())
+        edges = stored[f"{number}_x_edges"], stored[f"{number}_y_edges"]
+        heatmap = Grid(*stored["picture_size"], *edges).heatmap(stored[f"{number}_image_map"])
+        np.testing.assert_array_equal(heatmap, result.heatmap())
         np.testing.assert_array_equal(stored[f"{number}_relevance"], result.relevance)
         assert stored[f"{number}_tokens"].tolist() == list(result.tokens)
+    made = json.loads(str(stored["settings"]))
+    assert (made["method"], made["scope"], made["first_layer"], made["target"]) == ("relevancy", "full", 1, "first")
+    assert made["made"] == [result.how for result in session.results]
+    assert made["targets"][0]["token"] == session.results[0].target.token
 
 
 def test_a_picked_token_is_what_is_written(shelf, session, tmp_path):
@@ -66,7 +77,8 @@ def test_a_picked_token_is_what_is_written(shelf, session, tmp_path):
 
 @pytest.mark.parametrize("kind", downloads.KINDS)
 def test_one_model_can_be_downloaded_too(shelf, source, tmp_path, kind):
-    (alone,) = actions.explained(shelf, LIMITS, asking.ask(shelf, LIMITS, "Is it?", ["flat"]), source, lambda *_: None)
+    begun = Session(asking.ask(shelf, LIMITS, "Is it?", ["flat"]), source)
+    (alone,) = actions.explained(shelf, LIMITS, begun, lambda *_: None)
     assert written(alone, kind, tmp_path)
 
 
@@ -80,7 +92,7 @@ def test_a_state_brings_everything_back(shelf, session, tmp_path):
     path = downloads.written(session, "State", SHOWN, str(tmp_path))
     found = downloads.restored(path, shelf, LIMITS)
     assert (found.ask, found.display, found.source) == (session.ask, SHOWN, session.source)
-    *_, again = actions.explained(shelf, LIMITS, found.ask, found.source, lambda *_: None)
+    *_, again = actions.explained(shelf, LIMITS, Session(found.ask, found.source), lambda *_: None)
     for one, other in zip(again.first, session.first, strict=True):
         np.testing.assert_array_equal(one.image_map, other.image_map)
 
@@ -111,7 +123,7 @@ HOSTILE = {
     "a list": "[]",
     "a number": "7",
     "another format": state(format="other"),
-    "another version": state(version=2),
+    "another version": state(version=3),
     "no picture": state(picture=None),
     "a picture that is none": state(picture=base64.b64encode(b"<svg/>").decode()),
     "no base64": state(picture="%%%"),
@@ -137,6 +149,15 @@ def test_a_hostile_state_is_refused_in_one_line(shelf, tmp_path, content):
         downloads.restored(str(path), shelf, LIMITS)
     assert str(tmp_path) not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_the_first_version_counts_layers_from_one(shelf, tmp_path):
+    path = tmp_path / "state.json"
+    for last, found in ((2, 1), (None, None)):
+        asked = {"question": "Is it?", "models": ["deep"], "first_layer": 2, "last_layer": last}
+        path.write_text(state(ask=asked))
+        restored = downloads.restored(str(path), shelf, LIMITS).ask
+        assert (restored.first_layer, restored.last_layer) == (1, found)
 
 
 def test_a_sound_state_is_not(shelf, tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from relevancy_app.starting import main
+
+import relevancy
 
 APP = Path(__file__).parents[2] / "app"
 # Python runs a module of this name before anything else.
@@ -44,7 +47,7 @@ def test_it_serves_and_leaves_nothing(folder, source):
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "LOOKED_UP": str(folder / "looked-up"),
-        "PYTHONPATH": str(folder / "watch"),
+        "PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(Path(relevancy.__file__).parents[1])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -79,7 +82,7 @@ def _address(program):
 def _explained(url, path):
     """Through the plain HTTP interface: no client that would look things up itself."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [file, "Is the duck floating?", "demo-small", "first", "language", 1, 0]
+    data = [file, "Is the duck floating?", "demo-small", "first", "language", 0, -1, "relevancy"]
     event = httpx.post(f"{url}gradio_api/call/explain", json={"data": data}).json()["event_id"]
     with httpx.stream("GET", f"{url}gradio_api/call/explain/{event}", timeout=60) as stream:
         lines = [line[6:] for line in stream.iter_lines() if line.startswith("data: [")]
@@ -92,6 +95,13 @@ def _explained(url, path):
         (["--port", "1", "--port", "2"], "--port is given twice and takes one value: give it once"),
         (["--dtype", "float32", "--dtype=float16"], "--dtype is given twice"),
         (["--port", "x"], "invalid int value"),
+        (["--port", "99999"], "99999 is no number from 1 to 65535"),
+        (["--queue", "-5"], "-5 is no number from 1 on"),
+        (["--max-pixels=-1"], "-1 is no number from 1 on"),
+        (["--upload-megabytes", "0"], "0 is no number from 1 to 1000"),
+        (["--question-characters", "0"], "0 is no number from 1 on"),
+        (["--sessions", "0"], "0 is no number from 1 on"),
+        (["--keep-minutes", "nan"], "nan is no number above 0"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
@@ -102,3 +112,19 @@ def test_mistakes_in_the_arguments_are_one_line(given, told, capsys):
     assert ended.value.code == 2
     assert told in said
     assert said.count("\n") == 1
+
+
+def test_a_busy_port_is_told_before_a_model_is_read(capsys, monkeypatch):
+    monkeypatch.delenv("RELEVANCY_APP_AUTH", raising=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["--port", str(port)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert (
+        said
+        == f"error: cannot serve at 127.0.0.1, port {port} (address already in use): give another --port or --host\n"
+    )

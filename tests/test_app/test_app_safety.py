@@ -5,33 +5,53 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import tiny
+from gradio.state_holder import StateHolder
+from hostile import encoded
 from relevancy_app import safety
 from relevancy_app.building import launch_options
-from relevancy_app.safety import BodyLimit, StoppedError
+from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
+from relevancy_app.safety import StoppedError
 from relevancy_app.session import Controls
 from relevancy_app.settings import Settings
 
 from relevancy import RelevancyError
+from relevancy.images import open_picture
 
 APP = Path(__file__).parents[2] / "app"
 
 
+def refusal(call):
+    """What the package says."""
+    with pytest.raises(RelevancyError) as caught:
+        call()
+    return str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("given", "login"),
-    [(None, None), ("ann:secret", ("ann", "secret")), ("ann:se:cret", ("ann", "se:cret")), (" ann :x", ("ann", "x"))],
+    [
+        (None, ()),
+        ("ann:secret", (("ann", "secret"),)),
+        ("ann:se:cret", (("ann", "se:cret"),)),
+        (" ann :x\nbob:y", (("ann", "x"), ("bob", "y"))),
+    ],
 )
 def test_the_password_comes_from_the_environment(given, login):
-    assert safety.login_from({} if given is None else {safety.LOGIN: given}) == login
+    assert safety.logins_from({} if given is None else {safety.LOGIN: given}) == login
 
 
-@pytest.mark.parametrize("given", ["", "ann", "ann:", ":secret", " :secret"])
+@pytest.mark.parametrize("given", ["", "ann", "ann:", ":secret", " :secret", "ann:x\nbob", "ann:x\nann:y"])
 def test_half_a_password_is_none(given):
     with pytest.raises(RelevancyError, match="user:password"):
-        safety.login_from({safety.LOGIN: given})
+        safety.logins_from({safety.LOGIN: given})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
@@ -43,13 +63,13 @@ def test_this_machine_needs_no_password(host):
 def test_any_other_address_does(host):
     with pytest.raises(RelevancyError, match="without a password"):
         launch_options(Settings(host=host))
-    assert launch_options(Settings(host=host, login=("ann", "x")))["auth"] == [("ann", "x")]
+    assert launch_options(Settings(host=host, logins=(("ann", "x"),)))["auth"] == [("ann", "x")]
 
 
 def test_so_does_a_public_link():
     with pytest.raises(RelevancyError, match="will not share without a password"):
         launch_options(Settings(share=True))
-    assert launch_options(Settings(share=True, login=("ann", "x")))["share"] is True
+    assert launch_options(Settings(share=True, logins=(("ann", "x"),)))["share"] is True
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,16 @@ def test_reading_an_upload_makes_it_young_again(picture_file, tmp_path):
     ("given", "shown"),
     [
         ("picture bytes: is not a picture", "The picture is not a picture"),
+        (
+            refusal(lambda: open_picture(encoded(tiny.picture(), "PNG")[:500])),
+            "The picture is damaged or cut short; save it again, or give another picture",
+        ),
+        (refusal(lambda: open_picture(tiny.picture(), max_pixels=9)), None),
+        (
+            "It does not contain it. Name a part of it, or explain another answer: answer= (--answer).",
+            "It does not contain it. Name a part of it",
+        ),
+        ("found here only: declare it, or work here (--processes 0).", "Found here only: declare it"),
         ("cannot read /home/ann/secret.png here", "Cannot read … here"),
         (r"cannot read C:\Users\ann\x.png", "Cannot read …"),
         ("a\nb   c", "A b c"),
@@ -139,7 +169,9 @@ def test_reading_an_upload_makes_it_young_again(picture_file, tmp_path):
     ],
 )
 def test_a_line_for_the_browser(given, shown):
-    assert safety.shown_line(RelevancyError(given)) == shown
+    line = safety.shown_line(RelevancyError(given))
+    assert "--" not in line
+    assert shown is None or line == shown
 
 
 def test_a_line_is_short():
@@ -235,3 +267,97 @@ def sent(path, headers, chunks):
 )
 def test_bodies_are_limited(path, headers, chunks, statuses, read):
     assert sent(path, headers, chunks) == (statuses, read)
+
+
+def answered(asgi, *, method="POST", path="/", headers=(), client="1.2.3.4", **scope):
+    """Status and headers with which an app answers a request; None where it passes it on to nobody."""
+    found = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            found.append((message["status"], dict(message["headers"])))
+
+    asked = {"type": "http", "method": method, "path": path, "client": (client, 1), "query_string": b"", **scope}
+    asyncio.run(asgi(asked | {"headers": [(name.encode(), value.encode()) for name, value in headers]}, receive, send))
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "local", "status"),
+    [
+        ("GET", [("host", "127.0.0.1:7860")], True, 200),
+        ("GET", [("host", "localhost")], True, 200),
+        ("GET", [("host", "[::1]:7860")], True, 200),
+        ("GET", [("host", "evil.example")], True, 403),  # a name that was led to this machine
+        ("GET", [("host", "127.0.0.1.evil.example")], True, 403),
+        ("GET", [], True, 403),
+        ("GET", [("host", "app.example")], False, 200),
+        ("POST", [("host", "127.0.0.1:1"), ("origin", "http://127.0.0.1:1")], True, 200),
+        ("POST", [("host", "127.0.0.1:1")], True, 200),  # a program, no browser
+        ("POST", [("host", "127.0.0.1:1"), ("origin", "http://evil.example")], True, 403),
+        ("POST", [("host", "127.0.0.1:1"), ("origin", "http://127.0.0.1:2")], True, 403),
+        ("POST", [("host", "127.0.0.1:1"), ("origin", "null")], True, 403),
+        ("POST", [("host", "app.example"), ("origin", "https://evil.example")], False, 403),
+        (
+            "POST",
+            [("host", "inner:1"), ("x-forwarded-host", "app.example"), ("origin", "https://app.example")],
+            False,
+            200,
+        ),
+    ],
+)
+def test_only_this_machines_names_and_this_apps_own_pages(method, headers, local, status):
+    found, marks = answered(Guard(Echo(), local), method=method, headers=headers)
+    assert found == status
+    assert marks[b"x-content-type-options"] == b"nosniff"
+    assert b"default-src 'self'" in marks[b"content-security-policy"]
+
+
+def test_wrong_passwords_are_answered_later_and_later():
+    async def door(scope, receive, send):
+        await send({"type": "http.response.start", "status": int(scope["status"]), "headers": []})
+
+    app, waits = Patience(door, first_wait=0.01), []
+    for status in (400, 400, 400, 400, 400, 400, 200, 400):
+        began = time.monotonic()
+        assert answered(app, path="/login", status=status)[0] == status
+        waits.append(time.monotonic() - began)
+    for wait, least in zip(waits, (0.01, 0.02, 0.04, 0.08, 0.16, 0.16, 0, 0.01), strict=True):
+        assert least <= wait < least + 0.15
+    began = time.monotonic()
+    assert answered(app, path="/login", status=400, client="5.6.7.8")[0] == 400
+    assert time.monotonic() - began < 0.1
+    assert answered(app, path="/other", status=400)[0] == 400
+
+
+def test_guesses_of_one_address_wait_for_each_other():
+    async def door(scope, receive, send):
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+
+    async def guesses():
+        app, done = Patience(door, first_wait=0.02), []
+
+        async def one():
+            async def send(message):
+                done.append(time.monotonic())
+
+            await app({"type": "http", "method": "POST", "path": "/login", "client": ("a", 1)}, None, send)
+
+        began = time.monotonic()
+        await asyncio.gather(*(one() for _ in range(4)))
+        return [end - began for end in done]
+
+    ends = asyncio.run(guesses())
+    assert ends[-1] >= 0.02 + 0.04 + 0.08 + 0.16
+    assert ends == sorted(ends)
+
+
+def test_a_closed_page_drops_its_visit():
+    holder = StateHolder()
+    holder.session_data = OrderedDict(a=SimpleNamespace(state_components=[]), b=SimpleNamespace(state_components=[]))
+    app = SimpleNamespace(state_holder=holder)
+    assert answered(Leaving(Echo()), path="/closed", query_string=b"visit=a&visit=nobody", app=app)[0] == 200
+    assert set(holder.session_data) == {"b"}

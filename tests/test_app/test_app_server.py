@@ -77,13 +77,18 @@ def test_only_the_two_endpoints_are_told_of(served):
     assert set(told["named_endpoints"]) == {"/explain", "/compare"}
     assert not told["unnamed_endpoints"]
     names = [one["parameter_name"] for one in told["named_endpoints"]["/explain"]["parameters"]]
-    assert names == ["image", "question", "model", "target", "scope", "first_layer", "last_layer"]
+    assert names == ["image", "question", "model", "target", "scope", "first_layer", "last_layer", "method"]
 
 
-@pytest.mark.parametrize("options", [{}, {"target": "first", "scope": "full"}, {"target": "0", "first_layer": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"target": "first", "scope": "full", "method": "relevancy-magnitude"}, {"target": "0", "first_layer": 1}],
+)
 def test_explain_is_the_packages_explain(served, client, picture_file, options):
     found, overlay = client.predict(handle_file(picture_file), QUESTION, "demo-large", api_name="/explain", **options)
-    wanted = {"target": "first-relevant"} | {key: options[key] for key in ("target", "scope") if key in options}
+    wanted = {"target": "first-relevant"} | {
+        key: options[key] for key in ("target", "scope", "method") if key in options
+    }
     layers = range(1, 99)[: served.models[1].model.config.text_config.num_hidden_layers - 1]
     alone = relevancy.explain(
         served.models[1], picture_file, QUESTION, layers=layers if "first_layer" in options else None, **wanted
@@ -110,6 +115,9 @@ def test_compare_is_two_explains(served, client, picture_file):
         ({"target": "zebra crossing"}, "does not contain"),
         ({"scope": "sideways"}, "no such scope"),
         ({"first_layer": 3, "last_layer": 2}, "behind the last"),
+        ({"first_layer": 1.5}, "First_layer is a whole number"),
+        ({"last_layer": -2}, "Last_layer is a whole number"),
+        ({"method": "magic"}, "no such method"),
     ],
 )
 def test_mistakes_are_told_in_one_line(client, picture_file, changes, message):
@@ -212,13 +220,13 @@ def test_a_files_name_never_leads_out_of_the_folder(served, name, picture_file):
 @pytest.mark.parametrize("path", PATHS, ids=ascii)
 def test_a_path_that_was_not_uploaded_is_not_read(outside, served, path):
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    values = [file, QUESTION, "demo-large", "first-relevant", "language", 1, 0]
+    values = [file, QUESTION, "demo-large", "first-relevant", "language", 0, -1, "relevancy"]
     number = next(number for number, one in served.blocks.fns.items() if one.api_name == "explain")
     message = raw(served, number, values)
     assert message["success"] is False
     assert "root:" not in json.dumps(message)
     assert "Traceback" not in json.dumps(message)
-    in_question = raw(served, number, ["", file, "demo-large", "first-relevant", "language", 1, 0])
+    in_question = raw(served, number, ["", file, "demo-large", "first-relevant", "language", 0, -1, "relevancy"])
     assert in_question["success"] is False
     assert outside == []
 
@@ -268,16 +276,16 @@ def test_an_upload_beyond_the_limit(served):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("explain", [None] * 13),
-        ("explain", [None, {"path": "/etc/passwd"}, *[[]] * 11]),
-        ("pick", [None, None, *["x"] * 4]),
-        ("vary", [None, None, "a\nb", "demo-large", *[None] * 11]),
+        ("explain", [None] * 9),
+        ("explain", [None, {"path": "/etc/passwd"}, *[[]] * 7]),
+        ("pick", [None, None]),
+        ("vary", [None, None, "a\nb", "demo-large", *[None] * 7]),
         ("hide", [None, None, "grey"]),
-        ("redraw", [None, None, "x", "jet", None, None]),
-        ("example", [999]),
+        ("take", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
+        ("example", []),
         ("restore", [None]),
         ("restore", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
-        ("keep", [None, None, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
+        ("keep", [None, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
     ],
 )
 @pytest.mark.parametrize(
@@ -291,7 +299,7 @@ def test_events_of_the_page_take_no_nonsense(served, name, data, event):
     assert "Traceback" not in text
     assert "root:" not in text
     assert str(served.folder) not in text
-    assert message.get("success") is not True or name in ("keep", "redraw")
+    assert message.get("success") is not True or name in ("keep", "entered")
 
 
 def test_the_server_is_still_there(served, client, picture_file):
@@ -300,7 +308,7 @@ def test_the_server_is_still_there(served, client, picture_file):
 
 
 def test_a_password_keeps_strangers_out(outside, serve, random_models, tmp_path, picture_file):
-    with serve(random_models, tmp_path, Settings(login=("ann", "secret"))) as running:
+    with serve(random_models, tmp_path, Settings(logins=(("ann", "secret"),))) as running:
         for path in ("config", "gradio_api/info", f"gradio_api/file={picture_file}"):
             assert httpx.get(running.url + path).status_code in (401, 403)
         joined = httpx.post(

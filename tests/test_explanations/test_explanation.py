@@ -85,6 +85,22 @@ def test_save_and_load_give_back_what_was_there(tmp_path, target, layers):
     Image.open(folder / "figure.png").verify()
 
 
+def test_json_and_picture_give_back_what_was_there():
+    before = explanation()
+    same(Explanation.from_json(json.loads(json.dumps(before.to_json())), [before.image]), before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [(None, "all layers"), ((0, 2), "layers 0, 2"), ((3, 1, 2), "layers 1 to 3"), ((0, 2, 3), "layers 0, 2 to 3")],
+)
+def test_a_result_says_how_it_was_made(layers, told):
+    made = explanation(layers=layers, scope="full", versions={"relevancy": "1.2"})
+    assert made.how == f"tiny: method relevancy, scope full, {told}, relevancy 1.2"
+    texts = [text.get_text() for text in made.figure().texts]
+    assert made.how in texts
+
+
 @given(arrays.arrays(np.float32, (2, 3), elements=st.floats(width=32)))
 @settings(max_examples=50)
 def test_json_holds_every_number_exactly(values):
