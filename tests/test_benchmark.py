@@ -219,6 +219,31 @@ def test_a_step_elsewhere_tells_its_own_seconds_and_is_not_weighed(timed):
     assert rows["row"].peak_bytes is None
 
 
+def test_growth_is_the_power_of_the_length(monkeypatch):
+    taken = {"forward": lambda n: 0, "line": lambda n: n << 12, "square": lambda n: n * n << 4}
+
+    def trial(_model, _setting, tokens: int) -> Trial:
+        steps = {name: TimedStep(lambda: None, 1) for name in taken}
+        return Trial(steps, {name: {name: 1} for name in taken})
+
+    class Asked:  # the exact size in place of the process's
+        def __init__(self, _: str) -> None:
+            self.bytes = next(sizes)
+
+        def __enter__(self) -> "Asked":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+    sizes = iter([(1 << 30) + size(tokens) for tokens in (110, 440, 880) for size in taken.values()])
+    monkeypatch.setattr(measurement, "PeakMemory", Asked)
+    monkeypatch.setitem(workloads.TRIALS, "map", trial)
+    rows = rows_of(replace(TOY, tokens=(110, 440, 880)))
+    assert [row.growth for row in rows[:4]] == [None] * 4
+    assert [row.growth for row in rows[4:]] == [pytest.approx(1), pytest.approx(2), None, *map(pytest.approx, (1, 2))]
+
+
 def test_memory_is_the_largest_size_inside_the_block():
     with PeakMemory("cpu") as before:
         pass

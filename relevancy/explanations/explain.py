@@ -50,7 +50,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | None,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[Explanation]: ...
@@ -70,7 +70,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | Several | None,
     question: Several,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | Several | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -90,7 +90,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Several,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | Several | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -110,7 +110,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | None,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: Several,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -150,8 +150,8 @@ def explain(
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
         string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
         log-probabilities: "3:7" (tokens 3 to 6, as Python slices), "answer" (all), a string that takes several. One by
-        one, a list of results: "all", or "each:3:7". "word:2" is the string 2 in the answer, and so for all that read
-        as another target.
+        one, a list of results: "all", "each:3:7", or "words" (each word, its tokens together). "word:2" is the string 2
+        in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps

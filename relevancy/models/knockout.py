@@ -36,35 +36,38 @@ class Variant:
 
     row: which example. length: how many of its own tokens are read, padding left out; the next one is asked for.
     hidden: (image tokens,) bool, what cannot be seen from the first token after the picture on; of several pictures,
-    after the first of them of which something is hidden.
+    after the first of them of which something is hidden. count: how many positions are asked, `length` the last.
     """
 
     row: int
     length: int
     hidden: Tensor
+    count: int = 1
 
 
-def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> Tensor:
-    """Logits of each variant's next token, (variants, vocabulary) float32, from the prefill's own keys and values.
+def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> list[Tensor]:
+    """Logits of each variant's positions, (count, vocabulary) float32, from the prefill's own keys and values.
 
     For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
     Variants that differ in their length alone are one run, and runs of about one length are one forward pass: no token
     sees what comes after it.
     """
     beginnings = {row: _Beginning.of(model, prefill, row) for row in {variant.row for variant in variants}}
-    alike: dict[tuple[int, bytes], dict[int, int]] = defaultdict(dict)
+    alike: dict[tuple[int, bytes], dict[int, Variant]] = defaultdict(dict)
     for number, variant in enumerate(variants):
-        alike[variant.row, variant.hidden.numpy(force=True).tobytes()][number] = variant.length
-    runs = [_Run(beginnings[row], np.frombuffer(hidden, bool), lengths) for (row, hidden), lengths in alike.items()]
+        alike[variant.row, variant.hidden.numpy(force=True).tobytes()][number] = variant
+    runs = [_Run(beginnings[row], np.frombuffer(hidden, bool), asked) for (row, hidden), asked in alike.items()]
     found: dict[int, Tensor] = {}
     with _knockable(model):
         for part in _packed(runs, prefill.logits.shape[-1]):
             for run, logits in zip(part, _read(model, prefill, part), strict=True):
-                found |= {number: logits[length - part[0].longest - 1] for number, length in run.lengths.items()}
-    return torch.stack([found[number] for number in range(len(variants))])
+                for number, variant in run.asked.items():
+                    end = len(logits) + variant.length - part[0].longest
+                    found[number] = logits[end - variant.count : end]
+    return [found[number] for number in range(len(variants))]
 
 
-def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]) -> Tensor:
+def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]) -> list[Tensor]:
     """The same by whole forward passes over the batch's inputs, where what comes before the question is not shared."""
     found = []
     with _knockable(model):
@@ -74,8 +77,9 @@ def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]
             keys = torch.zeros(own.ids.shape, dtype=torch.bool, device=model.device)
             keys[0, places] = variant.hidden.to(model.device)
             with _knocked_out(keys, _after(own, variant.hidden)):
-                found.append(model.model(**own.inputs, logits_to_keep=1, use_cache=False).logits[0, -1].float())
-    return torch.stack(found)
+                output = model.model(**own.inputs, logits_to_keep=variant.count, use_cache=False)
+                found.append(output.logits[0].float())
+    return found
 
 
 def _after(prepared: Prepared, hidden: Tensor) -> int:
@@ -113,19 +117,20 @@ class _Beginning:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Variants that differ in their length alone. hidden: (image tokens,) bool. lengths: by the variants' numbers."""
+    """Variants that differ only in which positions are asked for, by their numbers. hidden: (image tokens,) bool."""
 
     beginning: _Beginning
     hidden: np.ndarray
-    lengths: Mapping[int, int]
+    asked: Mapping[int, Variant]
 
     @property
     def longest(self) -> int:
-        return max(self.lengths.values())
+        return max(variant.length for variant in self.asked.values())
 
     @property
-    def shortest(self) -> int:
-        return min(self.lengths.values())
+    def before(self) -> int:
+        """How many tokens stand before the first position that is asked for."""
+        return min(variant.length - variant.count for variant in self.asked.values())
 
 
 def _packed(runs: Iterable[_Run], vocabulary: int) -> Iterator[list[_Run]]:
@@ -150,7 +155,7 @@ def _packed(runs: Iterable[_Run], vocabulary: int) -> Iterator[list[_Run]]:
 
 def _kept(part: Sequence[_Run]) -> int:
     """Of how many last positions logits are asked for, the longest run first."""
-    return part[0].longest - min(run.shortest for run in part) + 1
+    return part[0].longest - min(run.before for run in part)
 
 
 def _read(model: Model, prefill: Prefill, part: Sequence[_Run]) -> Tensor:
