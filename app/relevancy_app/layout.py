@@ -133,7 +133,7 @@ class Page:
         answers, what_if = self.answers, self.what_if
         return [
             self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
-            what_if.changes, answers.details,
+            what_if.changes, self.variations.board, answers.details,
         ]  # fmt: skip
 
 

@@ -38,7 +38,10 @@ _COLOR = """(opacity, colormap, smooth, oneScale) => {
 }"""
 
 
-_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+_QUICK: dict[str, Any] = {
+    "api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8,
+    "trigger_mode": "always_last",  # of what is pressed meanwhile, the last counts
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,7 @@ class Handlers:
         """Stop this visitor's runs at their next stage; button, and `_results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 6)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 7)
         else:
             session = session.ended()
             results = self._results(session, _board(session), views.stopped(session, self.deepest))
@@ -179,10 +182,10 @@ class Handlers:
 
     def _results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
-        numbers: tuple[Any, ...] = (gr.skip(),) * 4
+        numbers: tuple[Any, ...] = (gr.skip(),) * 5
         if session.whole:
             marker = views.marker(session.screen[0].image)
-            numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
+            numbers = views.agreement(session.shown), marker, "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
 
