@@ -330,12 +330,56 @@ function show() {
   one(".rv-line").style.left = `${at}%`;
 }
 
+// -- another token's map, while the pointer or the focus is on it
+
+let own = new Map(); // card -> what stands there by itself
+function preview(chip) {
+  const card = chip.closest(".rv-card"), pressed = chip.getAttribute("aria-pressed") === "true";
+  if (pressed) return unpreview(card);
+  if (!chip.dataset.body) return expand(card, chip);
+  if (!own.has(card)) own.set(card, card.querySelector(".rv-body"));
+  card.querySelector(".rv-body").outerHTML = chip.dataset.body;
+  turned(card, chip);
+}
+
+function unpreview(card) {
+  if (!own.has(card)) return;
+  card.querySelector(".rv-body").replaceWith(own.get(card));
+  own.delete(card);
+  turned(card, null);
+}
+
+function turned(card, chip) {
+  card.querySelectorAll(".rv-chip").forEach((other) => other.classList.toggle("rv-looked-at", other === chip));
+  if (spot) tell(card.querySelector(".rv-map"), spot, false);
+  look();
+  repaint();
+}
+
+// All tokens of the answer in one go; asked for once, when the reader stays at one of them.
+let wanted = null;
+function expand(card, chip) {
+  clearTimeout(wanted);
+  if (card.dataset.asked || !chip.closest("[data-expandable]") || element.querySelector(".rv-place")) return;
+  wanted = setTimeout(() => {
+    card.dataset.asked = "1";
+    trigger("expand", { model: Number(chip.dataset.model) });
+  }, 300);
+}
+
+function pick(button) {
+  const { model, position, against } = button.dataset, chosen = button.getAttribute("aria-pressed") === "true";
+  const other = against === undefined || chosen ? null : Number(against);
+  clearTimeout(wanted);
+  trigger("select", { index: [Number(model), Number(position), other], value: button.textContent });
+}
+
 // -- what the reader does
 
 element.addEventListener("click", (event) => {
-  const chip = event.target.closest("button.rv-chip"), button = event.target.closest("[data-view]");
+  const chip = event.target.closest("button.rv-chip, .rv-other"), button = event.target.closest("[data-view]");
   const word = event.target.closest(".rv-word"), tool = event.target.closest("[data-tool]");
-  if (chip) trigger("select", { index: [Number(chip.dataset.model), Number(chip.dataset.position)], value: chip.textContent });
+  if (chip) pick(chip);
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
@@ -368,15 +412,32 @@ element.addEventListener("wheel", (event) => {
 }, { passive: false });
 element.addEventListener("focusin", (event) => {
   if (event.target.matches(".rv-word")) say(event.target);
+  if (event.target.matches("button.rv-chip:focus-visible")) preview(event.target);
+});
+element.addEventListener("pointerover", (event) => {
+  const chip = event.target.closest("button.rv-chip");
+  if (chip && event.pointerType === "mouse") preview(chip);
+});
+element.addEventListener("pointerout", (event) => {
+  const chip = event.target.closest("button.rv-chip");
+  if (!chip || chip.contains(event.relatedTarget)) return;
+  clearTimeout(wanted);
+  if (event.pointerType === "mouse") unpreview(chip.closest(".rv-card"));
+});
+element.addEventListener("focusout", (event) => {
+  const card = event.target.closest(".rv-card");
+  if (event.target.matches("button.rv-chip") && card.isConnected) unpreview(card);
 });
 element.addEventListener("keydown", (event) => {
   const map = event.target.closest(".rv-map"), word = event.target.closest(".rv-word");
+  const chip = event.target.closest("button.rv-chip");
   const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   const tool = { "+": "in", "-": "out", 0: "whole" }[event.key];
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (map && moves) move(map, ...moves);
   else if (map && tool) TOOLS[tool]();
   else if (map && event.key.toLowerCase() === "p") peak(map, true);
+  else if (chip && moves) step(Array.from(chip.parentElement.querySelectorAll("button.rv-chip")), chip, moves[0] + moves[1]);
   else if (word && moves) step(Array.from(word.closest(".rv-words").querySelectorAll(".rv-word")), word, moves[0] + moves[1]);
   else return;
   event.preventDefault();
@@ -392,6 +453,7 @@ element.addEventListener("toggle", (event) => {
 ["wheel", "touchmove"].forEach((name) => window.addEventListener(name, () => (window.rvAwaited = false), { passive: true }));
 
 function fresh() {
+  own = new Map();
   paint();
   look();
   all(".rv-prompt").forEach((prompt) => {
@@ -399,6 +461,8 @@ function fresh() {
     if (prompt.contains(said.get(prompt))) say(said.get(prompt));
   });
   if (spot) point(spot, null);
+  const chip = one("button.rv-chip:hover, button.rv-chip:focus-visible");
+  if (chip) preview(chip);
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
     window.rvAwaited = false; // by now the page is long enough
     document.getElementById("rv-results").scrollIntoView({ block: "start" });

@@ -16,7 +16,7 @@ from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import check_size, received, speaking, still_needed
-from relevancy_app.session import Controls, Session
+from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
 
@@ -80,10 +80,23 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
-        number, position = _pair(event.index)
-        report = _report(progress, controls.start())
-        session = actions.picked(self.library, session, number, position, report)
+        pick = _pick(event.index)
+        session = actions.picked(self.library, session, pick, _report(progress, controls.start()))
         return session, _board(session), views.agreement(session.shown)
+
+    def every_token(
+        self,
+        session: Session | None,
+        controls: Controls,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> tuple[Any, ...]:
+        """The maps of all tokens of one answer, to be looked at one by one: session, board."""
+        number = getattr(event, "model", None)
+        if type(number) is not int:
+            raise RelevancyError("That is no model on the screen.")
+        session = actions.every_token(self.library, session, number, _report(progress, controls.start()))
+        return session, _board(session)
 
     def vary(
         self,
@@ -212,7 +225,7 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     drawn = answers.drawing.all
     ask = [question.explain.click, question.question.submit]
     # First, since a browser takes an event's listeners one after the other.
-    for trigger in (*ask, answers.board.select, variations.run.click, what_if.marker.submit):
+    for trigger in (*ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit):
         trigger(None, js=_ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
@@ -233,6 +246,10 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         answers.board.select(
             speaking(handlers.pick), [page.session, page.controls],
             [page.session, answers.board, answers.agreement], **_run(answers.status),
+        ),
+        answers.board.expand(
+            speaking(handlers.every_token), [page.session, page.controls], [page.session, answers.board],
+            **_run(answers.status),
         ),
         variations.run.click(
             speaking(handlers.vary),
@@ -286,7 +303,8 @@ def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
 
 
 def _board(session: Session) -> str:
-    return board.board(session.screen, waiting=session.waiting)
+    tokens = [session.tokens_of(number) for number in range(len(session.screen))]
+    return board.board(session.screen, waiting=session.waiting, tokens=tokens)
 
 
 def _correlation(value: float) -> str:
@@ -298,10 +316,12 @@ def _sample(sample: Any) -> str:
     return str(sample[0])
 
 
-def _pair(index: Any) -> tuple[int, int]:
-    """Number of a model and position in its answer, as the board's script sends them."""
-    if isinstance(index, (list, tuple)) and len(index) == 2 and all(type(part) is int for part in index):
-        return index[0], index[1]
+def _pick(index: Any) -> Pick:
+    """What the board's script sends: number of a model, position in its answer, and another token's number or null."""
+    if isinstance(index, (list, tuple)) and len(index) == 3:
+        number, position, against = index
+        if type(number) is int and type(position) is int and (against is None or type(against) is int):
+            return number, position, against
     raise RelevancyError("That is no token of an answer.")
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from relevancy import formats
 from relevancy.atomic_io import whole_files
-from relevancy.core.targets import Target
+from relevancy.core.targets import Alternative, Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.picture_map import PictureMap
@@ -371,4 +371,9 @@ def _target(stored: Mapping[str, Any]) -> Target:
     values: dict[str, Any] = {
         key: math.nan if key in numbers and value is None else value for key, value in stored.items()
     }
-    return Target(**values)
+    others = values.pop("alternatives", ())  # files of before have none
+    likeliest = (
+        Alternative(one["token"], one["id"], math.nan if one["probability"] is None else one["probability"])
+        for one in others
+    )
+    return Target(**values, alternatives=tuple(likeliest))

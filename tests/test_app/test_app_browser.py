@@ -676,6 +676,40 @@ def test_mistakes_are_told_at_once_and_leave_nothing_behind(visit, served, tmp_p
     until(page, lambda: not any(mark.is_visible() for mark in marks.all()), "nothing stays on the page")
 
 
+def test_each_tokens_map_at_once_and_a_next_best_token_as_the_contrast(visit, served, passes):
+    page = visit()
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    card = page.locator("#rv-board .rv-card:nth-child(2)")
+    why, chips = card.locator(".rv-why"), card.locator(".rv-chip")
+    first, maps = why.inner_text(), sources(page)
+    chips.last.hover()
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "the other token, while the pointer is on it")
+    until(page, lambda: sources(page)[1] != maps[1], "its map")
+    assert chips.first.get_attribute("aria-pressed") == "true"
+    count, requests = passes(*served.models), []
+    page.on("request", lambda asked: requests.append(asked.url))
+    page.mouse.move(2, 2)
+    until(page, lambda: why.inner_text() == first, "the token that is pressed")
+    until(page, lambda: sources(page) == maps, "its map")
+    chips.first.focus()
+    page.keyboard.press("ArrowRight")
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "by keyboard")
+    page.keyboard.press("ArrowLeft")
+    until(page, lambda: why.inner_text() == first, "and back")
+    assert (count, requests) == ([], [])  # all were made in one go
+
+    others = card.locator(".rv-other")
+    assert others.count() == 5
+    other = others.first.inner_text().split()[0]
+    others.first.click()
+    until(page, lambda: f"rather than “{other}”" in why.inner_text(), "the contrast")
+    assert card.locator(".rv-other[aria-pressed=true]").count() == 1
+    assert f"rather than “{other}”" in card.locator(".rv-how").inner_text()
+    others.first.click()
+    until(page, lambda: why.inner_text() == first, "pressed again: without the contrast")
+
+
 def test_eight_tabs_of_one_browser(browser, served):
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)

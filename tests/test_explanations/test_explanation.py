@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from relevancy.core.targets import Target
+from relevancy.core.targets import Alternative, Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.picture_map import PictureMap
@@ -41,7 +41,7 @@ def explanation(**changes) -> Explanation:
         scope="language",
         question="Is it a duck? 水 😀",
         answer="(b) No",
-        target=Target("No", 7, 2, 0.75, 3.1, "Yes", 8, -0.3),
+        target=Target("No", 7, 2, 0.75, 3.1, "Yes", 8, -0.3, alternatives=(Alternative("Yes", 8, 0.2),)),
         pictures=(picture,),
         tokens=("<bos>", "<image>", "<image>", "▁duck", "?"),
         is_image=np.array([False, True, True, False, False]),
@@ -58,6 +58,7 @@ def explanation(**changes) -> Explanation:
 def same(one: Explanation, other: Explanation) -> None:
     for name in ("model", "method", "scope", "question", "answer", "tokens", "layers", "notes", "answer_tokens"):
         assert getattr(one, name) == getattr(other, name), name
+    assert one.target.alternatives == other.target.alternatives
     assert (one.shares, one.versions) == (other.shares, other.versions)
     for name in ("is_image", "relevance", "image_map"):
         found, expected = getattr(one, name), getattr(other, name)
