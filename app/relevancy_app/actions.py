@@ -12,7 +12,7 @@ import relevancy
 from relevancy import Explanation, RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
-from relevancy.explanations.counterfactual import Replacement
+from relevancy.explanations.counterfactual import Replacement, elsewhere
 from relevancy.geometry import Grid
 from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
@@ -107,7 +107,9 @@ def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence
 class Hidden:
     """One model, one part of the picture hidden from it: the edited picture and what became of its answer.
 
-    seen: whether any of the part lies where the model looked.
+    new_answer: what the model says of the edited picture. elsewhere: the picture with an equal part hidden elsewhere,
+    and the answer's probability then; None where no such part lies apart. seen: whether any of the part lies where the
+    model looked.
     """
 
     model: str
@@ -115,6 +117,8 @@ class Hidden:
     answer: str
     before: float
     after: float
+    new_answer: str
+    elsewhere: tuple[Image.Image, float] | None
     seen: bool = True
 
 
@@ -129,7 +133,7 @@ def hidden(
     """How likely each model says its answer once a part of the picture is hidden.
 
     part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
-    before, after: probability of the answer, the geometric mean over its tokens.
+    Probabilities are of the answer, the geometric mean over its tokens.
     """
     last = _there(last)
     found = []
@@ -137,9 +141,23 @@ def hidden(
         (model,) = library.chosen(last.ask.models[number])
         progress(f"{model.name} answers without it", number / len(last.first))
         region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
-        changed = relevancy.counterfactual(model, last.picture, last.ask.question, region, replacement=replacement)
-        chances = changed.before.per_token, changed.after.per_token
-        found.append(Hidden(model.name, changed.image, changed.answer, *chances, seen=_sees(result.grid, region)))
+        other = elsewhere(region, result.grid)
+        changed, *beside = relevancy.counterfactual(
+            model, last.picture, last.ask.question, [region, *([other] if other else [])], replacement=replacement,
+            answers=True,
+        )  # fmt: skip
+        found.append(
+            Hidden(
+                model=model.name,
+                image=changed.image,
+                answer=changed.answer,
+                before=changed.before.per_token,
+                after=changed.after.per_token,
+                new_answer=changed.new_answer or "",
+                elsewhere=(beside[0].image, beside[0].after.per_token) if beside else None,
+                seen=_sees(result.grid, region),
+            )
+        )
     return tuple(found)
 
 

@@ -9,8 +9,9 @@ const folded = new WeakSet(); // prompts that the reader closed
 const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
-const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16;
-const display = () => window.rvDisplay || { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true };
+const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999;
+const STANDARD = { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true, log: false, threshold: 0 };
+const display = () => window.rvDisplay || STANDARD;
 
 // -- numbers
 
@@ -125,7 +126,7 @@ function draw(map, picture, [width, height], scale) {
   brush.drawImage(picture, 0, 0, width, height);
   const drawn = brush.getImageData(0, 0, width, height), rgb = drawn.data, made = field(map, width, height);
   const [low, high] = scale, plain = made.empty || high <= low || (made.range[0] === 0 && made.range[1] === 0);
-  const colors = table(low), last = colors.length / 3 - 1, opacity = display().opacity;
+  const colors = table(low), last = colors.length / 3 - 1, { opacity, log, threshold } = display();
   const period = Math.max(4, Math.floor(Math.min(width, height) / 32)), line = Math.max(1, Math.floor(period / 6));
   for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++, at += 4) {
@@ -135,8 +136,14 @@ function draw(map, picture, [width, height], scale) {
         const shade = 0.22 * gray + 255 * (0.68 - ((x + y) % period < line ? 0.16 : 0));
         rgb[at] = rgb[at + 1] = rgb[at + 2] = shade;
       } else if (!plain) {
-        const strength = Math.min(1, Math.max(0, (value - low) / (high - low)));
-        const sized = low < 0 ? Math.abs(2 * strength - 1) : strength, alpha = opacity * sized * (2 - sized);
+        let strength = Math.min(1, Math.max(0, (value - low) / (high - low)));
+        let sized = low < 0 ? Math.abs(2 * strength - 1) : strength;
+        const hidden = sized < threshold;
+        if (log) {
+          sized = Math.log1p(LOG * sized) / Math.log1p(LOG);
+          strength = low < 0 ? (1 + Math.sign(strength - 0.5) * sized) / 2 : sized;
+        }
+        const alpha = hidden ? 0 : opacity * sized * (2 - sized);
         const color = 3 * Math.round(strength * last);
         for (let part = 0; part < 3; part++) {
           const dimmed = (gray + 0.3 * (rgb[at + part] - gray)) * 0.8;
@@ -148,6 +155,7 @@ function draw(map, picture, [width, height], scale) {
 }
 
 function bar(place, scale) {
+  const log = display().log && place.dataset.scale === "map";
   if (scale[1] <= scale[0]) {
     place.textContent = `${place.dataset.label}: nothing to draw`;
     return;
@@ -158,7 +166,7 @@ function bar(place, scale) {
   gradient.style.background = `linear-gradient(to right, ${steps.map((color) => `rgb(${color})`).join()})`;
   const [label, low, high] = [place.dataset.label, readable(scale[0]), readable(scale[1])].map((text, i) => {
     const span = document.createElement("span");
-    span.textContent = text;
+    span.textContent = i || !log ? text : `${text}, log`;
     if (i) span.className = "rv-end";
     return span;
   });
@@ -374,6 +382,21 @@ function pick(button) {
   trigger("select", { index: [Number(model), Number(position), other], value: button.textContent });
 }
 
+// -- taking along
+
+const blobs = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));
+async function copyOut(button) {
+  const canvas = button.closest(".rv-body").querySelector("canvas"), label = button.textContent;
+  try {
+    if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
+    else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "The browser does not allow it here";
+  }
+  setTimeout(() => (button.textContent = label), 2000);
+}
+
 // -- what the reader does
 
 element.addEventListener("click", (event) => {
@@ -383,6 +406,7 @@ element.addEventListener("click", (event) => {
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
+  if (event.target.matches("[data-copy]")) copyOut(event.target);
 });
 element.addEventListener("pointermove", (event) => {
   const map = event.target.closest(".rv-map");

@@ -175,6 +175,7 @@ def _body(number: int, result: Explanation, title: str, pressable: bool, line: s
         f"{_next(number, result) if pressable else ''}"
         f"{_map(result, title)}"
         f"{_scale('map', 'Patch relevance')}"
+        f"{_copies(result) if pressable else ''}"
         f"{_evidence(result)}"
         '<p class="rv-dim" hidden></p>'
         f"{f'<p class=rv-line-of>{escape(line)}</p>' if line else ''}"
@@ -182,6 +183,14 @@ def _body(number: int, result: Explanation, title: str, pressable: bool, line: s
         f"{_words(result)}"
         f"{f'<ul class=rv-notes>{notes}</ul>' if notes else ''}"
         f'<p class="rv-how">{escape(result.how)}</p></div>'
+    )
+
+
+def _copies(result: Explanation) -> str:
+    """What can be taken along: the map as it is drawn, and the Python that makes it."""
+    return (
+        '<div class="rv-copies"><button type="button" data-copy="picture">Copy picture</button>'
+        f'<button type="button" data-copy="python" data-python="{escape(result.code)}">Copy as Python</button></div>'
     )
 
 

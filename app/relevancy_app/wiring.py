@@ -32,8 +32,8 @@ _SHOW_RESULTS = """() => {
   if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
-_COLOR = """(opacity, colormap, smooth, oneScale) => {
-  window.rvDisplay = {opacity, colormap, smooth, oneScale};
+_COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
+  window.rvDisplay = {opacity, colormap, smooth, oneScale, log, threshold};
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
@@ -137,7 +137,7 @@ class Handlers:
         size = session.picture.size
         box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
         found = actions.hidden(self.library, session, part, box, replacement, _report(progress, check))
-        return views.changes(found, SCREEN_SIDE)
+        return views.changes(found, session.ask.question, SCREEN_SIDE)
 
     def example(self, event: gr.SelectData) -> tuple[Any, Any, Any]:
         """An example's picture, its first question, and its others to pick from."""
@@ -170,7 +170,8 @@ class Handlers:
             downloads.placed(state.source, self.folder),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
             self.deepest if ask.last_layer is None else ask.last_layer,
-            display.opacity, display.colormap, display.smooth, display.one_scale, gr.update(open=True),
+            display.opacity, display.colormap, display.smooth, display.one_scale, display.log, display.threshold,
+            gr.update(open=True),
         )  # fmt: skip
 
     @property

@@ -70,6 +70,13 @@ class Target:
         return range(self.position, self.position + self.length)
 
     @property
+    def named(self) -> str:
+        """The target as `relevancy.explain` takes it."""
+        if self.length > 1:
+            return f"{self.position}:{self.position + self.length}"
+        return str(self.position) if self.contrast_id is None else f"{self.position}|#{self.contrast_id}"
+
+    @property
     def place(self) -> str:
         """In words, which tokens of the answer they are, counted from 0."""
         last = self.positions[-1]

@@ -122,6 +122,25 @@ class Explanation:
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
         return f"{self.model}: {self.target.place}, method {self.method}, scope {self.scope}, {layers}{versions}"
 
+    @property
+    def code(self) -> str:
+        """Python that makes this result again, from files named picture.png, picture-2.png and so on."""
+        files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
+        given = {
+            "target": self.target.named,
+            "scope": self.scope,
+            "method": self.method,
+            **({} if self.layers is None else {"layers": list(self.layers)}),
+        }
+        arguments = [
+            f"relevancy.load({self.model!r})",
+            repr(files[0] if len(files) == 1 else [files] if files else None),
+            repr(to_messages(self.conversation) if self.conversation else self.question),
+            *(f"{name}={value!r}" for name, value in given.items()),
+        ]
+        lines = "".join(f"    {argument},\n" for argument in arguments)
+        return f"import relevancy\n\nresult = relevancy.explain(\n{lines})\nresult.figure().savefig('map.png')\n"
+
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
 

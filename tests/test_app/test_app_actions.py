@@ -15,6 +15,7 @@ from relevancy_app.wiring import Handlers
 import relevancy
 from relevancy import RelevancyError
 from relevancy.explanations.agreement import agreement
+from relevancy.explanations.counterfactual import elsewhere
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.methods import registry
@@ -255,9 +256,16 @@ def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
     for model, result, one in zip(shelf.models.values(), shown.first, found, strict=True):
         patches = () if part == actions.DRAWN else actions.tenth(result, part)
         region = relevancy.Region(box=box) if part == actions.DRAWN else relevancy.Region(patches=patches)
-        alone = relevancy.counterfactual(model, shown.picture, QUESTION, region, replacement="grey")
+        other = elsewhere(region, result.grid)
+        regions = [region, *([other] if other else [])]
+        alone, *beside = relevancy.counterfactual(model, shown.picture, QUESTION, regions, replacement="grey")
         assert (one.before, one.after) == (alone.before.per_token, alone.after.per_token)
         assert np.array_equal(np.asarray(one.image), np.asarray(alone.image))
+        assert one.new_answer == relevancy.explain(model, one.image, QUESTION, evidence=False).answer
+        assert (one.elsewhere is None) == (other is None)
+        if one.elsewhere:
+            assert one.elsewhere[1] == beside[0].after.per_token
+            assert np.array_equal(np.asarray(one.elsewhere[0]), np.asarray(beside[0].image))
         assert not np.array_equal(np.asarray(one.image), np.asarray(shown.picture))
 
 
@@ -302,7 +310,7 @@ def test_a_box_beside_all_that_the_model_saw_is_told_of(shelf, shown):
         if box[2] > box[0]:
             found = actions.hidden(shelf, shown, actions.DRAWN, box, "grey", silent)
             assert [one.seen for one in found] == [seen] * 2
-            assert ("never saw" in views.changes(found, 100)) is not seen
+            assert ("never saw" in views.changes(found, QUESTION, 100)) is not seen
 
 
 def test_a_large_photograph_is_shrunk_and_says_so(shelf, source):
