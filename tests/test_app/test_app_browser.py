@@ -612,16 +612,17 @@ def test_pictures_and_python_can_be_copied(visit, served):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     explained(page)
     card = page.locator("#rv-board .rv-card:nth-child(2)")
-    card.get_by_role("button", name="Copy as Python").click()
-    card.get_by_role("button", name="Copied").wait_for()
-    python = page.evaluate("navigator.clipboard.readText()")
+    python, picture = (card.locator(f"[data-copy={kind}]") for kind in ("python", "picture"))
+    python.click()
+    until(page, lambda: python.inner_text() == "Copied", "the words")
+    copied = page.evaluate("navigator.clipboard.readText()")
     asked = examples()[0]
     result = relevancy.explain(
         served.models[1], asked.image, asked.questions[0], target="first-relevant", method="relevancy-magnitude"
     )
-    assert python == result.code
-    card.get_by_role("button", name="Copy picture").click()
-    card.get_by_role("button", name="Copied").wait_for()
+    assert copied == result.code
+    picture.click()
+    until(page, lambda: picture.inner_text() == "Copied", "the picture")
     copied = page.evaluate("""async () => {
       const [item] = await navigator.clipboard.read(), blob = await item.getType("image/png");
       const drawn = await createImageBitmap(blob);
