@@ -14,7 +14,7 @@ from PIL import Image
 from relevancy.errors import RelevancyError
 from relevancy.plotting.figures import Panel, figure
 from relevancy.plotting.overlay import SIGNED, named_colormap, overlay, value_range
-from relevancy.plotting.text_layout import readable
+from relevancy.token_text import readable
 
 WORDS = [
     ("<bos>", 9.0),

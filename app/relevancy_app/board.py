@@ -14,7 +14,7 @@ from PIL import Image
 
 from relevancy import Explanation
 from relevancy.plotting.overlay import colormap_for, percent
-from relevancy.plotting.text_layout import SPECIAL, readable, spells_bytes
+from relevancy.token_text import SPECIAL, readable, spells_bytes
 from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 
 _JPEG = 92

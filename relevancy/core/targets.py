@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from relevancy.errors import RelevancyError
+from relevancy.token_text import whole_words
 
 _WORD = re.compile(r"\w")
 _POSITION = re.compile(r"-?\d{1,9}")
@@ -22,7 +23,7 @@ _SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 _AGAINST = re.compile(r"(-?\d{1,9})\|#(\d{1,9})")
 _NAMED = "word:"
 _EACH = "each:"
-_CONTRAST, _ALL, _WHOLE = "contrast", "all", "answer"
+_CONTRAST, _ALL, _WORDS, _WHOLE = "contrast", "all", "words", "answer"
 
 
 _ALTERNATIVES = 5
@@ -106,9 +107,14 @@ class Choice:
         return cls(position, ids[0], span=tuple(ids))
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """All of its tokens."""
+        return self.span or (self.id,)
+
+    @property
     def length(self) -> int:
         """How many positions emit it."""
-        return max(1, len(self.span))
+        return len(self.ids)
 
     @property
     def last(self) -> int:
@@ -179,8 +185,9 @@ def parsed(target: str | int) -> str | int:
     if isinstance(target, str):
         if not target.removeprefix(_EACH).removeprefix(_NAMED).strip():
             raise RelevancyError(
-                "target is empty: use first, first-relevant, contrast, answer, all, a position, a span such as 3:7, a "
-                "string, word:2 for a string that reads as one of these, each:3:7 for its tokens one by one, or 'A|B'."
+                "target is empty: use first, first-relevant, contrast, answer, all, words, a position, a span such as "
+                "3:7, a string, word:2 for a string that reads as one of these, each:3:7 for its tokens one by one, or "
+                "'A|B'."
             )
         return int(target.strip()) if _POSITION.fullmatch(target.strip()) else target
     try:
@@ -197,8 +204,8 @@ def needs_answer(target: str | int) -> bool:
 
 
 def gives_several(target: str | int) -> bool:
-    """Whether there is a result for each of several tokens."""
-    return isinstance(target, str) and (target == _ALL or target.startswith(_EACH))
+    """Whether there is a result for each of several tokens, or words."""
+    return isinstance(target, str) and (target in (_ALL, _WORDS) or target.startswith(_EACH))
 
 
 def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[Choice]:
@@ -208,6 +215,9 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
     """
     if not answer:
         raise RelevancyError("The model's answer is empty, so there is no token to explain: ask another question.")
+    if target == _WORDS:
+        runs = whole_words(tokenizer.convert_ids_to_tokens(list(answer)))
+        return [_together(range(run.start, run.stop), answer) for run in runs]
     if isinstance(target, str) and gives_several(target):
         within = _WHOLE if target == _ALL else parsed(target.removeprefix(_EACH))
         return [one for choice in choose(within, answer, tokenizer) for one in choice.singly()]
@@ -236,8 +246,13 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
     if bar and not named:
         return [_contrast(first, second, answer, tokenizer)]
     places = _places_of(target.removeprefix(_NAMED), answer, tokenizer)
+    return [_together(places, answer)]
+
+
+def _together(places: range, answer: Sequence[int]) -> Choice:
+    """Tokens of the answer as one target; a single one by its logit."""
     ids = [answer[place] for place in places]
-    return [Choice(places[0], ids[0]) if len(ids) == 1 else Choice.spanning(places[0], ids)]
+    return Choice(places[0], ids[0]) if len(ids) == 1 else Choice.spanning(places[0], ids)
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, *tokens: int) -> str:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from relevancy.images import open_picture
 from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
+from relevancy.token_text import SPECIAL, spells_bytes, summed, whole_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ _JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
 
 _WRITTEN = re.compile(r"explanation\.json|figure\.png|(overlay|picture)(-\d+)?\.png|heatmap(-\d+)?\.npy")
 
+_TOP_WORDS = 3  # told in a summary
 _SHARES = {"image": "image", "text": "text", "first_token": "first token"}
 
 
@@ -176,13 +179,23 @@ class Explanation:
         """Row and column in `image_map` of the patch that holds a pixel of the picture; None where none does."""
         return self.picture(picture).patch_at(x, y)
 
-    def words(self) -> list[tuple[str, float]]:
-        """Every token that is no image token, with its raw relevance, in their order."""
-        return [
-            (token, float(value))
-            for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
-            if not image
-        ]
+    def words(self, *, whole: bool = False) -> list[tuple[str, float]]:
+        """Every token that is no image token, with its raw relevance, in their order.
+
+        whole: by words, as text with the sum over their tokens; marks, line breaks and control tokens are each for
+        themselves (see `relevancy.token_text.whole_words`).
+        """
+        if not whole:
+            known = zip(self.tokens, self.relevance.tolist(), self.is_image, strict=True)
+            return [(token, value) for token, value, image in known if not image]
+        by_bytes = spells_bytes(self.tokens)
+        found: list[tuple[str, float]] = []
+        for image, group in groupby(range(len(self.tokens)), key=lambda place: bool(self.is_image[place])):
+            places = slice((some := list(group))[0], some[-1] + 1)
+            if not image:  # what stands before a picture and after it is not one word
+                runs = whole_words(self.tokens[places], by_bytes=by_bytes)
+                found += summed(runs, self.relevance[places].tolist())
+        return found
 
     def turns(self) -> list[TurnShare]:
         """What each side said, with the relevance on it; of a plain question one turn.
@@ -211,7 +224,7 @@ class Explanation:
             subtitle=f"why {asked} (p = {target.probability:.2f})",
             image=self.picture(picture).image if self.pictures else None,
             heatmap=heatmap,
-            words=self.words() if picture == 0 else (),
+            words=self.words(whole=True) if picture == 0 else (),
             shares=shares,
             empty=why,
         )
@@ -327,6 +340,7 @@ class Explanation:
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
             f"probability {target.probability:.3f}\nrelevance: "
             + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in self._parts().items())
+            + self._by_word()
             + ("" if len(self.pictures) < 2 else f"\n{self._by_picture()}")
             + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
@@ -334,6 +348,16 @@ class Explanation:
     def _parts(self) -> dict[str, str]:
         """The shares that there are, with their names."""
         return {key: name for key, name in _SHARES.items() if key != "image" or self.pictures}
+
+    def _by_word(self) -> str:
+        """The words with most relevance, of those that hold a letter or a digit, with their shares if not faint."""
+        total = float(np.abs(self.relevance).sum(dtype=np.float64))
+        words = ((text.strip(), abs(value)) for text, value in self.words(whole=True) if not SPECIAL.fullmatch(text))
+        ranked = sorted((one for one in words if any(map(str.isalnum, one[0]))), key=lambda one: -one[1])[:_TOP_WORDS]
+        told = [
+            f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if value >= drawing.FLOOR * total
+        ]
+        return f"\nmost of it on the words: {', '.join(told)}" if told and total > 0 else ""
 
     def _by_picture(self) -> str:
         told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
