@@ -305,7 +305,7 @@ class Explanation:
                 for number, one in enumerate(picture["image"] for picture in _pictures(stored))
             ]
             return cls.from_json(stored, images)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     @classmethod
