@@ -22,7 +22,7 @@ class Session:
     notes: what was done to the picture before. first: results as they came from the models. results: as they are shown,
     where a token was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first
     results, None for a single model, and until all had their turn. picked: results of other tokens, by number of the
-    model and position in its answer.
+    model and position in its answer. kept: the run's id in the history, "" where it is in none.
     """
 
     ask: Ask
@@ -34,6 +34,7 @@ class Session:
     screen: tuple[Explanation, ...] = ()
     comparison: Comparison | None = None
     picked: Mapping[tuple[int, int], Explanation] = field(default_factory=dict)
+    kept: str = ""
 
     @property
     def picture(self) -> Image.Image:
@@ -62,9 +63,7 @@ class Session:
     def with_next(self, result: Explanation) -> Session:
         """The same, and the next model's result."""
         result = replace(result, notes=(*self.notes, *result.notes))
-        picked = dict(self.picked)
-        if result.target.contrast is None and result.target.log_probability is None:  # else it is another map
-            picked[len(self.first), result.target.position] = result
+        picked = {**self.picked, **plain(len(self.first), result)}
         first, results, screen = (*self.first, result), (*self.results, result), (*self.screen, reduced(result))
         return replace(self, first=first, results=results, screen=screen, picked=picked)
 
@@ -79,6 +78,12 @@ class Session:
         screen = (*self.screen[:number], reduced(result), *self.screen[number + 1 :])
         picked = {**self.picked, (number, position): result}
         return replace(self, results=results, screen=screen, picked=picked)
+
+
+def plain(number: int, result: Explanation) -> dict[tuple[int, int], Explanation]:
+    """A model's result as that of a token that can be picked; none for a contrast, or for more than one token."""
+    single = result.target.contrast is None and result.target.log_probability is None
+    return {(number, result.target.position): result} if single else {}
 
 
 def reduced(result: Explanation) -> Explanation:

@@ -1,0 +1,73 @@
+// Runs once for the list of runs, whose HTML the server replaces.
+const MOST = 2; // runs that can be compared
+let chosen = [], again = null; // again: what has the focus once the list is new
+
+function mark() {
+  element.querySelectorAll(".rv-run input[type=checkbox]").forEach((box) => {
+    box.checked = chosen.includes(box.closest(".rv-run").dataset.run);
+    box.disabled = !box.checked && chosen.length === MOST;
+  });
+  const compare = element.querySelector("[data-compare]");
+  if (compare) compare.disabled = chosen.length !== MOST;
+}
+
+function fresh() {
+  const there = Array.from(element.querySelectorAll(".rv-run"), (run) => run.dataset.run);
+  chosen = chosen.filter((run) => there.includes(run));
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  element.querySelectorAll("time").forEach((time) => (time.textContent = format.format(new Date(time.dateTime))));
+  if (again) (element.querySelector(again) || element.querySelector(".rv-runs"))?.focus();
+  again = null;
+  mark();
+}
+
+function rename(run) {
+  const tools = run.querySelector(".rv-run-tools"), field = document.createElement("input"), { name } = tools.dataset;
+  Object.assign(field, { value: name, maxLength: 120, placeholder: "Name" });
+  field.setAttribute("aria-label", "Name of this run");
+  tools.prepend(field);
+  field.focus();
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") field.value = name;
+    if (event.key === "Escape" || event.key === "Enter") run.querySelector("[data-act=name]").focus();
+  });
+  field.addEventListener("blur", () => {
+    if (field.value !== name) {
+      again = `[data-run="${run.dataset.run}"] [data-act=name]`;
+      trigger("edit", { run: run.dataset.run, name: field.value });
+    }
+    field.remove();
+  });
+}
+
+const ACTS = {
+  pin: (run, button) => trigger("edit", { run, pinned: button.getAttribute("aria-pressed") !== "true" }),
+  name: (run, button) => rename(button.closest(".rv-run")),
+  delete: (run, button) => {
+    if (button.dataset.sure) return trigger("delete", { run });
+    button.dataset.sure = "yes";
+    button.textContent = "Sure?";
+    button.addEventListener("blur", () => { delete button.dataset.sure; button.textContent = "Delete"; }, { once: true });
+  },
+};
+
+element.addEventListener("click", (event) => {
+  const run = event.target.closest(".rv-run")?.dataset.run, act = event.target.closest("[data-act]");
+  if (act) {
+    again = `[data-run="${run}"] [data-act=${act.dataset.act}]`;
+    ACTS[act.dataset.act](run, act);
+  } else if (event.target.closest("[data-compare]")) {
+    trigger("submit", { runs: chosen });
+  } else if (event.target.closest(".rv-run a") && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    window.dispatchEvent(new CustomEvent("rv-open", { detail: run }));
+  }
+});
+element.addEventListener("change", (event) => {
+  const run = event.target.closest(".rv-run")?.dataset.run;
+  if (!run || event.target.type !== "checkbox") return;
+  chosen = event.target.checked ? [...chosen, run] : chosen.filter((other) => other !== run);
+  mark();
+});
+window.addEventListener("rv-kept", () => { if (element.offsetParent) trigger("retry"); });
+watch("value", fresh);
