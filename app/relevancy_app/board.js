@@ -9,7 +9,7 @@ const folded = new WeakSet(); // prompts that the reader closed
 const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
-const LEAST_SIDE = 640, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16;
+const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16;
 const display = () => window.rvDisplay || { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true };
 
 // -- numbers
@@ -109,8 +109,11 @@ function field(map, width, height) {
   return made;
 }
 
+// Pixels of a map: the picture's own, and so many more that each of the screen's has one of its own.
 function size(picture) {
-  const grown = Math.max(1, LEAST_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight));
+  const shown = Math.max(0, ...all(".rv-map, .rv-stage").map((map) => Math.max(map.clientWidth, map.clientHeight)));
+  const wanted = Math.min(MOST_SIDE, Math.max(LEAST_SIDE, shown * window.devicePixelRatio));
+  const grown = Math.max(1, wanted / Math.max(picture.naturalWidth, picture.naturalHeight));
   return [Math.max(1, Math.round(picture.naturalWidth * grown)), Math.max(1, Math.round(picture.naturalHeight * grown))];
 }
 
@@ -385,7 +388,8 @@ element.addEventListener("toggle", (event) => {
   if (event.target.open) folded.delete(event.target);
   else folded.add(event.target);
 }, true);
-window.addEventListener("rv-display", repaint);
+["rv-display", "resize"].forEach((name) => window.addEventListener(name, repaint));
+["wheel", "touchmove"].forEach((name) => window.addEventListener(name, () => (window.rvAwaited = false), { passive: true }));
 
 function fresh() {
   paint();
@@ -396,9 +400,8 @@ function fresh() {
   });
   if (spot) point(spot, null);
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
-    window.rvAwaited = false; // by then the page is as long as it will be
-    const results = document.getElementById("rv-results");
-    if (results.getBoundingClientRect().top > window.innerHeight * 0.3) results.scrollIntoView({ block: "start" });
+    window.rvAwaited = false; // by now the page is long enough
+    document.getElementById("rv-results").scrollIntoView({ block: "start" });
   }
 }
 watch("value", fresh);

@@ -188,16 +188,19 @@ def _place(title: str, picture: Image.Image, *, running: bool) -> str:
 def _answer(number: int, result: Explanation, pressable: bool) -> str:
     """The answer, token by token, and which of them the map is about."""
     target = result.target
-    chips = []
+    chips, before = [], ""
     for position, text in enumerate(tokens_spoken(result.answer_tokens)):
-        chosen = position in target.positions
+        chosen, raw = position in target.positions, result.answer_tokens[position]
+        joined = " rv-joined" if before[-1:].isalnum() and raw[:1].isalnum() else ""
+        before = raw
         if pressable:
             chips.append(
-                f'<button type="button" class="rv-chip" aria-pressed="{str(chosen).lower()}" data-model="{number}" '
-                f'data-position="{position}" title="Show this token\'s map">{escape(text)}</button>'
+                f'<button type="button" class="rv-chip{joined}" aria-pressed="{str(chosen).lower()}" '
+                f'data-model="{number}" data-position="{position}" title="Show this token\'s map">'
+                f"{escape(text)}</button>"
             )
         else:
-            chips.append(f'<span class="rv-chip{" rv-chosen" if chosen else ""}">{escape(text)}</span>')
+            chips.append(f'<span class="rv-chip{joined}{" rv-chosen" if chosen else ""}">{escape(text)}</span>')
     said = "".join(chips) or '<span class="rv-silent">says nothing</span>'
     return f'<div class="rv-answer"><span class="rv-says">Answer</span>{said}</div><p class="rv-why">{_why(result)}</p>'
 
@@ -283,13 +286,13 @@ def _pieces(result: Explanation) -> Iterator[str]:
             yield f' <span class="rv-patches">{sum(1 for _ in group)} tokens of the picture</span> '
             continue
         for text, value in readable([(token, value) for token, value, _ in group], by_bytes=by_bytes):
-            special = bool(SPECIAL.fullmatch(text.strip()))
+            special, blank = bool(SPECIAL.fullmatch(text.strip())), text == " "
             share = abs(value) / total if total > 0 else float("nan")
             yield (
-                f"{' ' if special or text.startswith(' ') else ''}"
+                f"{' ' if not blank and (special or text.startswith(' ')) else ''}"
                 f'<button type="button" class="rv-word{" rv-special" if special else ""}" '
-                f'tabindex="{0 if first else -1}" data-value="{value:.4g}" data-share="{told(share)}">'
-                f"{escape(spoken(text))}</button>"
+                f'tabindex="{0 if first else -1}" data-value="{value:.4g}" data-share="{told(share)}"'
+                f"{' aria-label=space>&nbsp;' if blank else '>' + escape(spoken(text))}</button>"
                 f"{'<br>' if text.endswith(chr(10)) else ''}"
             )
             first = False

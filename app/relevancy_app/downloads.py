@@ -52,6 +52,8 @@ def stem(last: Session) -> str:
     """A file's name without its ending: models, method, and what else is not as always."""
     ask = last.ask
     parts = ["relevancy", *(name.rpartition("/")[2] for name in ask.models), ask.method]
+    if ask.target != Ask.target:
+        parts.append(ask.target)
     if ask.scope != "language":
         parts.append(ask.scope)
     if ask.first_layer > 0 or ask.last_layer is not None:

@@ -25,8 +25,7 @@ _HEADER = (
 )
 _PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
-    "demo-small and demo-large are a small demonstration pair, trained on drawn scenes like the examples; they know "
-    "nothing of photographs."
+    "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
 
 
@@ -149,7 +148,7 @@ class Page:
         answers, what_if = self.answers, self.what_if
         return [
             self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
-            what_if.changes, answers.details,
+            what_if.changes, self.variations.board, answers.details,
         ]  # fmt: skip
 
 

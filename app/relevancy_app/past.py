@@ -91,11 +91,11 @@ def wire(page: Page, handlers: PastHandlers, running: list[Any]) -> None:
     past = page.past
     listing: dict[str, Any] = {"inputs": past.search, "outputs": past.list, **QUICK}
     gr.on(
-        [past.panel.expand, past.search.input, past.list.retry], speaking(handlers.listed),
-        trigger_mode="always_last", **listing,
+        [past.panel.expand, past.search.input, past.list.retry], speaking(handlers.listed), **listing
     )  # fmt: skip
-    past.list.edit(speaking(handlers.edit), **listing)
-    past.list.delete(speaking(handlers.delete), **listing)
+    each = {**listing, "trigger_mode": "multiple"}  # what is pressed soon after is not dropped
+    past.list.edit(speaking(handlers.edit), **each)
+    past.list.delete(speaking(handlers.delete), **each)
     past.list.submit(
         speaking(handlers.compare), None, [past.lines, past.first, past.second, past.agreement], **QUICK
     )  # fmt: skip
@@ -147,10 +147,10 @@ def runs(found: Sequence[Run], count: int) -> str:
     if count > len(found):
         told += f", of which the newest {len(found):,} are listed: search for older ones"
     rows = "".join(map(_run, found))
+    listed = f'<ul class="rv-runs" tabindex="0" aria-label="Runs">{rows}</ul>' if found else ""
     return (
         f'<div class="rv-runs-bar"><p class="rv-quiet" role="status">{told}.</p>'
-        '<button type="button" class="rv-do" data-compare disabled>Compare the two chosen</button></div>'
-        f'<ul class="rv-runs" tabindex="0" aria-label="Runs">{rows}</ul>'
+        f'<button type="button" class="rv-do" data-compare disabled>Compare the two chosen</button></div>{listed}'
     )
 
 

@@ -28,10 +28,9 @@ MODELS = "models"
 
 _ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
 _SHOW_RESULTS = """() => {
-  window.rvAwaited = true;
   const results = document.getElementById("rv-results");
-  if (results && results.getBoundingClientRect().top > window.innerHeight * 0.3)
-    results.scrollIntoView({behavior: "smooth", block: "start"});
+  window.rvAwaited = results.getBoundingClientRect().top > window.innerHeight * 0.3;
+  if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
 _COLOR = """(opacity, colormap, smooth, oneScale) => {
@@ -39,7 +38,10 @@ _COLOR = """(opacity, colormap, smooth, oneScale) => {
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
-QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+QUICK: dict[str, Any] = {
+    "api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8,
+    "trigger_mode": "always_last",  # of what is pressed meanwhile, the last counts
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +178,7 @@ class Handlers:
         """Stop this visitor's runs at their next stage; button, and `results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 6)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 7)
         else:
             session = self._kept(session.ended(), request)
             results = self.results(session, self.drawn(session), views.stopped(session, self.deepest))
@@ -184,10 +186,10 @@ class Handlers:
 
     def results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
-        numbers: tuple[Any, ...] = (gr.skip(),) * 4
+        numbers: tuple[Any, ...] = (gr.skip(),) * 5
         if session.whole:
             marker = views.marker(session.screen[0].image)
-            numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
+            numbers = views.agreement(session.shown), marker, "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
 

@@ -54,6 +54,14 @@ class Target:
         """All of its tokens' places in the answer."""
         return range(self.position, self.position + self.length)
 
+    @property
+    def place(self) -> str:
+        """In words, which tokens of the answer they are, counted from 0."""
+        last = self.positions[-1]
+        where = f"token {self.position}" if self.length == 1 else f"tokens {self.position} to {last}"
+        against = "" if self.contrast is None else f" rather than “{self.contrast.strip()}”"
+        return f"{where} “{self.token.strip()}”{against}"
+
 
 @dataclass(frozen=True)
 class Choice:

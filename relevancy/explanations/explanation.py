@@ -117,10 +117,10 @@ class Explanation:
 
     @property
     def how(self) -> str:
-        """Model, method, scope, layers and version in one line: what it takes to make this result again."""
+        """Model, token, method, scope, layers and version in one line: what it takes to make this result again."""
         layers = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
-        return f"{self.model}: method {self.method}, scope {self.scope}, {layers}{versions}"
+        return f"{self.model}: {self.target.place}, method {self.method}, scope {self.scope}, {layers}{versions}"
 
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.

@@ -469,6 +469,9 @@ def test_maps_fit_the_window_and_explain_is_in_reach(visit, served, tmp_path):
         explained(page)
         for place in page.locator("#rv-board .rv-map").all():
             assert place.bounding_box()["height"] <= 0.7 * height + 1
+        dock, status = (page.locator(one).bounding_box() for one in ("#rv-dock", "#rv-status"))
+        if (width, height) == NARROW:  # the page went to the results, and the dock hides none of their first line
+            assert dock["y"] + dock["height"] <= status["y"] < 0.3 * height
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         page.wait_for_timeout(300)
         for reached in ("#rv-explain", "#rv-question textarea"):
@@ -502,6 +505,15 @@ def test_results_say_when_they_are_out_of_date(visit, served):
     until(page, lambda: "models" in told.inner_text(), "another model")
     page.locator("#rv-examples button").nth(2).click()
     until(page, lambda: "picture, question, models" in told.inner_text(), "another picture")
+    page.get_by_text("What to explain, and how").click()
+    page.locator("#rv-first-layer input[type=range]").fill("1")
+    until(page, lambda: "models, first layer changed" in told.inner_text(), "another option")
+    with served.models[1].lock:
+        page.click("#rv-explain")
+        until(page, lambda: page.is_enabled("#rv-cancel"), "it can be stopped")
+        page.click("#rv-cancel")
+        until(page, lambda: "Stopped" in page.inner_text("#rv-status"), "it says that it stopped")
+    until(page, lambda: stale.count() == 1, "what is there is of the old picture")
     explained(page)
     until(page, lambda: stale.count() == 0, "new results")
 
@@ -531,6 +543,139 @@ def test_explain_soon_after_cancel_and_a_second_token_are_not_dropped(visit, ser
         until(page, lambda: chip.get_attribute("aria-pressed") == "true", "both tokens")  # noqa: B023
 
 
+def given(page, path):
+    """Put a file in the picture's place."""
+    page.click("#rv-picture [aria-label='Remove Image']")
+    page.set_input_files("#rv-picture input[type=file]", path)
+    until(page, lambda: page.locator("#rv-picture img").count() == 1, "the upload is shown")
+
+
+def drawn_anew(page, display):
+    """Draw the maps as these settings say."""
+    before = int(page.get_attribute("#rv-board .rv-board", "data-drawn"))
+    page.evaluate("(it) => { window.rvDisplay = it; window.dispatchEvent(new Event('rv-display')); }", display)
+    until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")
+
+
+def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served):
+    page = visit()
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    cards = page.locator("#rv-board .rv-card")
+
+    def told(position):
+        for card, model in zip(cards.all(), ("demo-small", "demo-large"), strict=True):
+            how = card.locator(".rv-how").inner_text()
+            assert how.startswith(f"{model}: token {position} “")
+            assert how.endswith(
+                f"method relevancy-magnitude, scope language, all layers, relevancy {relevancy.__version__}"
+            )
+            assert "p = " in card.locator(".rv-evidence").inner_text()
+
+    told(0)
+    # almost nothing of the first map is on the picture: it does not glow, and says why
+    assert cards.first.locator(".rv-empty").inner_text().endswith("less than 0.1%")
+    assert "of different tokens (demo-small “(b)”, demo-large “(a)”)" in page.inner_text("#rv-agreement")
+    for card in (1, 2):
+        chip = page.locator(f"#rv-board .rv-card:nth-child({card}) .rv-chip").last
+        chip.click()
+        until(page, lambda: chip.get_attribute("aria-pressed") == "true", "the last token")  # noqa: B023
+    told(1)
+    # what is dark beside another map says so, and only on one scale
+    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True})
+    values = json.loads(cards.last.locator(".rv-map").get_attribute("data-values"))
+    faint = json.dumps([value / 50 for value in values])
+    cards.first.locator(".rv-empty").evaluate_all("all => all.forEach((one) => one.remove())")
+    cards.first.locator(".rv-map").evaluate("(one, values) => { one.dataset.values = values; }", faint)
+    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True})
+    assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
+    assert not cards.last.locator(".rv-dim").is_visible()
+    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": False})
+    assert not cards.first.locator(".rv-dim").is_visible()
+
+
+def test_other_questions_are_about_the_picture_that_was_explained(visit, served):
+    page = visit()
+    explained(page)
+    source = page.get_attribute("#rv-board .rv-plain", "src")
+    before = page.get_attribute("#rv-picture img", "src")
+    page.locator("#rv-examples button").nth(2).click()
+    until(page, lambda: page.get_attribute("#rv-picture img", "src") != before, "another picture in the box")
+    page.fill("#rv-questions textarea", "Is the duck floating?\nWhat color is the house?")
+    page.click("#rv-vary")
+    page.wait_for_selector("#rv-variations .rv-card:nth-child(2)")
+    assert page.get_attribute("#rv-variations .rv-plain", "src") == source
+    assert all(
+        how.startswith("demo-large: token 0 “") for how in page.locator("#rv-variations .rv-how").all_inner_texts()
+    )
+    explained(page)
+    until(page, lambda: page.locator("#rv-variations .rv-card").count() == 0, "they were another picture's")
+
+
+def test_signed_words_stand_on_zero_and_long_questions_keep_their_place(visit, served, tmp_path):
+    Image.effect_noise((900, 200), 50).convert("RGB").save(tmp_path / "wide.png")
+    page = visit()
+    given(page, tmp_path / "wide.png")
+    page.fill("#rv-question textarea", "What color is it? " * 55)
+    page.get_by_text("What to explain, and how").click()
+    page.click("#rv-method input")
+    page.get_by_role("option", name="input-gradient").click()
+    explained(page)
+    zero = page.evaluate("""() => {
+      const table = atob(JSON.parse(document.getElementById("rv-tables").dataset.tables).signed);
+      const at = 3 * Math.round(0.5 * (table.length / 3 - 1));
+      return `rgb(${[0, 1, 2].map((part) => table.charCodeAt(at + part)).join(", ")})`;
+    }""")
+    grounds = page.eval_on_selector_all("#rv-board .rv-words", "all => all.map((one) => one.style.background)")
+    assert grounds == [zero] * 2
+    assert page.locator("#rv-board .rv-scale .rv-end").first.inner_text().startswith("-")
+    assert page.evaluate("document.documentElement.scrollHeight") < 3 * WIDE[1]
+    # the model saw the middle of it: the rest is hatched, says so, and hiding it is told to change nothing
+    assert "never seen" in page.locator("#rv-board .rv-legend").first.inner_text()
+    page.get_by_role("tab", name="What if?").click()
+    for side, value in (("left", 0), ("top", 0), ("right", 10), ("bottom", 100)):
+        page.fill(f"[data-side={side}]", str(value))
+    page.click("[data-part=drawn]")
+    page.wait_for_selector(".rv-change")
+    assert page.locator(".rv-moved").all_inner_texts() == ["+0.0 points"] * 2
+    assert all("never saw this part" in text for text in page.locator(".rv-change").all_inner_texts())
+
+
+def test_of_two_examples_pressed_at_once_the_last_counts(visit, served):
+    page = visit()
+    page.evaluate("document.querySelectorAll('#rv-examples button').forEach((one, i) => i && i < 3 && one.click())")
+    wanted = list(examples()[2].questions)
+    until(page, lambda: page.locator("#rv-presets button").all_inner_texts() == wanted, "the second one's questions")
+    assert page.input_value("#rv-question textarea") == wanted[0]
+
+
+def test_mistakes_are_told_at_once_and_leave_nothing_behind(visit, served, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (1900, 1900, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "heavy.png", compress_level=0)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "heavy.png").read_bytes()[:50_000])
+    page = visit()
+    toast = page.locator("[data-testid=toast-body]").first
+    given(page, tmp_path / "heavy.png")
+    until(page, lambda: "larger than 10 MB" in toast.inner_text(), "told before Explain is pressed")
+    given(page, tmp_path / "cut.png")
+    page.click("#rv-explain")
+    until(page, lambda: "The picture is damaged or cut short" in toast.inner_text(), "in plain words")
+    page.locator("#rv-examples button").first.click()
+    until(page, lambda: "duck" in page.input_value("#rv-question textarea"), "another picture")
+    explained(page)
+    page.fill("#rv-questions textarea", "only one")
+    page.click("#rv-vary")
+    until(page, lambda: "at least two questions" in toast.inner_text(), "told")
+    page.get_by_role("tab", name="What if?").click()
+    for side in ("left", "right"):
+        page.fill(f"[data-side={side}]", "5")
+    page.click("[data-part=drawn]")
+    until(page, lambda: "rectangle is empty" in toast.inner_text(), "told")
+    assert "--" not in toast.inner_text()  # no option of a command line
+    marks = page.locator("[id^=rv-] .error")
+    until(page, lambda: not any(mark.is_visible() for mark in marks.all()), "nothing stays on the page")
+
+
 def test_eight_tabs_of_one_browser(browser, served):
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
@@ -542,7 +687,7 @@ def test_eight_tabs_of_one_browser(browser, served):
         for tab in tabs:
             tab.click("#rv-explain")
         for tab in tabs:
-            tab.wait_for_selector("#rv-board:not(:has(.rv-place)) [data-drawn] .rv-map")
+            tab.wait_for_selector("#rv-board:not(:has(.rv-place)) .rv-map")
     finally:
         context.close()
 
@@ -567,6 +712,35 @@ def test_zoom_and_the_cursor_are_one_for_all_maps(visit, served):
     maps.last.focus()
     page.keyboard.press("0")
     assert "scale(1)" in page.eval_on_selector("#rv-board .rv-layer", "one => one.style.transform")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_fault_for_readers_with_other_needs(visit, served, theme):
+    """By axe-core's rules, on the first visit and with everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def faults(page):
+        found = axe.run(page).response["violations"]
+        return [
+            (one["id"], [node["html"][:150] for node in one["nodes"]])
+            for one in found
+            if one["impact"] in ("critical", "serious")
+        ]
+
+    page = visit(theme=theme)
+    assert faults(page) == []
+    explained(page)
+    page.get_by_text("What to explain, and how").click()
+    page.wait_for_selector("#rv-scope", state="visible")
+    page.fill("#rv-questions textarea", "Is the duck floating?\nWhat color is the house?")
+    page.click("#rv-vary")
+    page.wait_for_selector("#rv-variations .rv-card:nth-child(2)")
+    assert faults(page) == []
+    page.get_by_role("tab", name="What if?").click()
+    page.click("[data-part=most]")
+    page.wait_for_selector(".rv-change")
+    page.click("#rv-board [data-view=slide]")
+    assert faults(page) == []
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def written(session, kind, folder):
 def test_each_file_lies_inside_the_folder(session, tmp_path, kind):
     path = downloads.written(session, kind, SHOWN, str(tmp_path))
     assert path.startswith(f"{tmp_path}/")
-    assert path.endswith(f"/relevancy_deep_flat_relevancy_full_layers-1-last{downloads.KINDS[kind][0]}")
+    assert path.endswith(f"/relevancy_deep_flat_relevancy_first_full_layers-1-last{downloads.KINDS[kind][0]}")
 
 
 def test_png_and_pdf_open(session, tmp_path):

@@ -39,7 +39,7 @@ def history(settings):
 def unfolded(page):
     """The list, once it is there."""
     page.click("#rv-past > button")
-    page.wait_for_selector("#rv-list .rv-runs")
+    page.wait_for_selector("#rv-list .rv-runs-bar")
     return page.locator("#rv-list .rv-run")
 
 

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from relevancy_app.starting import main
 
+import relevancy
+
 APP = Path(__file__).parents[2] / "app"
 # Python runs a module of this name before anything else.
 WATCH = """
@@ -45,7 +47,7 @@ def test_it_serves_and_leaves_nothing(folder, source):
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "LOOKED_UP": str(folder / "looked-up"),
-        "PYTHONPATH": str(folder / "watch"),
+        "PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(Path(relevancy.__file__).parents[1])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }

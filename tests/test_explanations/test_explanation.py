@@ -96,7 +96,7 @@ def test_json_and_picture_give_back_what_was_there():
 )
 def test_a_result_says_how_it_was_made(layers, told):
     made = explanation(layers=layers, scope="full", versions={"relevancy": "1.2"})
-    assert made.how == f"tiny: method relevancy, scope full, {told}, relevancy 1.2"
+    assert made.how == f"tiny: token 2 “No” rather than “Yes”, method relevancy, scope full, {told}, relevancy 1.2"
     texts = [text.get_text() for text in made.figure().texts]
     assert made.how in texts
 
