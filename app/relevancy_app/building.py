@@ -51,7 +51,7 @@ def _history(settings: Settings, place: layout.Past) -> History | None:
         return opened(settings.history, settings.history_megabytes)
     except RelevancyError as error:
         sys.stderr.write(f"no history: {error}\n")
-        place.list.value = past.unusable(shown_line(error))
+        place.runs.value = past.unusable(shown_line(error))
         place.search.visible = False
         return None
 

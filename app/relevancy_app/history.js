@@ -28,15 +28,17 @@ function rename(run) {
   tools.prepend(field);
   field.focus();
   field.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" && event.key !== "Enter") return;
+    event.preventDefault(); // or the button that has the focus next would be pressed by it
     if (event.key === "Escape") field.value = name;
-    if (event.key === "Escape" || event.key === "Enter") run.querySelector("[data-act=name]").focus();
+    run.querySelector("[data-act=name]").focus();
   });
   field.addEventListener("blur", () => {
     if (field.value !== name) {
       again = `[data-run="${run.dataset.run}"] [data-act=name]`;
       trigger("edit", { run: run.dataset.run, name: field.value });
     }
-    field.remove();
+    setTimeout(() => field.remove()); // not while a new list takes this one's place
   });
 }
 

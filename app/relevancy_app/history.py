@@ -38,6 +38,8 @@ _SCHEMA = (
     """CREATE TABLE results (
         run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE, model INTEGER NOT NULL,
         position INTEGER NOT NULL, explanation BLOB NOT NULL, PRIMARY KEY (run, model, position))""",
+    f"PRAGMA application_id = {_OURS}",
+    f"PRAGMA user_version = {_VERSION}",
 )
 _FOUND = "folded(name || char(10) || question || char(10) || answers || char(10) || models || char(10) || made)"
 
@@ -210,10 +212,13 @@ def opened(path: Path, megabytes: int) -> History:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with closing(_connected(path)) as db:
-            db.execute("PRAGMA auto_vacuum = FULL")  # before there is a table, or it does nothing
-            db.execute("PRAGMA journal_mode = WAL")
+            if _blank(db, path):
+                db.execute("PRAGMA auto_vacuum = FULL")  # before there is a table, or it does nothing
+                db.execute("PRAGMA journal_mode = WAL")
             with _transaction(db):
-                _check(db, path)
+                if _blank(db, path):
+                    for statement in _SCHEMA:
+                        db.execute(statement)
     return History(path, megabytes)
 
 
@@ -249,17 +254,16 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Make an empty file a history; refuse what is none."""
+def _blank(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether nothing is in the file yet. Raises RelevancyError where it is not a history of this version."""
     whose, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if whose == 0 and empty:
-        for statement in (*_SCHEMA, f"PRAGMA application_id = {_OURS}", f"PRAGMA user_version = {_VERSION}"):
-            db.execute(statement)
-    elif whose != _OURS:
+    if whose == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return True
+    if whose != _OURS:
         raise RelevancyError(f"{path} is another program's database: give another --history, or none.")
-    elif version > _VERSION:
+    if version > _VERSION:
         raise RelevancyError(f"{path} was written by a later version of this app: give another --history, or none.")
+    return False
 
 
 def _size(db: sqlite3.Connection) -> int:

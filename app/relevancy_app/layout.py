@@ -39,6 +39,11 @@ _LEAVING = """window.addEventListener("pagehide", (event) => {
 });"""
 
 
+_CLEARING = """element.addEventListener("click", (event) => {
+  if (event.target.closest("[data-clear]")) trigger("clear");
+});"""
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """What is asked: picture, words, models, and what of the answer is explained how."""
@@ -120,12 +125,17 @@ class Past:
 
     panel: gr.Accordion
     search: gr.Textbox
-    list: gr.HTML
+    runs: gr.HTML
     lines: gr.HTML
     first: gr.HTML
     second: gr.HTML
     agreement: gr.HTML
     link: gr.HTML
+
+    @property
+    def pair(self) -> list[Any]:
+        """Where two runs are compared."""
+        return [self.lines, self.first, self.second, self.agreement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,8 +306,8 @@ def _past(settings: Settings) -> Past:
             elem_id="rv-search",
         )  # fmt: skip
         listed = gr.HTML("", elem_id="rv-list", apply_default_css=False, js_on_load=HISTORY_SCRIPT.read_text())
-        lines = gr.HTML("", elem_id="rv-compared", apply_default_css=False, js_on_load=None)
-        with gr.Row():
+        lines = gr.HTML("", elem_id="rv-compared", apply_default_css=False, js_on_load=_CLEARING)
+        with gr.Column(elem_id="rv-pair"):
             first, second = (
                 gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
                 for name in ("rv-compared-first", "rv-compared-second")

@@ -1,9 +1,14 @@
 // Runs once: opens the run that the address names, when the page is loaded and whenever the address changes.
 const named = () => new URLSearchParams(location.search).get("run");
-const open = (run) => {
-  trigger("select", { run });
+window.rvSeen = new Set(); // runs that the address has named
+function open(run) {
+  window.rvSeen.add(run);
   window.rvAwaited = true;
-};
-window.addEventListener("rv-open", (event) => open(event.detail));
+  trigger("select", { run });
+}
+window.addEventListener("rv-open", (event) => {
+  history.pushState(null, "", `?run=${event.detail}`);
+  open(event.detail);
+});
 window.addEventListener("popstate", () => (named() ? open(named()) : location.reload()));
 if (named()) open(named());

@@ -42,12 +42,17 @@ class PastHandlers:
         return runs(*self.history.runs(owner_of(request), str(words or "")[:_LONGEST_SEARCH], _MOST))
 
     def open(self, controls: Controls, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
-        """A run as it was shown: picture, `asked` values, `Page.results`; what goes on is stopped."""
+        """A run as it was shown: the panel shut, picture, `asked` values, `Page.results`; what goes on is stopped."""
         session = self.history.run(_named(event), owner_of(request))
         controls.press()
         path = placed(session.source, self.shown.folder)
         session = replace(session, place=Path(path).parent.name)
-        return (path, *self._asked(session), *self.shown.results(session, self.shown.drawn(session)))
+        return (
+            gr.update(open=False),
+            path,
+            *self._asked(session),
+            *self.shown.results(session, self.shown.drawn(session)),
+        )
 
     def edit(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
         """Name, pin or unpin a run; the list."""
@@ -63,13 +68,14 @@ class PastHandlers:
         self.history.delete(_named(event), owner_of(request))
         return self.listed(words, request)
 
-    def compare(self, event: gr.EventData, request: gr.Request) -> tuple[str, str, str, str]:
-        """Two runs beside each other: what they are, two boards, of which the first may hold all maps, agreement."""
+    def compare(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
+        """Two runs beside each other, for `Past.pair`."""
         given = getattr(event, "runs", None)
         if not isinstance(given, list) or len(given) != 2 or not all(isinstance(one, str) for one in given):
             raise RelevancyError("Choose two runs to compare.")
         pair = RunPair(*(self.history.run(run, owner_of(request)) for run in given))
-        return pair.told(), *pair.boards(), pair.agreement()
+        first, second = pair.boards()
+        return pair.told(), first, gr.update(value=second, visible=bool(second)), pair.agreement()
 
     def _asked(self, session: Session) -> list[Any]:
         """What was asked, as far as it can be asked again here."""
@@ -89,19 +95,18 @@ class PastHandlers:
 def wire(page: Page, handlers: PastHandlers, running: list[Any]) -> None:
     """Attach the handlers to the panel, inside the current `gr.Blocks`. running: what opening a run puts an end to."""
     past = page.past
-    listing: dict[str, Any] = {"inputs": past.search, "outputs": past.list, **QUICK}
+    listing: dict[str, Any] = {"inputs": past.search, "outputs": past.runs, **QUICK}
     gr.on(
-        [past.panel.expand, past.search.input, past.list.retry], speaking(handlers.listed), **listing
+        [past.panel.expand, past.search.change, past.runs.retry], speaking(handlers.listed), **listing
     )  # fmt: skip
     each = {**listing, "trigger_mode": "multiple"}  # what is pressed soon after is not dropped
-    past.list.edit(speaking(handlers.edit), **each)
-    past.list.delete(speaking(handlers.delete), **each)
-    past.list.submit(
-        speaking(handlers.compare), None, [past.lines, past.first, past.second, past.agreement], **QUICK
-    )  # fmt: skip
+    past.runs.edit(speaking(handlers.edit), **each)
+    past.runs.delete(speaking(handlers.delete), **each)
+    past.runs.submit(speaking(handlers.compare), None, past.pair, **QUICK)
+    past.lines.clear(lambda: ("",) * len(past.pair), None, past.pair, **QUICK)
     past.link.select(
-        speaking(handlers.open), page.controls, [page.question.picture, *page.question.asked, *page.results],
-        cancels=running, **QUICK,
+        speaking(handlers.open), page.controls,
+        [past.panel, page.question.picture, *page.question.asked, *page.results], cancels=running, **QUICK,
     )  # fmt: skip
     page.answers.status.change(None, js=ADDRESS_SCRIPT.read_text())
 

@@ -14,7 +14,7 @@ from relevancy_app.asking import Ask
 from relevancy_app.board import board
 from relevancy_app.session import Session
 
-_APART = "The two are about different pictures, so their maps cannot be laid over each other: each run has a scale of its own."
+_APART = "They are about different pictures, so their maps cannot be compared: each run has a scale of its own."
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +32,18 @@ class RunPair:
         )
         why = f'<p class="rv-dim">{_APART}</p>'
         if self.same_picture:
-            differ = [
-                name for name in _asked(self.first.ask) if _asked(self.first.ask)[name] != _asked(self.second.ask)[name]
-            ]
+            one, other = _asked(self.first.ask), _asked(self.second.ask)
+            differ = [name for name in one if one[name] != other[name]]
             why = f'<p class="rv-quiet">They differ in {", ".join(differ) or "nothing that was asked"}.</p>'
-        return f'<ul class="rv-lines">{lines}</ul>{why}'
+        close = '<button type="button" class="rv-do" data-clear>Close the comparison</button>'
+        return f'<ul class="rv-lines">{lines}</ul>{why}{close}'
 
     def boards(self) -> tuple[str, str]:
         """All maps on one board, and nothing; or a board for each."""
-        if not self.same_picture:
-            return board(self.first.screen, titles=_titles("A", self.first)), board(
-                self.second.screen, titles=_titles("B", self.second)
-            )
-        titles = [*_titles("A", self.first), *_titles("B", self.second)]
-        return board([*self.first.screen, *self.second.screen], titles=titles), ""
+        first, second = _titles("A", self.first), _titles("B", self.second)
+        if self.same_picture:
+            return board([*self.first.screen, *self.second.screen], titles=[*first, *second]), ""
+        return board(self.first.screen, titles=first), board(self.second.screen, titles=second)
 
     def agreement(self) -> str:
         """How far the maps agree, of each model's two, or where no model is in both runs of each with each."""

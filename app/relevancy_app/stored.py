@@ -112,6 +112,7 @@ def _packed(content: Mapping[str, Any]) -> bytes:
 
 
 def _thumbnail(result: Explanation) -> bytes:
-    buffer = io.BytesIO()
-    result.reduced(_THUMBNAIL).overlay().save(buffer, "JPEG", quality=_QUALITY)
+    small, buffer = result.reduced(_THUMBNAIL), io.BytesIO()
+    empty = small.shown()[1]  # told in words, too small to be read here
+    (small.image if empty else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

@@ -118,7 +118,9 @@ def test_a_run_that_was_deleted_while_it_went_on_stays_deleted(history, steps):
     history.keep(replace(steps[-1], kept=kept.kept), "")
     assert history.runs("") == ([], 0)
     with closing(sqlite3.connect(history.path)) as db:
-        assert [db.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("results", "pictures")] == [(0,)] * 2
+        assert [db.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("results", "pictures")] == [
+            (0,)
+        ] * 2
 
 
 def asked(whole, question, **changes):
@@ -323,7 +325,7 @@ def test_a_result_of_a_later_format_is_refused(history, whole, monkeypatch):
 
 
 def writing(path, shown, session, own):
-    """A process that notes in a file of its own what it would show: five runs, or, of odd number, until it is killed."""
+    """A process that notes in a file what it would show: five runs, or, of odd number, until it is killed."""
     history, number = opened(path, 100), 0
     with shown.open("w") as file:
         while own % 2 or number < 5:
@@ -351,7 +353,9 @@ def test_no_run_that_was_shown_is_lost_when_writers_are_killed(tmp_path, whole):
     assert [program.exitcode for program in programs] == [0, -9] * 10
     history = opened(path, 100)
     kept = {(run.id, owner) for owner in ("user0", "user1", "user2") for run in history.runs(owner, most=9999)[0]}
-    shown = [tuple(line.split()) for note in notes for line in note.read_text().splitlines(keepends=True) if "\n" in line]
+    shown = [
+        tuple(line.split()) for note in notes for line in note.read_text().splitlines(keepends=True) if "\n" in line
+    ]
     assert len(shown) >= 10 * 5 + 10
     assert [run for run in shown if run not in kept] == []
     assert all(history.run(*run).whole for run in shown[:20])
@@ -371,7 +375,9 @@ def test_the_page_shows_nothing_that_is_not_kept(shelf, picture_file, history, t
     panel = handlers(shelf, history, tmp_path)
     ask = ("Is it?", ["deep", "flat"], "first", "language", "relevancy", 0, 2)
     kept = set()
-    for number, (session, *_) in enumerate(panel.shown.explain(Controls(), picture_file, NOBODY, lambda *_, **__: None, *ask)):
+    for number, (session, *_) in enumerate(
+        panel.shown.explain(Controls(), picture_file, NOBODY, lambda *_, **__: None, *ask)
+    ):
         kept.add(session.kept)
         again = history.run(session.kept, "")
         assert len(again.first) == min(number + 1, 2)
@@ -395,7 +401,7 @@ def test_a_run_is_opened_with_all_that_was_asked(shelf, history, whole, tmp_path
     controls = Controls()
     check = controls.start()
     found = panel.open(controls, SimpleNamespace(run=kept), NOBODY)
-    path, question, models, target, scope, method, first, last, session, status, drawn, *_ = found
+    _, path, question, models, target, scope, method, first, last, session, status, drawn, *_ = found
     with open(path, "rb") as file:  # noqa: PTH123
         assert file.read() == whole.source
     assert (question, models, target, scope) == (whole.ask.question, ["deep", "flat"], "first", "language")
@@ -411,12 +417,14 @@ def test_a_run_of_models_and_methods_that_are_gone_is_opened(shelf, history, who
     panel = handlers(shelf, history, tmp_path)
     gone = replace(whole.ask, models=("other", "flat"), method="mine", first_layer=7, last_layer=9)
     kept = history.keep(replace(whole, ask=gone), "").kept
-    _, _, models, _, _, method, first, last, session, *_ = panel.open(Controls(), SimpleNamespace(run=kept), NOBODY)
+    _, _, _, models, _, _, method, first, last, session, *_ = panel.open(Controls(), SimpleNamespace(run=kept), NOBODY)
     assert (models, method, first, last) == (["flat"], gr.skip(), 2, 2)
     assert session.whole
 
 
-@pytest.mark.parametrize("event", [{}, {"run": None}, {"run": 7}, {"run": ["x"]}, {"run": "x" * 5000}, {"run": "\ud800"}])
+@pytest.mark.parametrize(
+    "event", [{}, {"run": None}, {"run": 7}, {"run": ["x"]}, {"run": "x" * 5000}, {"run": "\ud800"}]
+)
 def test_what_is_no_run_is_refused(shelf, history, tmp_path, event):
     panel = handlers(shelf, history, tmp_path)
     for call in (

@@ -11,7 +11,8 @@ from relevancy_app.history import opened
 from relevancy_app.library import library
 from relevancy_app.session import Session
 from relevancy_app.settings import Settings
-from test_app_browser import CUT, NAMELESS, NARROW, explained, screen, sources, until, visit  # noqa: F401
+from test_app_browser import CUT, NAMELESS, NARROW, explained, screen, sources, until
+from test_app_browser import visit as visit
 
 LAPTOP = (1366, 768)
 
@@ -48,7 +49,7 @@ def named(page):
     return re.search(r"run=([\w-]{22})", page.url)[1]
 
 
-def test_the_run_is_there_after_a_reload(visit, served, history):  # noqa: F811
+def test_the_run_is_there_after_a_reload(visit, served, history):
     page = visit()
     page.fill("#rv-question textarea", "What color is the car?")
     explained(page)
@@ -66,7 +67,7 @@ def test_the_run_is_there_after_a_reload(visit, served, history):  # noqa: F811
     page.wait_for_selector(".rv-change")
 
 
-def test_back_shows_the_run_before(visit, served, history):  # noqa: F811
+def test_back_shows_the_run_before(visit, served, history):
     page = visit()
     explained(page)
     until(page, lambda: "run=" in page.url, "the address names the run")
@@ -84,7 +85,9 @@ def test_back_shows_the_run_before(visit, served, history):  # noqa: F811
     page.wait_for_selector("#rv-board [data-drawn] .rv-map")
 
 
-def test_the_link_opens_the_run_after_a_restart(visit, serve, pair_of_models, tmp_path, browser, settings, served, history):  # noqa: F811
+def test_the_link_opens_the_run_after_a_restart(
+    visit, serve, pair_of_models, tmp_path, browser, settings, served, history
+):
     page = visit()
     explained(page)
     until(page, lambda: "run=" in page.url, "the address names the run")
@@ -100,7 +103,7 @@ def test_the_link_opens_the_run_after_a_restart(visit, serve, pair_of_models, tm
         other.close()
 
 
-def test_runs_are_found_named_pinned_and_deleted(visit, served, history):  # noqa: F811
+def test_runs_are_found_named_pinned_and_deleted(visit, served, history):
     page = visit()
     for question in ("Is the duck floating?", "What color is the car?"):
         page.fill("#rv-question textarea", question)
@@ -132,7 +135,7 @@ def test_runs_are_found_named_pinned_and_deleted(visit, served, history):  # noq
 
 
 @pytest.mark.parametrize(("size", "theme"), [(LAPTOP, "light"), (LAPTOP, "dark"), (NARROW, "light"), (NARROW, "dark")])
-def test_two_runs_are_compared(visit, served, history, pair_of_models, size, theme):  # noqa: F811
+def test_two_runs_are_compared(visit, served, history, pair_of_models, size, theme):
     kept = [kept_run(history, pair_of_models, number, question) for number, question in QUESTIONS]
     history.pin(kept[0], "", True)
     history.name(kept[1], "", "A name of my own")
@@ -159,9 +162,30 @@ def test_two_runs_are_compared(visit, served, history, pair_of_models, size, the
     assert "different pictures" in page.inner_text("#rv-compared")
     screen(page, f"{name}-13-apart")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    page.click("[data-clear]")
+    until(page, lambda: page.locator("#rv-pair .rv-board").count() == 0, "closed")
 
 
 QUESTIONS = ((0, "Is the duck floating?"), (0, "What color is the house?"), (1, "Is there a boat?"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, served, history, pair_of_models, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    kept = [kept_run(history, pair_of_models, number, question) for number, question in QUESTIONS[:2]]
+    history.pin(kept[0], "", True)
+    page = visit(LAPTOP, theme)
+    runs = unfolded(page)
+    until(page, lambda: runs.count() == 2, "both")
+    for run in kept:
+        page.check(f"[data-run='{run}'] input")
+    page.click("[data-compare]")
+    page.wait_for_selector("#rv-compared-first [data-drawn]")
+    runs.last.get_by_role("button", name="Delete").click()
+    runs.first.get_by_role("button", name="Name").click()
+    page.wait_for_timeout(300)
+    found = axe.run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["target"]) for one in found if one["impact"] in ("critical", "serious")] == []
 
 
 def kept_run(history, models, number, question):
@@ -202,7 +226,7 @@ def test_with_a_password_each_user_sees_their_own(browser, serve, pair_of_models
         assert counts == {"eve": 1, "bob": 0}
 
 
-def test_a_thousand_runs(visit, served, history, pair_of_models):  # noqa: F811
+def test_a_thousand_runs(visit, served, history, pair_of_models):
     whole = replace(history.run(kept_run(history, pair_of_models, *QUESTIONS[0]), ""), kept="")
     random = np.random.default_rng(0)
     for number in range(60):
