@@ -1,6 +1,7 @@
 // Runs once for the list of runs, whose HTML the server replaces.
 const MOST = 2; // runs that can be compared
 let chosen = [], again = null; // again: what has the focus once the list is new
+let most, top = 0; // how many runs the list has come to, and how far it is scrolled
 
 function mark() {
   element.querySelectorAll(".rv-run input[type=checkbox]").forEach((box) => {
@@ -16,7 +17,9 @@ function fresh() {
   chosen = chosen.filter((run) => there.includes(run));
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   element.querySelectorAll("time").forEach((time) => (time.textContent = format.format(new Date(time.dateTime))));
-  if (again) (element.querySelector(again) || element.querySelector(".rv-runs"))?.focus();
+  const list = element.querySelector(".rv-runs");
+  if (list) list.scrollTop = top;
+  if (again) (element.querySelector(again) || list)?.focus({ preventScroll: true });
   again = null;
   mark();
 }
@@ -36,28 +39,42 @@ function rename(run) {
   field.addEventListener("blur", () => {
     if (field.value !== name) {
       again = `[data-run="${run.dataset.run}"] [data-act=name]`;
-      trigger("edit", { run: run.dataset.run, name: field.value });
+      trigger("edit", { run: run.dataset.run, name: field.value, most });
     }
     setTimeout(() => field.remove()); // not while a new list takes this one's place
   });
 }
 
 const ACTS = {
-  pin: (run, button) => trigger("edit", { run, pinned: button.getAttribute("aria-pressed") !== "true" }),
+  pin: (run, button) => trigger("edit", { run, pinned: button.getAttribute("aria-pressed") !== "true", most }),
   name: (run, button) => rename(button.closest(".rv-run")),
   delete: (run, button) => {
-    if (button.dataset.sure) return trigger("delete", { run });
+    if (button.dataset.sure) return trigger("delete", { run, most });
     button.dataset.sure = "yes";
     button.textContent = "Sure?";
     button.addEventListener("blur", () => { delete button.dataset.sure; button.textContent = "Delete"; }, { once: true });
   },
 };
 
+function grow() {
+  const more = element.querySelector("[data-more]");
+  if (!more || more.disabled) return;
+  more.disabled = true;
+  most = Number(more.dataset.more);
+  trigger("retry", { most });
+}
+
+element.addEventListener("scroll", ({ target }) => {
+  top = target.scrollTop;
+  if (target.scrollHeight - top < 2 * target.clientHeight) grow();
+}, true);
 element.addEventListener("click", (event) => {
   const run = event.target.closest(".rv-run")?.dataset.run, act = event.target.closest("[data-act]");
   if (act) {
     again = `[data-run="${run}"] [data-act=${act.dataset.act}]`;
     ACTS[act.dataset.act](run, act);
+  } else if (event.target.closest("[data-more]")) {
+    grow();
   } else if (event.target.closest("[data-compare]")) {
     trigger("submit", { runs: chosen });
   } else if (event.target.closest(".rv-run a") && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
@@ -71,5 +88,5 @@ element.addEventListener("change", (event) => {
   chosen = event.target.checked ? [...chosen, run] : chosen.filter((other) => other !== run);
   mark();
 });
-window.addEventListener("rv-kept", () => { if (element.offsetParent) trigger("retry"); });
+window.addEventListener("rv-kept", () => { if (element.offsetParent) trigger("retry", { most }); });
 watch("value", fresh);

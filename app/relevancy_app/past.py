@@ -26,7 +26,7 @@ from relevancy_app.settings import methods
 from relevancy_app.theme import ADDRESS_SCRIPT
 from relevancy_app.wiring import QUICK, Handlers, owner_of
 
-_MOST = 1000  # runs in the list
+_PAGE = 100  # runs that a list begins with; the rest comes as it is scrolled
 _LONGEST_SEARCH = 200
 
 
@@ -37,9 +37,11 @@ class PastHandlers:
     history: History
     shown: Handlers
 
-    def listed(self, words: Any, request: gr.Request) -> str:
-        """The runs in which all words stand."""
-        return runs(*self.history.runs(owner_of(request), str(words or "")[:_LONGEST_SEARCH], _MOST))
+    def listed(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
+        """The runs in which all words stand, as many as the list has come to."""
+        given = _said(event, "most")
+        most = given if isinstance(given, int) and given > _PAGE else _PAGE
+        return runs(*self.history.runs(owner_of(request), str(words or "")[:_LONGEST_SEARCH], most))
 
     def open(self, controls: Controls, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """A run as it was shown: the panel shut, picture, `asked` values, `Page.results`; what goes on is stopped."""
@@ -56,21 +58,21 @@ class PastHandlers:
 
     def edit(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
         """Name, pin or unpin a run; the list."""
-        run, owner, name = _named(event), owner_of(request), getattr(event, "name", None)
+        run, owner, name = _named(event), owner_of(request), _said(event, "name")
         if isinstance(name, str):
             self.history.name(run, owner, name)
         else:
-            self.history.pin(run, owner, getattr(event, "pinned", None) is True)
-        return self.listed(words, request)
+            self.history.pin(run, owner, _said(event, "pinned") is True)
+        return self.listed(words, event, request)
 
     def delete(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
         """Remove a run; the list."""
         self.history.delete(_named(event), owner_of(request))
-        return self.listed(words, request)
+        return self.listed(words, event, request)
 
     def compare(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Two runs beside each other, for `Past.pair`."""
-        given = getattr(event, "runs", None)
+        given = _said(event, "runs")
         if not isinstance(given, list) or len(given) != 2 or not all(isinstance(one, str) for one in given):
             raise RelevancyError("Choose two runs to compare.")
         pair = RunPair(*(self.history.run(run, owner_of(request)) for run in given))
@@ -149,9 +151,10 @@ def _user(scope: Any) -> str | None:
 def runs(found: Sequence[Run], count: int) -> str:
     """The list, and how many there are."""
     told = f"{count:,} run{'' if count == 1 else 's'}"
+    more = ""
     if count > len(found):
-        told += f", of which the newest {len(found):,} are listed: search for older ones"
-    rows = "".join(map(_run, found))
+        more = f'<li><button type="button" class="rv-do" data-more="{2 * len(found)}">Show more</button></li>'
+    rows = "".join(map(_run, found)) + more
     listed = f'<ul class="rv-runs" tabindex="0" aria-label="Runs">{rows}</ul>' if found else ""
     return (
         f'<div class="rv-runs-bar"><p class="rv-quiet" role="status">{told}.</p>'
@@ -188,7 +191,15 @@ def _run(run: Run) -> str:
 
 def _named(event: gr.EventData) -> str:
     """The run that an event is about."""
-    run = getattr(event, "run", None)
+    run = _said(event, "run")
     if not isinstance(run, str):
         raise RelevancyError("That is no run.")
     return run
+
+
+def _said(event: gr.EventData, name: str) -> Any:
+    """What the page says with an event; None where it says nothing."""
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # Gradio's, of an event without data
+        return None

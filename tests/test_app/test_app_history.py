@@ -440,6 +440,7 @@ def test_what_is_no_run_is_refused(shelf, history, tmp_path, event):
 
 def test_what_users_write_is_no_markup(history, whole, shelf, tmp_path):
     panel = handlers(shelf, history, tmp_path)
+    assert "0 runs." in panel.listed("", gr.EventData(None, None), NOBODY)
     kept = history.keep(asked(whole, "<script>alert(1)</script>\"'"), "").kept
     shown = panel.edit("", SimpleNamespace(run=kept, name="<img src=x onerror=alert(2)>"), NOBODY)
     assert "<script" not in shown
@@ -452,7 +453,11 @@ def test_the_list_says_how_many_there_are(history, whole):
     for number in range(3):
         history.keep(asked(whole, f"{number}?"), "")
     assert "3 runs." in past.runs(*history.runs(""))
-    assert "3 runs, of which the newest 2 are listed" in past.runs(*history.runs("", most=2))
+    assert "data-more" not in past.runs(*history.runs(""))
+    part = past.runs(*history.runs("", most=2))
+    assert "3 runs." in part
+    assert part.count("data-run") == 2
+    assert 'data-more="4"' in part
     assert "1 run." in past.runs(*history.runs("", "2?"))
 
 

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from relevancy_app import actions, asking
 from relevancy_app.examples import examples
@@ -226,16 +225,20 @@ def test_with_a_password_each_user_sees_their_own(browser, serve, pair_of_models
         assert counts == {"eve": 1, "bob": 0}
 
 
-def test_a_thousand_runs(visit, served, history, pair_of_models):
+def test_a_long_list_comes_as_it_is_scrolled(visit, served, history, pair_of_models):
     whole = replace(history.run(kept_run(history, pair_of_models, *QUESTIONS[0]), ""), kept="")
-    random = np.random.default_rng(0)
-    for number in range(60):
-        question = f"{number} {' '.join(random.choice(['duck', 'boat', 'house', 'sky'], 8))}?"
-        history.keep(replace(whole, ask=replace(whole.ask, question=question)), "")
-    page = visit()
-    asked = []
+    for number in range(120):
+        history.keep(replace(whole, ask=replace(whole.ask, question=f"{number}?")), "")
+    page, asked = visit(LAPTOP), []
     page.on("request", lambda request: asked.append(request.url) if "thumbnail" in request.url else None)
     runs = unfolded(page)
-    until(page, lambda: runs.count() == 61, "all of them")
+    until(page, lambda: runs.count() == 100, "the first of them")
     page.wait_for_timeout(500)
-    assert 0 < len(asked) < 40  # those in sight, and some below
+    assert 0 < len(asked) < 60  # those in sight, and some below
+    page.eval_on_selector("#rv-list .rv-runs", "list => list.scrollTo(0, list.scrollHeight)")
+    until(page, lambda: runs.count() == 121, "all of them")
+    assert page.eval_on_selector("#rv-list .rv-runs", "list => list.scrollTop") > 500
+    runs.nth(80).get_by_role("button", name="Pin").click()
+    until(page, lambda: history.runs("")[0][0].pinned, "pinned")
+    until(page, lambda: runs.first.locator("[aria-pressed=true]").count() == 1, "first")
+    assert runs.count() == 121
