@@ -1,6 +1,7 @@
 """What is measured: ways to one map, rows that are sums of what was timed, failures that come back named."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -99,7 +100,7 @@ def test_every_workload_gives_rows_beside_its_bare_forward_pass(workload):
         "map": list(VARIANTS),
         "question": ["forward", "first", "first-remembered", "next", "next-in-list"],
         "token": ["forward", "first", "next", "whole-answer", "answer-together"],
-        "evidence": ["forward", "map", "map-with-evidence", "evidence"],
+        "evidence": ["forward", "map", "evidence", "map-with-evidence"],
         "export": ["forward", "row"],
     }
     assert [row.variant for row in rows] == expected[workload]
@@ -131,6 +132,21 @@ def test_questions_after_the_first_are_about_the_same_picture_through_the_public
     assert first != other
     assert len(set(many)) == workloads.QUESTIONS
     assert trial.rows["next-in-list"] == {"list": 1 / 3, "first": -1 / 3}
+
+
+def test_evidence_is_timed_by_itself_on_one_whole_prompt(toy, monkeypatch):
+    found = []
+    real = workloads.evidence_for
+    monkeypatch.setattr(workloads, "evidence_for", lambda *asked: found.append((asked[3], real(*asked))))
+    trial = workloads.evidence_trial(toy, TOY, 110)
+    for _ in range(2):
+        trial.steps["evidence"].run()
+    (((first,), (evidence,)), (_, (again,))) = found
+    assert (first.length, first.image_maps[0].shape) == (110, (10, 10))
+    assert evidence == again
+    assert evidence.shared
+    assert not math.isnan(evidence.elsewhere)
+    assert trial.rows["map-with-evidence"] == {"map": 1, "evidence": 1}
 
 
 def slow(seconds: float):
@@ -184,6 +200,31 @@ def test_a_step_elsewhere_tells_its_own_seconds_and_is_not_weighed(timed):
     assert len(calls) == 2
     assert (rows["row"].seconds, rows["row"].busy, rows["row"].rows_per_second) == (pytest.approx(1), 0.5, 1)
     assert rows["row"].peak_bytes is None
+
+
+def test_growth_is_the_power_of_the_length(monkeypatch):
+    taken = {"forward": lambda n: 0, "line": lambda n: n << 12, "square": lambda n: n * n << 4}
+
+    def trial(_model, _setting, tokens: int) -> Trial:
+        steps = {name: TimedStep(lambda: None, 1) for name in taken}
+        return Trial(steps, {name: {name: 1} for name in taken})
+
+    class Asked:  # the exact size in place of the process's
+        def __init__(self, _: str) -> None:
+            self.bytes = next(sizes)
+
+        def __enter__(self) -> "Asked":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+    sizes = iter([(1 << 30) + size(tokens) for tokens in (110, 440, 880) for size in taken.values()])
+    monkeypatch.setattr(measurement, "PeakMemory", Asked)
+    monkeypatch.setitem(workloads.TRIALS, "map", trial)
+    rows = rows_of(replace(TOY, tokens=(110, 440, 880)))
+    assert [row.growth for row in rows[:4]] == [None] * 4
+    assert [row.growth for row in rows[4:]] == [pytest.approx(1), pytest.approx(2), None, *map(pytest.approx, (1, 2))]
 
 
 def test_memory_is_the_largest_size_inside_the_block():

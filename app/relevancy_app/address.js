@@ -1,8 +1,5 @@
 // The address names the run on the page, so that a reload, Back and a link show it again.
 () => {
   const run = document.querySelector("#rv-status [data-run]")?.dataset.run;
-  if (!run || window.rvSeen.has(run)) return;
-  window.rvSeen.add(run);
-  history.pushState(null, "", `?run=${run}`);
-  window.dispatchEvent(new Event("rv-kept"));
+  if (run) window.dispatchEvent(new CustomEvent("rv-shown", { detail: run }));
 }

@@ -62,9 +62,10 @@ def stem(last: Session) -> str:
 
 
 def _figure(last: Session, shown: Display, kind: str) -> bytes:
-    options: dict[str, Any] = {"smooth": shown.smooth, "colormap": shown.colormap, "opacity": shown.opacity}
+    options = asdict(shown)
+    shared = options.pop("one_scale")
     both = last.shown
-    drawn = last.results[0].figure(**options) if both is None else both.figure(shared_scale=shown.one_scale, **options)
+    drawn = last.results[0].figure(**options) if both is None else both.figure(shared_scale=shared, **options)
     buffer = io.BytesIO()
     drawn.savefig(buffer, format=kind)
     return buffer.getvalue()

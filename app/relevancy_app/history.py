@@ -37,7 +37,8 @@ _SCHEMA = (
     "CREATE INDEX runs_of_picture ON runs (picture)",
     """CREATE TABLE results (
         run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE, model INTEGER NOT NULL,
-        position INTEGER NOT NULL, explanation BLOB NOT NULL, PRIMARY KEY (run, model, position))""",
+        position INTEGER NOT NULL, against INTEGER NOT NULL, explanation BLOB NOT NULL,
+        PRIMARY KEY (run, model, position, against))""",
     f"PRAGMA application_id = {_OURS}",
     f"PRAGMA user_version = {_VERSION}",
 )
@@ -79,7 +80,7 @@ class History:
             return self._begun(replace(last, kept=secrets.token_urlsafe(16)), owner)
         with self._reading() as db:
             number = _number(db, last.kept, owner)
-            known = set(db.execute("SELECT model, position FROM results WHERE run = ?", (number,)).fetchall())
+            known = set(db.execute("SELECT model, position, against FROM results WHERE run = ?", (number,)).fetchall())
         if number is not None:
             packed, row = stored.results(last, known), stored.growing(last)
             with self._writing() as db:
@@ -98,10 +99,10 @@ class History:
             self._add(db, int(added.lastrowid or 0), packed)
         return session
 
-    def _add(self, db: sqlite3.Connection, number: int, packed: Mapping[tuple[int, int], bytes]) -> None:
+    def _add(self, db: sqlite3.Connection, number: int, packed: Mapping[stored.Place, bytes]) -> None:
         """Results of a run, and room for them."""
         rows = [(number, *key, result) for key, result in packed.items()]
-        db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?)", rows)
+        db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows)
         size = sum(map(len, packed.values()))
         db.execute("UPDATE runs SET bytes = bytes + ? WHERE number = ?", (size, number))
         self._shorten(db, number)
@@ -134,7 +135,9 @@ class History:
             if row is None:
                 raise RelevancyError("There is no such run in your history: it was deleted, or is another user's.")
             results = db.execute(
-                "SELECT model, position, explanation FROM results WHERE run = ? ORDER BY model, position", row[:1]
+                "SELECT model, position, against, explanation FROM results WHERE run = ? "
+                "ORDER BY model, position, against",
+                row[:1],
             ).fetchall()
         try:
             return stored.session(run, *row[1:], results=results)

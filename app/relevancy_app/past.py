@@ -97,18 +97,18 @@ class PastHandlers:
 def wire(page: Page, handlers: PastHandlers, running: list[Any]) -> None:
     """Attach the handlers to the panel, inside the current `gr.Blocks`. running: what opening a run puts an end to."""
     past = page.past
-    listing: dict[str, Any] = {"inputs": past.search, "outputs": past.runs, **QUICK}
+    listing: dict[str, Any] = {"inputs": past.search, "outputs": past.runs}
+    each = {**QUICK, "trigger_mode": "multiple"}  # what is pressed soon after is not dropped
     gr.on(
-        [past.panel.expand, past.search.change, past.runs.retry], speaking(handlers.listed), **listing
+        [past.panel.expand, past.search.change, past.runs.retry], speaking(handlers.listed), **listing, **QUICK
     )  # fmt: skip
-    each = {**listing, "trigger_mode": "multiple"}  # what is pressed soon after is not dropped
-    past.runs.edit(speaking(handlers.edit), **each)
-    past.runs.delete(speaking(handlers.delete), **each)
+    past.runs.edit(speaking(handlers.edit), **listing, **each)
+    past.runs.delete(speaking(handlers.delete), **listing, **each)
     past.runs.submit(speaking(handlers.compare), None, past.pair, **QUICK)
     past.lines.clear(lambda: ("",) * len(past.pair), None, past.pair, **QUICK)
     past.link.select(
         speaking(handlers.open), page.controls,
-        [past.panel, page.question.picture, *page.question.asked, *page.results], cancels=running, **QUICK,
+        [past.panel, page.question.picture, *page.question.asked, *page.results], cancels=running, **each,
     )  # fmt: skip
     page.answers.status.change(None, js=ADDRESS_SCRIPT.read_text())
 

@@ -18,20 +18,21 @@ from relevancy import Explanation, formats
 from relevancy.explanations.comparison import Comparison
 from relevancy.images import open_picture
 from relevancy_app.asking import Ask
-from relevancy_app.session import Session, plain, reduced
+from relevancy_app.session import Session, of_token, reduced
 
-FIRST = -1
-"""In the place of a token's position: the result that was asked for."""
+Place = tuple[int, int, int]
+"""Of a result: number of the model, position of the token, and the token it is explained against; -1 for none."""
 
+_NONE = -1
 _THUMBNAIL = 192  # pixels
 _QUALITY = 80
 
 
-def results(session: Session, known: Collection[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Every result that is not known yet, by number of the model and position."""
-    found = {(number, FIRST): result for number, result in enumerate(session.first)}
-    found |= {key: result for key, result in session.picked.items() if result is not session.first[key[0]]}
-    return {key: _packed(result.to_json()) for key, result in found.items() if key not in known}
+def results(session: Session, known: Collection[Place]) -> dict[Place, bytes]:
+    """The results that came first and those that are shown, as far as they are not known yet."""
+    found = {(number, _NONE, _NONE): result for number, result in enumerate(session.first)}
+    found |= zip(_shown(session), session.results, strict=True)
+    return {place: _packed(result.to_json()) for place, result in found.items() if place not in known}
 
 
 def beginning(session: Session) -> dict[str, Any]:
@@ -49,15 +50,11 @@ def beginning(session: Session) -> dict[str, Any]:
 
 def growing(session: Session) -> dict[str, Any]:
     """What changes as a run goes on, by column."""
-    shown = [
-        FIRST if result is first else result.target.position
-        for result, first in zip(session.results, session.first, strict=True)
-    ]
     return {
         "answers": json.dumps([result.answer for result in session.first], ensure_ascii=False),
         "models": json.dumps(session.ask.models, ensure_ascii=False),
         "ask": json.dumps(asdict(session.ask), ensure_ascii=False),
-        "shown": json.dumps(shown),
+        "shown": json.dumps(_shown(session)),
         "comparison": None if session.comparison is None else _packed(session.comparison.to_json()),
     }
 
@@ -70,15 +67,15 @@ def session(
     shown: str,
     comparison: bytes | None,
     *,
-    results: Iterable[tuple[int, int, bytes]],
+    results: Iterable[tuple[int, int, int, bytes]],
 ) -> Session:
     """The session that was stored; one that was cut short is whole with what there is."""
-    found = {(model, position): _explanation(packed, source) for model, position, packed in results}
-    first = tuple(result for (_, position), result in found.items() if position == FIRST)
-    picked = {key: result for key, result in found.items() if key[1] != FIRST}
-    for number, result in enumerate(first):
-        picked |= plain(number, result)
-    now = tuple(found[number, position] for number, position in enumerate(json.loads(shown)))
+    found = {(model, position, against): _explanation(packed, source) for model, position, against, packed in results}
+    first = tuple(result for (_, position, _), result in found.items() if position == _NONE)
+    picked = {
+        pick: result for (number, *_), result in found.items() for pick, result in of_token(number, result).items()
+    }
+    now = tuple(found[model, position, against] for model, position, against in json.loads(shown))
     asked = json.loads(ask)
     whole = Session(
         ask=Ask(**asked | {"models": tuple(asked["models"])}),
@@ -92,6 +89,20 @@ def session(
         kept=kept,
     )
     return whole if whole.whole else whole.ended()
+
+
+def _shown(session: Session) -> list[Place]:
+    """Where the results that are shown stand among the stored ones."""
+    return [
+        (number, _NONE, _NONE)
+        if result is first
+        else (number, result.target.position, _or_none(result.target.contrast_id))
+        for number, (result, first) in enumerate(zip(session.results, session.first, strict=True))
+    ]
+
+
+def _or_none(token: int | None) -> int:
+    return _NONE if token is None else token
 
 
 def _explanation(packed: bytes, source: bytes) -> Explanation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import statistics
 import sys
 import threading
@@ -49,6 +50,7 @@ def measured(setting: Setting) -> Iterator[Event]:
     yield _planned(setting, trials)
     timings = [(tokens, _Timing(trial, device)) for tokens, trial in zip(setting.tokens, trials, strict=True)]
     # A CPU's memory is told rightly by a process that time is no longer told of; on a card rows come length by length.
+    before: dict[str, CostRow] = {}
     for group in [timings] if device == "cpu" else [[one] for one in timings]:
         for tokens, timing in group:
             yield from timing.rounds(setting.repeats, f"{tokens} tokens")
@@ -56,7 +58,17 @@ def measured(setting: Setting) -> Iterator[Event]:
             _give_back_at_once()
         for tokens, timing in group:
             yield from timing.weighed(f"{tokens} tokens")
-            yield from timing.found(setting, tokens, model)
+            for row in timing.found(setting, tokens, model):
+                yield replace(row, growth=_growth(before.get(row.variant), row))
+                before[row.variant] = row
+
+
+def _growth(before: CostRow | None, row: CostRow) -> float | None:
+    """See `CostRow`; None where either length has no size."""
+    if before is None or not before.over_forward_bytes or not row.over_forward_bytes:
+        return None
+    sizes, lengths = row.over_forward_bytes / before.over_forward_bytes, row.tokens / before.tokens
+    return math.log(sizes) / math.log(lengths) if sizes > 0 and lengths != 1 else None
 
 
 def described(setting: Setting) -> str:

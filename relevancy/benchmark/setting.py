@@ -163,8 +163,10 @@ class CostRow:
     """What one thing costs: medians of one run, in which the bare forward pass was measured in turn with it.
 
     seconds: of one. x_forward: of that in bare forward passes, x_first: in first maps, where there is such a thing.
-    peak_bytes: of the process, weights included (of the device, where it has its own memory). rows_per_second, busy: of
-    an export, the latter the share of its time in which the model computes. All None where it failed, by `failure`.
+    peak_bytes: of the process, weights included (of the device, where it has its own memory). growth: the power of the
+    length with which over_forward_bytes has grown since the length measured before, 1 for linear. rows_per_second,
+    busy: of an export, the latter the share of its time in which the model computes. All None where it failed, by
+    `failure`.
     """
 
     workload: str
@@ -179,6 +181,7 @@ class CostRow:
     x_first: float | None = None
     peak_bytes: int | None = None
     over_forward_bytes: int | None = None
+    growth: float | None = None
     rows_per_second: float | None = None
     busy: float | None = None
     repeats: int = 0

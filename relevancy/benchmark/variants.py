@@ -100,11 +100,14 @@ PASSES: Mapping[str, float] = {
 
 
 def bytes_beside(variant: str, shape: Shape, tokens: int, width: int) -> int:
-    """A low estimate of what a variant needs beside weights of so many bytes each, to leave out what cannot fit."""
+    """A low estimate of what a variant needs beside weights of so many bytes each, to leave out what cannot fit.
+
+    Eager attention keeps each layer's probabilities and their gradient, and has four such squares more at once.
+    """
     text = shape.text
     layers = text["num_hidden_layers"]
     kept = tokens * layers * (2 * text["intermediate_size"] * width + 4 * text["hidden_size"] * 4)
-    square = tokens**2 * text["num_attention_heads"] * layers * 2 * width
+    square = tokens**2 * text["num_attention_heads"] * (2 * layers + 4) * width
     logits = tokens * shape.vocabulary * 4
     return {
         "forward": 0,

@@ -69,7 +69,7 @@ def bench(
     relevancy bench --size 2b --layers 2
     The next question about the same picture, and how memory grows with length:
     relevancy bench --workload question --size 2b --layers 2
-    relevancy bench --tokens 2048,4096,8192 --layers 2 --variants forward,map,eager-frozen
+    relevancy bench --size demo --layers 2 --tokens 2048,4096,8192,16384,32768 --variants forward,map,eager-frozen
     """
     from relevancy.benchmark.setting import Setting
 
@@ -134,14 +134,17 @@ def _print(found: list[CostRow]) -> None:
     first = found[0]
     exported = any(row.rows_per_second for row in found)
     besides = ("rows a second", "model computes") if exported else ("x first",)
-    table = Table("tokens", "what", "seconds", "x forward", *besides, "peak GiB", "over forward, GiB", box=None)
+    grown = any(row.growth is not None for row in found)
+    sizes = ("peak GiB", "over forward, GiB", *(("grows as tokens^",) if grown else ()))
+    table = Table("tokens", "what", "seconds", "x forward", *besides, *sizes, box=None)
     for row in found:
         told = [_number(row.rows_per_second, 2), _number(row.busy, 2)] if exported else [_number(row.x_first, 2)]
-        sizes = [_number(size and size / 2**30, 2) for size in (row.peak_bytes, row.over_forward_bytes)]
+        told += [_number(size and size / 2**30, 2) for size in (row.peak_bytes, row.over_forward_bytes)]
+        told += [_number(row.growth, 2)] if grown else []
         named = [str(row.tokens), row.variant]
         table.add_row(
             *named,
-            *([row.failure] if row.failure else [_number(row.seconds, 3), _number(row.x_forward, 2), *told, *sizes]),
+            *([row.failure] if row.failure else [_number(row.seconds, 3), _number(row.x_forward, 2), *told]),
         )
     out.print(
         f"{first.size}, {first.layers} layers, {first.dtype} on {first.device}, random weights, "

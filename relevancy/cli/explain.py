@@ -59,7 +59,8 @@ def explain(
             help="Which token of the answer: [bold]first[/bold], [bold]first-relevant[/bold] (skips brackets and "
             "quotes), [bold]contrast[/bold] (that token against the next best), a position such as 2, a string in the "
             "answer, [bold]word:2[/bold] for the string 2, or two words such as 'Yes|No'. Several together: a span "
-            "such as 3:7, or [bold]answer[/bold] for all. One by one: [bold]all[/bold], or [bold]each:3:7[/bold]."
+            "such as 3:7, or [bold]answer[/bold] for all. One by one: [bold]all[/bold], [bold]each:3:7[/bold], or "
+            "[bold]words[/bold], each word's tokens together."
         ),
     ] = "first",
     scope: Annotated[
@@ -91,8 +92,8 @@ def explain(
 ) -> None:
     """Explain one answer: about one picture, several, or to words alone.
 
-    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all or
-    each:3:7, into one numbered folder per token), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png.
+    Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, words
+    or each:3:7, into one numbered folder for each), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png.
     Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)

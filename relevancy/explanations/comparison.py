@@ -61,7 +61,7 @@ class Comparison:
 
     def word_scale(self) -> tuple[float, float]:
         """Ends of the one color scale for all words, control tokens left out."""
-        return figures.word_range([result.words() for result in self.explanations])
+        return figures.word_range([result.words(whole=True) for result in self.explanations])
 
     def overlays(
         self,

@@ -43,6 +43,9 @@ class Evidence:
     distribution of the next token and that one, 0 the same, 1 disjoint; it also hears answers that become surer.
     NaN where the map is empty and there is no best. runner_up: probability of the second likeliest token, by variant.
     lead: against a contrast, the difference of the two logits, by variant. says: the likeliest token, by variant.
+    Of several tokens together: the product of their probabilities, each after those before it; *_tv between the
+    distributions of where, and with which token, the model first leaves them, which a longer span can only raise; says:
+    the likeliest token in each place; no runner_up.
     shared: whether only the tokens after the picture ran again; otherwise whole forward passes did.
     without, without_tv: of several pictures, the numbers with each of them alone knocked out, in their order; best,
     peak and elsewhere are then of all maps together, the peak the highest of them, elsewhere on the peak's picture.

@@ -48,7 +48,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | None,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[Explanation]: ...
@@ -68,7 +68,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | Several | None,
     question: Several,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | Several | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -88,7 +88,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Several,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: str | Several | None = ...,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -108,7 +108,7 @@ def explain(  # type: ignore[overload-overlap]
     image: Source | None,
     question: str | Messages,
     *,
-    target: Literal["all"],
+    target: Literal["all", "words"],
     answer: Several,
     **options: Unpack[ExplainOptions],
 ) -> list[list[Explanation]]: ...
@@ -146,10 +146,11 @@ def explain(
         their order.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
-        string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
+        string in the answer, "A|B" (why A rather than B), or "2|#1234" (why the token at position 2 rather than that of
+        this number in the vocabulary, as `Target.alternatives` has them). Several tokens together, by the sum of their
         log-probabilities: "3:7" (tokens 3 to 6, as Python slices), "answer" (all), a string that takes several. One by
-        one, a list of results: "all", or "each:3:7". "word:2" is the string 2 in the answer, and so for all that read
-        as another target.
+        one, a list of results: "all", "each:3:7", or "words" (each word, its tokens together). "word:2" is the string 2
+        in the answer, and so for all that read as another target.
     scope: "language" reads the decoder's image tokens; "full" goes on through the vision tower.
     method: one of `relevancy.methods.registry.METHODS`, which says of each what it computes, costs and needs; numbers
         are as it gives them, and a note says where they may be negative. Or a function of your own that gives the maps

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from relevancy import formats
 from relevancy.atomic_io import whole_files
-from relevancy.core.targets import Target
+from relevancy.core.targets import Alternative, Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.picture_map import PictureMap
@@ -31,6 +32,7 @@ from relevancy.images import open_picture
 from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
+from relevancy.token_text import SPECIAL, spells_bytes, summed, whole_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ _JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
 
 _WRITTEN = re.compile(r"explanation\.json|figure\.png|(overlay|picture)(-\d+)?\.png|heatmap(-\d+)?\.npy")
 
+_TOP_WORDS = 3  # told in a summary
 _SHARES = {"image": "image", "text": "text", "first_token": "first token"}
 
 
@@ -122,6 +125,25 @@ class Explanation:
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
         return f"{self.model}: {self.target.place}, method {self.method}, scope {self.scope}, {layers}{versions}"
 
+    @property
+    def code(self) -> str:
+        """Python that makes this result again, from files named picture.png, picture-2.png and so on."""
+        files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
+        given = {
+            "target": self.target.named,
+            "scope": self.scope,
+            "method": self.method,
+            **({} if self.layers is None else {"layers": list(self.layers)}),
+        }
+        arguments = [
+            f"relevancy.load({self.model!r})",
+            repr(files[0] if len(files) == 1 else [files] if files else None),
+            repr(to_messages(self.conversation) if self.conversation else self.question),
+            *(f"{name}={value!r}" for name, value in given.items()),
+        ]
+        lines = "".join(f"    {argument},\n" for argument in arguments)
+        return f"import relevancy\n\nresult = relevancy.explain(\n{lines})\nresult.figure().savefig('map.png')\n"
+
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
 
@@ -157,13 +179,23 @@ class Explanation:
         """Row and column in `image_map` of the patch that holds a pixel of the picture; None where none does."""
         return self.picture(picture).patch_at(x, y)
 
-    def words(self) -> list[tuple[str, float]]:
-        """Every token that is no image token, with its raw relevance, in their order."""
-        return [
-            (token, float(value))
-            for token, value, image in zip(self.tokens, self.relevance, self.is_image, strict=True)
-            if not image
-        ]
+    def words(self, *, whole: bool = False) -> list[tuple[str, float]]:
+        """Every token that is no image token, with its raw relevance, in their order.
+
+        whole: by words, as text with the sum over their tokens; marks, line breaks and control tokens are each for
+        themselves (see `relevancy.token_text.whole_words`).
+        """
+        if not whole:
+            known = zip(self.tokens, self.relevance.tolist(), self.is_image, strict=True)
+            return [(token, value) for token, value, image in known if not image]
+        by_bytes = spells_bytes(self.tokens)
+        found: list[tuple[str, float]] = []
+        for image, group in groupby(range(len(self.tokens)), key=lambda place: bool(self.is_image[place])):
+            places = slice((some := list(group))[0], some[-1] + 1)
+            if not image:  # what stands before a picture and after it is not one word
+                runs = whole_words(self.tokens[places], by_bytes=by_bytes)
+                found += summed(runs, self.relevance[places].tolist())
+        return found
 
     def turns(self) -> list[TurnShare]:
         """What each side said, with the relevance on it; of a plain question one turn.
@@ -192,7 +224,7 @@ class Explanation:
             subtitle=f"why {asked} (p = {target.probability:.2f})",
             image=self.picture(picture).image if self.pictures else None,
             heatmap=heatmap,
-            words=self.words() if picture == 0 else (),
+            words=self.words(whole=True) if picture == 0 else (),
             shares=shares,
             empty=why,
         )
@@ -308,6 +340,7 @@ class Explanation:
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
             f"probability {target.probability:.3f}\nrelevance: "
             + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in self._parts().items())
+            + self._by_word()
             + ("" if len(self.pictures) < 2 else f"\n{self._by_picture()}")
             + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
@@ -315,6 +348,16 @@ class Explanation:
     def _parts(self) -> dict[str, str]:
         """The shares that there are, with their names."""
         return {key: name for key, name in _SHARES.items() if key != "image" or self.pictures}
+
+    def _by_word(self) -> str:
+        """The words with most relevance, of those that hold a letter or a digit, with their shares if not faint."""
+        total = float(np.abs(self.relevance).sum(dtype=np.float64))
+        words = ((text.strip(), abs(value)) for text, value in self.words(whole=True) if not SPECIAL.fullmatch(text))
+        ranked = sorted((one for one in words if any(map(str.isalnum, one[0]))), key=lambda one: -one[1])[:_TOP_WORDS]
+        told = [
+            f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if value >= drawing.FLOOR * total
+        ]
+        return f"\nmost of it on the words: {', '.join(told)}" if told and total > 0 else ""
 
     def _by_picture(self) -> str:
         told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
@@ -371,4 +414,9 @@ def _target(stored: Mapping[str, Any]) -> Target:
     values: dict[str, Any] = {
         key: math.nan if key in numbers and value is None else value for key, value in stored.items()
     }
-    return Target(**values)
+    others = values.pop("alternatives", ())  # files of before have none
+    likeliest = (
+        Alternative(one["token"], one["id"], math.nan if one["probability"] is None else one["probability"])
+        for one in others
+    )
+    return Target(**values, alternatives=tuple(likeliest))

@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ["Areas", "MapInQuestion", "evidence_for"]
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,15 @@ PEAK = 0.3  # of the grid's side: the square around the peak, 3 x 3 patches of 1
 DRAWS = 2  # squares elsewhere
 EQUAL = 1e-6  # of a map's largest value: differences by less are rounding
 _PARTS = ("blind", "best", "peak", "elsewhere")
+_LOGITS_BYTES = 256 << 20  # held at once; a long answer's, of all variants, would take gigabytes
 
 
 @dataclass(frozen=True, eq=False)
 class MapInQuestion:
     """The maps of one example of a batch, one for each of its pictures.
 
-    row: which example. length: its own tokens up to the position whose logits (vocabulary,) emit the target.
-    image_maps: each (rows, cols), of the layout at the same place.
+    row: which example. length: its own tokens up to the last position that emits the target. logits: as
+    `Choice.scalar` takes them. image_maps: each (rows, cols), of the layout at the same place.
     """
 
     row: int
@@ -90,8 +92,8 @@ def evidence_for(
 
     prefill: what a forward pass over the batch left behind, at least as far as the maps' lengths. Costs 5 short passes
     over the tokens after the picture, as one batch; 5 whole forward passes where the model cannot share what comes
-    before (see `generation.shares_prefix`), or has read a picture after another one. All tokens of one answer share the
-    pass without the picture.
+    before (see `generation.shares_prefix`), or has read a picture after another one. Tokens of one answer share the
+    pass without the picture, as many as have room for their logits.
     """
     asked = [one for one in maps if one.layouts]
     if not asked:
@@ -100,53 +102,113 @@ def evidence_for(
         known = iter(evidence_for(model, prepared, prefill, asked))
         return [next(known) if one.layouts else None for one in maps]
     parts = [one.parts() for one in maps]
-    variants = [Variant(one.row, one.length, hidden) for one, own in zip(maps, parts, strict=True) for _, hidden in own]
     shared = max(len(one.layouts) for one in maps) == 1 and generation.shares_prefix(
         model, max(one.length for one in maps), prefill.cache
     )
-    logits = (
-        knockout.logits_of(model, prefill, variants) if shared else knockout.logits_in_full(model, prepared, variants)
-    )
-    found: list[Evidence | None] = []
-    start = 0
-    for one, areas in zip(maps, parts, strict=True):
-        own = torch.cat([one.logits[None].float(), logits[start : start + len(areas)]]).cpu()
-        told = _told(model, one.choice, ["untouched", *(name for name, _ in areas)], own, shared=shared)
-        found.append(None if math.isnan(told.probability) else told)
-        start += len(areas)
-    return found
+    asked_for = [
+        (number, Variant(one.row, one.length, hidden, one.choice.length))
+        for number, (one, own) in enumerate(zip(maps, parts, strict=True))
+        for _, hidden in own
+    ]
+    outcomes: list[list[KnockoutReading]] = [[] for _ in maps]
+    for some in _fitting(asked_for, maps[0].logits.shape[-1] * torch.float32.itemsize):
+        variants = [variant for _, variant in some]
+        logits = iter(
+            knockout.logits_of(model, prefill, variants)
+            if shared
+            else knockout.logits_in_full(model, prepared, variants)
+        )
+        for number, own in groupby(number for number, _ in some):
+            one = maps[number]
+            untouched = one.logits.float().view(one.choice.length, -1)
+            read = KnockoutReading.each(one.choice, torch.stack([untouched, *(next(logits) for _ in own)]).cpu())
+            outcomes[number] += read if not outcomes[number] else read[1:]
+    return [
+        None
+        if math.isnan(told[0].probability)
+        else _told(model, ["untouched", *(name for name, _ in own)], told, shared=shared)
+        for own, told in zip(parts, outcomes, strict=True)
+    ]
 
 
-def _told(model: Model, choice: Choice, names: Sequence[str], logits: Tensor, *, shared: bool) -> Evidence:
-    """Numbers of one map from logits (variants, vocabulary), the untouched first; variants of one name are averaged."""
-    shares = logits.double().softmax(-1)
-    plain = shares[0]
-    first, second = plain.topk(2).indices.tolist()
-    other = second if first == choice.id else first
-    distances = (shares - plain).abs().sum(-1) / 2
-    contrast = choice.contrast_id
-    leads = None if contrast is None else logits[:, choice.id] - logits[:, contrast]
+def _fitting(asked: Sequence[tuple[int, Variant]], token_bytes: int) -> Iterator[list[tuple[int, Variant]]]:
+    """Consecutive variants whose logits are few enough to be held together; one at least."""
+    some: list[tuple[int, Variant]] = []
+    held = 0
+    for one in asked:
+        size = one[1].count * token_bytes
+        if some and held + size > _LOGITS_BYTES:
+            yield some
+            some, held = [], 0
+        some.append(one)
+        held += size
+    yield some
 
-    def mean(values: Tensor, name: str) -> float:
-        own = [float(value) for value, known in zip(values, names, strict=True) if known == name]
-        return sum(own) / len(own) if own else math.nan
 
-    def by_name(values: Tensor) -> dict[str, float]:
-        return {name: mean(values, name) for name in dict.fromkeys(names)}
+@dataclass(frozen=True)
+class KnockoutReading:
+    """What a model says in the target's place in one variant, see `Evidence`.
 
-    each = [at for at, name in enumerate(names) if name.startswith("picture ")]
-    probability = by_name(shares[:, choice.id])
+    says: the likeliest token of each position.
+    """
+
+    probability: float
+    tv: float
+    says: tuple[int, ...]
+    runner_up: float | None
+    lead: float | None
+
+    @classmethod
+    def each(cls, choice: Choice, logits: Tensor) -> list[KnockoutReading]:
+        """From logits (variants, length, vocabulary), the untouched first.
+
+        The distance is that of where the target is left, and with which token; of a single token, of the token.
+        """
+        reached = logits.new_ones(len(logits), dtype=torch.float64)  # the probability of the target so far
+        distance, said = torch.zeros_like(reached), []
+        for here, token in zip(logits.unbind(1), choice.ids, strict=True):
+            shares = here.double().softmax(-1)
+            said.append(shares.argmax(-1).tolist())
+            joint = shares * reached[:, None]
+            apart = (joint - joint[0]).abs()
+            distance += apart.sum(-1) - apart[:, token]
+            reached = joint[:, token]
+        distance = (distance + (reached - reached[0]).abs()) / 2
+        others: Sequence[float | None] = [None] * len(logits)
+        leads = others
+        if not choice.span:
+            first, second = shares[0].topk(2).indices.tolist()
+            others = shares[:, second if first == choice.id else first].tolist()
+            if choice.contrast_id is not None:
+                leads = (here[:, choice.id] - here[:, choice.contrast_id]).tolist()
+        told = zip(reached.tolist(), distance.tolist(), zip(*said, strict=True), others, leads, strict=True)
+        return [cls(*one) for one in told]
+
+
+def _told(model: Model, names: Sequence[str], told: Sequence[KnockoutReading], *, shared: bool) -> Evidence:
+    """Numbers of one map from its variants' outcomes, the untouched first; variants of one name are averaged."""
+
+    def by_name(values: Iterable[float | None]) -> dict[str, float]:
+        own: dict[str, list[float]] = {}
+        for name, value in zip(names, values, strict=True):
+            if value is not None:
+                own.setdefault(name, []).append(value)
+        return {name: sum(some) / len(some) for name, some in own.items()}
+
+    probability, distance = by_name(one.probability for one in told), by_name(one.tv for one in told)
+    each = [name for name in names if name.startswith("picture ")]
     numbers: dict[str, Any] = {name: probability.get(name, math.nan) for name in _PARTS}
-    numbers |= {f"{name}_tv": mean(distances, name) for name in _PARTS}
+    numbers |= {f"{name}_tv": distance.get(name, math.nan) for name in _PARTS}
+    said = {tokens: shown(model.tokenizer, *tokens) for tokens in {one.says for one in told}}
     return Evidence(
         probability=probability["untouched"],
         **numbers,
-        runner_up=by_name(shares[:, other]),
-        lead=None if leads is None else by_name(leads),
-        says={name: shown(model.tokenizer, int(best)) for name, best in zip(names, shares.argmax(-1), strict=True)},
+        runner_up=by_name(one.runner_up for one in told),
+        lead=by_name(one.lead for one in told) or None,
+        says={name: said[one.says] for name, one in zip(names, told, strict=True)},
         shared=shared,
-        without=tuple(float(shares[at, choice.id]) for at in each),
-        without_tv=tuple(float(distances[at]) for at in each),
+        without=tuple(probability[name] for name in each),
+        without_tv=tuple(distance[name] for name in each),
     )
 
 
@@ -194,8 +256,10 @@ def _highest(levels: np.ndarray, count: int, seed: int) -> np.ndarray:
     edge = np.partition(levels, -count, axis=None)[-count]
     equal = np.abs(levels - edge) <= EQUAL
     chosen = (levels > edge) & ~equal
-    drawn = np.random.default_rng([seed, *np.packbits(equal)]).permutation(np.flatnonzero(equal))
-    chosen.flat[drawn[: count - int(chosen.sum())]] = True
+    places, left = np.flatnonzero(equal), count - int(chosen.sum())
+    if len(places) > left:
+        places = np.random.default_rng([seed, *np.packbits(equal)]).permutation(places)[:left]
+    chosen.flat[places] = True
     return chosen
 
 
@@ -221,6 +285,7 @@ def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
+@lru_cache(maxsize=4096)
 def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
     """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
     sides = np.array(side_of(shape))

@@ -282,7 +282,7 @@ class MapBatch:
     def _judged(
         self, prepared: Prepared, prefill: Prefill, readings: list[list[_Reading]]
     ) -> Sequence[Evidence | None]:
-        """The evidence for each reading's map, in order; None for spans."""
+        """The evidence for each reading's map, in order."""
         maps = [
             MapInQuestion(
                 row, len(reading.row), reading.choice, reading.logits, reading.image_maps, prepared.layouts[row]
@@ -290,11 +290,7 @@ class MapBatch:
             for row, read in enumerate(readings)
             for reading in read
         ]
-        single = [one for one in maps if not one.choice.span]
-        if not (self.wish.evidence and single):
-            return [None] * len(maps)
-        judged = iter(evidence_for(self.model, prepared, prefill, single))
-        return [None if one.choice.span else next(judged) for one in maps]
+        return evidence_for(self.model, prepared, prefill, maps) if self.wish.evidence else [None] * len(maps)
 
     def _explanation(
         self,
@@ -317,8 +313,6 @@ class MapBatch:
             notes.append(_placeless(np.abs(row[apart]).sum() / max(np.abs(row).sum(), np.finfo(np.float32).tiny)))
         if not answer:
             notes.append("the model ended its answer at once; explained is why it said nothing")
-        if reading.choice.span and self.wish.evidence:
-            notes.append("evidence is of single tokens: explain one of them, or each, to have it")
         sizes = np.abs(row) if self.method.signed else row
         mass = shares(sizes, is_image)
         if not np.isfinite(row).all() or not all(np.isfinite(one).all() for one in maps):

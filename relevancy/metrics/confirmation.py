@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 
 from relevancy.core.targets import Choice
@@ -15,6 +16,7 @@ from relevancy.explanations.evidence import BLIND_TV, Evidence
 from relevancy.explanations.knockouts import MapInQuestion, evidence_for
 from relevancy.images import Picture
 from relevancy.metrics.teacher_forcing import GivenAnswer
+from relevancy.models.generation import Prefill
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
@@ -25,18 +27,21 @@ _RIGHT = 0.5  # of a map's highest patches: so many on the truth
 def evidence_of(
     model: Model, picture: Image.Image, question: str, said: GivenAnswer, maps: Sequence[np.ndarray]
 ) -> list[Evidence | None]:
-    """The evidence for maps (rows, cols) of one answer's token, whatever made them; None for several tokens together.
+    """The evidence for maps (rows, cols) of what is explained of one answer, whatever made them.
 
     One forward pass serves all maps, and so does the pass without the picture: `blind_tv` is the same for each.
     """
-    if said.length > 1:
-        return [None] * len(maps)
+    stop = said.position + said.length
+    span = said.ids[said.position : stop]
+    choice = Choice.spanning(said.position, span) if said.length > 1 else Choice(said.position, said.token)
     with Session(model) as session:
-        prepared = session.prepare([Example((Picture(picture),), question)], [said.ids[: said.position]], features=True)
-        prefill = session.prefill(prepared)
-        choice, length = Choice(said.position, said.token), prepared.ids.shape[1]
-        asked = [MapInQuestion(0, length, choice, prefill.logits[0], [one], prepared.layouts[0]) for one in maps]
-        return evidence_for(model, prepared, prefill, asked)
+        prepared = session.prepare([Example((Picture(picture),), question)], [said.ids[: stop - 1]], features=True)
+        with torch.no_grad():
+            output = model.model(**prepared.inputs, logits_to_keep=said.length, use_cache=True)
+        logits = output.logits[0] if choice.span else output.logits[0, -1]
+        length, (layouts,) = prepared.ids.shape[1], prepared.layouts
+        asked = [MapInQuestion(0, length, choice, logits, [one], layouts) for one in maps]
+        return evidence_for(model, prepared, Prefill.of(prepared, output), asked)
 
 
 def confirmation(evidence: Evidence | None, pointing: float = math.nan) -> dict[str, float]:

@@ -1,9 +1,7 @@
 """Words on paper: fonts, what they can draw, and tokens broken into pieces and lines."""
 
-__all__ = ["SPECIAL", "readable", "spells_bytes"]
+__all__ = ["pieces_of"]
 
-import codecs
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,22 +9,17 @@ from functools import lru_cache
 from matplotlib import font_manager
 from matplotlib.font_manager import FontProperties
 
+from relevancy.token_text import SPECIAL, readable
+
 # Points; lengths elsewhere are inches.
 LARGE, NORMAL, SMALL = 13.0, 10.5, 8.5
 SPACE = 0.16  # around a block of words
 WORD_LINE = 0.235  # from one line of words to the next
-SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 FONTS = (
     "DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei",
     "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji",
 )  # fmt: skip
 _MOST_WORDS = 1500  # a longer prompt loses its middle, and says so
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece writes a byte that is part of no known piece
-_PRINTED = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-_UNPRINTED = tuple(byte for byte in range(0x100) if byte not in _PRINTED)
-_BYTE_LETTERS = {chr(byte): byte for byte in _PRINTED} | {chr(0x100 + n): byte for n, byte in enumerate(_UNPRINTED)}
-"""Byte-level tokenizers write each byte as one letter: itself where it can be printed, else one from U+0100 on."""
-_SPACE_LETTER, _BREAK_LETTER = "Ġ", "Ċ"
 
 
 @dataclass(frozen=True)
@@ -56,48 +49,6 @@ class Flow:
     def height(self) -> float:
         """Inches, the space around included."""
         return 2 * SPACE + (self.line + 1) * WORD_LINE
-
-
-def readable(words: Sequence[tuple[str, float]], *, by_bytes: bool | None = None) -> list[tuple[str, float]]:
-    """Tokens with their values as text with values: what spells one character together is one entry, values added.
-
-    by_bytes: whether the tokenizer writes bytes as letters; None finds it out from these tokens.
-    """
-    if by_bytes is None:
-        by_bytes = spells_bytes([token for token, _ in words])
-    found: list[tuple[str, float]] = []
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text, held, open_ = "", 0.0, False
-    for token, value in words:
-        data = _bytes_of(token, by_bytes)
-        if open_ and data is None:
-            found.append((text + decoder.decode(b"", final=True), held))
-            text, held, open_ = "", 0.0, False
-        if data is None:
-            found.append((token.replace("▁", " "), value))
-            continue
-        text, held = text + decoder.decode(data), held + value
-        open_ = bool(decoder.getstate()[0])
-        if not open_:
-            found.append((text, held))
-            text, held = "", 0.0
-    if open_:
-        found.append((text + decoder.decode(b"", final=True), held))
-    return found
-
-
-def spells_bytes(tokens: Sequence[str]) -> bool:
-    """Whether these are a byte-level tokenizer's, which writes each space as a letter of its own."""
-    return any(token.startswith((_SPACE_LETTER, _BREAK_LETTER)) for token in tokens)
-
-
-def _bytes_of(token: str, by_bytes: bool) -> bytes | None:
-    """The bytes that a token is written for; None where it is text already, or a control token."""
-    if byte := _BYTE.fullmatch(token):
-        return bytes([int(byte[1], 16)])
-    if not by_bytes or SPECIAL.fullmatch(token) or any(letter not in _BYTE_LETTERS for letter in token):
-        return None
-    return bytes(_BYTE_LETTERS[letter] for letter in token)
 
 
 def pieces_of(words: Sequence[tuple[str, float]]) -> list[Piece]:

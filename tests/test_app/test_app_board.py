@@ -192,7 +192,9 @@ def test_tables_and_status_hold_no_markup_either(session):
     evil = replace(session.comparison, explanations=tuple(replace(r, model=EVIL, answer=EVIL) for r in session.first))
     evil = replace(evil, agreement=tuple(replace(pair, models=(EVIL, EVIL)) for pair in evil.agreement))
     status = views.status(replace(session, ask=replace(session.ask, question=EVIL, target=EVIL), place=EVIL), 2)
-    change = views.changes([actions.Hidden(EVIL, session.picture, EVIL, 0.5, 0.25)], 100)
+    picture = session.picture
+    hidden = actions.Hidden(EVIL, picture, EVIL, 0.5, 0.25, EVIL + EVIL, (picture, 0.4))
+    change = views.changes([hidden], EVIL, 100)
     for html in (views.agreement(evil), status, change):
         shown = Page(html)
         assert {one["tag"] for one in shown.found}.isdisjoint({"script", "a"})

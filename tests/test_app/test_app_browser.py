@@ -382,6 +382,11 @@ def test_a_rectangle_is_hidden(visit, served):
     page.wait_for_selector(".rv-change")
     assert page.locator(".rv-change").count() == 2
     assert page.locator(".rv-moved").first.inner_text().endswith("points")
+    assert "as much elsewhere" not in page.inner_text("#rv-changes")  # there is no room for it
+    page.click("[data-part=most]")
+    page.wait_for_selector(".rv-change figure:nth-child(2)")
+    assert page.locator(".rv-change figure").count() == 4
+    assert page.locator(".rv-now").first.inner_text().startswith(("Now it says", "It still says"))
 
 
 def test_an_example_and_a_preset_fill_in_the_question(visit, served):
@@ -419,6 +424,11 @@ def test_closing_the_page_drops_what_was_kept(visit, served):
     assert own not in held
 
 
+STANDARD = {
+    "opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True, "log": False, "threshold": 0.0,
+}  # fmt: skip
+
+
 def pixels(page, number=0):
     """A map as the browser draws it, (height, width, 3)."""
     stored = page.locator("#rv-board .rv-map canvas").nth(number).evaluate("one => one.toDataURL()")
@@ -441,9 +451,12 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
     )  # fmt: skip
     requests = []
     page.on("request", lambda asked: requests.append(asked.url))
-    drawings = [{}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}]
+    drawings = [
+        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}, {"log": True},
+        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "oneScale": False},
+    ]  # fmt: skip
     for drawing in drawings:
-        display = {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True} | drawing
+        display = STANDARD | drawing
         before = int(page.get_attribute("#rv-board .rv-board", "data-drawn"))
         page.evaluate(
             "(display) => { window.rvDisplay = display; window.dispatchEvent(new Event('rv-display')); }", display
@@ -451,7 +464,7 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
         until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")  # noqa: B023
         wanted = shown.overlays(
             smooth=display["smooth"], shared_scale=display["oneScale"], colormap=display["colormap"],
-            opacity=display["opacity"],
+            opacity=display["opacity"], log=display["log"], threshold=display["threshold"],
         )  # fmt: skip
         for number, overlay in enumerate(wanted):
             if shown.explanations[number].shown()[1]:
@@ -582,16 +595,40 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
         until(page, lambda: chip.get_attribute("aria-pressed") == "true", "the last token")  # noqa: B023
     told(1)
     # what is dark beside another map says so, and only on one scale
-    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True})
+    drawn_anew(page, STANDARD)
     values = json.loads(cards.last.locator(".rv-map").get_attribute("data-values"))
     faint = json.dumps([value / 50 for value in values])
     cards.first.locator(".rv-empty").evaluate_all("all => all.forEach((one) => one.remove())")
     cards.first.locator(".rv-map").evaluate("(one, values) => { one.dataset.values = values; }", faint)
-    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True})
+    drawn_anew(page, STANDARD)
     assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
     assert not cards.last.locator(".rv-dim").is_visible()
-    drawn_anew(page, {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": False})
+    drawn_anew(page, STANDARD | {"oneScale": False})
     assert not cards.first.locator(".rv-dim").is_visible()
+
+
+def test_pictures_and_python_can_be_copied(visit, served):
+    page = visit()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    explained(page)
+    card = page.locator("#rv-board .rv-card:nth-child(2)")
+    python, picture = (card.locator(f"[data-copy={kind}]") for kind in ("python", "picture"))
+    python.click()
+    until(page, lambda: python.inner_text() == "Copied", "the words")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    asked = examples()[0]
+    result = relevancy.explain(
+        served.models[1], asked.image, asked.questions[0], target="first-relevant", method="relevancy-magnitude"
+    )
+    assert copied == result.code
+    picture.click()
+    until(page, lambda: picture.inner_text() == "Copied", "the picture")
+    copied = page.evaluate("""async () => {
+      const [item] = await navigator.clipboard.read(), blob = await item.getType("image/png");
+      const drawn = await createImageBitmap(blob);
+      return [drawn.width, drawn.height];
+    }""")
+    assert copied == card.locator("canvas").evaluate("one => [one.width, one.height]")
 
 
 def test_other_questions_are_about_the_picture_that_was_explained(visit, served):
@@ -674,6 +711,40 @@ def test_mistakes_are_told_at_once_and_leave_nothing_behind(visit, served, tmp_p
     assert "--" not in toast.inner_text()  # no option of a command line
     marks = page.locator("[id^=rv-] .error")
     until(page, lambda: not any(mark.is_visible() for mark in marks.all()), "nothing stays on the page")
+
+
+def test_each_tokens_map_at_once_and_a_next_best_token_as_the_contrast(visit, served, passes):
+    page = visit()
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    card = page.locator("#rv-board .rv-card:nth-child(2)")
+    why, chips = card.locator(".rv-why"), card.locator(".rv-chip")
+    first, maps = why.inner_text(), sources(page)
+    chips.last.hover()
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "the other token, while the pointer is on it")
+    until(page, lambda: sources(page)[1] != maps[1], "its map")
+    assert chips.first.get_attribute("aria-pressed") == "true"
+    count, requests = passes(*served.models), []
+    page.on("request", lambda asked: requests.append(asked.url))
+    page.mouse.move(2, 2)
+    until(page, lambda: why.inner_text() == first, "the token that is pressed")
+    until(page, lambda: sources(page) == maps, "its map")
+    chips.first.focus()
+    page.keyboard.press("ArrowRight")
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "by keyboard")
+    page.keyboard.press("ArrowLeft")
+    until(page, lambda: why.inner_text() == first, "and back")
+    assert (count, requests) == ([], [])  # all were made in one go
+
+    others = card.locator(".rv-other")
+    assert others.count() == 5
+    other = others.first.inner_text().split()[0]
+    others.first.click()
+    until(page, lambda: f"rather than “{other}”" in why.inner_text(), "the contrast")
+    assert card.locator(".rv-other[aria-pressed=true]").count() == 1
+    assert f"rather than “{other}”" in card.locator(".rv-how").inner_text()
+    others.first.click()
+    until(page, lambda: why.inner_text() == first, "pressed again: without the contrast")
 
 
 def test_eight_tabs_of_one_browser(browser, served):

@@ -70,7 +70,7 @@ def test_npz_holds_the_arrays_unpickled(session, tmp_path):
 
 
 def test_a_picked_token_is_what_is_written(shelf, session, tmp_path):
-    picked = actions.picked(shelf, session, 1, 3, lambda *_: None)
+    picked = actions.picked(shelf, session, (1, 3, None), lambda *_: None)
     stored = json.loads(written(picked, "JSON", tmp_path))
     assert [one["target"]["position"] for one in stored["explanations"]] == [0, 3]
 

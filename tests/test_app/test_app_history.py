@@ -90,17 +90,29 @@ def test_each_map_is_kept_as_it_is_shown(history, steps):
 
 def test_a_picked_token_comes_back_as_it_is_shown(history, shelf, whole, passes):
     kept = history.keep(whole, "")
-    picked = history.keep(actions.picked(shelf, kept, 1, 3, lambda *_: None), "")
+    picked = history.keep(actions.picked(shelf, kept, (1, 3, None), lambda *_: None), "")
     again = history.run(picked.kept, "")
     assert again.results[1].target.position == 3
     assert same(again.results[1], picked.results[1])
     assert same(again.first[1], whole.first[1])
     assert again.results[0] is again.first[0]
     count = passes(*shelf.models.values())
-    back = actions.picked(shelf, again, 1, whole.first[1].target.position, lambda *_: None)
+    back = actions.picked(shelf, again, (1, whole.first[1].target.position, None), lambda *_: None)
     assert back.results == back.first
-    assert actions.picked(shelf, back, 1, 3, lambda *_: None).results[1] is again.results[1]
+    assert actions.picked(shelf, back, (1, 3, None), lambda *_: None).results[1] is again.results[1]
     assert count == []
+
+
+def test_a_token_explained_against_another_comes_back_too(history, shelf, whole):
+    kept = history.keep(whole, "")
+    pick = (0, 2, whole.first[0].target.alternatives[0].id)
+    against = history.keep(actions.picked(shelf, kept, pick, lambda *_: None), "")
+    plain = history.keep(actions.picked(shelf, against, (0, 2, None), lambda *_: None), "")
+    for session in (plain, against):
+        history.keep(session, "")
+        again = history.run(kept.kept, "")
+        assert same(again.results[0], session.results[0])
+        assert pick in again.picked
 
 
 @pytest.mark.parametrize("options", [{"target": "Yes|No"}, {"scope": "full", "first_layer": 1}, {"models": ("flat",)}])

@@ -279,6 +279,7 @@ def test_an_upload_beyond_the_limit(served):
         ("explain", [None] * 9),
         ("explain", [None, {"path": "/etc/passwd"}, *[[]] * 7]),
         ("pick", [None, None]),
+        ("every_token", [None, None]),
         ("vary", [None, None, "a\nb", "demo-large", *[None] * 7]),
         ("hide", [None, None, "grey"]),
         ("take", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),

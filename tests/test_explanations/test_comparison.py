@@ -306,7 +306,8 @@ def test_overlays_share_one_scale_and_need_no_model(both):
         assert overlay.tobytes() == plotting_overlay.overlay(result.image, result.heatmap(smooth=False)).tobytes()
     assert any(one.tobytes() != other.tobytes() for one, other in zip(both.overlays(smooth=False), own, strict=True))
     low, high = both.word_scale()
-    plain = [value for result in both.explanations for word, value in result.words() if not word.startswith("<")]
+    words = [one for result in both.explanations for one in result.words(whole=True)]
+    plain = [value for word, value in words if not word.startswith("<")]
     assert (low, high) == (0, max(plain))
 
 

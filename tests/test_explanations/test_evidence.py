@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from relevancy.core.targets import Choice
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.liars import blinded
 from relevancy.explanations import evidence, knockouts
@@ -25,8 +26,8 @@ from relevancy.models.prepared import Prepared
 QUESTIONS = ["Is the duck floating?", "Duck?", "Is the ball red or is the duck floating on the water?"]
 
 
-def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
-    """Logits of the last position by eager attention, every mask entry written out, in float64."""
+def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray, count: int = 1) -> torch.Tensor:
+    """Logits of the last positions by eager attention, every mask entry written out, in float64."""
     tokens = inputs["input_ids"].shape[1]
     mask = torch.full((1, 1, tokens, tokens), float("-inf"), dtype=torch.float64).triu(1)
     out = places[torch.from_numpy(hidden.ravel())]
@@ -37,7 +38,7 @@ def reference(hf_model, inputs: dict, places: torch.Tensor, hidden: np.ndarray) 
     hf_model.set_attn_implementation("eager")
     try:
         with torch.no_grad():
-            return hf_model(**{**inputs, "attention_mask": mask}).logits[0, -1]
+            return hf_model(**{**inputs, "attention_mask": mask}).logits[0, -count:]
     finally:
         hf_model.set_attn_implementation(before)
 
@@ -60,7 +61,9 @@ def test_knockout_equals_a_mask_written_out(name):
     patterns[2][-1] = False  # the last image token stays in sight, and is as it was
     lengths = prefill.mask.sum(-1).tolist()
     asked = [(0, lengths[0]), (0, lengths[0] - 2), (1, lengths[1]), (2, lengths[2]), (2, lengths[1])]
-    variants = [Variant(*one, torch.from_numpy(hidden)) for one in asked for hidden in patterns]
+    variants = [
+        Variant(*one, torch.from_numpy(hidden), count) for one in asked for hidden in patterns for count in (1, 3)
+    ]
     before = [layer.keys.shape for layer in prefill.cache.layers]
     whole = knockout.logits_in_full(model, prepared, variants)
     shared = generation.shares_prefix(model, max(lengths), prefill.cache)
@@ -71,14 +74,55 @@ def test_knockout_equals_a_mask_written_out(name):
         places = (own["input_ids"][0] == model.image_token_id).nonzero()[:, 0]
         torch.testing.assert_close(logits, other, rtol=1e-5, atol=1e-5)
         if model.causal and name != "gemma2-clip":
-            expected = reference(model.model, own, places, variant.hidden.numpy())
+            expected = reference(model.model, own, places, variant.hidden.numpy(), variant.count)
             torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
         if not variant.hidden.any():
             with torch.no_grad():
-                plain = model.model(**own).logits[0, -1]
+                plain = model.model(**own).logits[0, -variant.count :]
             torch.testing.assert_close(logits.double(), plain, rtol=1e-5, atol=1e-5)
     assert [layer.keys.shape for layer in prefill.cache.layers] == before
-    assert (found[1] - found[0]).abs().max() > 1e-3  # knocking out the picture is felt
+    assert (found[2] - found[0]).abs().max() > 1e-3  # knocking out the picture is felt
+
+
+@pytest.mark.parametrize(
+    ("limits", "passes"),
+    [({"_SPREAD": 99}, 1), ({"_SPREAD": 0}, 3), ({"_SPREAD": 99, "_TOGETHER": 4}, 2), ({"_LOGITS": 1}, 6)],
+)
+def test_knockouts_of_about_one_length_are_one_forward_pass(limits, passes, monkeypatch):
+    """However many are read together, each is what it is alone, and a shorter one hears nothing of what fills it up."""
+    hf_model, processor = tiny.gemma_clip()
+    model = wrap(hf_model.double(), processor)
+    prepared, prefill = prefilled(model, [(), (), ()])
+    hidden = [torch.from_numpy(np.random.default_rng(seed).random(16) < 0.5) for seed in range(6)]
+    lengths = prefill.mask.sum(-1).tolist()
+    assert len(set(lengths)) == 3
+    variants = [Variant(number % 3, lengths[number % 3], one) for number, one in enumerate(hidden)]
+    expected = knockout.logits_in_full(model, prepared, variants)
+    for name, value in limits.items():
+        monkeypatch.setattr(knockout, name, value)
+    calls = []
+    counted = hf_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = knockout.logits_of(model, prefill, variants)
+    counted.remove()
+    assert len(calls) == passes
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tokens_of_one_answer_share_the_pass_without_the_picture(monkeypatch):
+    """As far as it fits beside the others, and each token has its own logits of it."""
+    hf_model, processor = tiny.gemma_clip()
+    model = wrap(hf_model.double(), processor)
+    prepared, prefill = prefilled(model, [(90, 91, 92), (), ()])
+    length = int(prefill.mask[0].sum())
+    gone = torch.ones(16, dtype=torch.bool)
+    others = [torch.from_numpy(np.random.default_rng(seed).random(16) < 0.5) for seed in range(3)]
+    variants = [Variant(0, length - back, one) for back in range(3) for one in (gone, others[back])]
+    expected = knockout.logits_in_full(model, prepared, variants)
+    shapes = []
+    real = knockout._read
+    monkeypatch.setattr(knockout, "_read", lambda *asked: shapes.append(real(*asked).shape[:2]) or real(*asked))
+    torch.testing.assert_close(knockout.logits_of(model, prefill, variants), expected, rtol=1e-6, atol=1e-6)
+    assert shapes == [(4, 3)]  # the picture's absence once, three maps; the last three positions
 
 
 def test_a_model_is_given_back_after_a_knockout():
@@ -111,11 +155,109 @@ def test_a_result_carries_its_evidence(name, method, tmp_path):
         assert one.evidence.probability == pytest.approx(one.target.probability, abs=1e-5)
     own = Prepared(model.prepare([picture], QUESTIONS[:1]), model.image_token_id)
     blind = Variant(0, own.ids.shape[1], torch.ones(16, dtype=torch.bool))
-    expected = knockout.logits_in_full(model, own, [blind])[0].softmax(-1)
+    expected = knockout.logits_in_full(model, own, [blind])[0][0].softmax(-1)
     assert single.evidence.blind == pytest.approx(float(expected[single.target.id]), abs=1e-5)
     again = Explanation.load(single.save(tmp_path / "result")).evidence
     assert again == single.evidence
     assert explain(model, picture, QUESTIONS[0], method=method, evidence=False, max_new_tokens=1).evidence is None
+
+
+def departures(logits: torch.Tensor, ids) -> dict[tuple[int, int], float]:
+    """How likely a model is to leave the span at a place with another token, {(place, token)}, or to say all of it."""
+    found, reached = {}, 1.0
+    for place, (scores, token) in enumerate(zip(logits.double().softmax(-1).tolist(), ids, strict=True)):
+        found |= {(place, other): reached * share for other, share in enumerate(scores) if other != token}
+        reached *= scores[token]
+    return found | {(len(ids), -1): reached}
+
+
+def apart(one: dict, other: dict) -> float:
+    return sum(abs(one[key] - other[key]) for key in one) / 2
+
+
+def span_evidence(model, picture, question: str, answer: str, first: int, stop: int, image_map: np.ndarray) -> dict:
+    """Numbers of a span's evidence by whole forward passes in float64, one for each variant."""
+    ids = generation.encoded(model, answer)
+    own = Prepared(model.prepare([picture], [question], [ids[: stop - 1]]), model.image_token_id)
+    span, places = ids[first:stop], own.image_places(0)
+    written_out = model.causal and model.model.config.text_config.model_type != "gemma2"  # which has short windows
+
+    def left(hidden: np.ndarray) -> dict:
+        if written_out:
+            logits = reference(model.model, dict(own.inputs), places, hidden, len(span))
+        else:
+            count = own.ids.shape[1]
+            (logits,) = knockout.logits_in_full(
+                model, own, [Variant(0, count, torch.from_numpy(hidden.ravel()), len(span))]
+            )
+        return departures(logits, span)
+
+    plain = left(np.zeros(image_map.shape, bool))
+    numbers: dict[str, list[float]] = {"probability": [plain[len(span), -1]]}
+    for name, area in Areas.of(image_map).named():
+        changed = left(area)
+        numbers.setdefault(name, []).append(changed[len(span), -1])
+        numbers.setdefault(f"{name}_tv", []).append(apart(plain, changed))
+    return {name: sum(values) / len(values) for name, values in numbers.items()}
+
+
+ANSWER = "Yes, the duck is floating on the water."
+
+
+@pytest.mark.parametrize("name", ["gemma-clip", "qwen2-clip", "gemma2-clip", "paligemma"])
+@pytest.mark.parametrize("room", [1, 1 << 28])
+def test_evidence_of_spans_equals_whole_passes(name, room, monkeypatch):
+    """Of a span, of its tokens one by one, and of unequal spans in a padded batch; however few logits are held."""
+    monkeypatch.setattr(knockouts, "_LOGITS_BYTES", room)
+    hf_model, processor = tiny.FAMILIES[name]()
+    model, picture = wrap(hf_model.double(), processor), tiny.picture()
+    together = explain(model, picture, QUESTIONS, target="answer", answer=[ANSWER, "red duck", "The ball is green."])
+    singly = explain(model, picture, QUESTIONS[0], target="each:2:5", answer=ANSWER)
+    asked = [
+        (explain(model, picture, QUESTIONS[0], target="2:5", answer=ANSWER), QUESTIONS[0], ANSWER),
+        (explain(model, picture, QUESTIONS[1], target="answer", answer="red duck"), QUESTIONS[1], "red duck"),
+        (together[0], QUESTIONS[0], ANSWER),
+        (together[2], QUESTIONS[2], "The ball is green."),
+        *((one, QUESTIONS[0], ANSWER) for one in singly),
+    ]
+    for result, question, answer in asked:
+        places = result.target.positions
+        expected = span_evidence(model, picture, question, answer, places.start, places.stop, result.image_map)
+        assert len(expected) == len(evidence.NUMBERS)
+        for part, value in expected.items():
+            assert getattr(result.evidence, part) == pytest.approx(value, rel=1e-4, abs=1e-7), part
+        assert result.evidence.probability == pytest.approx(result.target.probability, rel=1e-4)
+        assert result.evidence.blind_tv > 1e-4
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_the_distance_of_spans_is_that_of_where_they_are_left(seed, length):
+    """Against all sequences of three words written out, told apart by where they leave the span."""
+    drawn = np.random.default_rng(seed)
+    ids = tuple(drawn.integers(0, 3, length).tolist())
+    after: list[dict[tuple[int, ...], np.ndarray]] = [
+        {said: drawn.dirichlet([0.5] * 3) for place in range(length) for said in np.ndindex(*[3] * place)}
+        for _ in range(3)
+    ]
+
+    def left(model: dict) -> dict[tuple[int, ...], float]:
+        found: dict[tuple[int, ...], float] = {}
+        for said in np.ndindex(*[3] * length):
+            chance = float(np.prod([model[said[:place]][said[place]] for place in range(length)]))
+            same = next((place for place in range(length) if said[place] != ids[place]), length)
+            found[said[: same + 1]] = found.get(said[: same + 1], 0.0) + chance
+        return found
+
+    logits = torch.tensor(np.array([[np.log(one[ids[:place]]) for place in range(length)] for one in after]))
+    choice = Choice.spanning(0, ids)
+    longer = knockouts.KnockoutReading.each(choice, logits)
+    for one, told in zip(after, longer, strict=True):
+        assert told.tv == pytest.approx(apart(left(after[0]), left(one)), abs=1e-12)
+        assert told.probability == pytest.approx(left(one).get(ids, 0.0), abs=1e-12)
+        assert told.says == tuple(int(one[ids[:place]].argmax()) for place in range(length))
+    shorter = knockouts.KnockoutReading.each(Choice.spanning(0, ids[:1]), logits[:, :1])
+    assert all(more.tv >= less.tv - 1e-12 for more, less in zip(longer, shorter, strict=True))
 
 
 def test_a_contrast_has_the_lead_of_its_logits():

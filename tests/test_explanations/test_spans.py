@@ -13,6 +13,7 @@ from relevancy.core.tape import record
 from relevancy.core.targets import Choice
 from relevancy.errors import RelevancyError
 from relevancy.explanations import map_batch
+from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explain import explain
 from relevancy.methods.perturbation import Subject
 from relevancy.metrics.confirmation import evidence_of
@@ -108,8 +109,8 @@ def test_a_span_of_a_models_own_answer():
     own = explain(model, picture, QUESTION, max_new_tokens=4, target="answer")
     each = explain(model, picture, QUESTION, max_new_tokens=4, target="all")
     assert own.target.length == len(own.answer_tokens) == 4
-    assert any("evidence is of single tokens" in note for note in own.notes)
-    assert own.evidence is None
+    assert own.evidence.probability == pytest.approx(own.target.probability, rel=1e-4)
+    assert own.evidence.blind_tv >= each[0].evidence.blind_tv - 1e-6  # a longer span can only raise it
     assert own.tokens == each[-1].tokens
     assert own.target.probability == pytest.approx(np.prod([one.target.probability for one in each]), rel=1e-4)
 
@@ -170,7 +171,7 @@ def test_where_one_map_is_made_of_each_answer_several_are_refused(target):
 
 def test_a_curve_of_a_span_follows_the_probability_of_all_its_tokens():
     model, picture = doubled("gemma-clip"), tiny.picture()
-    result = explain(model, picture, QUESTION, target="1:4", answer=ANSWER, evidence=False)
+    result = explain(model, picture, QUESTION, target="1:4", answer=ANSWER)
     said = GivenAnswer.of(result, model)
     assert said == GivenAnswer.words(model, ANSWER, "1:4")
     sight = TeacherForcing(model, picture, QUESTION, said)
@@ -181,4 +182,7 @@ def test_a_curve_of_a_span_follows_the_probability_of_all_its_tokens():
     each = explain(model, picture, QUESTION, target="each:1:4", answer=ANSWER, evidence=False)
     single = [TeacherForcing(model, picture, QUESTION, GivenAnswer.of(one, model)).hiding(masks) for one in each]
     np.testing.assert_allclose(found, np.prod([one.probability for one in single], 0), rtol=1e-4)
-    assert evidence_of(model, picture, QUESTION, said, [result.image_map]) == [None]
+    (judged,) = evidence_of(model, picture, QUESTION, said, [result.image_map])
+    assert judged.verdict == result.evidence.verdict
+    for part in NUMBERS:
+        assert getattr(judged, part) == pytest.approx(getattr(result.evidence, part), abs=1e-5)
