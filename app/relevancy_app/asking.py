@@ -33,6 +33,14 @@ class Ask:
     first_layer: int = 0
     last_layer: int | None = None
 
+    @property
+    def made(self) -> str:
+        """Method, scope, layers and target in one line."""
+        layers = "all layers"
+        if self.first_layer > 0 or self.last_layer is not None:
+            layers = f"layers {self.first_layer} to {'the last' if self.last_layer is None else self.last_layer}"
+        return f"method {self.method} · scope {self.scope} · {layers} · target {self.target}"
+
     def layers(self, model: Model) -> range | None:
         """The model's decoder layers that take part; None for all. Raises when it has none of them."""
         end = depth(model) - 1
@@ -56,6 +64,8 @@ class Display:
     colormap: str = COLORMAPS[0]
     smooth: bool = True
     one_scale: bool = True
+    log: bool = False
+    threshold: float = 0.0
 
 
 def ask(
@@ -103,13 +113,22 @@ def variations(text: Any, settings: Settings) -> list[str]:
     return [_question(question, settings) for question in questions]
 
 
-def display(opacity: Any = 0.85, colormap: Any = COLORMAPS[0], smooth: Any = True, one_scale: Any = True) -> Display:
+def display(
+    opacity: Any = 0.85,
+    colormap: Any = COLORMAPS[0],
+    smooth: Any = True,
+    one_scale: Any = True,
+    log: Any = False,
+    threshold: Any = 0.0,
+) -> Display:
     """How to draw, from whatever a browser sent. Raises RelevancyError."""
     return Display(
         opacity=min(1.0, max(0.0, _number(opacity))),
         colormap=_one_of(colormap, COLORMAPS, "color map"),
         smooth=bool(smooth),
         one_scale=bool(one_scale),
+        log=bool(log),
+        threshold=min(1.0, max(0.0, _number(threshold))),
     )
 
 
