@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.table import Table
 
 from relevancy.cli.options import load_model
@@ -52,7 +53,7 @@ def objects_of_pair(names: Sequence[str], scenes: int, seed: int, folder: Path |
     for (form, part), own in columns.items():
         table.add_row(FORMS[form], PARTS[part], *map(_percent, own.values()))
     out.print(table)
-    patches = np.mean([one.patches for one in next(iter(found.values()))])
+    patches = mean(one.patches for one in next(iter(found.values())))
     say(
         f"How much of the next token's distribution moves. {len(about):,} of {len(asked):,} questions are about what "
         f"is in the picture; it has {patches:.1f} patches in the mean. 95 % intervals over scenes."
@@ -68,14 +69,14 @@ def _columns(
 
     kept = [place for place, one in enumerate(about) if form in ("", one.question.form)]
     scenes = [about[place].scene.seed for place in kept]
-    values = {name: np.array([getattr(own[place], part) for place in kept]) for name, own in found.items()}
-    means = {name: interval(own.tolist(), scenes) for name, own in values.items()}
+    values = {name: [getattr(own[place], part) for place in kept] for name, own in found.items()}
+    means = {name: interval(own, scenes) for name, own in values.items()}
     if len(values) == 2:
         first, second = values.values()
-        means["difference"] = interval((first - second).tolist(), scenes)
+        means["difference"] = interval([one - other for one, other in zip(first, second, strict=True)], scenes)
     return means
 
 
 def _percent(one: Interval) -> str:
-    ends = "" if np.isnan(one.low) else rf" \[{one.low:.1%}, {one.high:.1%}]"
+    ends = "" if math.isnan(one.low) else rf" \[{one.low:.1%}, {one.high:.1%}]"
     return f"{one.mean:.1%}{ends}"
