@@ -148,7 +148,8 @@ def explain(
         their order. A video stands in them as {"type": "video", "video": [frame, frame, ..]} or a folder of frames.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
-        string in the answer, or "A|B" (why A rather than B). Several tokens together, by the sum of their
+        string in the answer, "A|B" (why A rather than B), or "2|#1234" (why the token at position 2 rather than that of
+        this number in the vocabulary, as `Target.alternatives` has them). Several tokens together, by the sum of their
         log-probabilities: "3:7" (tokens 3 to 6, as Python slices), "answer" (all), a string that takes several. One by
         one, a list of results: "all", "each:3:7", or "words" (each word, its tokens together). "word:2" is the string 2
         in the answer, and so for all that read as another target.

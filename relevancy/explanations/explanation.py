@@ -22,7 +22,7 @@ from PIL import Image
 
 from relevancy import formats
 from relevancy.atomic_io import whole_files
-from relevancy.core.targets import Target
+from relevancy.core.targets import Alternative, Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.picture_map import PictureMap
@@ -122,10 +122,29 @@ class Explanation:
 
     @property
     def how(self) -> str:
-        """Model, method, scope, layers and version in one line: what it takes to make this result again."""
+        """Model, token, method, scope, layers and version in one line: what it takes to make this result again."""
         layers = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
-        return f"{self.model}: method {self.method}, scope {self.scope}, {layers}{versions}"
+        return f"{self.model}: {self.target.place}, method {self.method}, scope {self.scope}, {layers}{versions}"
+
+    @property
+    def code(self) -> str:
+        """Python that makes this result again, from files named picture.png, picture-2.png and so on."""
+        files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
+        given = {
+            "target": self.target.named,
+            "scope": self.scope,
+            "method": self.method,
+            **({} if self.layers is None else {"layers": list(self.layers)}),
+        }
+        arguments = [
+            f"relevancy.load({self.model!r})",
+            repr(files[0] if len(files) == 1 else [files] if files else None),
+            repr(to_messages(self.conversation) if self.conversation else self.question),
+            *(f"{name}={value!r}" for name, value in given.items()),
+        ]
+        lines = "".join(f"    {argument},\n" for argument in arguments)
+        return f"import relevancy\n\nresult = relevancy.explain(\n{lines})\nresult.figure().savefig('map.png')\n"
 
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
@@ -330,7 +349,7 @@ class Explanation:
                 for number, one in enumerate(picture["image"] for picture in _pictures(stored))
             ]
             return cls.from_json(stored, images)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     @classmethod
@@ -452,4 +471,9 @@ def _target(stored: Mapping[str, Any]) -> Target:
     values: dict[str, Any] = {
         key: math.nan if key in numbers and value is None else value for key, value in stored.items()
     }
-    return Target(**values)
+    others = values.pop("alternatives", ())  # files of before have none
+    likeliest = (
+        Alternative(one["token"], one["id"], math.nan if one["probability"] is None else one["probability"])
+        for one in others
+    )
+    return Target(**values, alternatives=tuple(likeliest))
