@@ -120,3 +120,10 @@ def test_a_model_whose_pictures_let_no_gradient_through_is_refused(without_rule)
     without_rule.model.model.visual.register_forward_pre_hook(lambda _, given: tuple(one.detach() for one in given))
     with pytest.raises(RelevancyError, match="qwen2_vl lets no gradient through"):
         without_rule.layout(80, 60)
+
+
+def test_a_decoder_that_looks_at_pictures_itself_is_refused(without_rule, monkeypatch):
+    """As Phi-4-multimodal's does."""
+    monkeypatch.setattr(type(without_rule.model), "get_decoder", lambda self: self.model)
+    with pytest.raises(RelevancyError, match="the decoder of qwen2_vl looks at pictures itself"):
+        without_rule.layout(80, 60)
