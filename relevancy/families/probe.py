@@ -135,7 +135,7 @@ class _Eyes:
             raise RelevancyError(f"the decoder of {self._name} is not called on its way from a picture to an answer")
         if read[0] is None:
             raise RelevancyError(
-                f"the decoder of {self._name} looks at pictures itself, so where its image tokens lie cannot be measured"
+                f"the decoder of {self._name} looks at pictures itself, so where its image tokens lie is not measurable"
             )
         return read[0][inputs["input_ids"] == self.image_token_id]
 
