@@ -33,6 +33,14 @@ class Ask:
     first_layer: int = 0
     last_layer: int | None = None
 
+    @property
+    def made(self) -> str:
+        """Method, scope, layers and target in one line."""
+        layers = "all layers"
+        if self.first_layer > 0 or self.last_layer is not None:
+            layers = f"layers {self.first_layer} to {'the last' if self.last_layer is None else self.last_layer}"
+        return f"method {self.method} · scope {self.scope} · {layers} · target {self.target}"
+
     def layers(self, model: Model) -> range | None:
         """The model's decoder layers that take part; None for all. Raises when it has none of them."""
         end = depth(model) - 1

@@ -17,7 +17,7 @@ from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
 from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings, methods
-from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
+from relevancy_app.theme import BOARD_SCRIPT, HISTORY_SCRIPT, LINK_SCRIPT, MARKER_SCRIPT
 
 _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
@@ -36,6 +36,11 @@ _CHOOSING = """element.addEventListener("click", (event) => {
 _LEAVING = """window.addEventListener("pagehide", (event) => {
   const visit = element.querySelector("[data-visit]");
   if (visit && !event.persisted) navigator.sendBeacon("closed?visit=" + visit.dataset.visit);
+});"""
+
+
+_CLEARING = """element.addEventListener("click", (event) => {
+  if (event.target.closest("[data-clear]")) trigger("clear");
 });"""
 
 
@@ -117,6 +122,25 @@ class WhatIf:
 
 
 @dataclass(frozen=True, eq=False)
+class Past:
+    """Earlier runs: a list, and two of them compared. `link` opens the run that the address names."""
+
+    panel: gr.Accordion
+    search: gr.Textbox
+    runs: gr.HTML
+    lines: gr.HTML
+    first: gr.HTML
+    second: gr.HTML
+    agreement: gr.HTML
+    link: gr.HTML
+
+    @property
+    def pair(self) -> list[Any]:
+        """Where two runs are compared."""
+        return [self.lines, self.first, self.second, self.agreement]
+
+
+@dataclass(frozen=True, eq=False)
 class Page:
     """Everything with a behavior; `session` and `controls` are the visitor's own, `visit` tells the page its number."""
 
@@ -128,6 +152,7 @@ class Page:
     answers: Answers
     variations: Variations
     what_if: WhatIf
+    past: Past
 
     @property
     def results(self) -> list[Any]:
@@ -147,12 +172,13 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
     beat = gr.Timer(seconds / 4)
+    past = _past(settings)
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
             answers, variations, what_if = _results(library)
-    return Page(visit, session, controls, beat, question, answers, variations, what_if)
+    return Page(visit, session, controls, beat, question, answers, variations, what_if, past)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
@@ -277,3 +303,21 @@ def _what_if() -> WhatIf:
     )
     changes = gr.HTML("", elem_id="rv-changes", apply_default_css=False, js_on_load=None)
     return WhatIf(replacement, marker, changes)
+
+
+def _past(settings: Settings) -> Past:
+    with gr.Accordion("History", open=False, elem_id="rv-past", visible=settings.history is not None) as panel:
+        search = gr.Textbox(
+            label="Search", placeholder="Words of the question, the answer, a name, a model, a method", lines=1,
+            elem_id="rv-search",
+        )  # fmt: skip
+        listed = gr.HTML("", elem_id="rv-list", apply_default_css=False, js_on_load=HISTORY_SCRIPT.read_text())
+        lines = gr.HTML("", elem_id="rv-compared", apply_default_css=False, js_on_load=_CLEARING)
+        with gr.Column(elem_id="rv-pair"):
+            first, second = (
+                gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+                for name in ("rv-compared-first", "rv-compared-second")
+            )
+        agreement = gr.HTML("", apply_default_css=False, js_on_load=None)
+    link = gr.HTML("", elem_id="rv-link", visible="hidden", apply_default_css=False, js_on_load=LINK_SCRIPT.read_text())
+    return Past(panel, search, listed, lines, first, second, agreement, link)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from relevancy.core.tape import Scope
 from relevancy.methods import registry
@@ -35,9 +37,15 @@ def methods() -> dict[str, Method]:
     return {name: method for name, method in registry.METHODS.usable().items() if method.quick}
 
 
+def history_path(environment: Mapping[str, str]) -> Path:
+    """Where the history of this machine's user lies: in the folder of caches."""
+    caches = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "relevancy" / "history.sqlite3"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How the app is served, and what one visitor may ask of it."""
+    """How the app is served, and what one visitor may ask of it. history: the file of earlier runs, None for none."""
 
     host: str = "127.0.0.1"
     port: int | None = None
@@ -49,6 +57,8 @@ class Settings:
     queue: int = 100
     sessions: int = 64
     keep_minutes: float = 60
+    history: Path | None = None
+    history_megabytes: int = 1000
 
     @property
     def file_bytes(self) -> int:

@@ -1,5 +1,7 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
+from types import SimpleNamespace
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from relevancy.methods import registry
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 LIMITS = Settings()
+NOBODY = SimpleNamespace(username=None)
 
 
 def silent(stage, share):
@@ -107,7 +110,7 @@ def handed_out(shelf, path, controls):
     """What the page gets from a run, step by step."""
     handlers = Handlers(shelf, LIMITS, (), "")
     ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
-    return handlers, handlers.explain(controls, path, lambda share, desc: None, *ask)
+    return handlers, handlers.explain(controls, path, NOBODY, lambda share, desc: None, *ask)
 
 
 def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
@@ -131,7 +134,7 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     controls = Controls()
     handlers, steps = handed_out(shelf, picture_file, controls)
     session, *_ = next(steps)
-    button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls)
+    button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls, NOBODY)
     assert not button["interactive"]
     assert ended.ask.models == ("deep",)
     assert status == views.stopped(ended, 2)
@@ -141,7 +144,7 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     assert (again.ask, drawn_again) == (ended.ask, drawn)
     with pytest.raises(StoppedError):
         next(steps)
-    untouched = handlers.cancel(ended, controls)
+    untouched = handlers.cancel(ended, controls, NOBODY)
     assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 7)
 
 
@@ -336,7 +339,7 @@ def test_what_a_function_of_ones_own_draws_is_shown(shelf, picture_file):
     try:
         ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "brightest", 0, 2)
         handlers = Handlers(shelf, LIMITS, (), "")
-        *_, whole = handlers.explain(Controls(), picture_file, lambda share, desc: None, *ask)
+        *_, whole = handlers.explain(Controls(), picture_file, NOBODY, lambda share, desc: None, *ask)
         session, status, *_ = whole
         assert "brightest" in status
         assert [one.image_map[3, 3] for one in session.results] == [15, 15]
