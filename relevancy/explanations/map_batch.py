@@ -184,7 +184,7 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if min(map(len, prepared.layouts)) != 1:
+        if set(map(len, prepared.layouts)) != {1}:
             return False
         pictures, count = len(set(map(_picture_ids, self.examples))), len(self.examples)
         kept = count == 1 and self.session.prefixes.budget > 0
