@@ -304,8 +304,10 @@ class MapBatch:
         """Of the example of this number, at this place in what was prepared."""
         tokenizer, example, layouts = self.model.tokenizer, self.examples[number], prepared.layouts[place]
         row, maps = reading.row.numpy(), reading.image_maps
-        ids = prepared.own_ids(place)[: len(row)].cpu()
-        is_image = (ids == self.model.image_token_id).numpy()
+        ids = prepared.own_ids(place)[: len(row)].tolist()
+        is_image = np.array(ids) == self.model.image_token_id
+        different = list(dict.fromkeys(ids))  # a picture's are all the same
+        names = dict(zip(different, tokenizer.convert_ids_to_tokens(different), strict=True))
         notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
         placed = np.concatenate([np.ones(0, bool), *(layout.placed for layout in layouts)])
         if not placed.all():
@@ -343,7 +345,7 @@ class MapBatch:
                     example.pictures, layouts, maps, picture_shares(sizes, is_image, layouts), strict=True
                 )
             ),
-            tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
+            tokens=tuple(names[token] for token in ids),
             is_image=is_image,
             relevance=row,
             shares=mass,
