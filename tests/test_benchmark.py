@@ -1,6 +1,7 @@
 """What is measured: ways to one map, rows that are sums of what was timed, failures that come back named."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -99,7 +100,7 @@ def test_every_workload_gives_rows_beside_its_bare_forward_pass(workload):
         "map": list(VARIANTS),
         "question": ["forward", "first", "first-remembered", "next", "next-in-list"],
         "token": ["forward", "first", "next", "whole-answer", "answer-together"],
-        "evidence": ["forward", "map", "map-with-evidence", "evidence"],
+        "evidence": ["forward", "map", "evidence", "map-with-evidence"],
         "export": ["forward", "row"],
     }
     assert [row.variant for row in rows] == expected[workload]
@@ -131,6 +132,21 @@ def test_questions_after_the_first_are_about_the_same_picture_through_the_public
     assert first != other
     assert len(set(many)) == workloads.QUESTIONS
     assert trial.rows["next-in-list"] == {"list": 1 / 3, "first": -1 / 3}
+
+
+def test_evidence_is_timed_by_itself_on_one_whole_prompt(toy, monkeypatch):
+    found = []
+    real = workloads.evidence_for
+    monkeypatch.setattr(workloads, "evidence_for", lambda *asked: found.append((asked[3], real(*asked))))
+    trial = workloads.evidence_trial(toy, TOY, 110)
+    for _ in range(2):
+        trial.steps["evidence"].run()
+    (((first,), (evidence,)), (_, (again,))) = found
+    assert (first.length, first.image_maps[0].shape) == (110, (10, 10))
+    assert evidence == again
+    assert evidence.shared
+    assert not math.isnan(evidence.elsewhere)
+    assert trial.rows["map-with-evidence"] == {"map": 1, "evidence": 1}
 
 
 def slow(seconds: float):

@@ -146,6 +146,21 @@ def test_truth_of_planted_maps(collected):
         assert right(name, "touch").sum() > right(name, "middle").sum()
 
 
+def test_liars_are_not_believed(collected):
+    """A planted map is confirmed where it lies on the object by luck, and hardly elsewhere; the objects' own are."""
+    _, found = collected
+    planted = {name: [one for maps in found.maps("touch")[name].values() for one in maps] for name in PLANTED}
+    own = planted.pop(OUTLINE)
+    assert np.mean([one.evidence.verdict == "confirmed" for one in own]) > 0.4
+    for name, maps in planted.items():
+        confirmed = [one.evidence.verdict == "confirmed" for one in maps]
+        assert np.mean(confirmed) < 0.1, name
+        wrong = [hit for hit, one in zip(confirmed, maps, strict=True) if not one.right]
+        assert len(wrong) > 15, name
+        assert not any(wrong), name
+    assert not any(one.evidence.verdict == "confirmed" for one in planted[BLIND])
+
+
 def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
     folder, found = collected
     lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)

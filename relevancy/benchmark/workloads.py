@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from transformers import BatchFeature
 
@@ -20,9 +21,14 @@ from relevancy.benchmark.busy import BusyShare
 from relevancy.benchmark.random_models import random_picture, random_question, random_words
 from relevancy.benchmark.setting import Setting
 from relevancy.benchmark.variants import PASSES, RUNS, bytes_beside, forward_only
+from relevancy.core.targets import Choice
 from relevancy.explanations.explain import ExplainConfig, explain
+from relevancy.explanations.knockouts import MapInQuestion, evidence_for
 from relevancy.export.run import Progress, Request, export
+from relevancy.images import Picture
 from relevancy.models.model import Model
+from relevancy.models.prepared import Example
+from relevancy.models.session import Session
 
 QUESTIONS = 4  # in a list about one picture
 _EXPORTED_ANSWER = 4  # tokens; a random model does not stop by itself
@@ -148,18 +154,29 @@ def token_trial(model: Model, setting: Setting, tokens: int) -> Trial:
 
 
 def evidence_trial(model: Model, setting: Setting, tokens: int) -> Trial:
-    """A map with evidence beside one without."""
+    """A map, and the evidence for one from what its forward pass left behind.
+
+    The map that is judged is noise: what evidence costs does not depend on it.
+    """
     asked = _Asked(model, setting, tokens)
-    steps = {
-        "forward": asked.forward(),
-        "map": TimedStep(asked.explain, 2),
-        "with": TimedStep(partial(asked.explain, evidence=True), 3),
-    }
+    with Session(model) as session:
+        prepared = session.prepare([Example((Picture(asked.picture),), asked.questions[0])], features=True)
+        prefill = session.prefill(prepared)
+    (layouts,) = prepared.layouts
+    logits, length = prefill.logits[0], prepared.ids.shape[1]
+    noise = np.random.default_rng(0).random((layouts[0].grid.rows, layouts[0].grid.cols))
+    judged = MapInQuestion(0, length, Choice(0, int(logits.argmax())), logits, [noise], layouts)
+
+    def evidence() -> None:
+        with Session(model):
+            evidence_for(model, prepared, prefill, [judged])
+
+    steps = {"forward": asked.forward(), "map": TimedStep(asked.explain, 2), "evidence": TimedStep(evidence, 0.3)}
     rows = {
         "forward": {"forward": 1.0},
         "map": {"map": 1.0},
-        "map-with-evidence": {"with": 1.0},
-        "evidence": {"with": 1.0, "map": -1.0},
+        "evidence": {"evidence": 1.0},
+        "map-with-evidence": {"map": 1.0, "evidence": 1.0},
     }
     return Trial(steps, rows)
 

@@ -17,6 +17,8 @@ from relevancy.cli.options import Bits, Framing, value
 from relevancy.cli.terminal import check_writable, escaped, lines, out, say
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from relevancy.evaluate.scores import BenchmarkScore
     from relevancy.evaluate.table import ScoreTable
 
@@ -236,15 +238,20 @@ def table(
 
 
 def _draw(made: ScoreTable, path: Path) -> None:
+    from relevancy.plotting.tables import table_figure
+
+    own = sum(not row.published for row in made.rows)
+    parts = [own + 1] if 0 < own < len(made.rows) else []
+    _save(table_figure(made.cells(), parts=parts, notes=made.remarks()), path)
+
+
+def _save(drawn: Figure, path: Path) -> None:
     from relevancy.atomic_io import whole, writing
     from relevancy.errors import RelevancyError
-    from relevancy.plotting.tables import table_figure
 
     kind = path.suffix.lower().removeprefix(".")
     if kind not in PICTURES:
-        raise RelevancyError(f"--out {path}: a table is drawn as .{', .'.join(PICTURES)}.")
-    own = sum(not row.published for row in made.rows)
-    drawn = table_figure(made.cells(), parts=[own + 1] if 0 < own < len(made.rows) else [], notes=made.remarks())
+        raise RelevancyError(f"--out {path}: it is drawn as .{', .'.join(PICTURES)}.")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:
@@ -253,47 +260,99 @@ def _draw(made: ScoreTable, path: Path) -> None:
 
 
 def effects(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OUT]...", help="What evaluate BENCHMARK --out wrote, or folders of single models."),
+    ] = None,
+    choices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="How the models of OUT differ, beside what their training says: a CSV of model and a column a choice.",
+        ),
+    ] = None,
     rows: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Answers, one a line: right (0 or 1), picture, and the choices.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of OUT, answers, one a line: right (0 to 1), picture, the choices."),
     ] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="A column with two values; give the option again for more.")
+        list[str] | None, typer.Option(help="A choice with two values; give the option again for more.")
+    ] = None,
+    interactions: Annotated[
+        bool, typer.Option("--interactions", help="Also how each choice changes what another one does.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw them instead: a .png, .svg or .pdf.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the effects as JSON, and nothing else.")] = False,
 ) -> None:
-    """What design choices change: Figure 1 of the LLaVA-Gemma paper from its Table 1, or the same of your answers.
+    """What design choices change: Figure 1 of the LLaVA-Gemma paper from its Table 1, or the same of your models.
 
-    Try: relevancy evaluate effects --rows answers.jsonl --by tower --by decoder
+    Your models are those that relevancy evaluate scored; what relevancy train wrote knows its decoder, tower, connector
+    and seed. A linear model of right answers, its standard errors clustered by picture and, with several seeds, by run.
+
+    Try: relevancy evaluate effects OUT --by tower --by decoder --out effects.png
     """
     from relevancy.errors import RelevancyError
-    from relevancy.evaluate.effects import effects_of_rows, published_effects
+    from relevancy.evaluate.choices import choices_in
+    from relevancy.evaluate.effects import ModelEffects, effects_of_models, effects_of_rows
+
+    if rows is not None and (folders or choices):
+        raise RelevancyError("--rows holds answers and their choices: leave OUT and --choices out.")
+    if (rows is not None) != bool(by) and not folders:
+        raise RelevancyError("--rows and --by belong together: answers, and the columns that hold the choices.")
+    if rows is None and not folders:
+        if choices or picture or interactions:
+            raise RelevancyError("The paper's own effects take no options: give OUT, what relevancy evaluate wrote.")
+        _published_effects(as_json)
+        return
+    if rows is not None:
+        found = effects_of_rows(rows, by or [], interactions=interactions)
+        told = f"{found[0].estimate.rows:,} answers about {found[0].estimate.pictures:,} pictures"
+        made = ModelEffects(tuple(found), (told + (".", "; no interactions.")[not interactions],))
+    else:
+        given = choices_in(choices) if choices else {}
+        made = effects_of_models(folders or [], given, by or [], interactions=interactions)
+    if picture is not None:
+        from relevancy.plotting.effects import Bar, effects_figure
+
+        bars = [
+            Bar(one.name, one.benchmark or "all answers", one.estimate.value or 0, one.estimate.low, one.estimate.high,
+                one.published)
+            for one in made.effects
+        ]  # fmt: skip
+        _save(effects_figure(bars, made.notes), picture)
+        return
+    if as_json:
+        effects = [asdict(one) for one in made.effects]
+        sys.stdout.write(json.dumps({"effects": effects, "notes": made.notes}, ensure_ascii=False) + "\n")
+        return
+    shown = Table("benchmark", "choice", "change of Pr(right)", "95 % interval", "the paper", box=None, pad_edge=False)
+    for own in made.effects:
+        ends = "–" if own.estimate.low is None else f"{own.estimate.low:+.4f} to {own.estimate.high:+.4f}"
+        change = _signed(own.estimate.value, 4)
+        shown.add_row(*map(escaped, (own.benchmark, own.short, change, ends, _signed(own.published, 3))))
+    for name in dict.fromkeys(one.name for one in made.effects if not one.also):
+        say(name)
+    out.print(shown)
+    for note in made.notes:
+        say(note)
+
+
+def _published_effects(as_json: bool) -> None:
+    from relevancy.evaluate.effects import published_effects
     from relevancy.evaluate.paper import IN_POINTS
 
-    if (rows is None) != (not by):
-        raise RelevancyError("--rows and --by belong together: answers, and the columns that hold the choices.")
-    if rows is None:
-        published = published_effects()
-        if as_json:
-            sys.stdout.write(json.dumps([asdict(one) for one in published]) + "\n")
-            return
-        shown = Table("choice", "benchmark", "from Table 1", "Figure 1", box=None, pad_edge=False)
-        for one in published:
-            change = _signed(one.from_table, 2 if one.benchmark in IN_POINTS else 4)
-            shown.add_row(one.choice, one.benchmark, change, _signed(one.printed, 3))
-        out.print(shown)
-        say("From the published cells (shares; points for MME, MM-Vet and VQAv2), arXiv 2404.01331v2.")
-        return
-    found = effects_of_rows(rows, by or [])
+    published = published_effects()
     if as_json:
-        sys.stdout.write(json.dumps([asdict(one) for one in found]) + "\n")
+        sys.stdout.write(json.dumps([asdict(one) for one in published]) + "\n")
         return
-    shown = Table("choice", "from", "to", "change of Pr(right)", "95 % interval", box=None, pad_edge=False)
-    for own in found:
-        ends = "–" if own.estimate.low is None else f"{own.estimate.low:+.4f} to {own.estimate.high:+.4f}"
-        cells = own.choice, own.low, own.high, _signed(own.estimate.value, 4), ends
-        shown.add_row(*map(escaped, cells))
+    shown = Table("choice", "benchmark", "from Table 1", "Figure 1", box=None, pad_edge=False)
+    for one in published:
+        change = _signed(one.from_table, 2 if one.benchmark in IN_POINTS else 4)
+        shown.add_row(one.choice, one.benchmark, change, _signed(one.printed, 3))
     out.print(shown)
-    say(f"{found[0].estimate.rows:,} answers about {found[0].estimate.pictures:,} pictures; no interactions.")
+    say("From the published cells (shares; points for MME, MM-Vet and VQAv2), arXiv 2404.01331v2.")
 
 
 def _signed(value: float | None, digits: int) -> str:

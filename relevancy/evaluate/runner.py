@@ -12,6 +12,7 @@ from relevancy.atomic_io import whole_files, write_whole, writing
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import LETTER_ONLY, SHORT_ANSWER
 from relevancy.evaluate.benchmarks import benchmark
+from relevancy.evaluate.choices import write_choices
 from relevancy.evaluate.hub import unpacked
 from relevancy.evaluate.judges import write_requests
 from relevancy.evaluate.questions import (
@@ -103,6 +104,7 @@ def evaluate(
             found = replace(found, protocol=_unaided(found.protocol))
         if found is not None:
             write_score(found, folders[model])
+            write_choices(model, folders[model])
         scores[model] = found
     return Evaluation(chosen.name, data, folder / EXPORT, scores, folders)
 

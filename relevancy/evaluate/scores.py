@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -35,22 +35,20 @@ class PictureSums:
     columns: Mapping[tuple[str, str], np.ndarray]
     rows: Mapping[tuple[str, str], int]
 
-    def write(self, stream: IO[bytes]) -> None:
-        """As one compressed file of arrays."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As arrays with names, for a file."""
         keys = list(self.columns)
-        arrays = {str(place): self.columns[key] for place, key in enumerate(keys)}
         rows = np.array([self.rows[key] for key in keys])
         names = {"pictures": np.array(self.pictures), "keys": np.array(keys), "rows": rows}
-        np.savez_compressed(stream, allow_pickle=False, **names, **arrays)
+        return names | {str(place): self.columns[key] for place, key in enumerate(keys)}
 
     @classmethod
-    def read(cls, stream: IO[bytes]) -> PictureSums:
-        """What `write` wrote."""
-        with np.load(stream) as found:
-            keys = [(str(group), str(score)) for group, score in found["keys"]]
-            columns = {key: found[str(place)] for place, key in enumerate(keys)}
-            rows = dict(zip(keys, found["rows"].tolist(), strict=True))
-            return cls(tuple(map(str, found["pictures"])), columns, rows)
+    def of_arrays(cls, found: Mapping[str, np.ndarray]) -> PictureSums:
+        """What `arrays` gave."""
+        keys = [(str(group), str(score)) for group, score in found["keys"]]
+        columns = {key: found[str(place)] for place, key in enumerate(keys)}
+        rows = dict(zip(keys, found["rows"].tolist(), strict=True))
+        return cls(tuple(map(str, found["pictures"])), columns, rows)
 
     def less(
         self, other: PictureSums, functions: Mapping[tuple[str, str], SumsFunction]
@@ -109,7 +107,8 @@ class BenchmarkScore:
 
     estimates: fractions, MME's in points. headline: the group and the score that publications quote. stand_in: what
     stood in for the official judge; such a number is not comparable with published ones. sums: what models are
-    compared by. rights: by question, how right its answer is, from 0 to 1.
+    compared by. rights: by question, how right its answer is, from 0 to 1. pictures: what each of these questions is
+    about.
     """
 
     benchmark: str
@@ -120,6 +119,7 @@ class BenchmarkScore:
     stand_in: str | None = None
     sums: PictureSums | None = field(default=None, repr=False, compare=False)
     rights: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    pictures: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -197,8 +197,11 @@ class Scoreboard:
         rights: Mapping[str, float],
         stand_in: str | None = None,
     ) -> BenchmarkScore:
-        """All of it as a benchmark's score."""
-        return BenchmarkScore(benchmark, protocol, unit, headline, self.estimates(), stand_in, self.sums(), rights)
+        """All of it as a benchmark's score; `rights` in the order of the board's rows."""
+        pictures = tuple(self._names[own] for own in self._pictures)
+        return BenchmarkScore(
+            benchmark, protocol, unit, headline, self.estimates(), stand_in, self.sums(), rights, pictures
+        )
 
     def estimates(self) -> Estimates:
         """All of them, in the order in which they were asked for."""

@@ -16,7 +16,7 @@ from relevancy.evaluate.benchmarks import BENCHMARKS
 from relevancy.evaluate.files import read_object
 from relevancy.evaluate.paper import COLUMNS, GRID, OTHERS
 from relevancy.evaluate.scores import Unit
-from relevancy.evaluate.store import read_sums
+from relevancy.evaluate.store import models_in, read_sums
 from relevancy.stats.clustered import Estimate
 
 PAPER = "the LLaVA-Gemma paper's Table 1 (arXiv 2404.01331v2)"
@@ -136,13 +136,13 @@ def make_table(folders: Sequence[Path], *, paper: bool = True) -> ScoreTable:
     A folder of such folders, as `relevancy evaluate BENCHMARK --out` writes, stands for those in it. A stand-in's
     number is in no cell: it is told in a note.
     """
-    folders = [own for folder in folders for own in _models_in(folder)]
+    folders = models_in(folders)
     names = [folder.resolve().name for folder in folders]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise RelevancyError(f"Two of the folders are named {twice}, and a row is named after its folder; rename one.")
-    scores = {name: _scores(folder) for name, folder in zip(names, folders, strict=True)}
-    _check_protocols(scores)
+    scores = {name: scores_in(folder) for name, folder in zip(names, folders, strict=True)}
+    check_protocols(scores)
     rows = [TableRow(name, tuple(_cell(own, column) for column in COLUMNS), False) for name, own in scores.items()]
     notes = [
         f"{name}'s {title} is {one['headline']['printed']} by a stand-in: {one['stand_in']}."
@@ -157,18 +157,6 @@ def make_table(folders: Sequence[Path], *, paper: bool = True) -> ScoreTable:
     of = dict(zip(names, folders, strict=True))
     differences = [one for pair in combinations(names, 2) for one in _paired(*pair, of, scores)]
     return ScoreTable(tuple(rows), tuple(notes), tuple(differences))
-
-
-def _models_in(folder: Path) -> list[Path]:
-    """The folder, or those in it that hold scores where it has none itself."""
-    if _scored(folder):
-        return [folder]
-    inner = sorted(own for own in folder.iterdir() if own.is_dir() and _scored(own)) if folder.is_dir() else []
-    return inner or [folder]
-
-
-def _scored(folder: Path) -> bool:
-    return any((folder / f"{name}.json").is_file() for name in BENCHMARKS)
 
 
 def _paired(
@@ -204,7 +192,7 @@ def _cell(scores: Mapping[str, dict[str, Any]], column: str) -> str:
     return "–" if one is None or one["stand_in"] else unit.printed(one["scores"][group][score])
 
 
-def _check_protocols(scores: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+def check_protocols(scores: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
     """Numbers under two protocols are not set beside each other."""
     first: dict[str, tuple[str, Any]] = {}
     for model, own in scores.items():
@@ -216,7 +204,7 @@ def _check_protocols(scores: Mapping[str, Mapping[str, dict[str, Any]]]) -> None
                 )
 
 
-def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+def scores_in(folder: Path) -> dict[str, dict[str, Any]]:
     """Benchmark -> what `relevancy evaluate score --out` wrote of it."""
     found = {name: read_object(folder / f"{name}.json") for name in BENCHMARKS if (folder / f"{name}.json").is_file()}
     if not found:

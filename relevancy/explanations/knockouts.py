@@ -7,6 +7,7 @@ __all__ = ["Areas", "MapInQuestion", "evidence_for"]
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -255,8 +256,10 @@ def _highest(levels: np.ndarray, count: int, seed: int) -> np.ndarray:
     edge = np.partition(levels, -count, axis=None)[-count]
     equal = np.abs(levels - edge) <= EQUAL
     chosen = (levels > edge) & ~equal
-    drawn = np.random.default_rng([seed, *np.packbits(equal)]).permutation(np.flatnonzero(equal))
-    chosen.flat[drawn[: count - int(chosen.sum())]] = True
+    places, left = np.flatnonzero(equal), count - int(chosen.sum())
+    if len(places) > left:
+        places = np.random.default_rng([seed, *np.packbits(equal)]).permutation(places)[:left]
+    chosen.flat[places] = True
     return chosen
 
 
@@ -282,6 +285,7 @@ def _square(corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
+@lru_cache(maxsize=4096)
 def _others(corner: tuple[int, int], shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
     """Corners of squares elsewhere: those that meet the first least, of them the ones most like it in distance."""
     sides = np.array(side_of(shape))

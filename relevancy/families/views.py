@@ -83,9 +83,8 @@ class Layout:
                 f"a mask of this map has shape ({self.grid.rows}, {self.grid.cols}), not {chosen.shape}"
             )
         found = np.zeros(self.count, dtype=bool)
-        for view in self.views:
-            down, across = self._overlaps(view)
-            found[view.tokens] = (down > _SEEN).T.astype(float) @ chosen @ (across > _SEEN) > 0
+        for view, (down, across) in zip(self.views, self._meeting, strict=True):
+            found[view.tokens] = down.T @ chosen @ across > 0
         return found
 
     def hidden_with(self, cells: np.ndarray) -> np.ndarray:
@@ -93,8 +92,7 @@ class Layout:
 
         `tokens_of` them; with all cells that show the picture, those go too that have no place.
         """
-        shown = np.ptp(self.grid.boxes().reshape(-1, 2, 2), axis=1).min(-1) > 0
-        whole = np.asarray(cells, dtype=bool).ravel()[shown].all()
+        whole = np.asarray(cells, dtype=bool).ravel()[self._shown].all()
         return np.ones(self.count, dtype=bool) if whole else self.tokens_of(cells)
 
     def check(self, tokens: int) -> None:
@@ -104,6 +102,16 @@ class Layout:
                 f"the picture has {tokens} image tokens where {self.count} were expected, so where they lie is not "
                 "known: the processor belongs to another model, or cuts pictures in a way not known here"
             )
+
+    @cached_property
+    def _shown(self) -> np.ndarray:
+        """Which cells show something of the picture, bool (cells,)."""
+        return np.asarray(np.ptp(self.grid.boxes().reshape(-1, 2, 2), axis=1).min(-1) > 0)
+
+    @cached_property
+    def _meeting(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each view, which of its rows and columns meet which of the map's, 0 or 1."""
+        return [(1.0 * (down > _SEEN), 1.0 * (across > _SEEN)) for down, across in map(self._overlaps, self.views)]
 
     def _overlaps(self, view: View) -> tuple[np.ndarray, np.ndarray]:
         """How much of each row and column of a view lies in those of the map."""

@@ -8,11 +8,13 @@ Geva et al., EMNLP 2023.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -23,7 +25,9 @@ from relevancy.models.generation import Prefill
 from relevancy.models.model import Model
 from relevancy.models.prepared import Prepared
 
-_TOGETHER = 64  # variants in one forward pass
+_TOGETHER = 64  # runs in one forward pass
+_SPREAD = 8  # tokens by which they may differ in length: more would be read for nothing
+_LOGITS = 64 << 20  # numbers that they may give
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +49,21 @@ def logits_of(model: Model, prefill: Prefill, variants: Sequence[Variant]) -> li
     """Logits of each variant's positions, (count, vocabulary) float32, from the prefill's own keys and values.
 
     For prefills of which `generation.shares_prefix` is true, read as far as the variants' lengths; they stay as is.
-    Variants that differ in their length alone are one run: no token of the longest sees what comes after a shorter one.
+    Variants that differ in their length alone are one run, and runs of about one length are one forward pass: no token
+    sees what comes after it.
     """
     beginnings = {row: _Beginning.of(model, prefill, row) for row in {variant.row for variant in variants}}
-    runs: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    alike: dict[tuple[int, bytes], dict[int, Variant]] = defaultdict(dict)
     for number, variant in enumerate(variants):
-        runs[variant.row, variant.hidden.numpy(force=True).tobytes()].append(number)
-    groups: dict[tuple[int, int, int], list[list[int]]] = defaultdict(list)
-    for numbers in runs.values():
-        lengths = [variants[number].length for number in numbers]
-        keep = max(lengths) - min(variants[number].length - variants[number].count for number in numbers)
-        groups[beginnings[variants[numbers[0]].row].tokens, max(lengths), keep].append(numbers)
+        alike[variant.row, variant.hidden.numpy(force=True).tobytes()][number] = variant
+    runs = [_Run(beginnings[row], np.frombuffer(hidden, bool), asked) for (row, hidden), asked in alike.items()]
     found: dict[int, Tensor] = {}
     with _knockable(model):
-        for (_, length, keep), alike in groups.items():
-            for start in range(0, len(alike), _TOGETHER):
-                part = alike[start : start + _TOGETHER]
-                longest = [replace(variants[numbers[0]], length=length) for numbers in part]
-                for numbers, logits in zip(part, _run(model, prefill, longest, beginnings, keep), strict=True):
-                    for number in numbers:
-                        end = keep + variants[number].length - length
-                        found[number] = logits[end - variants[number].count : end]
+        for part in _packed(runs, prefill.logits.shape[-1]):
+            for run, logits in zip(part, _read(model, prefill, part), strict=True):
+                for number, variant in run.asked.items():
+                    end = len(logits) + variant.length - part[0].longest
+                    found[number] = logits[end - variant.count : end]
     return [found[number] for number in range(len(variants))]
 
 
@@ -97,8 +95,9 @@ def _after(prepared: Prepared, hidden: Tensor) -> int:
 class _Beginning:
     """One example's tokens up to its last image token, and those after it."""
 
+    row: int
     tokens: int
-    places: Tensor  # (image tokens,)
+    places: np.ndarray  # (image tokens,)
     padding: int
     rest: Tensor
 
@@ -106,62 +105,123 @@ class _Beginning:
     def of(cls, model: Model, prefill: Prefill, row: int) -> _Beginning:
         kept = prefill.mask[row].bool()
         ids = prefill.ids[row][kept]
-        places = (ids == model.image_token_id).nonzero()[:, 0]
+        places = np.flatnonzero((ids == model.image_token_id).numpy(force=True))
         tokens = int(places[-1]) + 1
-        return cls(tokens, places, len(kept) - len(ids), ids[tokens:])
+        return cls(row, tokens, places, len(kept) - len(ids), ids[tokens:])
+
+    def on_from(self, length: int) -> Tensor:
+        """The tokens after it up to a length; where there are no more, the last one again, which none before sees."""
+        places = torch.arange(length - self.tokens, device=self.rest.device)
+        return self.rest[places.clamp(max=len(self.rest) - 1)]
 
 
-def _run(
-    model: Model, prefill: Prefill, variants: Sequence[Variant], beginnings: Mapping[int, _Beginning], keep: int
-) -> Tensor:
-    """Logits of the last positions, (variants, keep, vocabulary): variants of one length, and so their beginnings."""
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Variants that differ only in which positions are asked for, by their numbers. hidden: (image tokens,) bool."""
+
+    beginning: _Beginning
+    hidden: np.ndarray
+    asked: Mapping[int, Variant]
+
+    @property
+    def longest(self) -> int:
+        return max(variant.length for variant in self.asked.values())
+
+    @property
+    def before(self) -> int:
+        """How many tokens stand before the first position that is asked for."""
+        return min(variant.length - variant.count for variant in self.asked.values())
+
+
+def _packed(runs: Iterable[_Run], vocabulary: int) -> Iterator[list[_Run]]:
+    """Runs to be read together, the longest first: their beginnings have one length, and they have about one."""
+    part: list[_Run] = []
+    for run in sorted(runs, key=lambda run: (run.beginning.tokens, -run.longest)):
+        if part:
+            first = part[0]
+            keep = _kept([*part, run])
+            if not (
+                run.beginning.tokens == first.beginning.tokens
+                and first.longest - run.longest <= _SPREAD
+                and keep <= max(_kept([first]), _SPREAD + 1)
+                and (len(part) + 1) * keep * vocabulary <= _LOGITS
+                and len(part) < _TOGETHER
+            ):
+                yield part
+                part = []
+        part.append(run)
+    yield part
+
+
+def _kept(part: Sequence[_Run]) -> int:
+    """Of how many last positions logits are asked for, the longest run first."""
+    return part[0].longest - min(run.before for run in part)
+
+
+def _read(model: Model, prefill: Prefill, part: Sequence[_Run]) -> Tensor:
+    """Logits of the last positions, (runs, kept, vocabulary)."""
     device = prefill.ids.device
-    own = [beginnings[variant.row] for variant in variants]
-    tokens, length = own[0].tokens, variants[0].length
-    ids = torch.stack([each.rest[: length - tokens] for each in own])
-    keys = torch.zeros(len(variants), tokens, dtype=torch.bool, device=device)
-    for line, each, variant in zip(keys, own, variants, strict=True):
-        line[each.places] = variant.hidden.to(device)
-    parts = [(variant.row, each.padding, tokens) for variant, each in zip(variants, own, strict=True)]
+    own = [run.beginning for run in part]
+    tokens, length = own[0].tokens, part[0].longest
+    ids = torch.stack([each.on_from(length) for each in own])
+    keys = np.zeros((len(part), tokens), bool)
+    for line, run in zip(keys, part, strict=True):
+        line[run.beginning.places] = run.hidden
     cache: Any = DynamicCache()
-    cache.layers = [_KnownLayer.of(layer, parts) for layer in prefill.cache.layers]
-    mask = torch.ones(len(variants), length, dtype=prefill.mask.dtype, device=device)
+    lines = [(each.row, slice(each.padding, each.padding + tokens)) for each in own]
+    cache.layers = [_KnownLayer.of(layer, lines) for layer in prefill.cache.layers]
+    mask = torch.ones(len(part), length, dtype=prefill.mask.dtype, device=device)
     known: dict[str, Tensor] = {}
     if prefill.positions is not None:  # after the picture they go on one by one
-        last = torch.cat([prefill.positions[..., variant.row : variant.row + 1, :] for variant in variants], -2)
+        last = torch.cat([prefill.positions[..., each.row : each.row + 1, :] for each in own], -2)
         end = torch.tensor([each.tokens + len(each.rest) - 1 for each in own], device=device)[:, None]
         known["position_ids"] = last + torch.arange(tokens, length, device=device) - end
-    with _knocked_out(keys, tokens):
+    with _knocked_out(torch.from_numpy(keys).to(device), tokens):
         output = model.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=keep, **known
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=_kept(part),
+            **known,
         )
     return output.logits.float()
 
 
 class _KnownLayer(DynamicLayer):
-    """Keys and values that are there; what comes later is seen beside them, and not kept."""
+    """Keys and values that are there; what comes later is seen beside them, and not kept.
+
+    whole: keys and values of all rows, (rows, heads, tokens, dim). lines: the row, and its tokens, of each line.
+    """
+
+    whole: tuple[Tensor, Tensor]
+    lines: Sequence[tuple[int, slice]]
 
     @classmethod
-    def of(cls, layer: Any, parts: Sequence[tuple[int, int, int]]) -> _KnownLayer:
-        """Of a layer's rows: (row, tokens of padding before it, tokens after that) for each line of a batch."""
+    def of(cls, layer: Any, lines: Sequence[tuple[int, slice]]) -> _KnownLayer:
         known = cls()
         if layer.is_initialized:
             known.lazy_initialization(layer.keys, layer.values)
-            known.keys, known.values = _lines(layer.keys.detach(), parts), _lines(layer.values.detach(), parts)
+            known.whole, known.lines = (layer.keys.detach(), layer.values.detach()), lines
+            known.keys, known.values = (one[:1, :, lines[0][1]] for one in known.whole)  # for their length
         return known
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Both together, (batch, heads, tokens, dim)."""
-        assert self.keys is not None
-        assert self.values is not None
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        """Both together, (batch, heads, tokens, dim); one copy, and of this layer alone."""
+        keys, values = self.whole
+        return self._before(keys, key_states), self._before(values, value_states)
 
-
-def _lines(whole: Tensor, parts: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Parts of rows as one batch; of one part alone nothing is copied."""
-    lines = {part: whole[part[0], :, part[1] : part[1] + part[2]] for part in parts}
-    one = lines[parts[0]]
-    return one.expand(len(parts), *one.shape) if len(lines) == 1 else torch.stack([lines[part] for part in parts])
+    def _before(self, whole: Tensor, new: Tensor) -> Tensor:
+        batch, heads, count, dim = new.shape
+        known = self.lines[0][1].stop - self.lines[0][1].start
+        both = new.new_empty(batch, heads, known + count, dim)
+        start = 0
+        for (row, tokens), alike in groupby(self.lines, key=lambda line: line):
+            stop = start + len(list(alike))
+            both[start:stop, :, :known] = whole[row, :, tokens]
+            start = stop
+        both[:, :, known:] = new
+        return both
 
 
 @contextmanager

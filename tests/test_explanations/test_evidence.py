@@ -84,6 +84,47 @@ def test_knockout_equals_a_mask_written_out(name):
     assert (found[2] - found[0]).abs().max() > 1e-3  # knocking out the picture is felt
 
 
+@pytest.mark.parametrize(
+    ("limits", "passes"),
+    [({"_SPREAD": 99}, 1), ({"_SPREAD": 0}, 3), ({"_SPREAD": 99, "_TOGETHER": 4}, 2), ({"_LOGITS": 1}, 6)],
+)
+def test_knockouts_of_about_one_length_are_one_forward_pass(limits, passes, monkeypatch):
+    """However many are read together, each is what it is alone, and a shorter one hears nothing of what fills it up."""
+    hf_model, processor = tiny.gemma_clip()
+    model = wrap(hf_model.double(), processor)
+    prepared, prefill = prefilled(model, [(), (), ()])
+    hidden = [torch.from_numpy(np.random.default_rng(seed).random(16) < 0.5) for seed in range(6)]
+    lengths = prefill.mask.sum(-1).tolist()
+    assert len(set(lengths)) == 3
+    variants = [Variant(number % 3, lengths[number % 3], one) for number, one in enumerate(hidden)]
+    expected = knockout.logits_in_full(model, prepared, variants)
+    for name, value in limits.items():
+        monkeypatch.setattr(knockout, name, value)
+    calls = []
+    counted = hf_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = knockout.logits_of(model, prefill, variants)
+    counted.remove()
+    assert len(calls) == passes
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tokens_of_one_answer_share_the_pass_without_the_picture(monkeypatch):
+    """As far as it fits beside the others, and each token has its own logits of it."""
+    hf_model, processor = tiny.gemma_clip()
+    model = wrap(hf_model.double(), processor)
+    prepared, prefill = prefilled(model, [(90, 91, 92), (), ()])
+    length = int(prefill.mask[0].sum())
+    gone = torch.ones(16, dtype=torch.bool)
+    others = [torch.from_numpy(np.random.default_rng(seed).random(16) < 0.5) for seed in range(3)]
+    variants = [Variant(0, length - back, one) for back in range(3) for one in (gone, others[back])]
+    expected = knockout.logits_in_full(model, prepared, variants)
+    shapes = []
+    real = knockout._read
+    monkeypatch.setattr(knockout, "_read", lambda *asked: shapes.append(real(*asked).shape[:2]) or real(*asked))
+    torch.testing.assert_close(knockout.logits_of(model, prefill, variants), expected, rtol=1e-6, atol=1e-6)
+    assert shapes == [(4, 3)]  # the picture's absence once, three maps; the last three positions
+
+
 def test_a_model_is_given_back_after_a_knockout():
     hf_model, processor = tiny.gemma_clip()
     model = wrap(hf_model, processor)
