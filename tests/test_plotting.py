@@ -317,6 +317,39 @@ def test_tokens_are_read_as_text(tokens, texts):
     assert sum(value for _, value in found) == len(tokens)
 
 
+def test_a_logarithmic_scale_shows_three_decades_and_a_threshold_hides_what_is_small():
+    gray = Image.new("RGB", (5, 1), (128, 128, 128))
+    values = np.array([[0, 1e-3, 1e-2, 0.1, 1]], np.float32)
+    dimmed = np.asarray(overlay(gray, values, opacity=0.0)).astype(float)[0]
+    heat = np.asarray(overlay(gray, values, colormap="gray", opacity=1.0, log=True)).astype(float)[0, :, 0]
+    place = np.log1p(999 * values[0]) / np.log1p(999)  # by hand: 0, 0.1003, 0.3462, 0.6680, 1
+    alpha = place * (2 - place)
+    np.testing.assert_allclose(heat, dimmed[:, 0] + alpha * (255 * place - dimmed[:, 0]), atol=1.5)
+    signed = np.concatenate([-values[:, :0:-1], values], 1)
+    wide = Image.new("RGB", (9, 1), (128, 128, 128))
+    drawn = np.asarray(overlay(wide, signed, log=True)).astype(int)[0]
+    assert np.array_equal(drawn[4], dimmed[0].astype(int))
+    assert (np.abs(drawn[[3, 5]] - dimmed[0]).max(1) > 5).all()  # a thousandth can be seen, of either sign
+    for log in (False, True):
+        hidden = np.asarray(overlay(gray, values, threshold=0.05, log=log)).astype(int)[0]
+        whole = np.asarray(overlay(gray, values, log=log)).astype(int)[0]
+        np.testing.assert_array_equal(hidden[:3], dimmed[:3].astype(int))
+        np.testing.assert_array_equal(hidden[3:], whole[3:])
+
+
+@pytest.mark.parametrize("lowest", [0.0, -1.0])
+def test_a_figures_scale_is_logarithmic_where_its_maps_are(lowest):
+    heatmap = np.linspace(lowest, 1, 48, dtype=np.float32).reshape(6, 8)
+    panel = Panel("one", "", Image.new("RGB", (8, 6)), heatmap, [("a", 1.0)], {"image": 1.0})
+    drawn = figure([panel], question="Is it?", log=True)
+    bar = next(one for one in drawn.axes if one.get_xlabel().startswith("relevance of an image patch"))
+    ticks = [tick for tick in bar.get_xticks() if lowest <= tick <= 1]
+    np.testing.assert_allclose(sorted(ticks), sorted({0, 0.01, 0.1, 1, *([-0.01, -0.1, -1] if lowest else [])}))
+    places = bar.transData.transform([(value, 0) for value in (0, 0.01, 0.1, 1)])[:, 0]
+    shares = (places - places[0]) / (places[-1] - places[0])
+    np.testing.assert_allclose(shares, np.log1p(999 * np.array([0, 0.01, 0.1, 1])) / np.log1p(999), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["pdf", "ps"])
 def test_figures_hold_their_letters_as_truetype(kind):
     heatmap = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)

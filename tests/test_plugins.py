@@ -110,11 +110,25 @@ def test_the_pages_commands_run(installed, work, monkeypatch):
     assert lined.manifest["configuration"]["input"]["kind"] == "lines"
 
 
-def test_the_app_lists_it(package, work):
-    done = outside(
-        package, work, sys.executable, "-c", "from relevancy_app.settings import METHODS; print('\\n'.join(METHODS))"
+def test_the_app_offers_it_and_draws_its_map(installed, model, work, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "app"))
+    gradio = pytest.importorskip("gradio")
+    layout, library, session, settings, wiring, board = (
+        importlib.import_module(f"relevancy_app.{name}")
+        for name in ("layout", "library", "session", "settings", "wiring", "board")
     )
-    assert "pixel-gradient" in done.stdout.splitlines(), done.stderr
+    offered, picture = library.library([model]), work / "picture.png"
+    with gradio.Blocks():
+        page = layout.page(offered, settings.Settings(), ())
+    assert "pixel-gradient" in [value for _, value in page.question.method.choices]
+    handlers = wiring.Handlers(offered, settings.Settings(), (), "")
+    ask = ("Is it?", ["tiny"], "first", "language", "pixel-gradient", 0, -1)
+    *_, whole = handlers.explain(session.Controls(), str(picture), lambda share, desc: None, *ask)
+    alone = relevancy.explain(model, picture, "Is it?", target="first", method="pixel-gradient")
+    drawn = board.board(whole[0].screen)
+    values = re.search(r"data-values='(.*?)'", drawn)[1]
+    np.testing.assert_allclose(json.loads(values), alone.image_map.ravel(), rtol=1e-5)
+    assert "method pixel-gradient" in drawn
 
 
 def test_help_names_it_and_loads_nothing_of_it(package, work):

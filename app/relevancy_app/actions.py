@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -11,13 +12,13 @@ import relevancy
 from relevancy import Explanation, RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
-from relevancy.explanations.counterfactual import Replacement
+from relevancy.explanations.counterfactual import Replacement, elsewhere
 from relevancy.geometry import Grid
 from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
 from relevancy_app.library import Library
-from relevancy_app.session import Session
-from relevancy_app.settings import Settings
+from relevancy_app.session import Pick, Session
+from relevancy_app.settings import MOST_TOKENS, Settings
 
 Progress = Callable[[str, float], None]
 """Called as progress(stage, share of the whole); whatever it raises ends the run."""
@@ -48,19 +49,41 @@ def explained(library: Library, settings: Settings, begun: Session, progress: Pr
         yield found.ended()
 
 
-def picked(library: Library, last: Session | None, number: int, position: int, progress: Progress) -> Session:
-    """The same session, showing the map of the token at `position` in the answer of model `number`."""
+def picked(library: Library, last: Session | None, pick: Pick, progress: Progress) -> Session:
+    """The same session, showing the map of one token: of which model, where in its answer, and against which other."""
+    number, position, against = pick
     last = _there(last)
     if not 0 <= number < len(last.results) or not 0 <= position < len(last.first[number].answer_tokens):
         raise RelevancyError("That token is not part of the answer on the screen.")
-    result = last.picked.get((number, position))
+    result = last.picked.get(pick)
     if result is None:
         (model,) = library.chosen(last.ask.models[number])
         progress(f"{model.name} explains another token", 0.0)
-        options = replace(last.ask, target=str(position)).options(model)
-        found = relevancy.explain(model, last.picture, last.ask.question, **options)
+        target = str(position) if against is None else f"{position}|#{against}"
+        found = relevancy.explain(model, last.picture, last.ask.question, **_again(last, model, target))
         result = replace(found, notes=last.first[number].notes)
-    return last.with_pick(number, position, result)
+    return last.with_pick(pick, result)
+
+
+def every_token(library: Library, last: Session | None, number: int, progress: Progress) -> Session:
+    """The same session, with the map of each token of one model's answer: one pass forward, one backward for each."""
+    last = _there(last)
+    if not 0 <= number < len(last.first):
+        raise RelevancyError("That answer is not on the screen.")
+    tokens = len(last.first[number].answer_tokens)
+    if tokens > MOST_TOKENS:
+        raise RelevancyError(f"The answer has {tokens} tokens, more than {MOST_TOKENS}: press one to see its map.")
+    if len(last.tokens_of(number)) == tokens:
+        return last
+    (model,) = library.chosen(last.ask.models[number])
+    progress(f"{model.name} explains {tokens} tokens", 0.0)
+    found = relevancy.explain(model, last.picture, last.ask.question, **_again(last, model, "all"))
+    return last.with_tokens(number, [replace(one, notes=last.first[number].notes) for one in found])
+
+
+def _again(last: Session, model: relevancy.Model, target: str) -> dict[str, Any]:
+    """The options of a session's question for another target."""
+    return replace(last.ask, target=target).options(model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +107,9 @@ def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence
 class Hidden:
     """One model, one part of the picture hidden from it: the edited picture and what became of its answer.
 
-    seen: whether any of the part lies where the model looked.
+    new_answer: what the model says of the edited picture. elsewhere: the picture with an equal part hidden elsewhere,
+    and the answer's probability then; None where no such part lies apart. seen: whether any of the part lies where the
+    model looked.
     """
 
     model: str
@@ -92,6 +117,8 @@ class Hidden:
     answer: str
     before: float
     after: float
+    new_answer: str
+    elsewhere: tuple[Image.Image, float] | None
     seen: bool = True
 
 
@@ -106,7 +133,7 @@ def hidden(
     """How likely each model says its answer once a part of the picture is hidden.
 
     part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
-    before, after: probability of the answer, the geometric mean over its tokens.
+    Probabilities are of the answer, the geometric mean over its tokens.
     """
     last = _there(last)
     found = []
@@ -114,9 +141,23 @@ def hidden(
         (model,) = library.chosen(last.ask.models[number])
         progress(f"{model.name} answers without it", number / len(last.first))
         region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
-        changed = relevancy.counterfactual(model, last.picture, last.ask.question, region, replacement=replacement)
-        chances = changed.before.per_token, changed.after.per_token
-        found.append(Hidden(model.name, changed.image, changed.answer, *chances, seen=_sees(result.grid, region)))
+        other = elsewhere(region, result.grid)
+        changed, *beside = relevancy.counterfactual(
+            model, last.picture, last.ask.question, [region, *([other] if other else [])], replacement=replacement,
+            answers=True,
+        )  # fmt: skip
+        found.append(
+            Hidden(
+                model=model.name,
+                image=changed.image,
+                answer=changed.answer,
+                before=changed.before.per_token,
+                after=changed.after.per_token,
+                new_answer=changed.new_answer or "",
+                elsewhere=(beside[0].image, beside[0].after.per_token) if beside else None,
+                seen=_sees(result.grid, region),
+            )
+        )
     return tuple(found)
 
 

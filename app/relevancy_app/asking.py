@@ -56,6 +56,8 @@ class Display:
     colormap: str = COLORMAPS[0]
     smooth: bool = True
     one_scale: bool = True
+    log: bool = False
+    threshold: float = 0.0
 
 
 def ask(
@@ -103,13 +105,22 @@ def variations(text: Any, settings: Settings) -> list[str]:
     return [_question(question, settings) for question in questions]
 
 
-def display(opacity: Any = 0.85, colormap: Any = COLORMAPS[0], smooth: Any = True, one_scale: Any = True) -> Display:
+def display(
+    opacity: Any = 0.85,
+    colormap: Any = COLORMAPS[0],
+    smooth: Any = True,
+    one_scale: Any = True,
+    log: Any = False,
+    threshold: Any = 0.0,
+) -> Display:
     """How to draw, from whatever a browser sent. Raises RelevancyError."""
     return Display(
         opacity=min(1.0, max(0.0, _number(opacity))),
         colormap=_one_of(colormap, COLORMAPS, "color map"),
         smooth=bool(smooth),
         one_scale=bool(one_scale),
+        log=bool(log),
+        threshold=min(1.0, max(0.0, _number(threshold))),
     )
 
 

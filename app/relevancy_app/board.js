@@ -9,8 +9,9 @@ const folded = new WeakSet(); // prompts that the reader closed
 const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
-const LEAST_SIDE = 640, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16;
-const display = () => window.rvDisplay || { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true };
+const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999;
+const STANDARD = { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true, log: false, threshold: 0 };
+const display = () => window.rvDisplay || STANDARD;
 
 // -- numbers
 
@@ -109,8 +110,11 @@ function field(map, width, height) {
   return made;
 }
 
+// Pixels of a map: the picture's own, and so many more that each of the screen's has one of its own.
 function size(picture) {
-  const grown = Math.max(1, LEAST_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight));
+  const shown = Math.max(0, ...all(".rv-map, .rv-stage").map((map) => Math.max(map.clientWidth, map.clientHeight)));
+  const wanted = Math.min(MOST_SIDE, Math.max(LEAST_SIDE, shown * window.devicePixelRatio));
+  const grown = Math.max(1, wanted / Math.max(picture.naturalWidth, picture.naturalHeight));
   return [Math.max(1, Math.round(picture.naturalWidth * grown)), Math.max(1, Math.round(picture.naturalHeight * grown))];
 }
 
@@ -122,7 +126,7 @@ function draw(map, picture, [width, height], scale) {
   brush.drawImage(picture, 0, 0, width, height);
   const drawn = brush.getImageData(0, 0, width, height), rgb = drawn.data, made = field(map, width, height);
   const [low, high] = scale, plain = made.empty || high <= low || (made.range[0] === 0 && made.range[1] === 0);
-  const colors = table(low), last = colors.length / 3 - 1, opacity = display().opacity;
+  const colors = table(low), last = colors.length / 3 - 1, { opacity, log, threshold } = display();
   const period = Math.max(4, Math.floor(Math.min(width, height) / 32)), line = Math.max(1, Math.floor(period / 6));
   for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++, at += 4) {
@@ -132,8 +136,14 @@ function draw(map, picture, [width, height], scale) {
         const shade = 0.22 * gray + 255 * (0.68 - ((x + y) % period < line ? 0.16 : 0));
         rgb[at] = rgb[at + 1] = rgb[at + 2] = shade;
       } else if (!plain) {
-        const strength = Math.min(1, Math.max(0, (value - low) / (high - low)));
-        const sized = low < 0 ? Math.abs(2 * strength - 1) : strength, alpha = opacity * sized * (2 - sized);
+        let strength = Math.min(1, Math.max(0, (value - low) / (high - low)));
+        let sized = low < 0 ? Math.abs(2 * strength - 1) : strength;
+        const hidden = sized < threshold;
+        if (log) {
+          sized = Math.log1p(LOG * sized) / Math.log1p(LOG);
+          strength = low < 0 ? (1 + Math.sign(strength - 0.5) * sized) / 2 : sized;
+        }
+        const alpha = hidden ? 0 : opacity * sized * (2 - sized);
         const color = 3 * Math.round(strength * last);
         for (let part = 0; part < 3; part++) {
           const dimmed = (gray + 0.3 * (rgb[at + part] - gray)) * 0.8;
@@ -145,6 +155,7 @@ function draw(map, picture, [width, height], scale) {
 }
 
 function bar(place, scale) {
+  const log = display().log && place.dataset.scale === "map";
   if (scale[1] <= scale[0]) {
     place.textContent = `${place.dataset.label}: nothing to draw`;
     return;
@@ -155,7 +166,7 @@ function bar(place, scale) {
   gradient.style.background = `linear-gradient(to right, ${steps.map((color) => `rgb(${color})`).join()})`;
   const [label, low, high] = [place.dataset.label, readable(scale[0]), readable(scale[1])].map((text, i) => {
     const span = document.createElement("span");
-    span.textContent = text;
+    span.textContent = i || !log ? text : `${text}, log`;
     if (i) span.className = "rv-end";
     return span;
   });
@@ -327,15 +338,75 @@ function show() {
   one(".rv-line").style.left = `${at}%`;
 }
 
+// -- another token's map, while the pointer or the focus is on it
+
+let own = new Map(); // card -> what stands there by itself
+function preview(chip) {
+  const card = chip.closest(".rv-card"), pressed = chip.getAttribute("aria-pressed") === "true";
+  if (pressed) return unpreview(card);
+  if (!chip.dataset.body) return expand(card, chip);
+  if (!own.has(card)) own.set(card, card.querySelector(".rv-body"));
+  card.querySelector(".rv-body").outerHTML = chip.dataset.body;
+  turned(card, chip);
+}
+
+function unpreview(card) {
+  if (!own.has(card)) return;
+  card.querySelector(".rv-body").replaceWith(own.get(card));
+  own.delete(card);
+  turned(card, null);
+}
+
+function turned(card, chip) {
+  card.querySelectorAll(".rv-chip").forEach((other) => other.classList.toggle("rv-looked-at", other === chip));
+  if (spot) tell(card.querySelector(".rv-map"), spot, false);
+  look();
+  repaint();
+}
+
+// All tokens of the answer in one go; asked for once, when the reader stays at one of them.
+let wanted = null;
+function expand(card, chip) {
+  clearTimeout(wanted);
+  if (card.dataset.asked || !chip.closest("[data-expandable]") || element.querySelector(".rv-place")) return;
+  wanted = setTimeout(() => {
+    card.dataset.asked = "1";
+    trigger("expand", { model: Number(chip.dataset.model) });
+  }, 300);
+}
+
+function pick(button) {
+  const { model, position, against } = button.dataset, chosen = button.getAttribute("aria-pressed") === "true";
+  const other = against === undefined || chosen ? null : Number(against);
+  clearTimeout(wanted);
+  trigger("select", { index: [Number(model), Number(position), other], value: button.textContent });
+}
+
+// -- taking along
+
+const blobs = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));
+async function copyOut(button) {
+  const canvas = button.closest(".rv-body").querySelector("canvas"), label = button.textContent;
+  try {
+    if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
+    else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "The browser does not allow it here";
+  }
+  setTimeout(() => (button.textContent = label), 2000);
+}
+
 // -- what the reader does
 
 element.addEventListener("click", (event) => {
-  const chip = event.target.closest("button.rv-chip"), button = event.target.closest("[data-view]");
+  const chip = event.target.closest("button.rv-chip, .rv-other"), button = event.target.closest("[data-view]");
   const word = event.target.closest(".rv-word"), tool = event.target.closest("[data-tool]");
-  if (chip) trigger("select", { index: [Number(chip.dataset.model), Number(chip.dataset.position)], value: chip.textContent });
+  if (chip) pick(chip);
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
+  if (event.target.matches("[data-copy]")) copyOut(event.target);
 });
 element.addEventListener("pointermove", (event) => {
   const map = event.target.closest(".rv-map");
@@ -365,15 +436,32 @@ element.addEventListener("wheel", (event) => {
 }, { passive: false });
 element.addEventListener("focusin", (event) => {
   if (event.target.matches(".rv-word")) say(event.target);
+  if (event.target.matches("button.rv-chip:focus-visible")) preview(event.target);
+});
+element.addEventListener("pointerover", (event) => {
+  const chip = event.target.closest("button.rv-chip");
+  if (chip && event.pointerType === "mouse") preview(chip);
+});
+element.addEventListener("pointerout", (event) => {
+  const chip = event.target.closest("button.rv-chip");
+  if (!chip || chip.contains(event.relatedTarget)) return;
+  clearTimeout(wanted);
+  if (event.pointerType === "mouse") unpreview(chip.closest(".rv-card"));
+});
+element.addEventListener("focusout", (event) => {
+  const card = event.target.closest(".rv-card");
+  if (event.target.matches("button.rv-chip") && card.isConnected) unpreview(card);
 });
 element.addEventListener("keydown", (event) => {
   const map = event.target.closest(".rv-map"), word = event.target.closest(".rv-word");
+  const chip = event.target.closest("button.rv-chip");
   const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   const tool = { "+": "in", "-": "out", 0: "whole" }[event.key];
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (map && moves) move(map, ...moves);
   else if (map && tool) TOOLS[tool]();
   else if (map && event.key.toLowerCase() === "p") peak(map, true);
+  else if (chip && moves) step(Array.from(chip.parentElement.querySelectorAll("button.rv-chip")), chip, moves[0] + moves[1]);
   else if (word && moves) step(Array.from(word.closest(".rv-words").querySelectorAll(".rv-word")), word, moves[0] + moves[1]);
   else return;
   event.preventDefault();
@@ -385,10 +473,11 @@ element.addEventListener("toggle", (event) => {
   if (event.target.open) folded.delete(event.target);
   else folded.add(event.target);
 }, true);
-window.addEventListener("rv-display", repaint);
+["rv-display", "resize"].forEach((name) => window.addEventListener(name, repaint));
 ["wheel", "touchmove"].forEach((name) => window.addEventListener(name, () => (window.rvAwaited = false), { passive: true }));
 
 function fresh() {
+  own = new Map();
   paint();
   look();
   all(".rv-prompt").forEach((prompt) => {
@@ -396,6 +485,8 @@ function fresh() {
     if (prompt.contains(said.get(prompt))) say(said.get(prompt));
   });
   if (spot) point(spot, null);
+  const chip = one("button.rv-chip:hover, button.rv-chip:focus-visible");
+  if (chip) preview(chip);
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {
     window.rvAwaited = false; // by now the page is long enough
     document.getElementById("rv-results").scrollIntoView({ block: "start" });

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 
@@ -15,7 +15,7 @@ from PIL import Image
 from relevancy import Explanation
 from relevancy.plotting.overlay import colormap_for, percent
 from relevancy.token_text import SPECIAL, readable, spells_bytes
-from relevancy_app.settings import COLORMAPS
+from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 
 _JPEG = 92
 _COLORS = 256  # in a scale
@@ -31,17 +31,26 @@ def board(
     waiting: Sequence[str] = (),
     titles: Sequence[str] = (),
     lines: Sequence[str] = (),
+    tokens: Sequence[Mapping[int, Explanation]] = (),
 ) -> str:
     """Maps side by side, results already reduced to the screen; the board's script colors them.
 
     waiting: models whose maps are still to come; their places are kept. titles: instead of the models' names, and then
-    the answer's tokens are not for pressing. lines: one more line of words for each.
+    the answer's tokens are not for pressing. lines: one more line of words for each. tokens: for each, the results of
+    its answer's tokens that are there, by position, to be looked at without asking the server.
     """
     count = len(results) + len(waiting)
     columns = 2 if count == 4 else min(3, count)
     names = [*(titles or [result.model for result in results]), *waiting]
     cards = "".join(
-        _card(number, result, title=names[number], pressable=not titles, line=lines[number] if lines else "")
+        _card(
+            number,
+            result,
+            title=names[number],
+            pressable=not titles,
+            line=lines[number] if lines else "",
+            tokens=tokens[number] if tokens else {},
+        )
         for number, result in enumerate(results)
     )
     cards += "".join(_place(title, results[0].image, running=title == waiting[0]) for title in waiting)
@@ -148,20 +157,40 @@ def _side(label: str, names: Sequence[str], chosen: int) -> str:
     return f'<label>{label} <select class="rv-{label.lower()}">{options}</select></label>'
 
 
-def _card(number: int, result: Explanation, *, title: str, pressable: bool, line: str) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
+def _card(
+    number: int, result: Explanation, *, title: str, pressable: bool, line: str, tokens: Mapping[int, Explanation]
+) -> str:
+    bodies = {position: _body(number, other, title, pressable, "") for position, other in tokens.items()}
     return (
         f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>'
-        f"{_answer(number, result, pressable)}"
+        f"{_answer(number, result, pressable, bodies)}{_body(number, result, title, pressable, line)}</section>"
+    )
+
+
+def _body(number: int, result: Explanation, title: str, pressable: bool, line: str) -> str:
+    """All that a card says of the explained token."""
+    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
+    return (
+        f'<div class="rv-body"><p class="rv-why">{_why(result)}</p>'
+        f"{_next(number, result) if pressable else ''}"
         f"{_map(result, title)}"
         f"{_scale('map', 'Patch relevance')}"
+        f"{_copies(result) if pressable else ''}"
         f"{_evidence(result)}"
         '<p class="rv-dim" hidden></p>'
         f"{f'<p class=rv-line-of>{escape(line)}</p>' if line else ''}"
         f"{_shares(result)}"
         f"{_words(result)}"
         f"{f'<ul class=rv-notes>{notes}</ul>' if notes else ''}"
-        f'<p class="rv-how">{escape(result.how)}</p></section>'
+        f'<p class="rv-how">{escape(result.how)}</p></div>'
+    )
+
+
+def _copies(result: Explanation) -> str:
+    """What can be taken along: the map as it is drawn, and the Python that makes it."""
+    return (
+        '<div class="rv-copies"><button type="button" data-copy="picture">Copy picture</button>'
+        f'<button type="button" data-copy="python" data-python="{escape(result.code)}">Copy as Python</button></div>'
     )
 
 
@@ -185,21 +214,27 @@ def _place(title: str, picture: Image.Image, *, running: bool) -> str:
     )
 
 
-def _answer(number: int, result: Explanation, pressable: bool) -> str:
-    """The answer, token by token, and which of them the map is about."""
+def _answer(number: int, result: Explanation, pressable: bool, bodies: Mapping[int, str]) -> str:
+    """The answer, token by token, and which of them the map is about; each holds what is to be seen of it, if known."""
     target = result.target
-    chips = []
+    chips, before = [], ""
     for position, text in enumerate(tokens_spoken(result.answer_tokens)):
-        chosen = position in target.positions
+        chosen, raw = position in target.positions, result.answer_tokens[position]
+        joined = " rv-joined" if before[-1:].isalnum() and raw[:1].isalnum() else ""
+        before = raw
+        held = f' data-body="{escape(bodies[position])}"' if position in bodies and not chosen else ""
         if pressable:
             chips.append(
-                f'<button type="button" class="rv-chip" aria-pressed="{str(chosen).lower()}" data-model="{number}" '
-                f'data-position="{position}" title="Show this token\'s map">{escape(text)}</button>'
+                f'<button type="button" class="rv-chip{joined}" aria-pressed="{str(chosen).lower()}" '
+                f'data-model="{number}" data-position="{position}" title="Show this token\'s map"'
+                f"{held}>"
+                f"{escape(text)}</button>"
             )
         else:
-            chips.append(f'<span class="rv-chip{" rv-chosen" if chosen else ""}">{escape(text)}</span>')
+            chips.append(f'<span class="rv-chip{joined}{" rv-chosen" if chosen else ""}">{escape(text)}</span>')
     said = "".join(chips) or '<span class="rv-silent">says nothing</span>'
-    return f'<div class="rv-answer"><span class="rv-says">Answer</span>{said}</div><p class="rv-why">{_why(result)}</p>'
+    all_at_once = " data-expandable" if pressable and 1 < len(chips) <= MOST_TOKENS else ""
+    return f'<div class="rv-answer"{all_at_once}><span class="rv-says">Answer</span>{said}</div>'
 
 
 def _why(result: Explanation) -> str:
@@ -208,6 +243,18 @@ def _why(result: Explanation) -> str:
     if target.contrast is not None:
         why += f" rather than “{escape(token_spoken(target.contrast))}”"
     return f"{why} · probability <b>{told(target.probability)}</b>"
+
+
+def _next(number: int, result: Explanation) -> str:
+    """What else the model could have said there; each can be pressed: why not that one?"""
+    target = result.target
+    others = "".join(
+        f'<button type="button" class="rv-other" aria-pressed="{str(one.id == target.contrast_id).lower()}" '
+        f'data-model="{number}" data-position="{target.position}" data-against="{one.id}" '
+        f'title="Why not this one?">{escape(token_spoken(one.token))} <b>{told(one.probability)}</b></button>'
+        for one in target.alternatives
+    )
+    return f'<div class="rv-next"><span class="rv-says">Next best</span>{others}</div>' if others else ""
 
 
 def _map(result: Explanation, title: str) -> str:
@@ -283,13 +330,13 @@ def _pieces(result: Explanation) -> Iterator[str]:
             yield f' <span class="rv-patches">{sum(1 for _ in group)} tokens of the picture</span> '
             continue
         for text, value in readable([(token, value) for token, value, _ in group], by_bytes=by_bytes):
-            special = bool(SPECIAL.fullmatch(text.strip()))
+            special, blank = bool(SPECIAL.fullmatch(text.strip())), text == " "
             share = abs(value) / total if total > 0 else float("nan")
             yield (
-                f"{' ' if special or text.startswith(' ') else ''}"
+                f"{' ' if not blank and (special or text.startswith(' ')) else ''}"
                 f'<button type="button" class="rv-word{" rv-special" if special else ""}" '
-                f'tabindex="{0 if first else -1}" data-value="{value:.4g}" data-share="{told(share)}">'
-                f"{escape(spoken(text))}</button>"
+                f'tabindex="{0 if first else -1}" data-value="{value:.4g}" data-share="{told(share)}"'
+                f"{' aria-label=space>&nbsp;' if blank else '>' + escape(spoken(text))}</button>"
                 f"{'<br>' if text.endswith(chr(10)) else ''}"
             )
             first = False

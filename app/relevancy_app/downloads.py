@@ -52,6 +52,8 @@ def stem(last: Session) -> str:
     """A file's name without its ending: models, method, and what else is not as always."""
     ask = last.ask
     parts = ["relevancy", *(name.rpartition("/")[2] for name in ask.models), ask.method]
+    if ask.target != Ask.target:
+        parts.append(ask.target)
     if ask.scope != "language":
         parts.append(ask.scope)
     if ask.first_layer > 0 or ask.last_layer is not None:
@@ -60,9 +62,10 @@ def stem(last: Session) -> str:
 
 
 def _figure(last: Session, shown: Display, kind: str) -> bytes:
-    options: dict[str, Any] = {"smooth": shown.smooth, "colormap": shown.colormap, "opacity": shown.opacity}
+    options = asdict(shown)
+    shared = options.pop("one_scale")
     both = last.shown
-    drawn = last.results[0].figure(**options) if both is None else both.figure(shared_scale=shown.one_scale, **options)
+    drawn = last.results[0].figure(**options) if both is None else both.figure(shared_scale=shared, **options)
     buffer = io.BytesIO()
     drawn.savefig(buffer, format=kind)
     return buffer.getvalue()

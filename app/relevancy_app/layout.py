@@ -74,11 +74,13 @@ class Drawing:
     colormap: gr.Dropdown
     smooth: gr.Checkbox
     one_scale: gr.Checkbox
+    log: gr.Checkbox
+    threshold: gr.Slider
 
     @property
     def all(self) -> list[Any]:
         """In the order of `asking.display`'s arguments."""
-        return [self.opacity, self.colormap, self.smooth, self.one_scale]
+        return [self.opacity, self.colormap, self.smooth, self.one_scale, self.log, self.threshold]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,7 @@ class Page:
         answers, what_if = self.answers, self.what_if
         return [
             self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
-            what_if.changes, answers.details,
+            what_if.changes, self.variations.board, answers.details,
         ]  # fmt: skip
 
 
@@ -234,12 +236,16 @@ def _drawing() -> Drawing:
         opacity = gr.Slider(
             0, 1, value=0.85, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
         )
+        threshold = gr.Slider(
+            0, 1, value=0, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160, buttons=[]
+        )
         colormap = gr.Dropdown(
             list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
         )
         smooth = gr.Checkbox(True, label="Smooth", elem_id="rv-smooth", min_width=120)
         one_scale = gr.Checkbox(True, label="One scale", elem_id="rv-one-scale", min_width=120)
-    return Drawing(opacity, colormap, smooth, one_scale)
+        log = gr.Checkbox(False, label="Log scale", elem_id="rv-log", min_width=120)
+    return Drawing(opacity, colormap, smooth, one_scale, log, threshold)
 
 
 def _variations(library: Library) -> Variations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
@@ -13,6 +13,9 @@ from relevancy_app.asking import Ask
 from relevancy_app.safety import StoppedError
 from relevancy_app.settings import SCREEN_SIDE
 
+Pick = tuple[int, int, int | None]
+"""A single token: number of the model, position in its answer, and the token it is explained against, if any."""
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -21,8 +24,7 @@ class Session:
     source: the picture's file, as the models were given it. place: the name by which the browser knows it.
     notes: what was done to the picture before. first: results as they came from the models. results: as they are shown,
     where a token was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first
-    results, None for a single model, and until all had their turn. picked: results of other tokens, by number of the
-    model and position in its answer.
+    results, None for a single model, and until all had their turn. picked: results of single tokens.
     """
 
     ask: Ask
@@ -33,7 +35,7 @@ class Session:
     results: tuple[Explanation, ...] = ()
     screen: tuple[Explanation, ...] = ()
     comparison: Comparison | None = None
-    picked: Mapping[tuple[int, int], Explanation] = field(default_factory=dict)
+    picked: Mapping[Pick, Explanation] = field(default_factory=dict)
 
     @property
     def picture(self) -> Image.Image:
@@ -63,8 +65,8 @@ class Session:
         """The same, and the next model's result."""
         result = replace(result, notes=(*self.notes, *result.notes))
         picked = dict(self.picked)
-        if result.target.contrast is None and result.target.log_probability is None:  # else it is another map
-            picked[len(self.first), result.target.position] = result
+        if result.target.length == 1:
+            picked[len(self.first), result.target.position, result.target.contrast_id] = result
         first, results, screen = (*self.first, result), (*self.results, result), (*self.screen, reduced(result))
         return replace(self, first=first, results=results, screen=screen, picked=picked)
 
@@ -73,11 +75,32 @@ class Session:
         ask = replace(self.ask, models=self.ask.models[: len(self.first)])
         return replace(self, ask=ask, comparison=self.comparison or self.shown)
 
-    def with_pick(self, number: int, position: int, result: Explanation) -> Session:
+    def tokens_of(self, number: int) -> dict[int, Explanation]:
+        """The maps of one model's tokens that are there, each for itself, by position, reduced as `screen` is."""
+        places = [(one.image, one.grid) for one in self.screen[number].pictures]
+        return {
+            position: replace(
+                result,
+                pictures=tuple(
+                    replace(picture, image=image, grid=grid)
+                    for picture, (image, grid) in zip(result.pictures, places, strict=True)
+                ),
+            )
+            for (model, position, against), result in self.picked.items()
+            if model == number and against is None
+        }
+
+    def with_tokens(self, number: int, results: Sequence[Explanation]) -> Session:
+        """The same, and the maps of one model's tokens, each for itself."""
+        found: dict[Pick, Explanation] = {(number, result.target.position, None): result for result in results}
+        return replace(self, picked={**found, **self.picked})
+
+    def with_pick(self, pick: Pick, result: Explanation) -> Session:
         """The same, showing another token's map of one model."""
+        number = pick[0]
         results = (*self.results[:number], result, *self.results[number + 1 :])
         screen = (*self.screen[:number], reduced(result), *self.screen[number + 1 :])
-        picked = {**self.picked, (number, position): result}
+        picked = {**self.picked, pick: result}
         return replace(self, results=results, screen=screen, picked=picked)
 
 

@@ -170,29 +170,40 @@ def no_marker() -> str:
     return '<p class="rv-quiet">Press Explain first; then hide a part and see the answer’s probability move.</p>'
 
 
-def changes(found: Sequence[Hidden], screen_side: int) -> str:
+def changes(found: Sequence[Hidden], question: str, screen_side: int) -> str:
     """Each model's answer with and without the hidden part: pictures, numbers, bars."""
     cards = "".join(_change(one, screen_side) for one in found)
-    return f'<div class="rv-changes">{cards}</div>'
+    return f'<p class="rv-quiet">“{escape(_short(question))}”</p><div class="rv-changes">{cards}</div>'
 
 
 def _change(one: Hidden, screen_side: int) -> str:
-    image = _smaller(one.image, screen_side // 2)
+    pictures, chances = [("part hidden", one.image)], [("whole picture", one.before), ("part hidden", one.after)]
+    if one.elsewhere is not None:
+        image, chance = one.elsewhere
+        pictures.append(("as much elsewhere", image))
+        chances.append(("as much elsewhere", chance))
     bars = "".join(
         f'<div><dt>{name}</dt><dd><span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span>'
         f"<b>{told(chance)}</b></dd></div>"
-        for name, chance in (("whole picture", one.before), ("part hidden", one.after))
+        for name, chance in chances
+    )
+    shown = "".join(
+        f'<figure><img alt="The picture as {escape(one.model)} saw it, {name}" '
+        f'src="{picture_uri(_smaller(image, screen_side // 2))}"><figcaption>{name}</figcaption></figure>'
+        for name, image in pictures
     )
     moved = one.after - one.before
+    same = one.new_answer == one.answer
+    now = "It still says the same." if same else f"Now it says “{escape(_short(one.new_answer))}”."
     unseen = ""
     if not one.seen:
         unseen = (
             "<p>The model never saw this part of the picture (hatched on the map), so hiding it changes nothing.</p>"
         )
     return (
-        f'<section class="rv-change"><img alt="The picture as {escape(one.model)} saw it" src="{picture_uri(image)}">'
+        f'<section class="rv-change"><div class="rv-seen">{shown}</div>'
         f"<div><h2>{escape(one.model)}</h2><p>Says “{escape(_short(one.answer))}” with probability</p><dl>{bars}</dl>"
-        f'<p class="rv-moved">{100 * moved:+.1f} points</p>{unseen}</div></section>'
+        f'<p class="rv-moved">{100 * moved:+.1f} points</p><p class="rv-now">{now}</p>{unseen}</div></section>'
     )
 
 

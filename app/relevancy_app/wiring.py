@@ -16,7 +16,7 @@ from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import check_size, received, speaking, still_needed
-from relevancy_app.session import Controls, Session
+from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
 
@@ -32,13 +32,16 @@ _SHOW_RESULTS = """() => {
   if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
-_COLOR = """(opacity, colormap, smooth, oneScale) => {
-  window.rvDisplay = {opacity, colormap, smooth, oneScale};
+_COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
+  window.rvDisplay = {opacity, colormap, smooth, oneScale, log, threshold};
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
 
-_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+_QUICK: dict[str, Any] = {
+    "api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8,
+    "trigger_mode": "always_last",  # of what is pressed meanwhile, the last counts
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +80,23 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
-        number, position = _pair(event.index)
-        report = _report(progress, controls.start())
-        session = actions.picked(self.library, session, number, position, report)
+        pick = _pick(event.index)
+        session = actions.picked(self.library, session, pick, _report(progress, controls.start()))
         return session, _board(session), views.agreement(session.shown)
+
+    def every_token(
+        self,
+        session: Session | None,
+        controls: Controls,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> tuple[Any, ...]:
+        """The maps of all tokens of one answer, to be looked at one by one: session, board."""
+        number = getattr(event, "model", None)
+        if type(number) is not int:
+            raise RelevancyError("That is no model on the screen.")
+        session = actions.every_token(self.library, session, number, _report(progress, controls.start()))
+        return session, _board(session)
 
     def vary(
         self,
@@ -121,7 +137,7 @@ class Handlers:
         size = session.picture.size
         box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
         found = actions.hidden(self.library, session, part, box, replacement, _report(progress, check))
-        return views.changes(found, SCREEN_SIDE)
+        return views.changes(found, session.ask.question, SCREEN_SIDE)
 
     def example(self, event: gr.SelectData) -> tuple[Any, Any, Any]:
         """An example's picture, its first question, and its others to pick from."""
@@ -154,7 +170,8 @@ class Handlers:
             downloads.placed(state.source, self.folder),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
             self.deepest if ask.last_layer is None else ask.last_layer,
-            display.opacity, display.colormap, display.smooth, display.one_scale, gr.update(open=True),
+            display.opacity, display.colormap, display.smooth, display.one_scale, display.log, display.threshold,
+            gr.update(open=True),
         )  # fmt: skip
 
     @property
@@ -171,7 +188,7 @@ class Handlers:
         """Stop this visitor's runs at their next stage; button, and `_results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 6)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 7)
         else:
             session = session.ended()
             results = self._results(session, _board(session), views.stopped(session, self.deepest))
@@ -179,10 +196,10 @@ class Handlers:
 
     def _results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
-        numbers: tuple[Any, ...] = (gr.skip(),) * 4
+        numbers: tuple[Any, ...] = (gr.skip(),) * 5
         if session.whole:
             marker = views.marker(session.screen[0].image)
-            numbers = views.agreement(session.shown), marker, "", gr.update(visible=True)
+            numbers = views.agreement(session.shown), marker, "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
 
@@ -209,7 +226,7 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     drawn = answers.drawing.all
     ask = [question.explain.click, question.question.submit]
     # First, since a browser takes an event's listeners one after the other.
-    for trigger in (*ask, answers.board.select, variations.run.click, what_if.marker.submit):
+    for trigger in (*ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit):
         trigger(None, js=_ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
@@ -230,6 +247,10 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         answers.board.select(
             speaking(handlers.pick), [page.session, page.controls],
             [page.session, answers.board, answers.agreement], **_run(answers.status),
+        ),
+        answers.board.expand(
+            speaking(handlers.every_token), [page.session, page.controls], [page.session, answers.board],
+            **_run(answers.status),
         ),
         variations.run.click(
             speaking(handlers.vary),
@@ -283,7 +304,8 @@ def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
 
 
 def _board(session: Session) -> str:
-    return board.board(session.screen, waiting=session.waiting)
+    tokens = [session.tokens_of(number) for number in range(len(session.screen))]
+    return board.board(session.screen, waiting=session.waiting, tokens=tokens)
 
 
 def _correlation(value: float) -> str:
@@ -295,10 +317,12 @@ def _sample(sample: Any) -> str:
     return str(sample[0])
 
 
-def _pair(index: Any) -> tuple[int, int]:
-    """Number of a model and position in its answer, as the board's script sends them."""
-    if isinstance(index, (list, tuple)) and len(index) == 2 and all(type(part) is int for part in index):
-        return index[0], index[1]
+def _pick(index: Any) -> Pick:
+    """What the board's script sends: number of a model, position in its answer, and another token's number or null."""
+    if isinstance(index, (list, tuple)) and len(index) == 3:
+        number, position, against = index
+        if type(number) is int and type(position) is int and (against is None or type(against) is int):
+            return number, position, against
     raise RelevancyError("That is no token of an answer.")
 
 

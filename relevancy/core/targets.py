@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Target", "gives_several"]
+__all__ = ["Alternative", "Target", "gives_several"]
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp
 from operator import index
 
@@ -20,9 +20,22 @@ from relevancy.token_text import whole_words
 _WORD = re.compile(r"\w")
 _POSITION = re.compile(r"-?\d{1,9}")
 _SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
+_AGAINST = re.compile(r"(-?\d{1,9})\|#(\d{1,9})")
 _NAMED = "word:"
 _EACH = "each:"
 _CONTRAST, _ALL, _WORDS, _WHOLE = "contrast", "all", "words", "answer"
+
+
+_ALTERNATIVES = 5
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have stood in a target's place: text, number in the vocabulary, softmax share there."""
+
+    token: str
+    id: int
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Target:
     length: how many tokens from `position` on.
     log_probability: of a span, what is explained: the sum over its tokens, each after those before it; None for a token
         whose logit is. A span's token is the text of all, its probability the product; id and logit are its first's.
+    alternatives: the five likeliest others in its place, the likeliest first; none of a span.
     """
 
     token: str
@@ -49,11 +63,27 @@ class Target:
     contrast_logit: float | None = None
     length: int = 1
     log_probability: float | None = None
+    alternatives: tuple[Alternative, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def positions(self) -> range:
         """All of its tokens' places in the answer."""
         return range(self.position, self.position + self.length)
+
+    @property
+    def named(self) -> str:
+        """The target as `relevancy.explain` takes it."""
+        if self.length > 1:
+            return f"{self.position}:{self.position + self.length}"
+        return str(self.position) if self.contrast_id is None else f"{self.position}|#{self.contrast_id}"
+
+    @property
+    def place(self) -> str:
+        """In words, which tokens of the answer they are, counted from 0."""
+        last = self.positions[-1]
+        where = f"token {self.position}" if self.length == 1 else f"tokens {self.position} to {last}"
+        against = "" if self.contrast is None else f" rather than “{self.contrast.strip()}”"
+        return f"{where} “{self.token.strip()}”{against}"
 
 
 @dataclass(frozen=True)
@@ -128,22 +158,29 @@ class Choice:
                 length=len(self.span),
                 log_probability=total,
             )
+        shares = scores.softmax(-1)
+        most, ids = (found.tolist() for found in shares.topk(min(_ALTERNATIVES + 1, len(shares))))
+        others = [(token, share) for token, share in zip(ids, most, strict=True) if token != self.id]
         return Target(
             token=shown(tokenizer, self.id),
             id=self.id,
             position=self.position,
-            probability=float(scores.softmax(-1)[self.id]),
+            probability=float(shares[self.id]),
             logit=float(scores[self.id]),
             contrast=None if against is None else shown(tokenizer, against),
             contrast_id=against,
             contrast_logit=None if against is None else float(scores[against]),
+            alternatives=tuple(
+                Alternative(shown(tokenizer, token), token, share) for token, share in others[:_ALTERNATIVES]
+            ),
         )
 
 
 def parsed(target: str | int) -> str | int:
     """The user's target, a number in a string turned into one. Raises RelevancyError when it is empty.
 
-    Digits are a position. "word:2" is the string 2 in the answer, and so "word:first", "word:contrast", "word:A|B".
+    Digits are a position. "2|#1234" is the token at position 2 against the one of that number in the vocabulary.
+    "word:2" is the string 2 in the answer, and so "word:first", "word:contrast", "word:A|B".
     """
     if isinstance(target, str):
         if not target.removeprefix(_EACH).removeprefix(_NAMED).strip():
@@ -193,12 +230,15 @@ def choose(target: str | int, answer: Sequence[int], tokenizer: PreTrainedTokeni
         position = next(words, 0)
         return [Choice(position, answer[position], against_next=target == _CONTRAST)]
     if isinstance(target, int):
-        if not -len(answer) <= target < len(answer):
+        return [_at(target, answer)]
+    if against := _AGAINST.fullmatch(target.strip()):
+        chosen, other = _at(int(against[1]), answer), int(against[2])
+        if other == chosen.id or other >= len(tokenizer):
             raise RelevancyError(
-                f"The answer has {len(answer)} tokens, 0 to {len(answer) - 1}: there is no {target} (the string is "
-                f"named by {_NAMED}{target})."
+                f"There is no contrast with token {other}: take another of the vocabulary's {len(tokenizer):,} than "
+                f"the answer's own, {chosen.id}."
             )
-        return [Choice(target % len(answer), answer[target])]
+        return [replace(chosen, contrast_id=other)]
     if span := _SPAN.fullmatch(target.strip()):
         return [_span(span, answer)]
     named = target.startswith(_NAMED)
@@ -218,6 +258,15 @@ def _together(places: range, answer: Sequence[int]) -> Choice:
 def shown(tokenizer: PreTrainedTokenizerBase, *tokens: int) -> str:
     """Tokens as text, spaces and control tokens kept as they are."""
     return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def _at(position: int, answer: Sequence[int]) -> Choice:
+    if not -len(answer) <= position < len(answer):
+        raise RelevancyError(
+            f"The answer has {len(answer)} tokens, 0 to {len(answer) - 1}: there is no {position} (the string is "
+            f"named by {_NAMED}{position})."
+        )
+    return Choice(position % len(answer), answer[position])
 
 
 def _span(span: re.Match[str], answer: Sequence[int]) -> Choice:

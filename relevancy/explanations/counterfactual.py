@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Counterfactual", "Region", "Replacement", "counterfactual"]
+__all__ = ["Counterfactual", "Region", "Replacement", "counterfactual", "elsewhere"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """An answer's likelihood on a picture, and on the same picture with a region hidden (`image`)."""
+    """An answer's likelihood on a picture, and on the same picture with a region hidden (`image`).
+
+    new_answer: what the model says of the changed picture; None where it was not asked for.
+    """
 
     answer: str
     region: Region
@@ -63,6 +66,7 @@ class Counterfactual:
     image: Image.Image
     before: Likelihood
     after: Likelihood
+    new_answer: str | None = None
 
 
 @overload
@@ -74,6 +78,7 @@ def counterfactual(
     *,
     replacement: Replacement = ...,
     answer: str | None = ...,
+    answers: bool = ...,
     max_new_tokens: int = ...,
     max_pixels: int = ...,
 ) -> Counterfactual: ...
@@ -86,6 +91,7 @@ def counterfactual(
     *,
     replacement: Replacement = ...,
     answer: str | None = ...,
+    answers: bool = ...,
     max_new_tokens: int = ...,
     max_pixels: int = ...,
 ) -> list[Counterfactual]: ...
@@ -97,6 +103,7 @@ def counterfactual(
     *,
     replacement: Replacement = "grey",
     answer: str | None = None,
+    answers: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
     max_pixels: int = MAX_PIXELS,
 ) -> Counterfactual | list[Counterfactual]:
@@ -105,6 +112,7 @@ def counterfactual(
     regions: one, or a list, which runs as one batch with the untouched picture.
     replacement: what stands in the region's place: "grey", "black", "mean" (the picture's mean color), or "blur".
     answer: read this answer, teacher-forced, instead of the one the model gives of the untouched picture.
+    answers: also ask what the model says of each changed picture.
     The model and the picture are left as they are. Raises RelevancyError.
     """
     listed = [regions] if isinstance(regions, Region) else list(regions)
@@ -128,13 +136,37 @@ def counterfactual(
             said = generation.likeliest(model, prompt, generation.spellings(model, words))
         ((before,),) = session.score(prompt, [said])
         edits = [Example((Picture(edited),), question) for edited in changed]
-        after = session.score(session.prefill(session.prepare(edits, features=True)), [said])
+        prompt = session.prefill(session.prepare(edits, features=True))
+        after = session.score(prompt, [said])
+        new: list[str | None] = [None] * len(listed)
+        if answers:
+            new = [shown(model.tokenizer, *tokens).strip() for tokens in session.generate(prompt, max_new_tokens)]
     found = []
-    for region, edited, (likelihood,) in zip(listed, changed, after, strict=True):
+    for region, edited, (likelihood,), now in zip(listed, changed, after, new, strict=True):
         if before is None or likelihood is None:
             raise RelevancyError("The answer is too long for this model beside the question: shorten it.")
-        found.append(Counterfactual(words, region, replacement, edited, before, likelihood))
+        found.append(Counterfactual(words, region, replacement, edited, before, likelihood, now))
     return found[0] if isinstance(regions, Region) else found
+
+
+def elsewhere(region: Region, grid: Grid) -> Region | None:
+    """The region mirrored to another side of the picture: as large, and as far from its borders.
+
+    Of left and right, up and down, and both, that which meets the region least; None where all meet half of it.
+    """
+    mask = _mask(grid, region)
+    order = np.arange(grid.rows * grid.cols).reshape(grid.rows, grid.cols)
+    found = []
+    for x, y in ((-1, 1), (1, -1), (-1, -1)):
+        box = region.box
+        if box is not None:
+            left, right = (box[0], box[2]) if x > 0 else (grid.width - box[2], grid.width - box[0])
+            upper, lower = (box[1], box[3]) if y > 0 else (grid.height - box[3], grid.height - box[1])
+            box = (left, upper, right, lower)
+        mirrored = Region(box, [int(order[::y, ::x].flat[patch]) for patch in region.patches])
+        found.append(((_mask(grid, mirrored) & mask).sum(), mirrored))
+    common, best = min(found, key=lambda one: one[0])
+    return best if 2 * common < mask.sum() else None
 
 
 def hidden(picture: Image.Image, grid: Grid, region: Region, replacement: Replacement) -> Image.Image:

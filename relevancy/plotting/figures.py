@@ -15,10 +15,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize, to_rgb
+from matplotlib.colors import Colormap, FuncNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image
 
 from relevancy.errors import RelevancyError
@@ -27,6 +27,8 @@ from relevancy.plotting.overlay import (
     OPACITY,
     colormap_for,
     hatched,
+    linear_share,
+    log_share,
     named_colormap,
     overlay,
     percent,
@@ -89,18 +91,39 @@ def figure(
     shared_scale: bool = True,
     colormap: str = COLORMAP,
     opacity: float = OPACITY,
+    log: bool = False,
+    threshold: float = 0.0,
     notes: Sequence[str] = (),
 ) -> Figure:
     """Pictures, heat, shares and words of one panel, or of several side by side, as a Matplotlib figure.
 
     All panels use one color scale for pictures and one for words, unless `shared_scale` is False. Without pictures
-    there are words and shares alone. The untouched picture stands on the left if all panels show the same one. `notes`
-    are sentences for its foot. The caller saves it: `figure.savefig("map.png")`.
+    there are words and shares alone. The untouched picture stands on the left if all panels show the same one. `log`
+    and `threshold` as in `overlay.overlay`, of pictures. `notes` are sentences for its foot. The caller saves it:
+    `figure.savefig("map.png")`.
     """
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
     named_colormap(colormap)
-    return _FigureLayout(panels, question, shared_scale, colormap, opacity, notes).draw()
+    colors = {"colormap": colormap, "opacity": opacity, "log": log, "threshold": threshold}
+    return _FigureLayout(panels, question, shared_scale, colors, notes).draw()
+
+
+def _log_norm(low: float, high: float) -> FuncNorm:
+    """Values to places on a logarithmic scale, as `overlay.log_share` has them."""
+
+    def place(values: np.ndarray) -> np.ndarray:
+        return np.sign(values) * log_share(np.abs(values) / high)
+
+    def value(places: np.ndarray) -> np.ndarray:
+        return np.sign(places) * linear_share(np.abs(places)) * high
+
+    return FuncNorm((place, value), low, high)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    ends = [high / 10**decade for decade in range(3)]
+    return [*(-end for end in ends if low < 0), 0.0, *ends]
 
 
 class _TrueTypeFigure(Figure):
@@ -120,12 +143,11 @@ class _FigureLayout:
         panels: Sequence[Panel],
         question: str,
         shared_scale: bool,
-        colormap: str,
-        opacity: float,
+        coloring: Mapping[str, Any],
         notes: Sequence[str],
     ) -> None:
         self.panels, self.question, self.shared_scale, self.notes = panels, question, shared_scale, notes
-        self.colormap, self.opacity = colormap, opacity
+        self.coloring = coloring
         self.figure = _TrueTypeFigure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
         images = [panel.image for panel in panels]
@@ -246,7 +268,7 @@ class _FigureLayout:
         empty = value_range([heatmap]) == (0, 0)
         drawn = overlay(
             resized(picture, size), _heat_shown(heatmap, size), vmin=0 if empty else low, vmax=0 if empty else high,
-            colormap=self.colormap, opacity=self.opacity,
+            **self.coloring,
         )  # fmt: skip
         axes = self.picture(x, y, tallest, drawn)
         if empty:
@@ -260,7 +282,7 @@ class _FigureLayout:
 
     def colors(self, low: float) -> Colormap:
         """The colors of a scale with this lower end."""
-        return colormap_for(self.colormap, low)
+        return colormap_for(self.coloring["colormap"], low)
 
     def map_range(self, panel: Panel) -> tuple[float, float]:
         own = [] if panel.heatmap is None else [panel.heatmap]
@@ -292,9 +314,10 @@ class _FigureLayout:
             axes.set_axis_off()
             axes.text(0, 0.5, "no scale: no map is drawn", va="center", color=_MUTED, fontproperties=font(SMALL))
             return
-        colors = ScalarMappable(Normalize(low, high), self.colors(low))
+        log = self.coloring["log"]
+        colors = ScalarMappable((_log_norm if log else Normalize)(low, high), self.colors(low))
         bar = self.figure.colorbar(colors, cax=axes, orientation="horizontal")
-        bar.locator = MaxNLocator(max(2, int(width)), min_n_ticks=2)
+        bar.locator = FixedLocator(_log_ticks(low, high)) if log else MaxNLocator(max(2, int(width)), min_n_ticks=2)
         bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}")
         bar.outline.set_visible(False)
         axes.tick_params(

@@ -1,6 +1,6 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
-__all__ = ["colormap_for", "overlay", "percent", "value_range"]
+__all__ = ["colormap_for", "linear_share", "log_share", "overlay", "percent", "value_range"]
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -35,6 +35,7 @@ _SATURATION, _BRIGHTNESS = 0.3, 0.8  # what the picture keeps where relevance is
 _BAND_PIXELS = 1 << 14  # pictures are colored in bands that fit a cache; no copy of one in floats is ever whole
 _COLORS = 512  # entries of the color table
 _SMALLEST, _LARGEST = 6, 40  # pixels of letters on a picture
+_LOG = 999  # three decades: a thousandth of the scale's end lies at a tenth of the scale
 _NEGLIGIBLE = 0.05  # of the largest size: what is negative by less is drawn as zero
 _SIGNED = LinearSegmentedColormap.from_list(SIGNED, ["#a8e0ff", "#3d8fd1", "#0c0d14", "#c9641a", "#ffd84d"])
 
@@ -47,11 +48,14 @@ def overlay(
     vmax: float | None = None,
     colormap: str = COLORMAP,
     opacity: float = OPACITY,
+    log: bool = False,
+    threshold: float = 0.0,
 ) -> Image.Image:
     """The picture, its relevant parts in color, the rest dimmed and grayish, RGB of the picture's size.
 
     `heatmap` (height, width) is raw; `vmin` and `vmax` are the values of the color table's ends (default: as
     `value_range` has them); with `vmin` below zero the colors are signed (see `colormap_for`) and color shows by size.
+    log: color by the logarithm, see `log_share`. threshold: share of the scale's end below which nothing is colored.
     Pixels that are NaN were never seen: washed out and hatched. A map without any relevance, all zero or all NaN,
     leaves the seen picture as it is.
     """
@@ -72,7 +76,9 @@ def overlay(
         rgb = np.ascontiguousarray(band.transpose(2, 0, 1), dtype=np.float32) / 255  # long rows of one color: faster
         values = heatmap[top:bottom]
         seen = np.isfinite(values)
-        colored = _heat(rgb, np.where(seen, values, low), low, high, table, opacity) if high > low else rgb
+        colored = rgb
+        if high > low:
+            colored = _heat(rgb, np.where(seen, values, low), low, high, table, opacity, log, threshold)
         if not seen.all():
             unseen = hatched(rgb.transpose(1, 2, 0), top, min(image.size))
             colored = np.where(seen, colored, unseen.transpose(2, 0, 1))
@@ -154,16 +160,37 @@ def colormap_for(name: str, low: float) -> Colormap:
     return named_colormap(SIGNED if low < 0 and name == COLORMAP else name)
 
 
+def log_share(share: np.ndarray) -> np.ndarray:
+    """Where shares of a scale's end, 0 to 1, lie on a logarithmic scale of three decades: zero at 0, the end at 1."""
+    return np.log1p(_LOG * share) / np.log1p(_LOG)
+
+
+def linear_share(place: np.ndarray) -> np.ndarray:
+    """Which share `log_share` puts at a place."""
+    return np.expm1(place * np.log1p(_LOG)) / _LOG
+
+
 def _heat(
-    rgb: np.ndarray, values: np.ndarray, low: float, high: float, table: np.ndarray, opacity: float
+    rgb: np.ndarray,
+    values: np.ndarray,
+    low: float,
+    high: float,
+    table: np.ndarray,
+    opacity: float,
+    log: bool,
+    threshold: float,
 ) -> np.ndarray:
     """`rgb` and the result (3, height, width), `table` (3, colors)."""
     strength = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    size = np.abs(2 * strength - 1) if low < 0 else strength
+    uncolored = size < threshold
+    if log:
+        size = log_share(size)
+        strength = (1 + np.sign(strength - 0.5) * size) / 2 if low < 0 else size
     color = table[:, np.rint(strength * (_COLORS - 1)).astype(np.intp)]
     gray = np.tensordot(_LUMA, rgb, 1)
     dimmed = (gray + _SATURATION * (rgb - gray)) * _BRIGHTNESS
-    size = np.abs(2 * strength - 1) if low < 0 else strength
-    alpha = opacity * (size * (2 - size))
+    alpha = np.where(uncolored, np.float32(0), opacity * (size * (2 - size)))
     return dimmed + alpha * (color - dimmed)
 
 

@@ -15,6 +15,7 @@ from relevancy_app.wiring import Handlers
 import relevancy
 from relevancy import RelevancyError
 from relevancy.explanations.agreement import agreement
+from relevancy.explanations.counterfactual import elsewhere
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
 from relevancy.methods import registry
@@ -98,7 +99,7 @@ def test_what_a_stopped_run_has_made_is_a_whole_of_its_own(shelf, source):
     assert second.ended().whole
     assert second.ended().ask == asked(shelf)
     assert second.ended().comparison.likelihoods == ()
-    picked = actions.picked(shelf, ended, 0, ended.first[0].target.position, silent)
+    picked = actions.picked(shelf, ended, (0, ended.first[0].target.position, None), silent)
     assert picked.results == ended.results
 
 
@@ -117,13 +118,13 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
         assert drawn == board(session.screen, waiting=session.waiting)
         assert drawn.count("rv-soon") == places
         assert tools["visible"]
-        assert rest == [gr.skip()] * 4
-    status, drawn, tools, agreed, marker, changes, details = numbers
+        assert rest == [gr.skip()] * 5
+    status, drawn, tools, agreed, marker, changes, others, details = numbers
     assert "aria-busy" not in status
     assert drawn == gr.skip()  # as it stands there
     assert agreed == views.agreement(all_there.comparison)
     assert marker == views.marker(all_there.screen[0].image)
-    assert (changes, details["visible"]) == ("", True)
+    assert (changes, others, details["visible"]) == ("", "", True)
 
 
 def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
@@ -141,7 +142,7 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     with pytest.raises(StoppedError):
         next(steps)
     untouched = handlers.cancel(ended, controls)
-    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 6)
+    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 7)
 
 
 def test_stages_are_named_and_shares_grow(shelf, source):
@@ -156,15 +157,15 @@ def test_stages_are_named_and_shares_grow(shelf, source):
 
 def test_a_picked_token_is_explained_once(shelf, shown, passes):
     count = passes(*shelf.models.values())
-    found = actions.picked(shelf, shown, 1, 5, silent)
+    found = actions.picked(shelf, shown, (1, 5, None), silent)
     assert set(count) == {"flat"}
     alone = relevancy.explain(shelf.models["flat"], shown.picture, QUESTION, target=5)
     assert same(found.results[1], alone)
     assert found.results[0] is shown.results[0]
     assert found.shown.explanations == found.results
     count.clear()
-    back = actions.picked(shelf, found, 1, shown.first[1].target.position, silent)
-    again = actions.picked(shelf, back, 1, 5, silent)
+    back = actions.picked(shelf, found, (1, shown.first[1].target.position, None), silent)
+    again = actions.picked(shelf, back, (1, 5, None), silent)
     assert count == []
     assert back.results == shown.first
     assert again.results[1] is found.results[1]
@@ -174,20 +175,63 @@ def test_a_picked_token_is_explained_once(shelf, shown, passes):
 def test_the_token_of_a_contrast_has_another_map_than_the_contrast(shelf, source, target):
     against = explained(shelf, source, target=target)
     position = against.first[1].target.position
-    plain = actions.picked(shelf, against, 1, position, silent).results[1]
+    plain = actions.picked(shelf, against, (1, position, None), silent).results[1]
     assert plain.target.contrast is None
     assert not np.array_equal(plain.image_map, against.first[1].image_map)
+
+
+def test_a_token_against_one_of_the_next_best(shelf, shown, passes):
+    other = shown.first[1].target.alternatives[2]
+    position = shown.first[1].target.position
+    count = passes(*shelf.models.values())
+    found = actions.picked(shelf, shown, (1, position, other.id), silent)
+    assert set(count) == {"flat"}
+    count.clear()
+    target = found.results[1].target
+    assert (target.position, target.contrast, target.contrast_id) == (position, other.token, other.id)
+    assert found.results[1].how.startswith(f"flat: {target.place}, ")
+    back = actions.picked(shelf, found, (1, position, None), silent)
+    assert back.results == shown.first
+    assert actions.picked(shelf, back, (1, position, other.id), silent).results == found.results
+    assert count == []
+    with pytest.raises(RelevancyError, match="no contrast with token 999999"):
+        actions.picked(shelf, shown, (1, position, 999_999), silent)
+
+
+def test_every_token_in_one_go_equals_each_alone(shelf, shown, passes):
+    count = passes(shelf.models["flat"])
+    every = actions.every_token(shelf, shown, 1, silent)
+    assert count
+    count.clear()
+    assert actions.every_token(shelf, every, 1, silent) is every
+    assert count == []
+    assert every.results == shown.results
+    maps = every.tokens_of(1)
+    assert sorted(maps) == list(range(len(shown.first[1].answer_tokens)))
+    assert not every.tokens_of(0).keys() - {shown.first[0].target.position}
+    for position in (0, len(maps) - 1):
+        alone = relevancy.explain(shelf.models["flat"], shown.picture, QUESTION, target=position)
+        np.testing.assert_allclose(maps[position].relevance, alone.relevance, rtol=1e-3, atol=1e-7)
+        assert (maps[position].target.id, maps[position].notes) == (alone.target.id, alone.notes)
+        assert maps[position].image is shown.screen[1].image
+    count.clear()
+    assert actions.picked(shelf, every, (1, len(maps) - 1, None), silent).results[1].target.position == len(maps) - 1
+    assert count == []
+    with pytest.raises(RelevancyError, match="not on the screen"):
+        actions.every_token(shelf, shown, 2, silent)
+    with pytest.raises(RelevancyError, match="press Explain first"):
+        actions.every_token(shelf, None, 0, silent)
 
 
 @pytest.mark.parametrize(("number", "position"), [(2, 0), (-1, 0), (0, -1), (0, 1000)])
 def test_no_token_that_is_not_there(shelf, shown, number, position):
     with pytest.raises(RelevancyError, match="not part of the answer"):
-        actions.picked(shelf, shown, number, position, silent)
+        actions.picked(shelf, shown, (number, position, None), silent)
 
 
 def test_nothing_to_pick_or_hide_without_a_result(shelf):
     with pytest.raises(RelevancyError, match="press Explain first"):
-        actions.picked(shelf, None, 0, 0, silent)
+        actions.picked(shelf, None, (0, 0, None), silent)
     with pytest.raises(RelevancyError, match="press Explain first"):
         actions.hidden(shelf, None, actions.MOST, None, "grey", silent)
     with pytest.raises(RelevancyError, match="press Explain first"):
@@ -212,9 +256,16 @@ def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
     for model, result, one in zip(shelf.models.values(), shown.first, found, strict=True):
         patches = () if part == actions.DRAWN else actions.tenth(result, part)
         region = relevancy.Region(box=box) if part == actions.DRAWN else relevancy.Region(patches=patches)
-        alone = relevancy.counterfactual(model, shown.picture, QUESTION, region, replacement="grey")
+        other = elsewhere(region, result.grid)
+        regions = [region, *([other] if other else [])]
+        alone, *beside = relevancy.counterfactual(model, shown.picture, QUESTION, regions, replacement="grey")
         assert (one.before, one.after) == (alone.before.per_token, alone.after.per_token)
         assert np.array_equal(np.asarray(one.image), np.asarray(alone.image))
+        assert one.new_answer == relevancy.explain(model, one.image, QUESTION, evidence=False).answer
+        assert (one.elsewhere is None) == (other is None)
+        if one.elsewhere:
+            assert one.elsewhere[1] == beside[0].after.per_token
+            assert np.array_equal(np.asarray(one.elsewhere[0]), np.asarray(beside[0].image))
         assert not np.array_equal(np.asarray(one.image), np.asarray(shown.picture))
 
 
@@ -259,7 +310,7 @@ def test_a_box_beside_all_that_the_model_saw_is_told_of(shelf, shown):
         if box[2] > box[0]:
             found = actions.hidden(shelf, shown, actions.DRAWN, box, "grey", silent)
             assert [one.seen for one in found] == [seen] * 2
-            assert ("never saw" in views.changes(found, 100)) is not seen
+            assert ("never saw" in views.changes(found, QUESTION, 100)) is not seen
 
 
 def test_a_large_photograph_is_shrunk_and_says_so(shelf, source):

@@ -163,7 +163,7 @@ def test_words_are_text_whatever_a_tokenizer_writes(session):
         result, tokens=said, is_image=np.zeros(len(said), bool), relevance=np.arange(len(said), dtype=np.float32)
     )
     words = Page(board([spelled])).of("rv-word")
-    assert [word["text"] for word in words] == ["<bos>", "a", "c", "u", "p", ",", "␣", "€", "?"]
+    assert [word["text"] for word in words] == ["<bos>", "a", "c", "u", "p", ",", "\xa0", "€", "?"]
     assert float(words[7]["data-value"]) == 7 + 8 + 9
     html = board([spelled])
     assert "> <button" in html.replace("</button> ", "> ")
@@ -192,7 +192,9 @@ def test_tables_and_status_hold_no_markup_either(session):
     evil = replace(session.comparison, explanations=tuple(replace(r, model=EVIL, answer=EVIL) for r in session.first))
     evil = replace(evil, agreement=tuple(replace(pair, models=(EVIL, EVIL)) for pair in evil.agreement))
     status = views.status(replace(session, ask=replace(session.ask, question=EVIL, target=EVIL), place=EVIL), 2)
-    change = views.changes([actions.Hidden(EVIL, session.picture, EVIL, 0.5, 0.25)], 100)
+    picture = session.picture
+    hidden = actions.Hidden(EVIL, picture, EVIL, 0.5, 0.25, EVIL + EVIL, (picture, 0.4))
+    change = views.changes([hidden], EVIL, 100)
     for html in (views.agreement(evil), status, change):
         shown = Page(html)
         assert {one["tag"] for one in shown.found}.isdisjoint({"script", "a"})

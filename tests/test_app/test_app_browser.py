@@ -382,6 +382,11 @@ def test_a_rectangle_is_hidden(visit, served):
     page.wait_for_selector(".rv-change")
     assert page.locator(".rv-change").count() == 2
     assert page.locator(".rv-moved").first.inner_text().endswith("points")
+    assert "as much elsewhere" not in page.inner_text("#rv-changes")  # there is no room for it
+    page.click("[data-part=most]")
+    page.wait_for_selector(".rv-change figure:nth-child(2)")
+    assert page.locator(".rv-change figure").count() == 4
+    assert page.locator(".rv-now").first.inner_text().startswith(("Now it says", "It still says"))
 
 
 def test_an_example_and_a_preset_fill_in_the_question(visit, served):
@@ -419,6 +424,11 @@ def test_closing_the_page_drops_what_was_kept(visit, served):
     assert own not in held
 
 
+STANDARD = {
+    "opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True, "log": False, "threshold": 0.0,
+}  # fmt: skip
+
+
 def pixels(page, number=0):
     """A map as the browser draws it, (height, width, 3)."""
     stored = page.locator("#rv-board .rv-map canvas").nth(number).evaluate("one => one.toDataURL()")
@@ -441,9 +451,12 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
     )  # fmt: skip
     requests = []
     page.on("request", lambda asked: requests.append(asked.url))
-    drawings = [{}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}]
+    drawings = [
+        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}, {"log": True},
+        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "oneScale": False},
+    ]  # fmt: skip
     for drawing in drawings:
-        display = {"opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True} | drawing
+        display = STANDARD | drawing
         before = int(page.get_attribute("#rv-board .rv-board", "data-drawn"))
         page.evaluate(
             "(display) => { window.rvDisplay = display; window.dispatchEvent(new Event('rv-display')); }", display
@@ -451,7 +464,7 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
         until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")  # noqa: B023
         wanted = shown.overlays(
             smooth=display["smooth"], shared_scale=display["oneScale"], colormap=display["colormap"],
-            opacity=display["opacity"],
+            opacity=display["opacity"], log=display["log"], threshold=display["threshold"],
         )  # fmt: skip
         for number, overlay in enumerate(wanted):
             if shown.explanations[number].shown()[1]:
@@ -505,6 +518,15 @@ def test_results_say_when_they_are_out_of_date(visit, served):
     until(page, lambda: "models" in told.inner_text(), "another model")
     page.locator("#rv-examples button").nth(2).click()
     until(page, lambda: "picture, question, models" in told.inner_text(), "another picture")
+    page.get_by_text("What to explain, and how").click()
+    page.locator("#rv-first-layer input[type=range]").fill("1")
+    until(page, lambda: "models, first layer changed" in told.inner_text(), "another option")
+    with served.models[1].lock:
+        page.click("#rv-explain")
+        until(page, lambda: page.is_enabled("#rv-cancel"), "it can be stopped")
+        page.click("#rv-cancel")
+        until(page, lambda: "Stopped" in page.inner_text("#rv-status"), "it says that it stopped")
+    until(page, lambda: stale.count() == 1, "what is there is of the old picture")
     explained(page)
     until(page, lambda: stale.count() == 0, "new results")
 
@@ -532,6 +554,197 @@ def test_explain_soon_after_cancel_and_a_second_token_are_not_dropped(visit, ser
         page.wait_for_timeout(300)
     for chip in last:
         until(page, lambda: chip.get_attribute("aria-pressed") == "true", "both tokens")  # noqa: B023
+
+
+def given(page, path):
+    """Put a file in the picture's place."""
+    page.click("#rv-picture [aria-label='Remove Image']")
+    page.set_input_files("#rv-picture input[type=file]", path)
+    until(page, lambda: page.locator("#rv-picture img").count() == 1, "the upload is shown")
+
+
+def drawn_anew(page, display):
+    """Draw the maps as these settings say."""
+    before = int(page.get_attribute("#rv-board .rv-board", "data-drawn"))
+    page.evaluate("(it) => { window.rvDisplay = it; window.dispatchEvent(new Event('rv-display')); }", display)
+    until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")
+
+
+def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served):
+    page = visit()
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    cards = page.locator("#rv-board .rv-card")
+
+    def told(position):
+        for card, model in zip(cards.all(), ("demo-small", "demo-large"), strict=True):
+            how = card.locator(".rv-how").inner_text()
+            assert how.startswith(f"{model}: token {position} “")
+            assert how.endswith(
+                f"method relevancy-magnitude, scope language, all layers, relevancy {relevancy.__version__}"
+            )
+            assert "p = " in card.locator(".rv-evidence").inner_text()
+
+    told(0)
+    # almost nothing of the first map is on the picture: it does not glow, and says why
+    assert cards.first.locator(".rv-empty").inner_text().endswith("less than 0.1%")
+    assert "of different tokens (demo-small “(b)”, demo-large “(a)”)" in page.inner_text("#rv-agreement")
+    for card in (1, 2):
+        chip = page.locator(f"#rv-board .rv-card:nth-child({card}) .rv-chip").last
+        chip.click()
+        until(page, lambda: chip.get_attribute("aria-pressed") == "true", "the last token")  # noqa: B023
+    told(1)
+    # what is dark beside another map says so, and only on one scale
+    drawn_anew(page, STANDARD)
+    values = json.loads(cards.last.locator(".rv-map").get_attribute("data-values"))
+    faint = json.dumps([value / 50 for value in values])
+    cards.first.locator(".rv-empty").evaluate_all("all => all.forEach((one) => one.remove())")
+    cards.first.locator(".rv-map").evaluate("(one, values) => { one.dataset.values = values; }", faint)
+    drawn_anew(page, STANDARD)
+    assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
+    assert not cards.last.locator(".rv-dim").is_visible()
+    drawn_anew(page, STANDARD | {"oneScale": False})
+    assert not cards.first.locator(".rv-dim").is_visible()
+
+
+def test_pictures_and_python_can_be_copied(visit, served):
+    page = visit()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    explained(page)
+    card = page.locator("#rv-board .rv-card:nth-child(2)")
+    python, picture = (card.locator(f"[data-copy={kind}]") for kind in ("python", "picture"))
+    python.click()
+    until(page, lambda: python.inner_text() == "Copied", "the words")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    asked = examples()[0]
+    result = relevancy.explain(
+        served.models[1], asked.image, asked.questions[0], target="first-relevant", method="relevancy-magnitude"
+    )
+    assert copied == result.code
+    picture.click()
+    until(page, lambda: picture.inner_text() == "Copied", "the picture")
+    copied = page.evaluate("""async () => {
+      const [item] = await navigator.clipboard.read(), blob = await item.getType("image/png");
+      const drawn = await createImageBitmap(blob);
+      return [drawn.width, drawn.height];
+    }""")
+    assert copied == card.locator("canvas").evaluate("one => [one.width, one.height]")
+
+
+def test_other_questions_are_about_the_picture_that_was_explained(visit, served):
+    page = visit()
+    explained(page)
+    source = page.get_attribute("#rv-board .rv-plain", "src")
+    before = page.get_attribute("#rv-picture img", "src")
+    page.locator("#rv-examples button").nth(2).click()
+    until(page, lambda: page.get_attribute("#rv-picture img", "src") != before, "another picture in the box")
+    page.fill("#rv-questions textarea", "Is the duck floating?\nWhat color is the house?")
+    page.click("#rv-vary")
+    page.wait_for_selector("#rv-variations .rv-card:nth-child(2)")
+    assert page.get_attribute("#rv-variations .rv-plain", "src") == source
+    assert all(
+        how.startswith("demo-large: token 0 “") for how in page.locator("#rv-variations .rv-how").all_inner_texts()
+    )
+    explained(page)
+    until(page, lambda: page.locator("#rv-variations .rv-card").count() == 0, "they were another picture's")
+
+
+def test_signed_words_stand_on_zero_and_long_questions_keep_their_place(visit, served, tmp_path):
+    Image.effect_noise((900, 200), 50).convert("RGB").save(tmp_path / "wide.png")
+    page = visit()
+    given(page, tmp_path / "wide.png")
+    page.fill("#rv-question textarea", "What color is it? " * 55)
+    page.get_by_text("What to explain, and how").click()
+    page.click("#rv-method input")
+    page.get_by_role("option", name="input-gradient").click()
+    explained(page)
+    zero = page.evaluate("""() => {
+      const table = atob(JSON.parse(document.getElementById("rv-tables").dataset.tables).signed);
+      const at = 3 * Math.round(0.5 * (table.length / 3 - 1));
+      return `rgb(${[0, 1, 2].map((part) => table.charCodeAt(at + part)).join(", ")})`;
+    }""")
+    grounds = page.eval_on_selector_all("#rv-board .rv-words", "all => all.map((one) => one.style.background)")
+    assert grounds == [zero] * 2
+    assert page.locator("#rv-board .rv-scale .rv-end").first.inner_text().startswith("-")
+    assert page.evaluate("document.documentElement.scrollHeight") < 3 * WIDE[1]
+    # the model saw the middle of it: the rest is hatched, says so, and hiding it is told to change nothing
+    assert "never seen" in page.locator("#rv-board .rv-legend").first.inner_text()
+    page.get_by_role("tab", name="What if?").click()
+    for side, value in (("left", 0), ("top", 0), ("right", 10), ("bottom", 100)):
+        page.fill(f"[data-side={side}]", str(value))
+    page.click("[data-part=drawn]")
+    page.wait_for_selector(".rv-change")
+    assert page.locator(".rv-moved").all_inner_texts() == ["+0.0 points"] * 2
+    assert all("never saw this part" in text for text in page.locator(".rv-change").all_inner_texts())
+
+
+def test_of_two_examples_pressed_at_once_the_last_counts(visit, served):
+    page = visit()
+    page.evaluate("document.querySelectorAll('#rv-examples button').forEach((one, i) => i && i < 3 && one.click())")
+    wanted = list(examples()[2].questions)
+    until(page, lambda: page.locator("#rv-presets button").all_inner_texts() == wanted, "the second one's questions")
+    assert page.input_value("#rv-question textarea") == wanted[0]
+
+
+def test_mistakes_are_told_at_once_and_leave_nothing_behind(visit, served, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (1900, 1900, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "heavy.png", compress_level=0)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "heavy.png").read_bytes()[:50_000])
+    page = visit()
+    toast = page.locator("[data-testid=toast-body]").first
+    given(page, tmp_path / "heavy.png")
+    until(page, lambda: "larger than 10 MB" in toast.inner_text(), "told before Explain is pressed")
+    given(page, tmp_path / "cut.png")
+    page.click("#rv-explain")
+    until(page, lambda: "The picture is damaged or cut short" in toast.inner_text(), "in plain words")
+    page.locator("#rv-examples button").first.click()
+    until(page, lambda: "duck" in page.input_value("#rv-question textarea"), "another picture")
+    explained(page)
+    page.fill("#rv-questions textarea", "only one")
+    page.click("#rv-vary")
+    until(page, lambda: "at least two questions" in toast.inner_text(), "told")
+    page.get_by_role("tab", name="What if?").click()
+    for side in ("left", "right"):
+        page.fill(f"[data-side={side}]", "5")
+    page.click("[data-part=drawn]")
+    until(page, lambda: "rectangle is empty" in toast.inner_text(), "told")
+    assert "--" not in toast.inner_text()  # no option of a command line
+    marks = page.locator("[id^=rv-] .error")
+    until(page, lambda: not any(mark.is_visible() for mark in marks.all()), "nothing stays on the page")
+
+
+def test_each_tokens_map_at_once_and_a_next_best_token_as_the_contrast(visit, served, passes):
+    page = visit()
+    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    explained(page)
+    card = page.locator("#rv-board .rv-card:nth-child(2)")
+    why, chips = card.locator(".rv-why"), card.locator(".rv-chip")
+    first, maps = why.inner_text(), sources(page)
+    chips.last.hover()
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "the other token, while the pointer is on it")
+    until(page, lambda: sources(page)[1] != maps[1], "its map")
+    assert chips.first.get_attribute("aria-pressed") == "true"
+    count, requests = passes(*served.models), []
+    page.on("request", lambda asked: requests.append(asked.url))
+    page.mouse.move(2, 2)
+    until(page, lambda: why.inner_text() == first, "the token that is pressed")
+    until(page, lambda: sources(page) == maps, "its map")
+    chips.first.focus()
+    page.keyboard.press("ArrowRight")
+    until(page, lambda: why.inner_text().startswith("Why “Yes”"), "by keyboard")
+    page.keyboard.press("ArrowLeft")
+    until(page, lambda: why.inner_text() == first, "and back")
+    assert (count, requests) == ([], [])  # all were made in one go
+
+    others = card.locator(".rv-other")
+    assert others.count() == 5
+    other = others.first.inner_text().split()[0]
+    others.first.click()
+    until(page, lambda: f"rather than “{other}”" in why.inner_text(), "the contrast")
+    assert card.locator(".rv-other[aria-pressed=true]").count() == 1
+    assert f"rather than “{other}”" in card.locator(".rv-how").inner_text()
+    others.first.click()
+    until(page, lambda: why.inner_text() == first, "pressed again: without the contrast")
 
 
 def test_eight_tabs_of_one_browser(browser, served):

@@ -36,7 +36,7 @@ def written(session, kind, folder):
 def test_each_file_lies_inside_the_folder(session, tmp_path, kind):
     path = downloads.written(session, kind, SHOWN, str(tmp_path))
     assert path.startswith(f"{tmp_path}/")
-    assert path.endswith(f"/relevancy_deep_flat_relevancy_full_layers-1-last{downloads.KINDS[kind][0]}")
+    assert path.endswith(f"/relevancy_deep_flat_relevancy_first_full_layers-1-last{downloads.KINDS[kind][0]}")
 
 
 def test_png_and_pdf_open(session, tmp_path):
@@ -70,7 +70,7 @@ def test_npz_holds_the_arrays_unpickled(session, tmp_path):
 
 
 def test_a_picked_token_is_what_is_written(shelf, session, tmp_path):
-    picked = actions.picked(shelf, session, 1, 3, lambda *_: None)
+    picked = actions.picked(shelf, session, (1, 3, None), lambda *_: None)
     stored = json.loads(written(picked, "JSON", tmp_path))
     assert [one["target"]["position"] for one in stored["explanations"]] == [0, 3]
 

@@ -279,6 +279,7 @@ def test_an_upload_beyond_the_limit(served):
         ("explain", [None] * 9),
         ("explain", [None, {"path": "/etc/passwd"}, *[[]] * 7]),
         ("pick", [None, None]),
+        ("every_token", [None, None]),
         ("vary", [None, None, "a\nb", "demo-large", *[None] * 7]),
         ("hide", [None, None, "grey"]),
         ("take", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
@@ -300,6 +301,33 @@ def test_events_of_the_page_take_no_nonsense(served, name, data, event):
     assert "root:" not in text
     assert str(served.folder) not in text
     assert message.get("success") is not True or name in ("keep", "entered")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"host": "evil.example"}, {"host": "evil.example:7860"}, {"origin": "http://evil.example"}]
+)
+def test_other_sites_pages_reach_nothing(served, picture_file, headers):
+    """A name that was led to this machine (DNS rebinding), and forms that other sites' pages send."""
+    upload = {"files": ("a.png", picture_file.read_bytes())}
+    before = set(served.folder.rglob("*"))
+    assert httpx.post(f"{served.url}gradio_api/upload", files=upload, headers=headers).status_code == 403
+    joined = {"data": [], "fn_index": 0, "session_hash": "x"}
+    assert httpx.post(f"{served.url}gradio_api/queue/join", json=joined, headers=headers).status_code == 403
+    assert httpx.post(f"{served.url}closed?visit=x", headers=headers).status_code == 403
+    if "host" in headers:
+        for path in ("", "config", "gradio_api/info", "gradio_api/queue/data?session_hash=x"):
+            assert httpx.get(served.url + path, headers=headers).status_code == 403
+    assert set(served.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["", "config", "gradio_api/info", "theme.css", "gradio_api/file=/etc/passwd"])
+def test_every_answer_tells_the_browser_what_it_may_do(served, path):
+    headers = httpx.get(served.url + path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    for rule in ("default-src 'self'", "object-src 'none'", "form-action 'self'", "base-uri 'self'"):
+        assert rule in headers["content-security-policy"]
+    assert "connect-src" not in headers["content-security-policy"]  # so nothing but this app can be asked
 
 
 def test_the_server_is_still_there(served, client, picture_file):

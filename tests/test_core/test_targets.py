@@ -222,6 +222,45 @@ def test_a_contrast_is_logit_minus_logit():
     assert Choice(0, 3).scalar(logits) == 9
 
 
+def test_a_position_against_a_token_of_that_number():
+    answer = ids("(a) No")
+    other = ids("Yes")[0]
+    last = len(answer) - 1
+    for target in (f"{last}|#{other}", f" -1|#{other} "):
+        assert choose(parsed(target), answer, TOKENIZER) == [Choice(last, answer[-1], contrast_id=other)]
+    assert needs_answer(f"0|#{other}")
+    for target in (f"{last}|#{answer[-1]}", f"{last}|#{len(TOKENIZER)}"):
+        with pytest.raises(RelevancyError, match="There is no contrast with token"):
+            choose(parsed(target), answer, TOKENIZER)
+    with pytest.raises(RelevancyError, match="there is no 99"):
+        choose(parsed(f"99|#{other}"), answer, TOKENIZER)
+
+
+def test_the_likeliest_others_in_a_tokens_place():
+    logits = torch.zeros(len(TOKENIZER))
+    likely = [7, 3, 9, 5, 11, 4, 8]
+    logits[likely] = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
+    shares = logits.softmax(-1)
+    for chosen, others in ((7, [3, 9, 5, 11, 4]), (5, [7, 3, 9, 11, 4]), (8, [7, 3, 9, 5, 11])):
+        found = Choice(0, chosen).described(logits, TOKENIZER).alternatives
+        assert [one.id for one in found] == others
+        assert [one.token for one in found] == [shown(TOKENIZER, one) for one in others]
+        np.testing.assert_allclose([one.probability for one in found], shares[others].numpy(), rtol=1e-6)
+    assert [one.id for one in Choice(0, 1).described(torch.tensor([0.0, 1.0, 2.0]), TOKENIZER).alternatives] == [2, 0]
+    assert Choice.spanning(0, [7, 3]).described(logits.expand(2, -1), TOKENIZER).alternatives == ()
+
+
+def test_places_in_words():
+    target = Choice(2, 7).described(torch.zeros(len(TOKENIZER)), TOKENIZER)
+    word = shown(TOKENIZER, 7).strip()
+    assert target.place == f"token 2 “{word}”"
+    assert (
+        Choice.spanning(1, [7, 7])
+        .described(torch.zeros(2, len(TOKENIZER)), TOKENIZER)
+        .place.startswith("tokens 1 to 2")
+    )
+
+
 def test_tokens_are_shown_with_the_spaces_that_they_have():
     words = ["red", ",", "green", "?"]
     backend = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="?"))

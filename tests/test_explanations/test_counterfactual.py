@@ -11,7 +11,7 @@ from reference import at_once
 
 import relevancy
 from relevancy.errors import RelevancyError
-from relevancy.explanations.counterfactual import Region, counterfactual, hidden
+from relevancy.explanations.counterfactual import Region, counterfactual, elsewhere, hidden
 from relevancy.geometry import Grid
 from relevancy.models.generation import spellings
 from relevancy.models.model import Model, wrap
@@ -93,6 +93,38 @@ def test_by_default_the_answer_is_the_models_own(model, picture):
     assert found.answer == result.answer
     assert found.before.tokens == len(result.answer_tokens)
     assert found.before.first == pytest.approx(result.target.probability, rel=1e-4, abs=0)
+
+
+def test_new_answers_are_those_of_the_changed_pictures(model, picture):
+    regions = [Region(box=(0, 0, 40, 60)), Region(patches=(5, 6, 9, 10))]
+    found = counterfactual(model, picture, QUESTION, regions, answers=True, max_new_tokens=4)
+    for one in found:
+        alone = relevancy.explain(model, one.image, QUESTION, evidence=False, max_new_tokens=4)
+        assert one.new_answer == alone.answer
+    assert counterfactual(model, picture, QUESTION, regions[0], max_new_tokens=4).new_answer is None
+
+
+@pytest.mark.parametrize(
+    ("region", "rows", "cols"),
+    [
+        (Region(box=(2, 3, 12, 9)), slice(3, 9), slice(28, 38)),
+        (Region(box=(0, 0, 40, 10)), slice(20, 30), slice(0, 40)),  # as wide as the picture: up and down
+        (Region(box=(14, 2, 24, 8)), slice(22, 28), slice(14, 24)),
+        (Region(patches=(1, 7)), slice(0, 20), slice(30, 40)),
+        (Region(box=(2, 3, 12, 9), patches=[1]), slice(0, 10), slice(28, 40)),
+    ],
+)
+def test_a_part_elsewhere_is_as_large_and_as_far_from_the_borders(region, rows, cols):
+    picture = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
+    masks = [changed(picture, hidden(picture, GRID, one, "grey")) for one in (region, elsewhere(region, GRID))]
+    assert masks[0].sum() == masks[1].sum()
+    assert not (masks[0] & masks[1]).any()
+    assert masks[1][rows, cols].sum() == masks[1].sum()
+
+
+def test_what_fills_the_middle_has_no_part_elsewhere():
+    assert elsewhere(Region(box=(5, 5, 35, 25)), GRID) is None
+    assert elsewhere(Region(box=(0, 0, 40, 30)), GRID) is None
 
 
 def test_the_picture_is_read_once_and_all_its_variants_as_one_batch(built, picture, monkeypatch):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from relevancy.core.targets import Target
+import relevancy
+from relevancy.core.targets import Alternative, Target
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.picture_map import PictureMap
@@ -41,7 +42,7 @@ def explanation(**changes) -> Explanation:
         scope="language",
         question="Is it a duck? 水 😀",
         answer="(b) No",
-        target=Target("No", 7, 2, 0.75, 3.1, "Yes", 8, -0.3),
+        target=Target("No", 7, 2, 0.75, 3.1, "Yes", 8, -0.3, alternatives=(Alternative("Yes", 8, 0.2),)),
         pictures=(picture,),
         tokens=("<bos>", "<image>", "<image>", "▁duck", "?"),
         is_image=np.array([False, True, True, False, False]),
@@ -58,6 +59,7 @@ def explanation(**changes) -> Explanation:
 def same(one: Explanation, other: Explanation) -> None:
     for name in ("model", "method", "scope", "question", "answer", "tokens", "layers", "notes", "answer_tokens"):
         assert getattr(one, name) == getattr(other, name), name
+    assert one.target.alternatives == other.target.alternatives
     assert (one.shares, one.versions) == (other.shares, other.versions)
     for name in ("is_image", "relevance", "image_map"):
         found, expected = getattr(one, name), getattr(other, name)
@@ -96,9 +98,27 @@ def test_json_and_picture_give_back_what_was_there():
 )
 def test_a_result_says_how_it_was_made(layers, told):
     made = explanation(layers=layers, scope="full", versions={"relevancy": "1.2"})
-    assert made.how == f"tiny: method relevancy, scope full, {told}, relevancy 1.2"
+    assert made.how == f"tiny: token 2 “No” rather than “Yes”, method relevancy, scope full, {told}, relevancy 1.2"
     texts = [text.get_text() for text in made.figure().texts]
     assert made.how in texts
+
+
+def test_a_result_holds_the_python_that_makes_it_again(built, tmp_path, monkeypatch):
+    model = relevancy.wrap(*built["gemma-clip"], name="it's")
+    picture = tiny.picture()
+    picture.save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(relevancy, "load", {"it's": model}.__getitem__)
+    for options in (
+        {"target": "1:3", "scope": "full", "layers": [0, 2]},
+        {"target": "contrast", "method": "relevancy-magnitude"},
+    ):
+        made = relevancy.explain(model, picture, 'Is it "red"?', **options)
+        scope: dict[str, relevancy.Explanation] = {}
+        exec(made.code, {}, scope)
+        same(scope["result"], replace(made, pictures=scope["result"].pictures))
+        np.testing.assert_array_equal(scope["result"].image_map, made.image_map)
+        assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
 @given(arrays.arrays(np.float32, (2, 3), elements=st.floats(width=32)))
