@@ -33,6 +33,14 @@ class Ask:
     first_layer: int = 0
     last_layer: int | None = None
 
+    @property
+    def made(self) -> str:
+        """Method, scope, layers and target in one line."""
+        layers = "all layers"
+        if self.first_layer > 0 or self.last_layer is not None:
+            layers = f"layers {self.first_layer} to {'the last' if self.last_layer is None else self.last_layer}"
+        return f"method {self.method} · scope {self.scope} · {layers} · target {self.target}"
+
     def layers(self, model: Model) -> range | None:
         """The model's decoder layers that take part; None for all. Raises when it has none of them."""
         end = depth(model) - 1
@@ -103,6 +111,16 @@ def variations(text: Any, settings: Settings) -> list[str]:
     if len(questions) > MOST_QUESTIONS:
         raise RelevancyError(f"At most {MOST_QUESTIONS} questions fit side by side: leave some out.")
     return [_question(question, settings) for question in questions]
+
+
+def several_methods(names: Any) -> list[str]:
+    """Names of methods to set side by side, each once. Raises RelevancyError for none, for too many, and for others."""
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise RelevancyError("Choose at least one method to set beside the shown one.")
+    wanted = [_one_of(name, tuple(methods()), "method") for name in dict.fromkeys(map(str, names))]
+    if len(wanted) > MOST_QUESTIONS:
+        raise RelevancyError(f"At most {MOST_QUESTIONS} methods fit side by side: choose fewer.")
+    return wanted
 
 
 def display(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from relevancy import Model
-from relevancy_app import endpoints, layout, wiring
+from relevancy import Model, RelevancyError
+from relevancy_app import endpoints, layout, past, wiring
 from relevancy_app.examples import examples
 from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
+from relevancy_app.history import History, opened
 from relevancy_app.library import library
-from relevancy_app.safety import check_binding, harden
+from relevancy_app.safety import check_binding, harden, shown_line
 from relevancy_app.settings import BODY_BYTES, Settings
 from relevancy_app.theme import STYLE, theme
 
@@ -32,14 +34,35 @@ def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
         folder = page.answers.file.GRADIO_CACHE
         Path(folder).mkdir(parents=True, exist_ok=True)
         endpoints.add(endpoints.Endpoints(offered, settings, folder))  # first, so that their names are theirs
-        wiring.wire(page, wiring.Handlers(offered, settings, pictures, folder))
+        history = _history(settings, page.past)
+        handlers = wiring.Handlers(offered, settings, pictures, folder, history)
+        runs = wiring.wire(page, handlers)
+        if history is not None:
+            past.wire(page, past.PastHandlers(history, handlers), runs)
     harden(blocks)
     return blocks.queue(max_size=settings.queue, api_open=False, default_concurrency_limit=4)
+
+
+def _history(settings: Settings, place: layout.Past) -> History | None:
+    """The history in the file that the settings name; where it cannot be used, the log and the page say why."""
+    if settings.history is None:
+        return None
+    try:
+        return opened(settings.history, settings.history_megabytes)
+    except RelevancyError as error:
+        sys.stderr.write(f"no history: {error}\n")
+        place.runs.value = past.unusable(shown_line(error))
+        place.search.visible = False
+        return None
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
     """Keyword arguments for `Blocks.launch`. Raises RelevancyError where the app would be open to strangers."""
     check_binding(settings)
+    thumbnails = []
+    if settings.history is not None:
+        history = History(settings.history, settings.history_megabytes)
+        thumbnails = [Middleware(past.Thumbnails, history=history, logins=bool(settings.logins))]
     return {
         "server_name": settings.host,
         "server_port": settings.port,
@@ -54,6 +77,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
                 Middleware(BodyLimit, most=BODY_BYTES),
                 Middleware(Patience, first_wait=_FIRST_WAIT),
                 Middleware(Leaving),
+                *thumbnails,
             ],
             "docs_url": None,
             "redoc_url": None,

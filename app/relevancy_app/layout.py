@@ -16,8 +16,17 @@ from relevancy_app.examples import Example
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
-from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings, methods
-from relevancy_app.theme import BOARD_SCRIPT, MARKER_SCRIPT
+from relevancy_app.settings import (
+    COLORMAPS,
+    MOST_LAYERS,
+    REPLACEMENTS,
+    SCOPES,
+    SET_BESIDE,
+    TARGETS,
+    Settings,
+    methods,
+)
+from relevancy_app.theme import BOARD_SCRIPT, HISTORY_SCRIPT, LINK_SCRIPT, MARKER_SCRIPT
 
 _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
@@ -36,6 +45,11 @@ _CHOOSING = """element.addEventListener("click", (event) => {
 _LEAVING = """window.addEventListener("pagehide", (event) => {
   const visit = element.querySelector("[data-visit]");
   if (visit && !event.persisted) navigator.sendBeacon("closed?visit=" + visit.dataset.visit);
+});"""
+
+
+_CLEARING = """element.addEventListener("click", (event) => {
+  if (event.target.closest("[data-clear]")) trigger("clear");
 });"""
 
 
@@ -108,12 +122,42 @@ class Variations:
 
 
 @dataclass(frozen=True, eq=False)
+class Ways:
+    """The same token, by other methods or by parts of the layers."""
+
+    model: gr.Radio
+    methods: gr.CheckboxGroup
+    compare: gr.Button
+    layers: gr.Button
+    board: gr.HTML
+
+
+@dataclass(frozen=True, eq=False)
 class WhatIf:
     """The same question, a part of the picture hidden."""
 
     replacement: gr.Radio
     marker: gr.HTML
     changes: gr.HTML
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Earlier runs: a list, and two of them compared. `link` opens the run that the address names."""
+
+    panel: gr.Accordion
+    search: gr.Textbox
+    runs: gr.HTML
+    lines: gr.HTML
+    first: gr.HTML
+    second: gr.HTML
+    agreement: gr.HTML
+    link: gr.HTML
+
+    @property
+    def pair(self) -> list[Any]:
+        """Where two runs are compared."""
+        return [self.lines, self.first, self.second, self.agreement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +171,9 @@ class Page:
     question: Question
     answers: Answers
     variations: Variations
+    ways: Ways
     what_if: WhatIf
+    past: Past
 
     @property
     def results(self) -> list[Any]:
@@ -135,7 +181,7 @@ class Page:
         answers, what_if = self.answers, self.what_if
         return [
             self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
-            what_if.changes, self.variations.board, answers.details,
+            what_if.changes, self.variations.board, self.ways.board, answers.details,
         ]  # fmt: skip
 
 
@@ -147,12 +193,13 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
     beat = gr.Timer(seconds / 4)
+    past = _past(settings)
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
-            answers, variations, what_if = _results(library)
-    return Page(visit, session, controls, beat, question, answers, variations, what_if)
+            answers, variations, ways, what_if = _results(library)
+    return Page(visit, session, controls, beat, question, answers, variations, ways, what_if, past)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
@@ -210,7 +257,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     )  # fmt: skip
 
 
-def _results(library: Library) -> tuple[Answers, Variations, WhatIf]:
+def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
     status = gr.HTML(views.ready(), elem_id="rv-status", apply_default_css=False, js_on_load=None)
     with gr.Column(visible=False) as tools:
         drawing = _drawing()
@@ -224,11 +271,13 @@ def _results(library: Library) -> tuple[Answers, Variations, WhatIf]:
             }
         file = gr.DownloadButton("Fetch", visible="hidden", elem_id="rv-file")
         with gr.Tabs(elem_id="rv-more"):
-            with gr.Tab("Other questions"):
+            with gr.Tab("Questions"):
                 variations = _variations(library)
+            with gr.Tab("Methods"):
+                ways = _ways(library)
             with gr.Tab("What if?"):
                 what_if = _what_if()
-    return Answers(status, tools, board, details, agreement, downloads, file, drawing), variations, what_if
+    return Answers(status, tools, board, details, agreement, downloads, file, drawing), variations, ways, what_if
 
 
 def _drawing() -> Drawing:
@@ -268,6 +317,29 @@ def _variations(library: Library) -> Variations:
     return Variations(model, questions, run, board)
 
 
+def _ways(library: Library) -> Ways:
+    gr.HTML(
+        '<p class="rv-quiet">Do other methods point to the same place, and which layers bring it in? The same token of '
+        "the same question; each map is compared with the shown one.</p>", js_on_load=None, apply_default_css=False,
+    )  # fmt: skip
+    offered = methods()
+    with gr.Row():
+        chosen = gr.CheckboxGroup(
+            [(f"{name} ({method.cost})", name) for name, method in offered.items()],
+            value=[name for name in SET_BESIDE if name in offered], label="Methods, with the passes that each costs",
+            elem_id="rv-methods", scale=3, min_width=280,
+        )  # fmt: skip
+        with gr.Column(scale=1, min_width=160):
+            model = gr.Radio(
+                list(library.names), value=library.names[min(1, len(library.names) - 1)], label="Model",
+                elem_id="rv-ways-model",
+            )  # fmt: skip
+            compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
+            layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
+    board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+    return Ways(model, chosen, compare, layers, board)
+
+
 def _what_if() -> WhatIf:
     replacement = gr.Radio(
         list(REPLACEMENTS), value=REPLACEMENTS[0][1], label="Hide it under", elem_id="rv-replacement"
@@ -277,3 +349,21 @@ def _what_if() -> WhatIf:
     )
     changes = gr.HTML("", elem_id="rv-changes", apply_default_css=False, js_on_load=None)
     return WhatIf(replacement, marker, changes)
+
+
+def _past(settings: Settings) -> Past:
+    with gr.Accordion("History", open=False, elem_id="rv-past", visible=settings.history is not None) as panel:
+        search = gr.Textbox(
+            label="Search", placeholder="Words of the question, the answer, a name, a model, a method", lines=1,
+            elem_id="rv-search",
+        )  # fmt: skip
+        listed = gr.HTML("", elem_id="rv-list", apply_default_css=False, js_on_load=HISTORY_SCRIPT.read_text())
+        lines = gr.HTML("", elem_id="rv-compared", apply_default_css=False, js_on_load=_CLEARING)
+        with gr.Column(elem_id="rv-pair"):
+            first, second = (
+                gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+                for name in ("rv-compared-first", "rv-compared-second")
+            )
+        agreement = gr.HTML("", apply_default_css=False, js_on_load=None)
+    link = gr.HTML("", elem_id="rv-link", visible="hidden", apply_default_css=False, js_on_load=LINK_SCRIPT.read_text())
+    return Past(panel, search, listed, lines, first, second, agreement, link)

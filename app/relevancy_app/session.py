@@ -24,7 +24,8 @@ class Session:
     source: the picture's file, as the models were given it. place: the name by which the browser knows it.
     notes: what was done to the picture before. first: results as they came from the models. results: as they are shown,
     where a token was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first
-    results, None for a single model, and until all had their turn. picked: results of single tokens.
+    results, None for a single model, and until all had their turn. picked: results of single tokens. kept: the run's id
+    in the history, "" where it is in none.
     """
 
     ask: Ask
@@ -36,6 +37,7 @@ class Session:
     screen: tuple[Explanation, ...] = ()
     comparison: Comparison | None = None
     picked: Mapping[Pick, Explanation] = field(default_factory=dict)
+    kept: str = ""
 
     @property
     def picture(self) -> Image.Image:
@@ -64,9 +66,7 @@ class Session:
     def with_next(self, result: Explanation) -> Session:
         """The same, and the next model's result."""
         result = replace(result, notes=(*self.notes, *result.notes))
-        picked = dict(self.picked)
-        if result.target.length == 1:
-            picked[len(self.first), result.target.position, result.target.contrast_id] = result
+        picked = {**self.picked, **of_token(len(self.first), result)}
         first, results, screen = (*self.first, result), (*self.results, result), (*self.screen, reduced(result))
         return replace(self, first=first, results=results, screen=screen, picked=picked)
 
@@ -102,6 +102,12 @@ class Session:
         screen = (*self.screen[:number], reduced(result), *self.screen[number + 1 :])
         picked = {**self.picked, pick: result}
         return replace(self, results=results, screen=screen, picked=picked)
+
+
+def of_token(number: int, result: Explanation) -> dict[Pick, Explanation]:
+    """A model's result by the token that it is of; nothing for one of several tokens."""
+    target = result.target
+    return {(number, target.position, target.contrast_id): result} if target.length == 1 else {}
 
 
 def reduced(result: Explanation) -> Explanation:

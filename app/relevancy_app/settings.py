@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from relevancy.core.tape import Scope
 from relevancy.methods import registry
@@ -26,8 +28,13 @@ REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur"
 SCREEN_SIDE = 1280  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side
 MOST_QUESTIONS = 6  # variations side by side
+MOST_LAYERS = 5  # parts of a decoder side by side
 MOST_TOKENS = 64  # of an answer, whose maps are made in one go
 BODY_BYTES = 1 << 20  # of a request that is no upload
+
+
+SET_BESIDE = ("relevancy", "relevancy-magnitude", "attnlrp", "tam", "rollout")
+"""Methods that are set side by side where nothing else is chosen."""
 
 
 def methods() -> dict[str, Method]:
@@ -35,9 +42,15 @@ def methods() -> dict[str, Method]:
     return {name: method for name, method in registry.METHODS.usable().items() if method.quick}
 
 
+def history_path(environment: Mapping[str, str]) -> Path:
+    """Where the history of this machine's user lies: in the folder of caches."""
+    caches = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "relevancy" / "history.sqlite3"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How the app is served, and what one visitor may ask of it."""
+    """How the app is served, and what one visitor may ask of it. history: the file of earlier runs, None for none."""
 
     host: str = "127.0.0.1"
     port: int | None = None
@@ -49,6 +62,8 @@ class Settings:
     queue: int = 100
     sessions: int = 64
     keep_minutes: float = 60
+    history: Path | None = None
+    history_megabytes: int = 1000
 
     @property
     def file_bytes(self) -> int:

@@ -8,10 +8,11 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
-from relevancy_app.settings import Settings
+from relevancy_app.settings import Settings, history_path
 
 _LIMITS = Settings()
 _PAIR = ("demo-small", "demo-large")
@@ -76,6 +77,18 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--queue", type=_whole(1), default=_LIMITS.queue, help="most requests that wait; %(default)s")
     add("--sessions", type=_whole(1), default=_LIMITS.sessions, help="most visits whose results are kept; %(default)s")
     add("--keep-minutes", type=_minutes, default=_LIMITS.keep_minutes, help="how long after a visit; %(default)s")
+    add(
+        "--history",
+        type=_file_or_none,
+        default=history_path(environment),
+        help="file that keeps every run of the page, or none; %(default)s",
+    )
+    add(
+        "--history-megabytes",
+        type=_whole(1),
+        default=_LIMITS.history_megabytes,
+        help="beyond it, the oldest runs that are not pinned go; %(default)s",
+    )
     for option in ("--device", "--dtype", "--quantization"):
         add(option, help="as in relevancy.load, for every model")
     return parser
@@ -93,6 +106,10 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
     number.__name__ = "int"  # as argparse calls it where the text is no number
     return number
+
+
+def _file_or_none(text: str) -> Path | None:
+    return None if text == "none" else Path(text)
 
 
 def _minutes(text: str) -> float:

@@ -11,6 +11,9 @@ STYLE = _HERE / "style.css"
 BOARD_SCRIPT = _HERE / "board.js"
 MARKER_SCRIPT = _HERE / "marker.js"
 OUTDATED_SCRIPT = _HERE / "outdated.js"
+HISTORY_SCRIPT = _HERE / "history.js"
+LINK_SCRIPT = _HERE / "link.js"
+ADDRESS_SCRIPT = _HERE / "address.js"
 
 
 def theme() -> gr.themes.Base:

@@ -56,14 +56,10 @@ def status(last: Session, deepest: int, said: str = "") -> str:
     deepest: the number of the last layer that can be asked for. said: what comes before it.
     """
     ask = last.ask
-    layers = "all layers"
-    if ask.first_layer > 0 or ask.last_layer is not None:
-        layers = f"layers {ask.first_layer} to {'the last' if ask.last_layer is None else ask.last_layer}"
-    parts = [
-        f"“{escape(ask.question)}”", f"{last.picture.width} × {last.picture.height} pixels", f"method {ask.method}",
-        f"scope {ask.scope}", layers, f"target {escape(ask.target)}",
-    ]  # fmt: skip
+    size = f"{last.picture.width} × {last.picture.height} pixels"
+    parts = [f"“{escape(ask.question)}”", size, escape(ask.made)]
     busy = "" if last.whole else ' aria-busy="true"'
+    kept = f' data-run="{last.kept}"' if last.kept else ""
     end = deepest if ask.last_layer is None else ask.last_layer
     asked = {
         "names": ["picture", "question", "models", "target", "scope", "method", "first layer", "last layer"],
@@ -72,7 +68,7 @@ def status(last: Session, deepest: int, said: str = "") -> str:
         ],
     }  # fmt: skip
     return (
-        f'<div class="rv-status"{busy} data-asked="{escape(json.dumps(asked))}"><p>{said}{" · ".join(parts)}</p>'
+        f'<div class="rv-status"{busy}{kept} data-asked="{escape(json.dumps(asked))}"><p>{said}{" · ".join(parts)}</p>'
         '<p class="rv-outdated" role="status"></p></div>'
     )
 

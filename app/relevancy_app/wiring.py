@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import gradio as gr
 from relevancy import RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
 from relevancy_app.examples import Example
+from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.pictures import fitted
-from relevancy_app.safety import check_size, received, speaking, still_needed
+from relevancy_app.safety import check_size, received, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
@@ -37,8 +38,7 @@ _COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
-
-_QUICK: dict[str, Any] = {
+QUICK: dict[str, Any] = {
     "api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8,
     "trigger_mode": "always_last",  # of what is pressed meanwhile, the last counts
 }  # fmt: skip
@@ -52,24 +52,27 @@ class Handlers:
     settings: Settings
     examples: tuple[Example, ...]
     folder: str
+    history: History | None = None
 
     def explain(
-        self, controls: Controls, path: Any, progress: gr.Progress = PROGRESS, *asked: Any
+        self, controls: Controls, path: Any, request: gr.Request, progress: gr.Progress = PROGRESS, *asked: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """`_results` from `asked` values: once more with each map, then with all the numbers."""
+        """`results` from `asked` values: once more with each map, then with all the numbers."""
         check = controls.start()
         ask = asking.ask(self.library, self.settings, *asked)
         source, notes = fitted(received(path, self.settings), self.settings)
         begun = Session(ask, source, Path(path).parent.name, notes)
         session = None
         try:
-            for session in actions.explained(self.library, self.settings, begun, _report(progress, check)):
+            for found in actions.explained(self.library, self.settings, begun, _report(progress, check)):
+                kept = "" if session is None else session.kept
+                session = self._kept(replace(found, kept=kept), request)
                 drawn = session.comparison is not None  # at last, only numbers are new
-                yield self._results(session, gr.skip() if drawn else _board(session))
+                yield self.results(session, gr.skip() if drawn else self.drawn(session))
         except Exception:
             if session is not None and not session.whole:
-                ended = session.ended()
-                yield self._results(ended, _board(ended))
+                ended = self._kept(session.ended(), request)
+                yield self.results(ended, self.drawn(ended))
             raise
 
     def pick(
@@ -77,12 +80,13 @@ class Handlers:
         session: Session | None,
         controls: Controls,
         event: gr.SelectData,
+        request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
-        pick = _pick(event.index)
-        session = actions.picked(self.library, session, pick, _report(progress, controls.start()))
-        return session, _board(session), views.agreement(session.shown)
+        pick, report = _pick(event.index), _report(progress, controls.start())
+        session = self._kept(actions.picked(self.library, session, pick, report), request)
+        return session, self.drawn(session), views.agreement(session.shown)
 
     def every_token(
         self,
@@ -96,7 +100,7 @@ class Handlers:
         if type(number) is not int:
             raise RelevancyError("That is no model on the screen.")
         session = actions.every_token(self.library, session, number, _report(progress, controls.start()))
-        return session, _board(session)
+        return session, self.drawn(session)
 
     def vary(
         self,
@@ -113,9 +117,32 @@ class Handlers:
         questions = asking.variations(text, self.settings)
         ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
         found = actions.varied(self.library, session, ask, questions, _report(progress, check))
-        lines = ["the question it is compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
-        reduced = [result.reduced(SCREEN_SIDE) for result in found.results]
-        return board.board(reduced, titles=questions, lines=lines)
+        return _varied(found, questions)
+
+    def ways(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        names: Any,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """The same token by other methods: a board, each map on a scale of its own."""
+        report, wanted = _report(progress, controls.start()), asking.several_methods(names)
+        found = actions.by_method(self.library, session, model, wanted, report)
+        return _varied(found, [result.method for result in found.results], own_scales=True)
+
+    def layers(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """The same token by parts of the decoder: a board."""
+        found = actions.by_layers(self.library, session, model, _report(progress, controls.start()))
+        parts = [result.layers or () for result in found.results[1:]]
+        return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
     def hide(
         self,
@@ -184,49 +211,69 @@ class Handlers:
         still_needed(path)
         return session
 
-    def cancel(self, session: Session | None, controls: Controls) -> tuple[Any, ...]:
-        """Stop this visitor's runs at their next stage; button, and `_results` of the maps that are there."""
+    def cancel(self, session: Session | None, controls: Controls, request: gr.Request) -> tuple[Any, ...]:
+        """Stop this visitor's runs at their next stage; button, and `results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 7)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 8)
         else:
-            session = session.ended()
-            results = self._results(session, _board(session), views.stopped(session, self.deepest))
+            session = self._kept(session.ended(), request)
+            results = self.results(session, self.drawn(session), views.stopped(session, self.deepest))
         return gr.update(interactive=False), *results
 
-    def _results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
+    def results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
-        numbers: tuple[Any, ...] = (gr.skip(),) * 5
+        numbers: tuple[Any, ...] = (gr.skip(),) * 6
         if session.whole:
             marker = views.marker(session.screen[0].image)
-            numbers = views.agreement(session.shown), marker, "", "", gr.update(visible=True)
+            numbers = views.agreement(session.shown), marker, "", "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
 
+    def drawn(self, session: Session) -> str:
+        """The board of what is shown."""
+        tokens = [session.tokens_of(number) for number in range(len(session.screen))]
+        return board.board(session.screen, waiting=session.waiting, tokens=tokens)
 
-def wire(page: Page, handlers: Handlers) -> None:
-    """Attach the handlers to the page, inside the current `gr.Blocks`."""
+    def _kept(self, session: Session, request: gr.Request) -> Session:
+        """The same, in the history before it is shown; where that cannot be, a warning says so."""
+        if self.history is None:
+            return session
+        try:
+            return self.history.keep(session, owner_of(request))
+        except RelevancyError as error:
+            gr.Warning(f"This run is not kept. {shown_line(error)}")
+            return session
+
+
+def wire(page: Page, handlers: Handlers) -> list[Any]:
+    """Attach the handlers to the page, inside the current `gr.Blocks`; the events that call models."""
     runs = _wire_runs(page, handlers)
     for event in runs:
         event.success(None, js=_DISABLE, outputs=page.question.cancel)
         event.failure(None, js=_DISABLE, outputs=page.question.cancel)
     page.question.cancel.click(
         speaking(handlers.cancel), [page.session, page.controls], [page.question.cancel, *page.results], cancels=runs,
-        queue=False, **_QUICK,
+        queue=False, **QUICK,
     )  # fmt: skip
     _wire_question(page, handlers)
     _wire_drawing(page, handlers)
-    page.beat.tick(speaking(handlers.keep), [page.session, page.question.picture], page.session, **_QUICK)
-    gr.on(None, handlers.entered, None, page.visit, **_QUICK)
+    page.beat.tick(speaking(handlers.keep), [page.session, page.question.picture], page.session, **QUICK)
+    gr.on(None, handlers.entered, None, page.visit, **QUICK)
+    return runs
 
 
 def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     """Everything that calls a model."""
     question, answers, what_if, variations = page.question, page.answers, page.what_if, page.variations
+    ways = page.ways
     drawn = answers.drawing.all
     ask = [question.explain.click, question.question.submit]
     # First, since a browser takes an event's listeners one after the other.
-    for trigger in (*ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit):
+    for trigger in (
+        *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
+        ways.compare.click, ways.layers.click,
+    ):  # fmt: skip
         trigger(None, js=_ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
@@ -239,7 +286,7 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         speaking(handlers.restore),
         question.restore,
         [question.picture, *question.asked, *drawn, question.options],
-        **_QUICK,
+        **QUICK,
     )
     return [
         gr.on(ask, **whole),
@@ -251,6 +298,13 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         answers.board.expand(
             speaking(handlers.every_token), [page.session, page.controls], [page.session, answers.board],
             **_run(answers.status),
+        ),
+        ways.compare.click(
+            speaking(handlers.ways), [page.session, page.controls, ways.model, ways.methods], ways.board,
+            **_run(ways.board),
+        ),
+        ways.layers.click(
+            speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **_run(ways.board)
         ),
         variations.run.click(
             speaking(handlers.vary),
@@ -267,13 +321,13 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
 def _wire_question(page: Page, handlers: Handlers) -> None:
     """Examples and presets fill in the question; results say when it is no longer theirs."""
     question = page.question
-    question.picture.upload(speaking(handlers.take), question.picture, None, **_QUICK)
+    question.picture.upload(speaking(handlers.take), question.picture, None, **QUICK)
     changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
     gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
     question.examples.select(
-        speaking(handlers.example), None, [question.picture, question.question, question.presets], **_QUICK
+        speaking(handlers.example), None, [question.picture, question.question, question.presets], **QUICK
     )
-    question.presets.click(speaking(_sample), question.presets, question.question, **_QUICK)
+    question.presets.click(speaking(_sample), question.presets, question.question, **QUICK)
 
 
 def _wire_drawing(page: Page, handlers: Handlers) -> None:
@@ -303,9 +357,15 @@ def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
     return lambda session, *drawn: handlers.download(session, kind, *drawn)
 
 
-def _board(session: Session) -> str:
-    tokens = [session.tokens_of(number) for number in range(len(session.screen))]
-    return board.board(session.screen, waiting=session.waiting, tokens=tokens)
+def owner_of(request: gr.Request) -> str:
+    """Who asks: a user's name, "" where the app asks for no password."""
+    return str(request.username or "")
+
+
+def _varied(found: actions.Varied, titles: Sequence[str], **options: Any) -> str:
+    lines = ["what the others are compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
+    reduced = [result.reduced(SCREEN_SIDE) for result in found.results]
+    return board.board(reduced, titles=titles, lines=lines, **options)
 
 
 def _correlation(value: float) -> str:

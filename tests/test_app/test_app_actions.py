@@ -1,5 +1,8 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from relevancy.methods import registry
 
 QUESTION = "Is the duck floating? (a) Yes (b) No"
 LIMITS = Settings()
+NOBODY = SimpleNamespace(username=None)
 
 
 def silent(stage, share):
@@ -107,7 +111,7 @@ def handed_out(shelf, path, controls):
     """What the page gets from a run, step by step."""
     handlers = Handlers(shelf, LIMITS, (), "")
     ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
-    return handlers, handlers.explain(controls, path, lambda share, desc: None, *ask)
+    return handlers, handlers.explain(controls, path, NOBODY, lambda share, desc: None, *ask)
 
 
 def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
@@ -118,20 +122,20 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
         assert drawn == board(session.screen, waiting=session.waiting)
         assert drawn.count("rv-soon") == places
         assert tools["visible"]
-        assert rest == [gr.skip()] * 5
-    status, drawn, tools, agreed, marker, changes, others, details = numbers
+        assert rest == [gr.skip()] * 6
+    status, drawn, tools, agreed, marker, changes, *others, details = numbers
     assert "aria-busy" not in status
     assert drawn == gr.skip()  # as it stands there
     assert agreed == views.agreement(all_there.comparison)
     assert marker == views.marker(all_there.screen[0].image)
-    assert (changes, others, details["visible"]) == ("", "", True)
+    assert (changes, others, details["visible"]) == ("", ["", ""], True)
 
 
 def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     controls = Controls()
     handlers, steps = handed_out(shelf, picture_file, controls)
     session, *_ = next(steps)
-    button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls)
+    button, ended, status, drawn, _, agreed, *_ = handlers.cancel(session, controls, NOBODY)
     assert not button["interactive"]
     assert ended.ask.models == ("deep",)
     assert status == views.stopped(ended, 2)
@@ -141,8 +145,8 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     assert (again.ask, drawn_again) == (ended.ask, drawn)
     with pytest.raises(StoppedError):
         next(steps)
-    untouched = handlers.cancel(ended, controls)
-    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 7)
+    untouched = handlers.cancel(ended, controls, NOBODY)
+    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 8)
 
 
 def test_stages_are_named_and_shares_grow(shelf, source):
@@ -236,6 +240,30 @@ def test_nothing_to_pick_or_hide_without_a_result(shelf):
         actions.hidden(shelf, None, actions.MOST, None, "grey", silent)
     with pytest.raises(RelevancyError, match="press Explain first"):
         actions.varied(shelf, None, asked(shelf, ["flat"]), ["a?", "b?"], silent)
+
+
+def test_other_methods_and_parts_of_the_layers_equal_single_calls(shelf, shown):
+    token = shown.first[0].target.position
+    names = ["relevancy", "attention", "tam"]
+    found = actions.by_method(shelf, shown, "deep", names, silent)
+    assert found.results[0] is shown.results[0]
+    for name, result, pair in zip(names[1:], found.results[1:], found.agreement, strict=True):
+        assert same(result, relevancy.explain(shelf.models["deep"], shown.picture, QUESTION, target=token, method=name))
+        assert pair == agreement(shown.results[0], result)
+    found = actions.by_layers(shelf, shown, "deep", silent)
+    assert [result.layers for result in found.results] == [None, (0,), (1,), (2,)]
+    alone = relevancy.explain(shelf.models["deep"], shown.picture, QUESTION, target=token, layers=[1])
+    assert same(found.results[2], alone)
+    with pytest.raises(RelevancyError, match="no map of flat on the screen"):
+        actions.by_layers(shelf, replace(shown, ask=replace(shown.ask, models=("deep",))), "flat", silent)
+    with pytest.raises(RelevancyError, match="does not offer"):
+        actions.by_method(shelf, shown, "deeper", names, silent)
+
+
+def test_what_does_not_go_by_layers_says_so(shelf, source):
+    rolled = explained(shelf, source, ["flat"], method="tam")
+    with pytest.raises(RelevancyError, match="does not go by layers"):
+        actions.by_layers(shelf, rolled, "flat", silent)
 
 
 def test_variations_equal_single_questions(shelf, shown, source):
@@ -336,7 +364,7 @@ def test_what_a_function_of_ones_own_draws_is_shown(shelf, picture_file):
     try:
         ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "brightest", 0, 2)
         handlers = Handlers(shelf, LIMITS, (), "")
-        *_, whole = handlers.explain(Controls(), picture_file, lambda share, desc: None, *ask)
+        *_, whole = handlers.explain(Controls(), picture_file, NOBODY, lambda share, desc: None, *ask)
         session, status, *_ = whole
         assert "brightest" in status
         assert [one.image_map[3, 3] for one in session.results] == [15, 15]

@@ -50,6 +50,7 @@ def test_it_serves_and_leaves_nothing(folder, source):
         "PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(Path(relevancy.__file__).parents[1])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": "",
     }
     command = [sys.executable, str(folder / "space" / "app.py"), "--model", "demo-small", "--keep-minutes", "5"]
     with subprocess.Popen(command, cwd=folder / "empty", env=environment, stderr=subprocess.PIPE, text=True) as program:
@@ -66,6 +67,7 @@ def test_it_serves_and_leaves_nothing(folder, source):
     assert program.returncode == 0
     assert list((folder / "tmp").iterdir()) == []
     assert list((folder / "empty").iterdir()) == []
+    assert (folder / "home" / ".cache" / "relevancy" / "history.sqlite3").is_file()  # what it is to leave
     assert not (folder / "looked-up").exists()
 
 
@@ -101,6 +103,8 @@ def _explained(url, path):
         (["--upload-megabytes", "0"], "0 is no number from 1 to 1000"),
         (["--question-characters", "0"], "0 is no number from 1 on"),
         (["--sessions", "0"], "0 is no number from 1 on"),
+        (["--history-megabytes", "0"], "0 is no number from 1 on"),
+        (["--history", "none", "--history", "x"], "--history is given twice"),
         (["--keep-minutes", "nan"], "nan is no number above 0"),
         (["--nonsense"], "unrecognized arguments"),
     ],
