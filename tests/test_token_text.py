@@ -139,3 +139,7 @@ def test_each_word_of_an_answer_is_explained_with_its_tokens_together():
         np.testing.assert_allclose(one.relevance, alone.relevance, rtol=1e-3, atol=1e-6)
         assert one.target.probability == pytest.approx(alone.target.probability, rel=1e-4)
         assert one.evidence.blind_tv == pytest.approx(alone.evidence.blind_tv, abs=1e-5)
+
+
+def test_a_token_without_text_goes_with_what_comes_after_it():
+    assert [(run.start, run.stop) for run in whole_words(["x", "", "▁z", ""])] == [(0, 1), (1, 4)]
