@@ -1,10 +1,11 @@
 """Writes the table of docs/models.md from what the tests of families find: `python tests/families_table.py`.
 
-With --results FILE it takes the JUnit files of runs that have been (`pytest --junitxml FILE tests/test_families`), such
-as one where torchvision is installed beside one where it is not.
+It runs them once more with torchvision where `make test-torchvision` has put that; with --results FILE it takes the
+JUnit files of runs that have been.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import transformers
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/models.md"
+TORCHVISION = ROOT / "build/torchvision"
 TESTS = "tests/test_families/test_families.py"
 SCOPES = ("language", "full")
 BEGINS, ENDS = "<!-- table of families: begins -->", "<!-- table of families: ends -->"
@@ -69,9 +71,21 @@ def table(found: dict[str, dict[str, str]]) -> str:
         "| --- | --- | --- | --- |",
         *sorted(row(name, said) for name, said in told.items()),
     ]
-    if missing := sorted(name for name in found if name not in told):
+    if missing := sorted(name for name, said in found.items() if name not in told and "needs" in said):
         lines += ["", f"Not tested, since torchvision is missing: {', '.join(f'`{name}`' for name in missing)}."]
     return "\n".join(lines)
+
+
+def run(file: Path, *options: str, beside: Sequence[Path] = ()) -> Path:
+    """The tests, their results in a file; packages in the folders `beside` can be imported, too."""
+    paths = [*map(str, beside), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", TESTS, f"--junitxml={file}", "-o", "junit_family=xunit1", *options],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        check=True,
+    )
+    return file
 
 
 def main() -> None:
@@ -80,12 +94,9 @@ def main() -> None:
     files = parser.parse_args().results
     with tempfile.TemporaryDirectory() as folder:
         if files is None:
-            files = [file := Path(folder) / "families.xml"]
-            subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", TESTS, f"--junitxml={file}", "-o", "junit_family=xunit1"],
-                cwd=ROOT,
-                check=True,
-            )
+            files = [run(Path(folder) / "bare.xml")]
+            if TORCHVISION.is_dir():
+                files.append(run(Path(folder) / "with.xml", "-p", "torchvision_operators", beside=[TORCHVISION]))
         before, rest = PAGE.read_text().split(BEGINS)
         _, after = rest.split(ENDS)
         PAGE.write_text(f"{before}{BEGINS}\n{table(results(files))}\n{ENDS}{after}")

@@ -536,6 +536,26 @@ def perception_lm() -> tiny.Pictured:
     return built("PerceptionLM", config, processor)
 
 
+def llava_tower(tower: hf.PreTrainedConfig) -> tiny.Pictured:
+    """LLaVA with a tower that has registers, which become image tokens without a place."""
+    words = tiny.gemma_tokenizer()
+    decoder = tiny.text(hf.GemmaConfig, len(words))
+    return tiny.build(decoder, tower, tokenizer=words, seed=1), tiny.processor_for(words)
+
+
+def dinov2_registers() -> tiny.Pictured:
+    return llava_tower(hf.Dinov2WithRegistersConfig(**tiny.dinov2().to_diff_dict() | {"num_register_tokens": 3}))
+
+
+def dinov3() -> tiny.Pictured:
+    return llava_tower(
+        hf.DINOv3ViTConfig(
+            hidden_size=48, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_register_tokens=3,
+            image_size=tiny.IMAGE_SIZE, patch_size=tiny.PATCH_SIZE,
+        )
+    )  # fmt: skip
+
+
 TOO_SMALL = {"mistral3": (9, 7)}  # pictures of one token, where transformers' own model fails
 RESAMPLING: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build for build in (aria, idefics2, blip2, instructblip)
@@ -546,6 +566,6 @@ BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
         pixtral, mistral3, lighton_ocr, aya_vision, ovis2, glm4v, glm46v, glm4v_moe, glm_ocr, janus, deepseek_vl,
         minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe, gemma3_pan_and_scan,
         cohere2_vision, lfm2_vl, llama4, qianfan_ocr, exaone4_5, hunyuan_vl, hyperclovax, llava_next_video, molmo2,
-        perception_lm,
+        perception_lm, dinov2_registers, dinov3,
     )
 }  # fmt: skip

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
+from relevancy.cli.objects import objects_of_pair
 from relevancy.cli.options import load_model
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
@@ -134,28 +135,42 @@ def evaluate_demo(
         bool,
         typer.Option("--evidence", help="Instead: does evidence tell right maps from wrong and planted ones?"),
     ] = False,
+    objects: Annotated[
+        bool,
+        typer.Option("--objects", help="Instead: how far do answers need the picture, and the asked objects' patches?"),
+    ] = False,
     methods: Annotated[
         str | None, typer.Option(help="With --evidence: whose maps; relevancy,relevancy-magnitude by default.")
     ] = None,
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="With --evidence: folder that keeps every map's numbers; relevancy-evidence."),
+        typer.Option(
+            "--out",
+            help="With --evidence: folder that keeps every map's numbers; relevancy-evidence. With --objects: folder "
+            "for the questions, pictures and masks, as relevancy export takes them.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
 ) -> None:
     """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?
 
     With --evidence: are maps that are called confirmed right ones, and right ones confirmed? Stopped and started again
-    with the same --out it goes on where it was.
+    with the same --out it goes on where it was. With --objects: the picture, the patches of what is asked about, and as
+    many elsewhere are knocked out of attention, which checks what a report says of two models' use of the picture.
 
     Try: relevancy evaluate demo --evidence --scenes 1000 --seed 902
     """
     names = model or list(PAIR)
+    if objects and (evidence or methods is not None):
+        raise RelevancyError("--objects goes with --model, --scenes, --seed and --out alone.")
+    if objects:
+        objects_of_pair(names, scenes, seed, out_folder, as_json=as_json)
+        return
     if evidence:
         evidence_of_pair(names, scenes, seed, methods, out_folder, as_json=as_json)
         return
     if methods is not None or out_folder is not None:
-        raise RelevancyError("--methods and --out belong to --evidence.")
+        raise RelevancyError("--methods belongs to --evidence, --out to --evidence and --objects.")
     from relevancy.demo.evaluation import accuracy, map_truth, table
 
     loaded = [load_model(name) for name in names]

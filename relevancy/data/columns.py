@@ -161,8 +161,8 @@ class Itemizer:
             notes.append("this id stands in more than one row")
         shown = values.get(of.picture or "")
         alone = of.text_rows and (_missing(shown) or shown == [])
-        picture, wrong_picture = (None, None) if alone else _source(shown, self.base)
-        question, answer, wrong_question = _question(of, values)
+        pictures, wrong_picture = ([], None) if alone else _sources(shown, self.base)
+        question, messages, answer, wrong_question = _question(of, values, len(pictures))
         expected, wrong_answer = _expected(values.get(of.expected) if of.expected else answer)
         boxes, wrong_boxes = _boxes(values.get(of.boxes or ""), of.layout)
         notes += [wrong for wrong in (wrong_answer, wrong_boxes) if wrong]
@@ -172,8 +172,10 @@ class Itemizer:
         return Item(
             row=row,
             id=own,
-            picture=picture,
+            picture=pictures[0] if pictures else None,
             question=question,
+            others=tuple(pictures[1:]),
+            messages=messages,
             expected=expected,
             boxes=boxes,
             mask=mask.name if mask else None,
@@ -286,46 +288,78 @@ def _json(value: Any) -> str:
     return clean(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _question(columns: Columns, values: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """What is asked, what a dialogue answers to it, and what is wrong."""
+def _question(
+    columns: Columns, values: Mapping[str, Any], pictures: int
+) -> tuple[str | None, str | None, str | None, str | None]:
+    """What is asked, the messages of a conversation, what a dialogue answers, and what is wrong."""
     if columns.every is not None:
-        return columns.every, None, None
+        return columns.every, None, None, None
     asked = values.get(columns.question or "")
     if _missing(asked) or not str(asked).strip():
-        return None, None, "the question is empty"
+        return None, None, None, "the question is empty"
     if columns.question in DIALOGUES or (isinstance(asked, list) and asked and isinstance(asked[0], Mapping)):
-        return _of_dialogue(asked)
+        return _of_dialogue(asked, pictures)
     if not isinstance(asked, str):
-        return clean(str(asked)), None, f"the question is no text but {type(asked).__name__}"
+        return clean(str(asked)), None, None, f"the question is no text but {type(asked).__name__}"
     own = clean(asked)
-    return own, None, None if own == asked else "the question is not valid text: give it in UTF-8"
+    return own, None, None, None if own == asked else "the question is not valid text: give it in UTF-8"
 
 
-def _of_dialogue(given: Any) -> tuple[str | None, str | None, str | None]:
-    """The question and the first answer of a dialogue that asks one question about one picture."""
+def _of_dialogue(given: Any, pictures: int) -> tuple[str | None, str | None, str | None, str | None]:
+    """What a dialogue asks last, with the messages before it where there are any, and what it answers to that.
+
+    Pictures stand where its marks say, or before the first question where it has none.
+    """
     spelled = listed(given) if isinstance(given, str) else given
     first = spelled[0] if isinstance(spelled, list) and spelled else None
     try:
         turns = turns_of({DIALOGUES["from" not in (first if isinstance(first, Mapping) else ())]: spelled})
     except ShapeError as error:
-        return None, None, f"the dialogue cannot be read: {error}"
-    asked = [text for who, text in turns if who == "user"]
-    told = [text for who, text in turns if who == "model"]
-    others = [who for who, _ in turns if who not in ("user", "model")]
-    marks = sum(text.count(IMAGE) for text in asked)
-    question = asked[0].replace(IMAGE, " ").strip() if asked else ""
+        return None, None, None, f"the dialogue cannot be read: {error}"
+    answer = turns.pop()[1] if turns[-1][0] == "model" else None
+    unknown = next((who for who, _ in turns if who not in _SPEAKERS), None)
+    marks = sum(text.count(IMAGE) for _, text in turns)
+    plain = len(turns) == 1 and max(marks, pictures) < 2
+    parts = turns[-1][1].split(IMAGE) if turns else []
+    question = " ".join(parts).strip() if plain else "\n".join(part.strip() for part in parts if part.strip())
     fault = None
-    if others:
-        fault = f"the dialogue has a turn of {others[0][:_LONGEST_SHOWN]!r}: an export asks a question and nothing else"
-    elif len(asked) > 1:
-        fault = f"the dialogue has {len(asked)} questions: an export takes one a row; give a row for each"
-    elif marks > 1:
-        fault = f"the question speaks of {marks} pictures: an export takes one a row"
-    elif turns[0][0] != "user":
+    if unknown is not None:
+        fault = f"the dialogue has a turn of {unknown[:_LONGEST_SHOWN]!r}: there are user, assistant and system"
+    elif not turns or next((who for who, _ in turns if who != "system"), None) != "user":
         fault = "the dialogue begins with an answer"
+    elif turns[-1][0] != "user":
+        fault = "the dialogue does not end with a question"
     elif not question:
         fault = "the question is empty"
-    return question or None, told[0] if told else None, fault
+    elif not plain and marks not in (0, pictures):
+        fault = f"the dialogue has places for {marks} pictures, and the row has {pictures}"
+    messages = None if plain or fault else _json(_messages(turns, 0 if marks else pictures))
+    return question or None, messages, answer, fault
+
+
+def _messages(turns: Sequence[tuple[str, str]], before: int) -> list[dict[str, Any]]:
+    """Turns as chat messages, a picture at each mark; or so many before what the user says first."""
+    found = []
+    for who, text in turns:
+        parts: list[dict[str, str]] = []
+        if who == "user" and before:
+            parts, before = [{"type": "image"}] * before, 0
+        for number, said in enumerate(text.split(IMAGE)):
+            parts += [{"type": "image"}] * bool(number)
+            parts += [{"type": "text", "text": said.strip()}] if said.strip() else []
+        found.append({"role": _SPEAKERS[who], "content": parts})
+    return found
+
+
+_SPEAKERS: Mapping[str, str] = {"user": "user", "model": "assistant", "system": "system"}
+
+
+def _sources(value: Any, base: Path) -> tuple[list[PictureSource], str | None]:
+    """Where the pictures of a value lie, one or a list of several, or what is wrong with the first that is wrong."""
+    several = _several(value)
+    found = [_source(one, base) for one in ([value] if several is None else several or [None])]
+    wrong = next((wrong for _, wrong in found if wrong), None)
+    return [source for source, _ in found if source is not None], wrong
 
 
 def _source(value: Any, base: Path) -> tuple[PictureSource | None, str | None]:
@@ -335,11 +369,6 @@ def _source(value: Any, base: Path) -> tuple[PictureSource | None, str | None]:
         return _source(content if content is not None else path, base)
     if isinstance(value, bytes | bytearray | memoryview):
         return (PictureSource(content=bytes(value)), None) if len(value) else (None, "the picture has 0 bytes")
-    pictures = _several(value)
-    if pictures is not None:
-        if len(pictures) > 1:
-            return None, f"the row has {len(pictures)} pictures: an export takes one a row; give a row for each"
-        return _source(pictures[0] if pictures else None, base)
     if _missing(value):
         return None, "there is no picture"
     if not isinstance(value, str):

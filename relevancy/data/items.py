@@ -81,6 +81,8 @@ def _members(tar: str) -> Mapping[str, tuple[int, int]]:
 class Item:
     """One input row: what is asked about which picture, and what travels with it.
 
+    others: the question's further pictures. messages: of a conversation, chat messages in transformers' format as JSON,
+    with places for its pictures; `question` is then what is asked last.
     fault: why it cannot be explained; the other fields are then what is known of it.
     boxes: (x0, y0, x1, y1) in the picture's pixels, or all of them as shares of its sides. extras: the further columns.
     """
@@ -89,6 +91,8 @@ class Item:
     id: str
     picture: PictureSource | None = None
     question: str | None = None
+    others: tuple[PictureSource, ...] = field(default=(), kw_only=True)
+    messages: str | None = field(default=None, kw_only=True)
     expected: str | None = None
     boxes: tuple[tuple[float, float, float, float], ...] | None = None
     mask: str | None = None
@@ -98,7 +102,12 @@ class Item:
     fault: str | None = None
 
     @property
+    def pictures(self) -> tuple[PictureSource, ...]:
+        """All of its pictures in their order."""
+        return (self.picture, *self.others) if self.picture else ()
+
+    @property
     def size(self) -> int:
         """About how many bytes it holds."""
-        content = self.picture.content if self.picture else None
-        return 500 + len(content or b"") + len(self.question or "") + len(self.mask_png or b"")
+        content = sum(len(picture.content or b"") for picture in self.pictures)
+        return 500 + content + len(self.messages or self.question or "") + len(self.mask_png or b"")

@@ -125,22 +125,21 @@ def counterfactual(
     grid = model.layout(*picture.size).grid
     changed = [hidden(picture.image, grid, region, replacement) for region in listed]
     with Session(model) as session:
-        said: str | Sequence[int]
+        prompt = session.prefill(session.prepare([Example((picture,), question)], features=True))
+        said: Sequence[int]
         if answer is None:
-            prompt = session.prefill(session.prepare([Example((picture,), question)]))
-            (said,) = session.generate(prompt, max_new_tokens)
+            (said,) = session.generate(prompt.branch(), max_new_tokens)
             words = shown(model.tokenizer, *said).strip()
         else:
             generation.encoded(model, answer)
-            said = words = answer.strip()
-        versions = [picture, *(Picture(edited) for edited in changed)]
-        prompt = session.prefill(
-            session.prepare([Example((version,), question) for version in versions], features=True)
-        )
-        (before,), *after = session.score(prompt, [said])
+            words = answer.strip()
+            said = generation.likeliest(model, prompt, generation.spellings(model, words))
+        ((before,),) = session.score(prompt, [said])
+        edits = [Example((Picture(edited),), question) for edited in changed]
+        prompt = session.prefill(session.prepare(edits, features=True))
+        after = session.score(prompt, [said])
         new: list[str | None] = [None] * len(listed)
         if answers:
-            prompt = session.prefill(session.prepare([Example((version,), question) for version in versions[1:]]))
             new = [shown(model.tokenizer, *tokens).strip() for tokens in session.generate(prompt, max_new_tokens)]
     found = []
     for region, edited, (likelihood,), now in zip(listed, changed, after, new, strict=True):

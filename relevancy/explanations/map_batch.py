@@ -184,7 +184,7 @@ class MapBatch:
 
     def _shares(self, prepared: Prepared) -> bool:
         """Whether pictures are read once for all of their questions."""
-        if min(map(len, prepared.layouts)) != 1:
+        if set(map(len, prepared.layouts)) != {1}:
             return False
         pictures, count = len(set(map(_picture_ids, self.examples))), len(self.examples)
         kept = count == 1 and self.session.prefixes.budget > 0
@@ -313,6 +313,8 @@ class MapBatch:
         row, maps = reading.row.numpy(), reading.image_maps
         ids = prepared.own_ids(place)[: len(row)].cpu()
         is_image = self.model.shown_at(ids).numpy()
+        different = list(dict.fromkeys(ids.tolist()))  # a picture's are all the same
+        names = dict(zip(different, tokenizer.convert_ids_to_tokens(different), strict=True))
         notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
         placed = np.concatenate([np.ones(0, bool), *(layout.placed for layout in layouts)])
         if not placed.all():
@@ -345,7 +347,7 @@ class MapBatch:
             answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
             pictures=_picture_maps(example, layouts, maps, picture_shares(sizes, is_image, layouts)),
-            tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
+            tokens=tuple(names[token] for token in ids.tolist()),
             is_image=is_image,
             relevance=row,
             shares=mass,

@@ -18,7 +18,7 @@ class Chunk:
 
     def pictures(self) -> dict[str, PictureSource]:
         """The different pictures, by their keys."""
-        return {item.picture.key: item.picture for item in self.items if item.picture is not None}
+        return {picture.key: picture for item in self.items for picture in item.pictures}
 
 
 def windows(items: Iterable[Item]) -> Iterator[list[Item]]:

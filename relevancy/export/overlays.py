@@ -62,7 +62,19 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-DRAWN = ("row", "model", "width", "height", "rows", "cols", "x_edges", "y_edges", "image_map", "share_image")
+DRAWN = (
+    "row",
+    "model",
+    "width",
+    "height",
+    "rows",
+    "cols",
+    "x_edges",
+    "y_edges",
+    "image_map",
+    "share_image",
+    "pictures",
+)
 """What an overlay needs of a result."""
 
 
@@ -74,9 +86,13 @@ class Drawing:
         self._thread = ThreadPoolExecutor(1)
         self._begun: list[Future[None]] = []
 
-    def begin(self, record: dict[str, Any], source: PictureSource) -> None:
-        """One overlay; named by row and model, never by anything that the input says."""
-        self._begun.append(self._thread.submit(self._draw, record, source))
+    def begin(self, record: dict[str, Any], sources: Sequence[PictureSource]) -> None:
+        """An overlay of each picture; named by row and model, never by anything that the input says."""
+        named = f"{record['row']:08d}-{self._names[record['model']]}"
+        several = record["pictures"] or [record | {"share": record["share_image"]}]
+        for number, (one, source) in enumerate(zip(several, sources, strict=True), 1):
+            name = named if number == 1 else f"{named}-{number}"
+            self._begun.append(self._thread.submit(self._draw, record["row"], one, source, name))
 
     def finish(self) -> None:
         """Raises what drawing raised; a picture that is gone by now is noted in the log."""
@@ -88,20 +104,20 @@ class Drawing:
         """End the thread; what has not begun is left."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _draw(self, record: dict[str, Any], source: PictureSource) -> None:
+    def _draw(self, row: int, record: dict[str, Any], source: PictureSource, name: str) -> None:
         try:
             image = open_picture(source.encoded, max_pixels=self._max_pixels).image
         except RelevancyError as error:
-            self._folder.log(f"row {record['row']}: no overlay: {error}")
+            self._folder.log(f"row {row}: no overlay: {error}")
             return
         grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
         if image.size != (grid.width, grid.height):
-            self._folder.log(f"row {record['row']}: no overlay: the picture has changed")
+            self._folder.log(f"row {row}: no overlay: the picture has changed")
             return
         image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
-        heatmap, why = overlay.shown(grid.heatmap(image_map), record["share_image"])
+        heatmap, why = overlay.shown(grid.heatmap(image_map), record["share"])
         drawn = overlay.labelled(overlay.overlay(image, heatmap), why)
         drawn.thumbnail((_WEBP_SIDE, _WEBP_SIDE))
         sink = io.BytesIO()
         drawn.save(sink, "WEBP", quality=_QUALITY)
-        self._folder.write(f"{OVERLAYS}/{record['row']:08d}-{self._names[record['model']]}.webp", sink.getvalue())
+        self._folder.write(f"{OVERLAYS}/{name}.webp", sink.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from relevancy.export.overlays import Wanted
 from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.export.schema import EVIDENCE
 from relevancy.images import Picture
+from relevancy.models.conversation import Conversation, read_messages
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example, ProcessedPicture
 from relevancy.models.session import Session
@@ -65,13 +67,14 @@ class RecordMaker:
 
     def records(self, items: Sequence[Item], opened: Mapping[str, OpenedPicture]) -> list[dict[str, Any]]:
         """One record for each item and model, results and faults; towers run once for a picture."""
-        faults = {key: one.fault for key, one in opened.items() if one.fault is not None}
-        asked = [item for item in items if _key(item) not in faults]
+        faults: dict[int, str] = {}
+        for item in items:
+            wrong = (opened[picture.key].fault for picture in item.pictures)
+            if (fault := next(filter(None, wrong), None)) is not None:
+                faults[item.row] = fault
+        asked = [item for item in items if item.row not in faults]
         records = [
-            faulty(item, model.name, faults[_key(item)])
-            for model in self.models
-            for item in items
-            if _key(item) in faults
+            faulty(item, model.name, faults[item.row]) for model in self.models for item in items if item.row in faults
         ]
         mapped = [item for item in asked if self.way.maps.has(item.row)]
         answered = [item for item in asked if not self.way.maps.has(item.row)]
@@ -84,9 +87,10 @@ class RecordMaker:
                 (mapped, self._explained, resumes(model, self.way.wish)),
                 (answered, self._answered, False),
             ):
-                for own in ([one for one in rows if one.picture], [one for one in rows if not one.picture]):
+                for count in (1, 0, 2):  # pictures; several are read in another way than one
+                    own = [one for one in rows if min(len(one.pictures), 2) == count]
                     sizes = [_image_tokens(model, one, opened) for one in own]
-                    for places in self.way.batches(own, sizes, by_picture=by_picture):
+                    for places in self.way.batches(own, sizes, by_picture=by_picture and count == 1):
                         records += self._tried(read, model, [own[place] for place in places], pictures, opened)
         return records
 
@@ -102,10 +106,10 @@ class RecordMaker:
     def _examples(self, items: Sequence[Item], pictures: Mapping[str, ProcessedPicture | None]) -> list[Example]:
         """The rows as they are asked; a picture that the model takes as it is, is opened once for all of them."""
         ready: dict[str, Picture | ProcessedPicture] = {}
-        for item in items:
-            if item.picture is not None and item.picture.key not in ready:
-                ready[item.picture.key] = pictures[item.picture.key] or self.processors.picture(item.picture)
-        return [Example((ready[_key(item)],) if item.picture else (), item.question or "") for item in items]
+        for picture in (picture for item in items for picture in item.pictures):
+            if picture.key not in ready:
+                ready[picture.key] = pictures[picture.key] or self.processors.picture(picture)
+        return [Example(tuple(ready[one.key] for one in item.pictures), _said(item)) for item in items]
 
     def _tried(
         self,
@@ -133,7 +137,7 @@ class RecordMaker:
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            record | {"picture_hash": opened[_key(item)].digest if item.picture else None, "seconds": seconds}
+            _hashed(record, [opened[picture.key].digest for picture in item.pictures]) | {"seconds": seconds}
             for item, record in zip(items, found, strict=True)
         ]
 
@@ -167,6 +171,7 @@ def _given(item: Item, model: str) -> dict[str, Any]:
         "model": model,
         "picture": item.picture.name if item.picture else None,
         "question": item.question,
+        "messages": item.messages,
         "expected": item.expected,
         "boxes": None if item.boxes is None else [list(box) for box in item.boxes],
         "mask": item.mask,
@@ -229,6 +234,7 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
         "cols": result.image_map.shape[1],
         "image_map": result.image_map.ravel(),
         **_placed(result),
+        "pictures": _pictures(item, result) if item.others else None,
         "tokens": list(result.tokens),
         "is_image": result.is_image,
         "relevance": result.relevance,
@@ -250,6 +256,33 @@ def _placed(result: Explanation) -> dict[str, Any]:
     return {"width": grid.width, "height": grid.height, "x_edges": grid.x_edges, "y_edges": grid.y_edges}
 
 
+def _pictures(item: Item, result: Explanation) -> list[dict[str, Any]]:
+    """Of several pictures, each with its map and what knocking it out does."""
+    found = result.evidence
+    nothing = (None,) * len(result.pictures)
+    each = (found.without, found.without_tv) if found is not None and found.without else (nothing, nothing)
+    return [
+        {
+            "picture": source.name, "share": one.share, "without": without, "without_tv": tv,
+            "width": one.grid.width, "height": one.grid.height, "rows": one.grid.rows, "cols": one.grid.cols,
+            "x_edges": one.grid.x_edges, "y_edges": one.grid.y_edges, "image_map": one.image_map.ravel(),
+        }
+        for source, one, without, tv in zip(item.pictures, result.pictures, *each, strict=True)
+    ]  # fmt: skip
+
+
+def _hashed(record: dict[str, Any], digests: Sequence[str | None]) -> dict[str, Any]:
+    """With the digests of the encoded pictures."""
+    each = record.get("pictures") and [
+        one | {"picture_hash": digest} for one, digest in zip(record["pictures"], digests, strict=True)
+    ]
+    return record | {"picture_hash": digests[0] if digests else None, "pictures": each}
+
+
+def _said(item: Item) -> str | Conversation:
+    return item.question or "" if item.messages is None else read_messages(json.loads(item.messages))[0]
+
+
 def _evidence(result: Explanation) -> dict[str, Any]:
     found = result.evidence
     if found is None:
@@ -262,7 +295,8 @@ def _evidence(result: Explanation) -> dict[str, Any]:
 def _image_tokens(model: Model, item: Item, opened: Mapping[str, OpenedPicture]) -> int:
     """How many a row has; 0 where all have as many, or where it is refused later."""
     try:
-        return 0 if model.patchwise or not item.picture else model.layout(*opened[_key(item)].size).count
+        sizes = [opened[picture.key].size for picture in item.pictures]
+        return 0 if model.patchwise else sum(layout.count for layout in model.layouts(sizes))
     except RelevancyError:
         return 0
 

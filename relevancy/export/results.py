@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Export", "open_export"]
 
+import json
 import os
 from bisect import bisect_left
 from collections import OrderedDict
@@ -29,6 +30,7 @@ from relevancy.export.folder import manifest_of, parts_of
 from relevancy.export.schema import EVIDENCE, checksum
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
+from relevancy.models.conversation import read_messages
 
 _PARTS_HELD = 4
 _ODD = ("this id ", "the true answer ", "the boxes ", "the mask was ")
@@ -148,6 +150,7 @@ class Export:
                 log_probability=record.get("log_probability"),
             ),
             pictures=pictures,
+            conversation=read_messages(json.loads(record["messages"]))[0] if record.get("messages") else (),
             tokens=tuple(record["tokens"]),
             is_image=np.array(record["is_image"], dtype=bool),
             relevance=np.array(record["relevance"], dtype=np.float32),
@@ -161,27 +164,31 @@ class Export:
         )
 
     def _pictures(self, record: dict[str, Any]) -> tuple[tuple[PictureMap, ...], tuple[str, ...]]:
-        """The row's picture with its map, and what is to be said of it."""
-        grid = Grid(record["width"], record["height"], np.array(record["x_edges"]), np.array(record["y_edges"]))
-        source = self._source(record)
-        encoded = source.encoded
-        image = open_picture(encoded, max_pixels=self.manifest["configuration"]["max_pixels"]).image
-        if image.size != (grid.width, grid.height):
-            raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
-        image_map = np.array(record["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
-        changed = picture_hash(encoded) != record["picture_hash"]
+        """The row's pictures with their maps, and what is to be said of them."""
+        several = record.get("pictures") or [record | {"share": record["share_image"]}]
+        found, changed = [], False
+        for number, one in enumerate(several):
+            grid = Grid(one["width"], one["height"], np.array(one["x_edges"]), np.array(one["y_edges"]))
+            source = self._source(record["row"], one["picture"], number)
+            encoded = source.encoded
+            image = open_picture(encoded, max_pixels=self.manifest["configuration"]["max_pixels"]).image
+            if image.size != (grid.width, grid.height):
+                raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
+            image_map = np.array(one["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
+            changed = changed or picture_hash(encoded) != one["picture_hash"]
+            found.append(PictureMap(image, grid, image_map, one["share"]))
         notes = ("the picture is not the one that was explained: its file has changed",) if changed else ()
-        return (PictureMap(image, grid, image_map, record["share_image"]),), notes
+        return tuple(found), notes
 
-    def _source(self, record: dict[str, Any]) -> PictureSource:
-        """Where the row's picture lies: by its name, or, of bytes, in the input's own row."""
+    def _source(self, row: int, name: str | None, number: int) -> PictureSource:
+        """Where one of a row's pictures lies: by its name, or, of bytes, in the input's own row."""
         given = self.manifest["configuration"]["input"]
-        if record["picture"] is not None:
-            return PictureSource(record["picture"], str(self._opened()[0].base / record["picture"]))
-        item = self._item(record["row"])
-        if item.picture is None:
-            raise RelevancyError(f"Row {record['row']} of {given['path']} holds no picture any more.")
-        return item.picture
+        if name is not None:
+            return PictureSource(name, str(self._opened()[0].base / name))
+        pictures = self._item(row).pictures
+        if number >= len(pictures):
+            raise RelevancyError(f"Row {row} of {given['path']} holds no such picture any more.")
+        return pictures[number]
 
     def _item(self, row: int) -> Item:
         """A row of the input; rows that are asked for in their order are read once."""
@@ -220,4 +227,6 @@ def _evidence(record: dict[str, Any]) -> Evidence | None:
     """What a row says of it; exports made without it, or before there was any, say nothing."""
     if record.get("verdict") is None:
         return None
-    return Evidence.from_json({name: record[f"{EVIDENCE}{name}"] for name in (*NUMBERS, "shared")})
+    each = record.get("pictures") or ()
+    apart = {name: [one[name] for one in each] for name in ("without", "without_tv")}
+    return Evidence.from_json({name: record[f"{EVIDENCE}{name}"] for name in (*NUMBERS, "shared")} | apart)

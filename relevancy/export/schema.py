@@ -17,6 +17,20 @@ EXTRA = "in_"
 EVIDENCE = "evidence_"
 """What stands before the name of a field of `Evidence`."""
 
+_PICTURE = {
+    "picture": pa.string(),
+    "picture_hash": pa.string(),
+    "share": pa.float64(),
+    "without": pa.float64(),
+    "without_tv": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "rows": pa.int32(),
+    "cols": pa.int32(),
+    "x_edges": pa.list_(pa.float64()),
+    "y_edges": pa.list_(pa.float64()),
+    "image_map": pa.list_(pa.float32()),
+}
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _RESULT = {
     "answer": pa.string(),
@@ -72,10 +86,14 @@ def schema(extras: Mapping[str, pa.DataType], map_dtype: str = "float32") -> pa.
         "contrast_logit": pa.float64(),
         "length": pa.int32(),
         "log_probability": pa.float64(),
+        "messages": pa.string(),
+        "pictures": pa.list_(pa.struct(list(_PICTURE.items()))),
         **{EXTRA + name: kind for name, kind in extras.items()},
     }
     if map_dtype == "float16":
         fields["image_map"] = pa.list_(pa.float16())
+        each = _PICTURE | {"image_map": pa.list_(pa.float16())}
+        fields["pictures"] = pa.list_(pa.struct(list(each.items())))
     return pa.schema(list(fields.items()))
 
 
@@ -87,6 +105,11 @@ def table_of(records: list[dict[str, Any]], columns: pa.Schema) -> pa.Table:
         values = [record.get(column.name) for record in records]
         if half and column.name == "image_map":
             values = [None if value is None else value.astype(np.float16) for value in values]
+        if half and column.name == "pictures":
+            values = [
+                value and [one | {"image_map": one["image_map"].astype(np.float16)} for one in value]
+                for value in values
+            ]
         arrays.append(pa.array(values, type=column.type))
     return pa.Table.from_arrays(arrays, schema=columns)
 

@@ -44,11 +44,11 @@ class Writer:
         self._since = time.monotonic()
 
     def _draw(self, table: pa.Table, chunk: Chunk) -> None:
-        sources = {item.row: item.picture for item in chunk.items if self._wanted.has(item.row)}
+        sources = {item.row: item.pictures for item in chunk.items if self._wanted.has(item.row)}
         if not sources:
             return
         records: list[dict[str, Any]] = table.select(list(DRAWN)).to_pylist()
         for record in records:
-            source = sources.get(record["row"])
-            if source is not None and record["image_map"] is not None:
-                self._drawing.begin(record, source)
+            shown = sources.get(record["row"])
+            if shown and record["image_map"] is not None:
+                self._drawing.begin(record, shown)

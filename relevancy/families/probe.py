@@ -107,7 +107,7 @@ class _Eyes:
 
     def embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
         """The image tokens as the decoder reads them, (count, width), from a tower whose blocks pass all on."""
-        read: list[Tensor] = []
+        read: list[Tensor | None] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             read.append(kwargs["inputs_embeds"] if "inputs_embeds" in kwargs else args[0])
@@ -133,6 +133,10 @@ class _Eyes:
             handle.remove()
         if not read:
             raise RelevancyError(f"the decoder of {self._name} is not called on its way from a picture to an answer")
+        if read[0] is None:
+            raise RelevancyError(
+                f"the decoder of {self._name} looks at pictures itself, so where its image tokens lie is not measurable"
+            )
         return read[0][inputs["input_ids"] == self.image_token_id]
 
     def owners(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -26,9 +26,25 @@ def blocks(model: Model) -> dict[str, list[nn.Module]]:
     whole = model.model
     decoder, tower = whole.get_decoder(), whole.get_encoder(modality="image")
     layers = {f"decoder {number}": [layer] for number, layer in reversed(list(enumerate(decoder.layers)))}
-    connector = connector_of(model)
     stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList)]
-    return layers | ({"connector": [connector]} if connector else {}) | ({"tower": stacks[:1]} if stacks else {})
+    parts: dict[str, list[nn.Module]] = {
+        "connector": _between(model, tower, decoder, stacks),
+        "tower": list(stacks[:1]),
+    }
+    return layers | {name: found for name, found in parts.items() if found}
+
+
+def _between(model: Model, tower: nn.Module, decoder: nn.Module, stacks: Sequence[nn.Module]) -> list[nn.Module]:
+    """What lies between the tower's layers and the decoder, in a place of its own, beside the two, or in the tower."""
+    if (connector := connector_of(model)) is not None:
+        return [connector]
+    whole = model.model.base_model
+    ends = {tower, decoder, model.model.get_input_embeddings()}
+    beside = [child for child in whole.children() if not ends.intersection(child.modules())]
+    own = list(tower.children())
+    layered = [place for place, child in enumerate(own) if stacks and stacks[0] in set(child.modules())]
+    merging = own[layered[0] + 1 :] if layered else []
+    return [part for part in (*beside, *merging) if any(True for _ in part.parameters())]
 
 
 def stages(model: Model, way: Way = "cascading", names: Sequence[str] | None = None) -> dict[str, list[nn.Module]]:

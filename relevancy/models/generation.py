@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Likelihood"]
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -197,9 +197,22 @@ def likelihoods(
     room = model.room - prompt.tokens
     every = list(dict.fromkeys(ids for choices in spelled for ids in choices if len(ids) <= room))
     rows = _log_probabilities(model, prompt, every)
-    fitting = [[ids for ids in choices if ids in rows[0]] for choices in spelled]
-    chosen = [max(choices, key=lambda ids: sum(rows[0][ids]), default=None) for choices in fitting]
+    chosen = [_likeliest(choices, rows[0]) for choices in spelled]
     return tuple(tuple(None if ids is None else _likelihood(ids, row[ids]) for ids in chosen) for row in rows)
+
+
+def likeliest(model: Model, prompt: Prefill, spelled: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The likeliest of an answer's `spellings` after the first prompt, as `likelihoods` reads it.
+
+    The first where none fits the model.
+    """
+    fitting = [ids for ids in spelled if len(ids) <= model.room - prompt.tokens]
+    return _likeliest(spelled, _log_probabilities(model, prompt, fitting)[0]) or spelled[0]
+
+
+def _likeliest(spelled: Sequence[tuple[int, ...]], known: Mapping[tuple[int, ...], list[float]]) -> Any:
+    """Of those whose log-probabilities are known; None where none is."""
+    return max((ids for ids in spelled if ids in known), key=lambda ids: sum(known[ids]), default=None)
 
 
 def _log_probabilities(

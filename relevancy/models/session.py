@@ -69,7 +69,8 @@ class Session:
         empty or too long, and for a picture whose image tokens have no place that is known.
         """
         model = self.model
-        layouts = tuple(model.layouts([one.size for one in example.pictures]) for example in examples)
+        sizes = [tuple(one.size for one in example.pictures) for example in examples]
+        known = {own: model.layouts(own) for own in dict.fromkeys(sizes)}
         images = [example.images for example in examples]
         if features and model.takes_features and model.patchwise:  # of which no family takes videos
             seen = self.seen([image for own in images for image in own if not isinstance(image, Video)])
@@ -77,7 +78,7 @@ class Session:
         return Prepared(
             model.prepare(images, [example.question for example in examples], said),
             model.image_token_id,
-            layouts,
+            tuple(known[own] for own in sizes),
             tuple(model.notes + _notes(one) + model.question_notes(one.question) for one in examples),
             model.video_token_id,
         )

@@ -35,6 +35,7 @@ _OPTION = re.compile(r"(?:^|\s)(?:\([A-Za-z1-9]\)|[A-D][.):])\s")
 OPTIONS = " … with options"  # how the name of a form with options ends
 _REASONS = 20  # of errors that are kept
 _KEY = ("row", "id", "question", "picture", "picture_hash", "cols")
+_SEVERAL = "pictures"
 _PLACE = ("width", "height", "rows", "cols", "x_edges", "y_edges", "image_map")
 
 
@@ -87,8 +88,10 @@ def measure(
     """Every result's numbers, series in the order in which the manifests name the models.
 
     by: names of columns to group by, an input's own with or without their prefix. Raises RelevancyError when a column
-    is not there or an export has no result.
+    is not there, an export has no result, or has one of several pictures.
     """
+    for source in sources:
+        _require_one_picture(source)
     columns = [[column_named(name, source) for name in by] for source in sources]
     collector = _Collector(sources)
     for number, source in enumerate(sources):
@@ -106,6 +109,18 @@ def measure(
                 + "; mend what they say and export again."
             )
     return collector.measured()
+
+
+def _require_one_picture(source: ExportSource) -> None:
+    if _SEVERAL not in source.columns:  # an export of an earlier version
+        return
+    batches = source.batches([f"{_SEVERAL}.list.element.cols"])
+    found = sum(len(batch) - batch.column(0).null_count for _, _, batch in batches)
+    if found:
+        raise RelevancyError(
+            f"{source.folder}: {found} results are of several pictures, which a report does not read: export those "
+            "rows apart"
+        )
 
 
 def form_of(question: str) -> str:

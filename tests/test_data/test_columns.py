@@ -54,8 +54,8 @@ def test_a_missing_column_is_refused_with_those_there_are(names, asked, why):
         ({"question": 7}, "no text but int"), ({"question": "\ud800"}, "not valid text"),
         ({"id": math.nan}, "id in column 'id'"), ({"id": None}, "id in column 'id'"), ({"id": ""}, "id in column"),
         ({"image": None}, "no picture"), ({"image": ""}, "no picture"), ({"image": 3}, "no path and no bytes"),
-        ({"image": [3]}, "no path"), ({"image": []}, "no picture"), ({"image": ["a.png", "b.png"]}, "has 2 pictures"),
-        ({"image": '["a.png", "b.png"]'}, "has 2 pictures"), ({"image": "data:image/png,a"}, "starts with data:image"),
+        ({"image": [3]}, "no path"), ({"image": []}, "no picture"), ({"image": ["a.png", 3]}, "no path"),
+        ({"image": '["a.png", ""]'}, "no picture"), ({"image": "data:image/png,a"}, "starts with data:image"),
         ({"image": "https://a/b.png"}, "web address"),
         ({"image": "a\0b"}, "not a path"), ({"image": "data:image/png;base64,%%%"}, "base64"),
         ({"image": {"bytes": None, "path": None}}, "no picture"),
@@ -100,10 +100,14 @@ ASSISTANT = {"role": "assistant", "content": "Yes."}
         ({"messages": [USER, ASSISTANT]}, "Is it?", "Yes.", None),
         ({"conversations": str([HUMAN, GPT])}, "Is it?", "Yes.", None),
         ({"conversations": [HUMAN, GPT], "answer": "No"}, "Is it?", "No", None),
-        ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "Is it?", "Yes.", "has 2 questions"),
-        ({"messages": [USER | {"content": "<image><image>Same?"}]}, "Same?", None, "speaks of 2 pictures"),
-        ({"messages": [{"role": "system", "content": "Be brief."}, USER]}, "Is it?", None, "turn of 'system'"),
-        ({"conversations": [GPT, HUMAN]}, "Is it?", "Yes.", "begins with an answer"),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "Is it?", "Yes.", "places for 2 pictures, and the row has 1"),
+        ({"conversations": [HUMAN, GPT, {"from": "human", "value": "Sure?"}]}, "Sure?", None, None),
+        ({"messages": [USER | {"content": "<image><image>Same?"}]}, "Same?", None, "places for 2 pictures"),
+        ({"messages": [{"role": "system", "content": "Be brief."}, USER]}, "Is it?", None, None),
+        ({"messages": [USER | {"role": "robot"}, USER]}, "Is it?", None, "a turn of 'robot'"),
+        ({"messages": [USER, {"role": "system", "content": "Hm."}]}, "Hm.", None, "not end with a question"),
+        ({"messages": [ASSISTANT]}, None, "Yes.", "begins with an answer"),
+        ({"conversations": [GPT, HUMAN]}, "Is it?", None, "begins with an answer"),
         ({"conversations": [HUMAN | {"value": "<image>"}]}, None, None, "question is empty"),
         ({"conversations": [{"value": "Is it?"}]}, None, None, "cannot be read"),
         ({"messages": "Is it?"}, None, None, "cannot be read"),
@@ -114,6 +118,24 @@ def test_dialogues_that_training_reads_are_rows(tmp_path, row, asked, answer, fa
     assert (item.question, item.expected, item.picture.name) == (asked, answer, "a.png")
     assert (fault or "") in (item.fault or "")
     assert (item.fault is None) is (fault is None)
+
+
+def test_a_conversation_keeps_its_turns_and_the_places_of_its_pictures(tmp_path):
+    later = {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "image"}]}
+    rows = [{"images": ["a.png", "b.png"], "messages": [USER, ASSISTANT, later]},
+            {"images": ["a.png", "b.png"],
+             "conversations": [HUMAN | {"value": "Same?"}, GPT, HUMAN | {"value": "Sure?"}]},
+            {"images": ["a.png", "b.png"], "question": "Same?"}]  # fmt: skip
+    marked, bare, plain = (read(tmp_path, [row])[0][0] for row in rows)
+    assert [one.name for one in marked.pictures] == ["a.png", "b.png"]
+    assert json.loads(marked.messages) == [
+        {"role": "user", "content": USER["content"]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
+        {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "image"}]},
+    ]
+    assert [part["type"] for part in json.loads(bare.messages)[0]["content"]] == ["image", "image", "text"]
+    assert (marked.question, bare.question, plain.question) == ("And", "Sure?", "Same?")
+    assert (plain.messages, len(plain.pictures)) == (None, 2)
 
 
 @pytest.mark.parametrize("pictures", [["a.png"], "a.png", '["a.png"]', "['a.png']", [{"bytes": None, "path": "a.png"}]])

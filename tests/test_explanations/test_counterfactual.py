@@ -127,7 +127,7 @@ def test_what_fills_the_middle_has_no_part_elsewhere():
     assert elsewhere(Region(box=(0, 0, 40, 30)), GRID) is None
 
 
-def test_one_batch_reads_the_picture_and_all_its_variants(built, picture, monkeypatch):
+def test_the_picture_is_read_once_and_all_its_variants_as_one_batch(built, picture, monkeypatch):
     model = wrap(*built["gemma-clip"])
     sizes = []
     plain = Session.prefill
@@ -139,7 +139,9 @@ def test_one_batch_reads_the_picture_and_all_its_variants(built, picture, monkey
     monkeypatch.setattr(Session, "prefill", prefill)
     regions = [Region(patches=(number,)) for number in range(16)]
     together = counterfactual(model, picture, QUESTION, regions, answer="No")
-    assert sizes == [17]
+    assert sizes == [1, 16]
+    counterfactual(model, picture, QUESTION, regions[:2], max_new_tokens=2)
+    assert sizes[2:] == [1, 2]
     alone = counterfactual(model, picture, QUESTION, regions[3], answer="No")
     assert list(asdict(alone.after).values()) == pytest.approx(
         list(asdict(together[3].after).values()), rel=1e-4, abs=0

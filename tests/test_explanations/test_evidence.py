@@ -125,6 +125,21 @@ def test_tokens_of_one_answer_share_the_pass_without_the_picture(monkeypatch):
     assert shapes == [(4, 3)]  # the picture's absence once, three maps; the last three positions
 
 
+def test_runs_that_differ_much_are_read_apart(monkeypatch):
+    """Neither is a short one filled up, nor are logits kept of positions that most of them are not asked for."""
+    model = wrap(*tiny.gemma_clip())
+    _, prefill = prefilled(model, [(90, 91, 92), (), ()])
+    length = int(prefill.mask[0].sum())
+    first, gone, last = (torch.from_numpy(np.arange(16) < count) for count in (2, 16, 5))
+    variants = [Variant(0, *one) for one in ((length, first), (length, gone), (length - 2, gone), (length - 2, last))]
+    shapes = []
+    real = knockout._read
+    monkeypatch.setattr(knockout, "_read", lambda *asked: shapes.append(real(*asked).shape[:2]) or real(*asked))
+    monkeypatch.setattr(knockout, "_SPREAD", 0)
+    knockout.logits_of(model, prefill, variants)
+    assert shapes == [(1, 1), (1, 3), (1, 1)]
+
+
 def test_a_model_is_given_back_after_a_knockout():
     hf_model, processor = tiny.gemma_clip()
     model = wrap(hf_model, processor)
@@ -322,6 +337,39 @@ def test_squares_elsewhere_do_not_meet_the_peak_and_keep_its_distance_from_the_b
     assert not (areas.elsewhere[0] == areas.elsewhere[1]).all()
     again = Areas.of(values)
     assert all((one == other).all() for one, other in zip(areas.elsewhere, again.elsewhere, strict=True))
+
+
+def unlikeness(corner, other):
+    """How many of 3 x 3 cells of 10 x 10 two squares share, and by how much their distances from the border differ."""
+    cells = [{(row + a, col + b) for a in range(3) for b in range(3)} for row, col in (corner, other)]
+    border = [min(row, col, 7 - row, 7 - col) for row, col in (corner, other)]
+    return len(cells[0] & cells[1]), abs(border[0] - border[1])
+
+
+def test_squares_elsewhere_are_those_most_like_the_peaks_and_drawn_by_lot():
+    corners = [(row, col) for row in range(8) for col in range(8)]
+    seen = set()
+    for corner in corners:
+        others = [other for other in corners if other != corner]
+        ranks = sorted(unlikeness(corner, other) for other in others)
+        values = np.zeros((10, 10))
+        values[corner[0] + 1, corner[1] + 1] = 1
+        found = Areas.of(values).elsewhere
+        drawn = [tuple(np.argwhere(area)[0]) for area in found]
+        assert len(set(drawn)) == knockouts.DRAWS
+        seen |= set(drawn)
+        assert sorted(unlikeness(corner, other) for other in drawn) == ranks[: knockouts.DRAWS]
+    assert len(seen) > 40  # each peak has lots of its own
+    best = [other for other in corners if unlikeness((2, 2), other) == (0, 0)]
+    values = np.zeros((10, 10))
+    values[3, 3] = 1
+    draws = 300
+    often = dict.fromkeys(best, 0)
+    for seed in range(draws):
+        for area in Areas.of(values, seed=seed).elsewhere:
+            often[tuple(np.argwhere(area)[0])] += 1
+    chance = knockouts.DRAWS / len(best)
+    assert max(abs(count / draws - chance) for count in often.values()) < 4.5 * math.sqrt(chance / draws)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7])

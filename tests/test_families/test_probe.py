@@ -1,12 +1,14 @@
 """Places by measurement: without a rule, once for a form of inputs, and never against what a picture shows."""
 
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pictured
 import pytest
 import tiny
+import torch
 from observers import State
+from PIL import Image
 
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
@@ -60,6 +62,30 @@ def test_a_form_of_inputs_is_measured_once_and_a_size_of_pictures_too(without_ru
     assert len(asked) == 1
 
 
+def test_numbers_that_are_mostly_padding_have_no_place():
+    """Padded on grey, then shrunk: at the edge of the padding a number holds a little of the picture, or less than
+    none of it, and what it says of its place is rounding.
+    """
+    width, height, side = 200, 60, 28
+    offset, scale = (width - height) // 2, width / side
+
+    def read(picture: Image.Image) -> dict[str, torch.Tensor]:
+        square = Image.new("RGB", (width, width), (127, 127, 127))
+        square.paste(picture, (0, offset))
+        small = np.array(square.resize((side, side), Image.Resampling.BICUBIC))
+        return {"pixel_values": torch.from_numpy(small).permute(2, 0, 1).float() / 255}
+
+    named = SimpleNamespace(config=SimpleNamespace(model_type="padded"))
+    x, y = probe._places(probe._Eyes(named, 0, read), width, height)["pixel_values"]
+    middles = (np.arange(side) + 0.5) * scale
+    inside = (middles - scale / 2 >= offset) & (middles + scale / 2 <= offset + height)
+    known = ~np.isnan(y)
+    assert known[:, inside].all()
+    assert not known[:, np.abs(middles - width / 2) > height / 2 + scale].any()
+    assert np.abs(y - (middles - offset)[None, :, None])[known].max() <= 2
+    assert np.abs(x - middles[None, None])[known].max() <= 2
+
+
 def test_the_model_is_given_back_as_it_was(without_rule):
     without_rule.layout(40, 40)  # transformers adds hooks of its own the first time
     before = vars(State(without_rule.model))
@@ -93,4 +119,11 @@ def test_places_that_changes_do_not_bear_out_are_refused(without_rule, monkeypat
 def test_a_model_whose_pictures_let_no_gradient_through_is_refused(without_rule):
     without_rule.model.model.visual.register_forward_pre_hook(lambda _, given: tuple(one.detach() for one in given))
     with pytest.raises(RelevancyError, match="qwen2_vl lets no gradient through"):
+        without_rule.layout(80, 60)
+
+
+def test_a_decoder_that_looks_at_pictures_itself_is_refused(without_rule, monkeypatch):
+    """As Phi-4-multimodal's does."""
+    monkeypatch.setattr(type(without_rule.model), "get_decoder", lambda self: self.model)
+    with pytest.raises(RelevancyError, match="the decoder of qwen2_vl looks at pictures itself"):
         without_rule.layout(80, 60)

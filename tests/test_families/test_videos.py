@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import masked
@@ -118,6 +119,16 @@ def test_frames_have_the_mass_of_their_step(model):
             mass = own.sum(dtype=np.float64) / result.relevance.sum(dtype=np.float64) / len(together)
             assert one.share == pytest.approx(mass, rel=1e-4)
     assert start == len(values)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "internvl"])
+def test_what_patches_do_not_divide_of_a_frame_is_seen_by_no_token(family):
+    """Frames of 120 x 60 stretched to 60 x 60: four patches of 14 in each direction, two by two to a token."""
+    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=14), downsample_ratio=0.5)
+    made = {"pixel_values_videos": torch.zeros(1, 2, 3, 60, 60)}
+    for step in VIDEOS[family](config, None, made, 2, 120, 60):
+        assert step.grid.x_edges == pytest.approx([0, 56, 112])
+        assert step.grid.y_edges == pytest.approx([0, 28, 56])
 
 
 def test_pictures_and_videos_keep_their_order(model):

@@ -1,6 +1,7 @@
 """Controls: what must change a map, and what must not; the model is given back as it was."""
 
 import numpy as np
+import pictured
 import pytest
 import tiny
 import torch
@@ -123,3 +124,17 @@ def test_random_maps_are_new_each_time_and_the_same_from_one_seed(model, asked):
 def test_explainers_explain_the_given_answer(model, asked):
     results = explainer_of(target="first", batch=3)(model, asked.images, asked.questions, asked.answers)
     assert [result.answer for result in results] == list(asked.answers)
+
+
+@pytest.mark.parametrize(
+    ("family", "between"),
+    [("qwen2_vl", ("merger",)), ("qwen3_vl", ("merger",)), ("idefics3", ("connector", "post_layernorm"))],
+)
+def test_a_cascade_takes_what_merges_patches_as_the_connector(family, between):
+    """It has no name of its own in these families: it lies in the tower, or beside it."""
+    model = pictured.model_of(family)
+    found = blocks(model)
+    assert list(found)[-2:] == ["connector", "tower"]
+    owned = {id(weight) for part in found["connector"] for weight in part.parameters()}
+    names = {name for name, weight in model.model.named_parameters() if id(weight) in owned}
+    assert names == {name for name, _ in model.model.named_parameters() if any(part in name for part in between)}
