@@ -323,9 +323,7 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
     question = page.question
     question.picture.upload(speaking(handlers.take), question.picture, None, **QUICK)
     changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
-    gr.on(
-        changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text(), trigger_mode="multiple"
-    )
+    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text(), trigger_mode="multiple")
     question.examples.select(
         speaking(handlers.example), None, [question.picture, question.question, question.presets], **QUICK
     )
