@@ -323,7 +323,7 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
     question = page.question
     question.picture.upload(speaking(handlers.take), question.picture, None, **QUICK)
     changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
-    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
+    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text(), trigger_mode="multiple")
     question.examples.select(
         speaking(handlers.example), None, [question.picture, question.question, question.presets], **QUICK
     )
@@ -333,7 +333,7 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
 def _wire_drawing(page: Page, handlers: Handlers) -> None:
     """What needs no model: other colors, and files."""
     answers, drawn = page.answers, page.answers.drawing.all
-    gr.on([control.change for control in drawn], None, drawn, js=_COLOR)
+    gr.on([control.change for control in drawn], None, drawn, js=_COLOR, trigger_mode="multiple")
     for kind, button in answers.downloads.items():
         written = button.click(
             speaking(_download(handlers, kind)), [page.session, *drawn], answers.file, show_progress="full",
