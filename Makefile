@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ENGINES ?= .venv-engines
+TORCHVISION := build/torchvision
 OUT ?= relevancy-demo
 PYTEST_ARGS ?= --numprocesses 2
 APP_ARGS ?=
@@ -16,7 +17,7 @@ PIP_INSTALL := pip install --disable-pip-version-check --constraint constraints.
 INSTALL := $(RUN) $(PIP_INSTALL)
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo app space test test-engines lint format docs pictures notebooks gpu clean
+.PHONY: help demo app space test test-engines test-torchvision lint format docs pictures notebooks gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +26,7 @@ help:
 	@echo "make space     put the app and the package into build/space, ready to be pushed as a Hugging Face Space"
 	@echo "make test      set up, then run the whole test suite"
 	@echo "make test-engines  set up $(ENGINES) with Ray, DeepSpeed, bitsandbytes and Quantus, then run the tests that need them"
+	@echo "make test-torchvision  put torchvision beside the environment, then test the families whose processors need it"
 	@echo "make lint      style, format and types"
 	@echo "make format    mend style and format"
 	@echo "make docs      set up, then build the documentation into build/docs; what is wrong with it is an error"
@@ -54,6 +56,11 @@ test: $(VENV)/.installed-dev
 test-engines: $(ENGINES)/.installed
 	$(ENGINES)/bin/python -m pytest -m "engines and not slow" \
 	  $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark[.]engines' tests)
+
+# Of torchvision only what is Python works beside a CPU build of torch; processors need no more.
+test-torchvision: $(VENV)/.installed-dev $(TORCHVISION)/.installed
+	PYTHONPATH=$(TORCHVISION):tests $(RUN) pytest -p torchvision_operators $(PYTEST_ARGS) tests/test_families \
+	  -k "cohere2_vision or lfm2_vl or llama4 or mistral3 or molmo2 or perception_lm or pixtral or familys_own or is_loaded"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .
@@ -109,6 +116,10 @@ $(VENV)/.installed-dev: $(REQUIREMENTS) $(VENV)/.made
 
 $(VENV)/.installed-docs: $(REQUIREMENTS) $(VENV)/.made
 	$(INSTALL) --editable ".[docs]"
+	@touch "$@"
+
+$(TORCHVISION)/.installed: $(VENV)/.made
+	$(RUN) pip install --disable-pip-version-check --no-deps --upgrade --target $(TORCHVISION) torchvision==0.28.0
 	@touch "$@"
 
 # DeepSpeed's kernels are for accelerators, and built when they are used. Quantus comes without what it asks for: its

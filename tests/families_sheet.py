@@ -1,4 +1,4 @@
-"""Draws docs/images/families.png, one map of each family: `python tests/families_sheet.py`.
+"""Draws docs/images/families.png, one map of each family, and film.png, a video: `python tests/families_sheet.py`.
 
 The models are tiny and random, so the maps mean nothing: what is to be seen is that each lies over the whole picture in
 cells of its family's own kind.
@@ -19,6 +19,7 @@ from relevancy.models.model import wrap
 from relevancy.plotting.overlay import overlay
 
 SHEET = Path(__file__).parents[1] / "docs/images/families.png"
+FILM = SHEET.with_name("film.png")
 FAMILIES = {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS
 COLUMNS, WIDTH, HEIGHT, LINE = 6, 200, 120, 14
 
@@ -29,7 +30,24 @@ def picture() -> Image.Image:
     return Image.fromarray(fields).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
 
 
+def moving(frames: int) -> list[Image.Image]:
+    """A disc that crosses the board."""
+    found = [picture() for _ in range(frames)]
+    for number, frame in enumerate(found):
+        middle = WIDTH * (number + 0.5) / frames
+        ImageDraw.Draw(frame).ellipse((middle - 18, HEIGHT / 2 - 18, middle + 18, HEIGHT / 2 + 18), fill="#b3261e")
+    return found
+
+
+def draw_film() -> None:
+    content = [{"type": "video", "video": moving(5)}, {"type": "text", "text": "what color is the ball ?"}]
+    result = explain(pictured.model_of("qwen2_5_vl"), None, [{"role": "user", "content": content}], evidence=False)
+    result.film().savefig(FILM)
+    Image.open(FILM).convert("RGB").quantize(128).save(FILM, optimize=True)
+
+
 def main() -> None:
+    draw_film()
     drawn: list[tuple[str, Image.Image]] = []
     for name, build in FAMILIES.items():
         try:

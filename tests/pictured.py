@@ -17,6 +17,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from relevancy.models.model import Model, wrap
+from relevancy.models.video_processors import (
+    PillowInternVideos,
+    PillowOneVisionVideos,
+    PillowQwen2Videos,
+    PillowQwen3Videos,
+)
 
 SIDE, PATCH = 56, 14
 WORDS = "is the duck floating what color ball red how many boats are there yes no user model one two ( ) ? . a b"
@@ -37,11 +43,11 @@ def tokenizer(image: str, *special: str, **named: str) -> hf.PreTrainedTokenizer
     )  # fmt: skip
 
 
-def template(image: str) -> str:
-    """One picture, then the question."""
+def template(image: str, video: str = "") -> str:
+    """Pictures, videos and texts in the order of the messages."""
     return (
         "{% for message in messages %}user {% for part in message['content'] %}{% if part['type'] == 'image' %}"
-        f"{image}"
+        f"{image}{{% elif part['type'] == 'video' %}}{video}"
         "{% else %} {{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}model{% endif %}"
     )
@@ -100,7 +106,8 @@ def internvl() -> tiny.Pictured:
         video_token="<video>",
     )  # fmt: skip
     pictures = GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, crop_to_patches=True, max_patches=6)
-    processor = without_video(hf.InternVLProcessor)(pictures, words, None, 4, template("<IMG_CONTEXT>"))
+    processor = without_video(hf.InternVLProcessor)(pictures, words, None, 4, template("<IMG_CONTEXT>", "<video>"))
+    processor.video_processor = PillowInternVideos(size={"height": SIDE, "width": SIDE})
     config = hf.InternVLConfig(
         text_config=hf.Qwen2Config(**text(words)),
         vision_config=VISION | {"image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]},
@@ -112,8 +119,10 @@ def internvl() -> tiny.Pictured:
 def qwen(kind: str, **vision: Any) -> tiny.Pictured:
     words = tokenizer("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", video_token="<|video_pad|>")
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 40 * 28 * 28})
-    shown = template("<|vision_start|><|image_pad|><|vision_end|>")
+    shown = template(*(f"<|vision_start|><|{mark}_pad|><|vision_end|>" for mark in ("image", "video")))
     processor = without_video(getattr(hf, f"{kind}Processor"))(pictures, words, None, chat_template=shown)
+    videos = PillowQwen3Videos if kind.startswith("Qwen3") else PillowQwen2Videos
+    processor.video_processor = videos(patch_size=PATCH, size={"shortest_edge": 56 * 56, "longest_edge": 40 * 28 * 28})
     config = getattr(hf, f"{kind}Config")(
         text_config=text(words, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]}),
         vision_config={"depth": 2, "num_heads": 4, "patch_size": PATCH} | vision,
@@ -158,8 +167,9 @@ def llava_onevision() -> tiny.Pictured:
     pinpoints = [[56 * down, 56 * across] for down in range(1, 5) for across in range(1, 5)]
     pictures = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pinpoints)
     processor = without_video(hf.LlavaOnevisionProcessor)(
-        pictures, words, None, 16, "full", template("<image>"), vision_aspect_ratio="anyres_max_4"
+        pictures, words, None, 16, "full", template("<image>", "<video>"), vision_aspect_ratio="anyres_max_4"
     )
+    processor.video_processor = PillowOneVisionVideos(size={"height": SIDE, "width": SIDE})
     config = hf.LlavaOnevisionConfig(
         text_config=hf.Qwen2Config(**text(words)), vision_config=tiny.siglip(vision_use_head=False),
         image_token_index=words.image_token_id, image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_4",

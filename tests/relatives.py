@@ -475,13 +475,77 @@ def aria() -> tiny.Pictured:
     return built("Aria", config, processor)
 
 
+def idefics2() -> tiny.Pictured:
+    """A connector whose own few tokens attend to the whole picture."""
+    from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+
+    words = tokenizer("<image>", "<end_of_utterance>", image_boundary_token="<fake_token_around_image>")
+    pictures = Idefics2ImageProcessorPil(size={"longest_edge": 2 * SIDE, "shortest_edge": SIDE})
+    processor = hf.Idefics2Processor(pictures, words, image_seq_len=4, chat_template=template("<image>"))
+    config = hf.Idefics2Config(
+        text_config=hf.MistralConfig(**text(words)), vision_config=VISION | {"image_size": 2 * SIDE},
+        perceiver_config={
+            "hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 4,
+            "resampler_head_dim": 8, "num_key_value_heads": 2,
+        },
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    return built("Idefics2", config, processor)
+
+
+def q_former(kind: str, pictures: Any, *tokenizers: Any) -> tiny.Pictured:
+    """A connector of queries that attend to the whole picture."""
+    named = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    words = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer("<image>").backend_tokenizer, **named)
+    processor = getattr(hf, f"{kind}Processor")(pictures, words, *tokenizers, num_query_tokens=4)
+    bridge = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "encoder_hidden_size": 32, "vocab_size": len(words)}  # fmt: skip
+    config = getattr(hf, f"{kind}Config")(
+        text_config=hf.OPTConfig(
+            vocab_size=len(words), hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+            word_embed_proj_dim=32, pad_token_id=0, bos_token_id=2, eos_token_id=1,
+        ),
+        vision_config=VISION | {"qkv_bias": True}, qformer_config=bridge, num_query_tokens=4,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    return built(kind, config, processor)
+
+
+def blip2() -> tiny.Pictured:
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    return q_former("Blip2", BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}))
+
+
+def instructblip() -> tiny.Pictured:
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    return q_former("InstructBlip", BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), tokenizer("<image>"))
+
+
+def perception_lm() -> tiny.Pictured:
+    """With SigLIP in the place of the published ones' tower, which comes with timm."""
+    words = tokenizer("<image>", video_token="<video>")
+    pictures = hf.PerceptionLMImageProcessor(tile_size=SIDE, max_num_tiles=6, size={"height": SIDE, "width": SIDE})
+    processor = without_video(hf.PerceptionLMProcessor)(None, pictures, words, PATCH, template("<image>"), 2)
+    config = hf.PerceptionLMConfig(
+        text_config=hf.LlamaConfig(**text(words)), vision_use_cls_token=False, projector_pooling_ratio=2,
+        vision_config=tiny.siglip(vision_use_head=False, model_args={"embed_dim": 48}),
+        image_token_id=words.image_token_id, video_token_id=words.video_token_id,
+    )  # fmt: skip
+    return built("PerceptionLM", config, processor)
+
+
 TOO_SMALL = {"mistral3": (9, 7)}  # pictures of one token, where transformers' own model fails
-RESAMPLING: dict[str, Callable[[], tiny.Pictured]] = {"aria": aria}
+RESAMPLING: dict[str, Callable[[], tiny.Pictured]] = {
+    build.__name__: build for build in (aria, idefics2, blip2, instructblip)
+}
 BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
     build.__name__: build
     for build in (
         pixtral, mistral3, lighton_ocr, aya_vision, ovis2, glm4v, glm46v, glm4v_moe, glm_ocr, janus, deepseek_vl,
         minicpm, paddleocr_vl, video_llama_3, ernie4_5_vl, gemma4, qwen3_5, qwen3_vl_moe, gemma3_pan_and_scan,
         cohere2_vision, lfm2_vl, llama4, qianfan_ocr, exaone4_5, hunyuan_vl, hyperclovax, llava_next_video, molmo2,
+        perception_lm,
     )
 }  # fmt: skip

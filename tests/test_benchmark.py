@@ -49,6 +49,23 @@ def test_prompts_have_the_length_that_was_asked_for(toy):
     assert toy.tokenizer.unk_token_id not in inputs["input_ids"]
 
 
+def test_a_qwen_reads_its_picture_at_its_own_size():
+    """One layer of decoder and tower, narrower than any true one: 43 x 29 tokens, and as many beside as asked for."""
+    shape = SHAPES["qwen2.5-vl-3b"].cut(1)
+    assert shape.tower["depth"] == 1
+    assert shape.tower["fullatt_block_indexes"] == [0]
+    assert SHAPES["qwen2.5-vl-3b"].cut(40).tower["depth"] == 32
+    narrow = {"hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 64}
+    tower = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+    small = replace(shape, text={**shape.text, **narrow}, tower={**shape.tower, **tower}, vocabulary=640)
+    small.text["head_dim"] = 128
+    model = random_model(small, torch.float32, "cpu", 1300)
+    inputs = model.prepare([random_picture(small, 0)], [random_question(model, small, 1300, seed=0)])
+    assert inputs["input_ids"].shape == (1, 1300)
+    assert int((inputs["input_ids"] == model.image_token_id).sum()) == small.patches == 1247
+    assert model.tokenizer.unk_token_id not in inputs["input_ids"]
+
+
 def test_all_variants_are_ways_to_the_same_map(toy):
     inputs = inputs_of(toy)
     row = variants.map_row(toy.model, inputs)[0].detach()
@@ -295,7 +312,7 @@ def test_lengths_are_a_picture_and_a_short_question_by_default():
 def test_settings_that_there_are_not():
     for wrong, message in (
         ({"workload": "speed"}, "no workload 'speed'; choose from map, question, token, evidence, export"),
-        ({"size": "3b"}, "no size '3b'; choose from 2b, 7b, demo"),
+        ({"size": "3b"}, "no size '3b'; choose from 2b, 7b, qwen2.5-vl-3b, demo"),
         ({"variants": ("fast",)}, "no variant 'fast'; choose from forward, map, map-full"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"tokens": (601, 583)}, "must be 584 or more at size 2b, not 583"),
@@ -409,7 +426,9 @@ def test_the_process_that_waits_stays_light():
 def test_the_command_refuses_in_one_line():
     done = command("--tokens", "many")
     assert (done.returncode, done.stderr) == (2, "relevancy: --tokens takes numbers such as 601,2048, not 'many'.\n")
-    assert command("--size", "3b").stderr == "relevancy: There is no size '3b'; choose from 2b, 7b, demo.\n"
+    assert (
+        command("--size", "3b").stderr == "relevancy: There is no size '3b'; choose from 2b, 7b, qwen2.5-vl-3b, demo.\n"
+    )
 
 
 # The way over a GPU, at toy size on the CPU.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import relevancy
@@ -14,11 +15,12 @@ from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
 from relevancy.explanations.counterfactual import Replacement, elsewhere
 from relevancy.geometry import Grid
+from relevancy.methods import registry
 from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
-from relevancy_app.library import Library
+from relevancy_app.library import Library, depth
 from relevancy_app.session import Pick, Session
-from relevancy_app.settings import MOST_TOKENS, Settings
+from relevancy_app.settings import MOST_LAYERS, MOST_TOKENS, Settings
 
 Progress = Callable[[str, float], None]
 """Called as progress(stage, share of the whole); whatever it raises ends the run."""
@@ -88,7 +90,7 @@ def _again(last: Session, model: relevancy.Model, target: str) -> dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Varied:
-    """One model's maps for several questions about one picture, and how far each agrees with the first one's."""
+    """One model's maps of one picture for several questions, methods or layers, and how each agrees with the first."""
 
     results: tuple[Explanation, ...]
     agreement: tuple[Agreement, ...]
@@ -101,6 +103,47 @@ def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence
     progress(f"{model.name} reads {len(questions)} questions", 0.0)
     results = tuple(relevancy.explain(model, last.picture, list(questions), **ask.options(model)))
     return Varied(results, tuple(agreement(results[0], other) for other in results[1:]))
+
+
+def by_method(library: Library, last: Session | None, model: Any, names: Sequence[str], progress: Progress) -> Varied:
+    """One model's shown map, and the same token's by other methods; where a method knows no such scope, by its own."""
+    found, (chosen,) = _of(last, library, model), library.chosen(model)
+    results = [found]
+    for place, name in enumerate(name for name in names if name != found.method):
+        progress(f"{chosen.name}: {name}", place / len(names))
+        method = registry.METHODS[name]
+        scope = found.scope if found.scope in method.scopes else method.scopes[0]
+        layers = found.layers if method.layered else None
+        results.append(_otherwise(chosen, found, method=name, scope=scope, layers=layers))
+    return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
+
+
+def by_layers(library: Library, last: Session | None, model: Any, progress: Progress) -> Varied:
+    """One model's shown map, and the same token's by parts of the decoder alone, from the lowest on."""
+    found, (chosen,) = _of(last, library, model), library.chosen(model)
+    if not registry.METHODS[found.method].layered:
+        raise RelevancyError(f"Method {found.method} does not go by layers: explain with relevancy, for example.")
+    among = range(depth(chosen)) if found.layers is None else found.layers
+    parts = [part.tolist() for part in np.array_split(among, min(MOST_LAYERS, len(among)))]
+    results = [found]
+    for place, part in enumerate(parts):
+        progress(f"{chosen.name}: layers {part[0]} to {part[-1]}", place / len(parts))
+        results.append(_otherwise(chosen, found, method=found.method, scope=found.scope, layers=part))
+    return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
+
+
+def _of(last: Session | None, library: Library, model: Any) -> Explanation:
+    """What is shown of a model. Raises RelevancyError where it is not on the screen."""
+    last = _there(last)
+    (chosen,) = library.chosen(model)
+    if chosen.name not in last.ask.models:
+        raise RelevancyError(f"There is no map of {chosen.name} on the screen: choose it above, and press Explain.")
+    return last.results[last.ask.models.index(chosen.name)]
+
+
+def _otherwise(model: relevancy.Model, found: Explanation, **options: Any) -> Explanation:
+    """The same token of the same question, explained in another way."""
+    return relevancy.explain(model, found.image, found.question, target=found.target.named, **options)
 
 
 @dataclass(frozen=True, eq=False)

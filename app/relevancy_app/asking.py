@@ -113,6 +113,16 @@ def variations(text: Any, settings: Settings) -> list[str]:
     return [_question(question, settings) for question in questions]
 
 
+def several_methods(names: Any) -> list[str]:
+    """Names of methods to set side by side, each once. Raises RelevancyError for none, for too many, and for others."""
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise RelevancyError("Choose at least one method to set beside the shown one.")
+    wanted = [_one_of(name, tuple(methods()), "method") for name in dict.fromkeys(map(str, names))]
+    if len(wanted) > MOST_QUESTIONS:
+        raise RelevancyError(f"At most {MOST_QUESTIONS} methods fit side by side: choose fewer.")
+    return wanted
+
+
 def display(
     opacity: Any = 0.85,
     colormap: Any = COLORMAPS[0],

@@ -191,7 +191,7 @@ async function paint() {
     return; // replaced by the next board
   }
   if (picture !== one(".rv-plain")) return;
-  const shared = display().oneScale, sides = size(picture);
+  const shared = display().oneScale && !("own" in element.firstElementChild.dataset), sides = size(picture);
   const cards = all(".rv-card:not(.rv-place)").map((card) => {
     const map = card.querySelector(".rv-map"), prompt = card.querySelector(".rv-prompt");
     return { card, map, prompt, range: field(map, ...sides).range, words: JSON.parse(prompt.dataset.ends) };

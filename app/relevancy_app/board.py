@@ -32,12 +32,14 @@ def board(
     titles: Sequence[str] = (),
     lines: Sequence[str] = (),
     tokens: Sequence[Mapping[int, Explanation]] = (),
+    own_scales: bool = False,
 ) -> str:
     """Maps side by side, results already reduced to the screen; the board's script colors them.
 
     waiting: models whose maps are still to come; their places are kept. titles: instead of the models' names, and then
     the answer's tokens are not for pressing. lines: one more line of words for each. tokens: for each, the results of
-    its answer's tokens that are there, by position, to be looked at without asking the server.
+    its answer's tokens that are there, by position, to be looked at without asking the server. own_scales: the numbers
+    are not of one kind, so that one scale for all would say nothing.
     """
     count = len(results) + len(waiting)
     columns = 2 if count == 4 else min(3, count)
@@ -55,7 +57,7 @@ def board(
     )
     cards += "".join(_place(title, results[0].image, running=title == waiting[0]) for title in waiting)
     return (
-        f'<div class="rv-board"><div class="rv-bar">{_views()}'
+        f'<div class="rv-board"{" data-own" if own_scales else ""}><div class="rv-bar">{_views()}'
         f"{_scale('map', 'One scale', shared=True)}</div>{_slide(results[0].image, names)}"
         f'<div class="rv-cards" style="--rv-columns:{columns}">{cards}</div></div>'
     )

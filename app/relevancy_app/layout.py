@@ -16,7 +16,16 @@ from relevancy_app.examples import Example
 from relevancy_app.library import Library
 from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
-from relevancy_app.settings import COLORMAPS, REPLACEMENTS, SCOPES, TARGETS, Settings, methods
+from relevancy_app.settings import (
+    COLORMAPS,
+    MOST_LAYERS,
+    REPLACEMENTS,
+    SCOPES,
+    SET_BESIDE,
+    TARGETS,
+    Settings,
+    methods,
+)
 from relevancy_app.theme import BOARD_SCRIPT, HISTORY_SCRIPT, LINK_SCRIPT, MARKER_SCRIPT
 
 _HEADER = (
@@ -113,6 +122,17 @@ class Variations:
 
 
 @dataclass(frozen=True, eq=False)
+class Ways:
+    """The same token, by other methods or by parts of the layers."""
+
+    model: gr.Radio
+    methods: gr.CheckboxGroup
+    compare: gr.Button
+    layers: gr.Button
+    board: gr.HTML
+
+
+@dataclass(frozen=True, eq=False)
 class WhatIf:
     """The same question, a part of the picture hidden."""
 
@@ -151,6 +171,7 @@ class Page:
     question: Question
     answers: Answers
     variations: Variations
+    ways: Ways
     what_if: WhatIf
     past: Past
 
@@ -160,7 +181,7 @@ class Page:
         answers, what_if = self.answers, self.what_if
         return [
             self.session, answers.status, answers.board, answers.tools, answers.agreement, what_if.marker,
-            what_if.changes, self.variations.board, answers.details,
+            what_if.changes, self.variations.board, self.ways.board, answers.details,
         ]  # fmt: skip
 
 
@@ -177,8 +198,8 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
-            answers, variations, what_if = _results(library)
-    return Page(visit, session, controls, beat, question, answers, variations, what_if, past)
+            answers, variations, ways, what_if = _results(library)
+    return Page(visit, session, controls, beat, question, answers, variations, ways, what_if, past)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
@@ -236,7 +257,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     )  # fmt: skip
 
 
-def _results(library: Library) -> tuple[Answers, Variations, WhatIf]:
+def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
     status = gr.HTML(views.ready(), elem_id="rv-status", apply_default_css=False, js_on_load=None)
     with gr.Column(visible=False) as tools:
         drawing = _drawing()
@@ -250,11 +271,13 @@ def _results(library: Library) -> tuple[Answers, Variations, WhatIf]:
             }
         file = gr.DownloadButton("Fetch", visible="hidden", elem_id="rv-file")
         with gr.Tabs(elem_id="rv-more"):
-            with gr.Tab("Other questions"):
+            with gr.Tab("Questions"):
                 variations = _variations(library)
+            with gr.Tab("Methods"):
+                ways = _ways(library)
             with gr.Tab("What if?"):
                 what_if = _what_if()
-    return Answers(status, tools, board, details, agreement, downloads, file, drawing), variations, what_if
+    return Answers(status, tools, board, details, agreement, downloads, file, drawing), variations, ways, what_if
 
 
 def _drawing() -> Drawing:
@@ -292,6 +315,29 @@ def _variations(library: Library) -> Variations:
             run = gr.Button("Compare the questions", variant="primary", elem_id="rv-vary")
     board = gr.HTML("", elem_id="rv-variations", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
     return Variations(model, questions, run, board)
+
+
+def _ways(library: Library) -> Ways:
+    gr.HTML(
+        '<p class="rv-quiet">Do other methods point to the same place, and which layers bring it in? The same token of '
+        "the same question; each map is compared with the shown one.</p>", js_on_load=None, apply_default_css=False,
+    )  # fmt: skip
+    offered = methods()
+    with gr.Row():
+        chosen = gr.CheckboxGroup(
+            [(f"{name} ({method.cost})", name) for name, method in offered.items()],
+            value=[name for name in SET_BESIDE if name in offered], label="Methods, with the passes that each costs",
+            elem_id="rv-methods", scale=3, min_width=280,
+        )  # fmt: skip
+        with gr.Column(scale=1, min_width=160):
+            model = gr.Radio(
+                list(library.names), value=library.names[min(1, len(library.names) - 1)], label="Model",
+                elem_id="rv-ways-model",
+            )  # fmt: skip
+            compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
+            layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
+    board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
+    return Ways(model, chosen, compare, layers, board)
 
 
 def _what_if() -> WhatIf:

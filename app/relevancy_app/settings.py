@@ -28,8 +28,13 @@ REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur"
 SCREEN_SIDE = 1280  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side
 MOST_QUESTIONS = 6  # variations side by side
+MOST_LAYERS = 5  # parts of a decoder side by side
 MOST_TOKENS = 64  # of an answer, whose maps are made in one go
 BODY_BYTES = 1 << 20  # of a request that is no upload
+
+
+SET_BESIDE = ("relevancy", "relevancy-magnitude", "attnlrp", "tam", "rollout")
+"""Methods that are set side by side where nothing else is chosen."""
 
 
 def methods() -> dict[str, Method]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,32 @@ class Handlers:
         questions = asking.variations(text, self.settings)
         ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
         found = actions.varied(self.library, session, ask, questions, _report(progress, check))
-        lines = ["the question it is compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
-        reduced = [result.reduced(SCREEN_SIDE) for result in found.results]
-        return board.board(reduced, titles=questions, lines=lines)
+        return _varied(found, questions)
+
+    def ways(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        names: Any,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """The same token by other methods: a board, each map on a scale of its own."""
+        report, wanted = _report(progress, controls.start()), asking.several_methods(names)
+        found = actions.by_method(self.library, session, model, wanted, report)
+        return _varied(found, [result.method for result in found.results], own_scales=True)
+
+    def layers(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """The same token by parts of the decoder: a board."""
+        found = actions.by_layers(self.library, session, model, _report(progress, controls.start()))
+        parts = [result.layers or () for result in found.results[1:]]
+        return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
     def hide(
         self,
@@ -192,7 +215,7 @@ class Handlers:
         """Stop this visitor's runs at their next stage; button, and `results` of the maps that are there."""
         controls.press()
         if session is None or session.whole:
-            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 7)
+            results = (gr.skip(), views.stopped(session, self.deepest), *(gr.skip(),) * 8)
         else:
             session = self._kept(session.ended(), request)
             results = self.results(session, self.drawn(session), views.stopped(session, self.deepest))
@@ -200,10 +223,10 @@ class Handlers:
 
     def results(self, session: Session, shown: Any, status: str | None = None) -> tuple[Any, ...]:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
-        numbers: tuple[Any, ...] = (gr.skip(),) * 5
+        numbers: tuple[Any, ...] = (gr.skip(),) * 6
         if session.whole:
             marker = views.marker(session.screen[0].image)
-            numbers = views.agreement(session.shown), marker, "", "", gr.update(visible=True)
+            numbers = views.agreement(session.shown), marker, "", "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
 
@@ -243,10 +266,14 @@ def wire(page: Page, handlers: Handlers) -> list[Any]:
 def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     """Everything that calls a model."""
     question, answers, what_if, variations = page.question, page.answers, page.what_if, page.variations
+    ways = page.ways
     drawn = answers.drawing.all
     ask = [question.explain.click, question.question.submit]
     # First, since a browser takes an event's listeners one after the other.
-    for trigger in (*ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit):
+    for trigger in (
+        *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
+        ways.compare.click, ways.layers.click,
+    ):  # fmt: skip
         trigger(None, js=_ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
@@ -271,6 +298,13 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         answers.board.expand(
             speaking(handlers.every_token), [page.session, page.controls], [page.session, answers.board],
             **_run(answers.status),
+        ),
+        ways.compare.click(
+            speaking(handlers.ways), [page.session, page.controls, ways.model, ways.methods], ways.board,
+            **_run(ways.board),
+        ),
+        ways.layers.click(
+            speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **_run(ways.board)
         ),
         variations.run.click(
             speaking(handlers.vary),
@@ -326,6 +360,12 @@ def _download(handlers: Handlers, kind: str) -> Callable[..., str]:
 def owner_of(request: gr.Request) -> str:
     """Who asks: a user's name, "" where the app asks for no password."""
     return str(request.username or "")
+
+
+def _varied(found: actions.Varied, titles: Sequence[str], **options: Any) -> str:
+    lines = ["what the others are compared with", *(_correlation(pair.rank_correlation) for pair in found.agreement)]
+    reduced = [result.reduced(SCREEN_SIDE) for result in found.results]
+    return board.board(reduced, titles=titles, lines=lines, **options)
 
 
 def _correlation(value: float) -> str:

@@ -1,4 +1,4 @@
-"""LLaVA-Gemma of true size with random weights, and words for it: speed and memory do not depend on what it learned."""
+"""Models of true size with random weights, and words for them: speed and memory do not depend on what they learned."""
 
 from __future__ import annotations
 
@@ -14,38 +14,33 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
 )
 from transformers.initialization import no_init_weights
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from relevancy.benchmark.setting import Shape
+from relevancy.models import video_processors
 from relevancy.models.model import Model, wrap
 
-_MARKS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<image>", "user", "model")
+_MARKS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<image>", "<video>", "user", "model")
+_KINDS = {LlavaConfig: LlavaForConditionalGeneration, Qwen2_5_VLConfig: Qwen2_5_VLForConditionalGeneration}
 _ROOM = 64  # for the tokens of an answer, after the longest prompt
 
 
 def random_model(shape: Shape, dtype: torch.dtype, device: str, longest: int) -> Model:
     """A model made in place in its final type, without a copy and without slow sampling; always the same weights."""
-    config = LlavaConfig(
-        text_config=GemmaConfig(
-            vocab_size=shape.vocabulary,
-            max_position_embeddings=max(8192, longest + _ROOM),
-            bos_token_id=_MARKS.index("<bos>"),
-            eos_token_id=_MARKS.index("<eos>"),
-            pad_token_id=_MARKS.index("<pad>"),
-            **shape.text,
-        ),
-        vision_config=CLIPVisionConfig(**shape.tower),
-        image_token_index=_MARKS.index("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
+    config = _config(shape, max(8192, longest + _ROOM))
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
         with no_init_weights(), torch.device(device):
-            made = LlavaForConditionalGeneration(config)
+            made = _KINDS[type(config)](config)
     finally:
         torch.set_default_dtype(before)
     made.tie_weights()
@@ -53,7 +48,36 @@ def random_model(shape: Shape, dtype: torch.dtype, device: str, longest: int) ->
     return wrap(made.eval(), _processor(shape), name="random")
 
 
-def _fill(model: LlavaForConditionalGeneration, device: str, dtype: torch.dtype) -> None:
+def _config(shape: Shape, room: int) -> LlavaConfig | Qwen2_5_VLConfig:
+    text = {
+        "vocab_size": shape.vocabulary,
+        "max_position_embeddings": room,
+        "bos_token_id": _MARKS.index("<bos>"),
+        "eos_token_id": _MARKS.index("<eos>"),
+        "pad_token_id": _MARKS.index("<pad>"),
+        **shape.text,
+    }
+    if shape.picture is not None:
+        turning = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+        return Qwen2_5_VLConfig(
+            text_config={**text, "rope_parameters": turning},
+            vision_config=dict(shape.tower),
+            tie_word_embeddings=True,
+            image_token_id=_MARKS.index("<image>"),
+            video_token_id=_MARKS.index("<video>"),
+            vision_start_token_id=_MARKS.index("<start_of_turn>"),
+            vision_end_token_id=_MARKS.index("<end_of_turn>"),
+        )
+    return LlavaConfig(
+        text_config=GemmaConfig(**text),
+        vision_config=CLIPVisionConfig(**shape.tower),
+        image_token_index=_MARKS.index("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+def _fill(model: PreTrainedModel, device: str, dtype: torch.dtype) -> None:
     noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -66,20 +90,23 @@ def _fill(model: LlavaForConditionalGeneration, device: str, dtype: torch.dtype)
                 torch.mul(noise[: piece.numel()], scale, out=piece)
 
 
-def _processor(shape: Shape) -> LlavaProcessor:
+def _processor(shape: Shape) -> ProcessorMixin:
     words = {word: number for number, word in enumerate(_MARKS)}
     words |= {_word(number): number for number in range(len(_MARKS), shape.vocabulary)}
     core = Tokenizer(WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    named = ("image_token", "start_of_turn_token", "end_of_turn_token")
+    named = ("image_token", "video_token", "start_of_turn_token", "end_of_turn_token")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
         unk_token="<unk>",
-        extra_special_tokens=dict(zip(named, ("<image>", "<start_of_turn>", "<end_of_turn>"), strict=True)),
+        extra_special_tokens=dict(zip(named, ("<image>", "<video>", "<start_of_turn>", "<end_of_turn>"), strict=True)),
     )
+    if shape.picture is not None:
+        parts = {"image_processor": Qwen2VLImageProcessorPil(), "tokenizer": tokenizer, "video_processor": None}
+        return video_processors.complete(Qwen2_5_VLProcessor, parts)
     side, patch = shape.tower["image_size"], shape.tower["patch_size"]
     pictures = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return LlavaProcessor(
@@ -103,12 +130,15 @@ def random_words(model: Model, count: int, seed: int) -> str:
 
 def random_question(model: Model, shape: Shape, tokens: int, seed: int) -> str:
     """A question that makes a prompt of so many tokens, the picture's included."""
-    around = len(model.tokenizer.encode("<bos><start_of_turn>user <end_of_turn><start_of_turn>model"))
-    return random_words(model, tokens - shape.patches - around, seed)
+    one_word = len(model.tokenizer.encode(model.worded(_word(len(_MARKS)), 1)))  # and a mark for the picture
+    return random_words(model, tokens - shape.patches - (one_word - 2), seed)
 
 
 def random_picture(shape: Shape, seed: int) -> Image.Image:
-    """A picture a bit larger than the tower's input, of colors at random."""
-    side = shape.tower["image_size"]
+    """A picture of colors at random: of the shape's size, or a bit larger than the tower's input."""
+    size = shape.picture
+    if size is None:
+        side = shape.tower["image_size"]
+        size = side * 4 // 3, side
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((side * 4 // 3, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relevancy.errors import RelevancyError
@@ -28,16 +29,29 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a LLaVA-Gemma: its decoder, its CLIP tower, and how many words it knows."""
+    """Sizes of a LLaVA-Gemma: its decoder, its CLIP tower, and how many words it knows.
+
+    picture: of a Qwen2.5-VL, which reads pictures at their own size: that of those it is asked about, (width, height).
+    """
 
     text: Mapping[str, Any]
     tower: Mapping[str, Any]
     vocabulary: int
+    picture: tuple[int, int] | None = None
 
     @property
     def patches(self) -> int:
         """Image tokens of a picture."""
+        if self.picture is not None:
+            return math.prod(side // (2 * self.tower["patch_size"]) for side in self.picture)  # merged two by two
         return (self.tower["image_size"] // self.tower["patch_size"]) ** 2
+
+    def cut(self, layers: int) -> Shape:
+        """With so many decoder layers; a Qwen2.5-VL has no more in its tower either, whose last one attends to all."""
+        text, tower = {**self.text, "num_hidden_layers": layers}, self.tower
+        if self.picture is not None and layers < tower["depth"]:
+            tower = {**tower, "depth": layers, "fullatt_block_indexes": [layers - 1]}
+        return replace(self, text=text, tower=tower)
 
     @property
     def parameters(self) -> int:
@@ -58,7 +72,8 @@ _CLIP = {
     "patch_size": 14,
     "projection_dim": 768,
 }
-# Decoders of google/gemma-2b-it and google/gemma-7b-it, whose vocabulary LLaVA-Gemma pads; and those of demo-large.
+# Decoders of google/gemma-2b-it and google/gemma-7b-it, whose vocabulary LLaVA-Gemma pads; Qwen/Qwen2.5-VL-3B-Instruct
+# with a picture of 43 x 29 tokens; and the sizes of demo-large.
 SHAPES: Mapping[str, Shape] = {
     "2b": Shape(
         {
@@ -83,6 +98,28 @@ SHAPES: Mapping[str, Shape] = {
         },
         _CLIP,
         256_064,
+    ),
+    "qwen2.5-vl-3b": Shape(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        151_936,
+        (1204, 812),
     ),
     "demo": Shape(
         {
@@ -148,9 +185,7 @@ class Setting:
     def shape(self) -> Shape:
         """With the number of layers that was asked for."""
         shape = SHAPES[self.size]
-        if self.layers is None:
-            return shape
-        return Shape({**shape.text, "num_hidden_layers": self.layers}, shape.tower, shape.vocabulary)
+        return shape if self.layers is None else shape.cut(self.layers)
 
     @property
     def least_tokens(self) -> int:

@@ -38,11 +38,13 @@ def bench(
         ),
     ] = WorkloadName.map,
     size: Annotated[
-        str, typer.Option(help="2b or 7b: true sizes; demo: that of demo-large. Weights are random.")
+        str, typer.Option(help="2b, 7b, qwen2.5-vl-3b: true sizes; demo: that of demo-large. Weights are random.")
     ] = "2b",
     tokens: Annotated[
         str | None,
-        typer.Option(help="Sequence lengths, as 601,2048,8192, the picture's 576 (size demo: 100) included."),
+        typer.Option(
+            help="Sequence lengths, as 601,2048,8192, the picture's 576 included (demo: 100, qwen2.5-vl-3b: 1,247)."
+        ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers, at true width; all by default.")] = None,
     variants: Annotated[

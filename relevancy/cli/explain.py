@@ -245,12 +245,13 @@ def _asked(question: str | None, file: Path | None) -> str | list[dict[str, Any]
 
 def _openable(images: Sequence[str], asked: str | list[dict[str, Any]], max_pixels: int | None) -> int:
     """The most pixels that a picture may have. A bad picture is told before gigabytes of weights are read."""
-    from relevancy.images import MAX_PIXELS, open_picture
+    from relevancy.images import MAX_PIXELS
     from relevancy.models.conversation import pictured
+    from relevancy.videos import open_shown
 
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    for picture in pictured(images, asked)[0]:
-        open_picture(picture, max_pixels=limit)
+    for source in pictured(images, asked)[0]:
+        open_shown(source, max_pixels=limit)
     return limit
 
 

@@ -23,7 +23,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.explanation import Explanation, as_html, finite
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
-from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.images import MAX_PIXELS, Picture, Source
 from relevancy.methods.registry import DEFAULT, MapFunction
 from relevancy.models import generation, memory
 from relevancy.models.conversation import Conversation, pictured
@@ -33,6 +33,7 @@ from relevancy.models.prepared import Example
 from relevancy.models.session import Session
 from relevancy.models.vision_cache import VisionCache
 from relevancy.plotting import figures, overlay
+from relevancy.videos import Video, open_shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -284,7 +285,7 @@ def growing(
     if isinstance(models, str) or (listed is not None and len(listed) < 2):
         raise RelevancyError("A comparison needs at least two models.")
     sources, said = pictured(image, question)
-    pictures = tuple(open_picture(source, max_pixels=max_pixels) for source in sources)
+    pictures = tuple(open_shown(source, max_pixels=max_pixels) for source in sources)
     turns = _Turns(pictures, said, answer, wish, keep, loader, progress or _silent, listed)
     # map: a loop over the models themselves would hold one while the next is loaded
     for _ in map(turns.explain, listed or models):
@@ -330,7 +331,7 @@ class _Turns:
 
     def __init__(
         self,
-        pictures: tuple[Picture, ...],
+        pictures: tuple[Picture | Video, ...],
         question: str | Conversation,
         answer: str | None,
         wish: ExplainConfig,

@@ -11,7 +11,8 @@ from relevancy.core.tape import Scope
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
-from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
+from relevancy.families.rules import ONE_AT_A_TIME
+from relevancy.images import MAX_PIXELS, Picture, Source
 from relevancy.methods import registry
 from relevancy.methods.registry import MapFunction
 from relevancy.models import generation
@@ -20,6 +21,7 @@ from relevancy.models.generation import MAX_NEW_TOKENS
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.videos import Video, open_shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -143,7 +145,7 @@ def explain(
         list of images is several pictures in one question; None is none: words alone. A question may be chat messages
         in transformers' format, `[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ..}]}]`,
         with system messages and earlier turns; pictures stand in them ("image": file), or are taken from `image` in
-        their order.
+        their order. A video stands in them as {"type": "video", "video": [frame, frame, ..]} or a folder of frames.
     target: "first" (the answer's first token), "first-relevant" (skips brackets, quotes and the like), "contrast" (the
         first relevant token against the likeliest other one there), a position (2 or "2", from 0; -1 is the last), a
         string in the answer, "A|B" (why A rather than B), or "2|#1234" (why the token at position 2 rather than that of
@@ -165,13 +167,15 @@ def explain(
     many, images, questions, answers = _paired(image, question, answer)
     if isinstance(model, str):
         model = load(model)
-    opened: dict[int, Picture] = {}  # by the source itself, which the list keeps alive
+    opened: dict[int, Picture | Video] = {}  # by the source itself, which `kept` keeps alive
+    kept: list[Any] = []
     examples = []
     for shown, asked, words in zip(images, questions, answers, strict=True):
         sources, said = pictured(shown, asked)
+        kept += sources
         for source in sources:
             if id(source) not in opened:
-                opened[id(source)] = open_picture(source, max_pixels=max_pixels)
+                opened[id(source)] = open_shown(source, max_pixels=max_pixels)
         given = None if words is None else generation.encoded(model, words)
         examples.append(Example(tuple(opened[id(source)] for source in sources), said, given))
     with Session(model) as session:
@@ -181,12 +185,19 @@ def explain(
 
 
 def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig) -> list[list[Explanation]]:
-    """For each example, an Explanation of each of its targets; words alone are a batch of their own."""
+    """For each example, an Explanation of each of its targets.
+
+    Words alone are a batch of their own; so is an example with a video, and each one of some families, since their
+    processors take several together only where they are alike.
+    """
+    batches: dict[int, list[int]] = {}
+    alone = session.model.model.config.model_type in ONE_AT_A_TIME
+    for number, example in enumerate(examples):
+        apart = alone or any(isinstance(one, Video) for one in example.pictures)
+        batches.setdefault(number if apart else -1 - bool(example.pictures), []).append(number)
     found: dict[int, list[Explanation]] = {}
-    for shown in (True, False):
-        own = [number for number, example in enumerate(examples) if bool(example.pictures) == shown]
-        if own:
-            found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)
+    for own in batches.values():
+        found |= zip(own, MapBatch(session, [examples[number] for number in own], wish).results(), strict=True)
     return [found[number] for number in range(len(examples))]
 
 

@@ -32,16 +32,17 @@ from relevancy.images import open_picture
 from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
+from relevancy.plotting.film import film
 from relevancy.token_text import SPECIAL, spells_bytes, summed, whole_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE = (
-    "explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png",
+_JSON, _OVERLAY, _FIGURE, _HEATMAP, _PICTURE, _FILM = (
+    "explanation.json", "overlay.png", "figure.png", "heatmap.npy", "picture.png", "film.png",
 )  # fmt: skip
 
-_WRITTEN = re.compile(r"explanation\.json|figure\.png|(overlay|picture)(-\d+)?\.png|heatmap(-\d+)?\.npy")
+_WRITTEN = re.compile(r"explanation\.json|figure\.png|(overlay|picture|film)(-\d+)?\.png|heatmap(-\d+)?\.npy")
 
 _TOP_WORDS = 3  # told in a summary
 _SHARES = {"image": "image", "text": "text", "first_token": "first token"}
@@ -54,7 +55,8 @@ class Explanation:
     tokens: one per input token, image tokens included, as the tokenizer writes them.
     relevance: (tokens,) float32, raw, as the method gives it; of method relevancy, the explained position's row of R
         (eq. 6) without its own unit e_t.
-    pictures: those of the question, in their order, each with its map and its share; none for words alone.
+    pictures: those of the question and the frames of its videos, in their order, each with its map and its share; none
+        for words alone.
     conversation: what was said where it was more than a question, as `relevancy.models.conversation` has it; `question`
         is then its last turn's words.
     shares: the row's mass on the "image", the "text" and the "first_token", disjoint, summing to 1; of signed numbers,
@@ -205,23 +207,51 @@ class Explanation:
         conversation = self.conversation or (ChatTurn("user", (*[None] * len(self.pictures), self.question)),)
         return by_turn(conversation, self.tokens, self.is_image, self.relevance, [one.share for one in self.pictures])
 
+    def frames(self, video: int = 0) -> list[PictureMap]:
+        """The frames of a video in their order, each with its map and its share, from 0.
+
+        Raises RelevancyError where there is none of this number.
+        """
+        found = [one for one in self.pictures if one.video == video]
+        if not found:
+            raise RelevancyError(f"There is no video {video} in this question.")
+        return found
+
+    def film(self, video: int = 0, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
+        """A video as a strip of frames with their heat on one scale, and below each frame its share of the relevance.
+
+        floor: as in `shown`, of the share of all frames. options: as in `plotting.film.film`.
+        """
+        frames = self.frames(video)
+        share = sum(one.share for one in frames)
+        shown = [drawing.shown(one.heatmap(smooth=smooth), share, floor) for one in frames]
+        told = {
+            "title": f"{self.model}: {self.answer}",
+            "subtitle": f"{self.question} Why {self._asked()}? {shown[0][1]}",
+        }
+        return film(
+            [one.image for one in frames], [heat for heat, _ in shown], [one.share for one in frames], **told | options
+        )
+
+    def _asked(self) -> str:
+        target = self.target
+        asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
+        return asked if target.contrast is None else f"{asked} rather than “{target.contrast.strip()}”"
+
     def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> figures.Panel:
         """What a figure shows of this result and one of its pictures; `floor` as in `shown`.
 
         Words stand beside the first picture.
         """
         target = self.target
-        asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
-        if target.contrast is not None:
-            asked += f" rather than “{target.contrast.strip()}”"
         title, shares = f"{self.model}: {self.answer}", {key: self.shares[key] for key in self._parts()}
         if len(self.pictures) > 1:
-            title = f"picture {picture + 1} of {len(self.pictures)}, {title}"
+            title = f"{self._named(picture)}, {title}"
             shares["image"] = self.picture(picture).share
         heatmap, why = self.shown(smooth=smooth, floor=floor, picture=picture) if self.pictures else (None, "")
         return figures.Panel(
             title=title,
-            subtitle=f"why {asked} (p = {target.probability:.2f})",
+            subtitle=f"why {self._asked()} (p = {target.probability:.2f})",
             image=self.picture(picture).image if self.pictures else None,
             heatmap=heatmap,
             words=self.words(whole=True) if picture == 0 else (),
@@ -230,10 +260,16 @@ class Explanation:
         )
 
     def figure(self, *, smooth: bool = True, floor: float = drawing.FLOOR, **options: Any) -> Figure:
-        """Pictures, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`."""
+        """Pictures, heat and words side by side; `floor` as in `shown`, `options` as in `plotting.figures.figure`.
+
+        Of a video the frame with the largest share; `film` draws them all.
+        """
         notes = [*([] if self.evidence is None else [self.evidence.sentence]), self.how]
-        numbers = range(max(1, len(self.pictures)))
-        panels = [self.panel(smooth=smooth, floor=floor, picture=number) for number in numbers]
+        strongest = {one.video: number for number, one in sorted(enumerate(self.pictures), key=lambda of: of[1].share)}
+        numbers = [
+            number for number, one in enumerate(self.pictures) if one.video is None or strongest[one.video] == number
+        ]
+        panels = [self.panel(smooth=smooth, floor=floor, picture=number) for number in numbers or [0]]
         return figures.figure(panels, question=self.question, **{"notes": notes} | options)
 
     def to_json(self) -> dict[str, Any]:
@@ -258,8 +294,13 @@ class Explanation:
             "relevance": finite(self.relevance.tolist()),
             "image_map": finite(self.image_map.tolist()) if self.pictures else None,
             "pictures": [
-                {"image": one.placed(), "image_map": finite(one.image_map.tolist()), "share": one.share}
-                for one in (self.pictures if len(self.pictures) > 1 else ())
+                {
+                    "image": one.placed(),
+                    "image_map": finite(one.image_map.tolist()),
+                    "share": one.share,
+                    "video": one.video,
+                }
+                for one in (self.pictures if len(self.pictures) > 1 or self._videos() else ())
             ],
             "notes": list(self.notes),
             "versions": dict(self.versions),
@@ -269,6 +310,7 @@ class Explanation:
         """Write explanation.json, overlay.png, figure.png, heatmap.npy and picture.png, all of them or none.
 
         A second picture has overlay-2.png, heatmap-2.npy and picture-2.png, and so on; words alone have none of these.
+        Each video has a film.png beside the files of its frames.
         floor: as in `shown`; numbers are stored as they are.
         """
         with whole_files(Path(folder)) as part:
@@ -284,6 +326,8 @@ class Explanation:
             one.image.save(folder / _numbered(_PICTURE, number))
             one.overlay(floor=floor).save(folder / _numbered(_OVERLAY, number))
             np.save(folder / _numbered(_HEATMAP, number), one.heatmap())
+        for video in range(self._videos()):
+            self.film(video).savefig(folder / _numbered(_FILM, video))
         self.figure(floor=floor).savefig(folder / _FIGURE)
 
     @staticmethod
@@ -305,7 +349,7 @@ class Explanation:
                 for number, one in enumerate(picture["image"] for picture in _pictures(stored))
             ]
             return cls.from_json(stored, images)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RelevancyError(f"{path} holds no explanation that can be read: {error}") from error
 
     @classmethod
@@ -313,7 +357,7 @@ class Explanation:
         """What `to_json` gave, and the pictures that it is about, in their order."""
         messages = stored.get("messages")
         pictures = (
-            PictureMap.stored(image, one["image"], one["image_map"], one["share"])
+            PictureMap.stored(image, one["image"], one["image_map"], one["share"], one.get("video"))
             for image, one in zip(images, _pictures(stored), strict=True)
         )
         return cls(
@@ -345,6 +389,19 @@ class Explanation:
             + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
 
+    def _videos(self) -> int:
+        """How many there are."""
+        return len({one.video for one in self.pictures} - {None})
+
+    def _named(self, picture: int) -> str:
+        """A picture or a frame, as one of those beside it."""
+        video = self.picture(picture).video
+        beside = [number for number, one in enumerate(self.pictures) if one.video == video]
+        if video is None:
+            return f"picture {beside.index(picture) + 1} of {len(beside)}"
+        which = f" of video {video + 1}" if self._videos() > 1 else ""
+        return f"frame {beside.index(picture) + 1} of {len(beside)}{which}"
+
     def _parts(self) -> dict[str, str]:
         """The shares that there are, with their names."""
         return {key: name for key, name in _SHARES.items() if key != "image" or self.pictures}
@@ -360,7 +417,7 @@ class Explanation:
         return f"\nmost of it on the words: {', '.join(told)}" if told and total > 0 else ""
 
     def _by_picture(self) -> str:
-        told = (f"picture {number} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures, 1))
+        told = (f"{self._named(number)} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures))
         return f"the image's share by picture: {', '.join(told)}"
 
     def _repr_html_(self) -> str:

@@ -34,7 +34,7 @@ _LOGITS_BYTES = 256 << 20  # held at once; a long answer's, of all variants, wou
 
 @dataclass(frozen=True, eq=False)
 class MapInQuestion:
-    """The maps of one example of a batch, one for each of its pictures.
+    """The maps of one example of a batch, one for each of its pictures and of its videos' steps.
 
     row: which example. length: its own tokens up to the last position that emits the target. logits: as
     `Choice.scalar` takes them. image_maps: each (rows, cols), of the layout at the same place.
@@ -49,35 +49,16 @@ class MapInQuestion:
 
     def parts(self) -> list[tuple[str, Tensor]]:
         """What is knocked out, by name: image tokens, bool, of all pictures in their order."""
-        if len(self.layouts) == 1:
-            (layout,) = self.layouts
-            areas = Areas.of(self.image_maps[0]).named()
-            return [(name, torch.from_numpy(layout.hidden_with(area))) for name, area in areas]
-        everything = [np.ones(one.shape, bool) for one in self.image_maps]
-        found = [("blind", self._on_tokens(everything))]
-        found += [
-            (f"picture {number}", self._on_tokens([one & (number == at) for at, one in enumerate(everything)]))
-            for number in range(len(everything))
+        every = [areas.named() for areas in Areas.across(self.image_maps)]
+        blind, *rest = [(name, [own[at][1] for own in every]) for at, (name, _) in enumerate(every[0])]
+        videos = [layout.video for layout in self.layouts]  # of which each is one, however many its steps
+        shown = np.cumsum([0, *(now is None or now != before for before, now in pairwise(videos))])
+        each = [
+            (f"picture {at}", [area & (at == own) for area, own in zip(blind[1], shown, strict=True)])
+            for at in range(shown[-1] + 1)
         ]
-        return found + [(name, self._on_tokens(areas)) for name, areas in self._areas()]
-
-    def _areas(self) -> Iterator[tuple[str, list[np.ndarray]]]:
-        """The best cells of all pictures, the square around the highest peak, and squares elsewhere on that picture."""
-        values = [np.asarray(one, np.float64) for one in self.image_maps]
-        flat = np.concatenate([one.ravel() for one in values])
-        if not np.isfinite(flat).all() or np.ptp(flat) == 0:
-            return
-        order = np.argsort(-flat, kind="stable")
-        best = np.zeros(flat.size, bool)
-        best[order[: math.ceil(flat.size * BEST)]] = True
-        starts = np.cumsum([0, *(one.size for one in values)])
-        places = zip(values, pairwise(starts), strict=True)
-        yield "best", [best[start:stop].reshape(one.shape) for one, (start, stop) in places]
-        highest = int(np.searchsorted(starts, order[0], side="right")) - 1
-        nothing = [np.zeros(one.shape, bool) for one in values]
-        for name, area in Areas.of(values[highest]).named():
-            if name in ("peak", "elsewhere"):
-                yield name, [area if at == highest else none for at, none in enumerate(nothing)]
+        found = [blind, *(each if len(each) > 1 else ()), *rest]
+        return [(name, self._on_tokens(areas)) for name, areas in found]
 
     def _on_tokens(self, areas: Sequence[np.ndarray]) -> Tensor:
         parts = [layout.hidden_with(area) for layout, area in zip(self.layouts, areas, strict=True)]
@@ -102,9 +83,8 @@ def evidence_for(
         known = iter(evidence_for(model, prepared, prefill, asked))
         return [next(known) if one.layouts else None for one in maps]
     parts = [one.parts() for one in maps]
-    shared = max(len(one.layouts) for one in maps) == 1 and generation.shares_prefix(
-        model, max(one.length for one in maps), prefill.cache
-    )
+    alone = all(len(one.layouts) == 1 and one.layouts[0].video is None for one in maps)
+    shared = alone and generation.shares_prefix(model, max(one.length for one in maps), prefill.cache)
     asked_for = [
         (number, Variant(one.row, one.length, hidden, one.choice.length))
         for number, (one, own) in enumerate(zip(maps, parts, strict=True))
@@ -228,20 +208,39 @@ class Areas:
         Of patches worth the same (to `EQUAL` of the map's largest value) every one has the same chance to be among the
         best, or the peak; the seed and which patches are equal decide. A map of nothing but equals is an empty map.
         """
-        everything = np.ones(image_map.shape, bool)
-        values = np.asarray(image_map, np.float64)
+        return cls.across([image_map], seed=seed)[0]
+
+    @classmethod
+    def across(cls, image_maps: Sequence[np.ndarray], *, seed: int = 0) -> list[Areas]:
+        """The same of several maps as if they were one: their best together, squares on the one with the peak."""
+        shapes = [one.shape for one in image_maps]
+        blind = [np.ones(shape, bool) for shape in shapes]
+        values = np.concatenate([np.ravel(one) for one in image_maps]).astype(np.float64)
         if not np.isfinite(values).all() or np.ptp(values) <= EQUAL * np.abs(values).max():
-            return cls(everything)
+            return [cls(everything) for everything in blind]
         levels = values / np.abs(values).max()
         best = _highest(levels, math.ceil(values.size * BEST), seed)
         peak = _highest(np.where(best, levels, -np.inf), 1, seed)
-        corner = _around(np.argwhere(peak)[0], values.shape)
-        return cls(
-            everything,
-            best,
-            _square(corner, values.shape),
-            tuple(_square(other, values.shape) for other in _others(corner, values.shape, seed)),
+        ends = np.cumsum([one.size for one in image_maps])[:-1]
+        bests, peaks = (
+            [part.reshape(shape) for part, shape in zip(np.split(mask, ends), shapes, strict=True)]
+            for mask in (best, peak)
         )
+        (highest,) = (number for number, mask in enumerate(peaks) if mask.any())
+        corner = _around(np.argwhere(peaks[highest])[0], shapes[highest])
+        others = _others(corner, shapes[highest], seed)
+
+        def squares(number: int) -> tuple[np.ndarray, ...]:
+            if number == highest:
+                return tuple(_square(one, shapes[number]) for one in (corner, *others))
+            return (np.zeros(shapes[number], bool),) * (1 + len(others))
+
+        return [
+            cls(everything, chosen, square, tuple(elsewhere))
+            for everything, chosen, (square, *elsewhere) in zip(
+                blind, bests, map(squares, range(len(blind))), strict=True
+            )
+        ]
 
     def named(self) -> list[tuple[str, np.ndarray]]:
         """Every part with its name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ExplainConfig", "MapBatch", "versions"]
 
+import itertools
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +36,7 @@ from relevancy.models.model import Model
 from relevancy.models.prepared import Example, Prepared
 from relevancy.models.session import Session
 from relevancy.plotting.overlay import FLOOR, percent
+from relevancy.videos import Video
 
 _GONE = Image.new("L", (1, 1))  # of a picture whose pixels are no longer at hand; the grid has its size
 _LONG = 256  # image tokens: with fewer, a batch of questions is read faster all at once
@@ -85,11 +87,15 @@ def resumes(model: Model, wish: ExplainConfig, longest: int | None = None) -> bo
     return exact and wish.explainer.resumes and model.layout(64, 64).count >= _LONG
 
 
-def require_known(model: Model, wish: ExplainConfig, pictures: int = 1) -> None:
-    """Raise RelevancyError for a scope or a method that cannot be followed to so many pictures of this family."""
+def require_known(model: Model, wish: ExplainConfig, pictures: int = 1, *, videos: bool = False) -> None:
+    """Raise RelevancyError for a scope or a method that cannot be followed to so many pictures of this family.
+
+    videos: whether there are some among them.
+    """
     by_token = wish.explainer.by_token
-    if pictures != 1 and (wish.scope != "language" or not by_token):
-        case = f"With {'several pictures' if pictures else 'words alone'}, scope language of these methods is"
+    if (pictures != 1 or videos) and (wish.scope != "language" or not by_token):
+        shown = "a video" if videos else "several pictures" if pictures else "words alone"
+        case = f"With {shown}, scope language of these methods is"
     elif not model.patchwise and not by_token:
         case = f"With {model.model.config.model_type}, these methods are"
     else:
@@ -218,7 +224,8 @@ class MapBatch:
 
     def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope
-        require_known(model, self.wish, max(map(len, prepared.layouts)))
+        videos = any(layout.video is not None for own in prepared.layouts for layout in own)
+        require_known(model, self.wish, max(map(len, prepared.layouts)), videos=videos)
         grids = [layout.grid for own in prepared.layouts for layout in own]
         # of a patchwise family: as many patches on every picture, wherever they lie
         rows, cols = (grids[0].rows, grids[0].cols) if grids else (0, 0)
@@ -305,7 +312,7 @@ class MapBatch:
         tokenizer, example, layouts = self.model.tokenizer, self.examples[number], prepared.layouts[place]
         row, maps = reading.row.numpy(), reading.image_maps
         ids = prepared.own_ids(place)[: len(row)].cpu()
-        is_image = (ids == self.model.image_token_id).numpy()
+        is_image = self.model.shown_at(ids).numpy()
         notes = [*prepared.notes[place], *reading.notes, *_method_notes(self.method)]
         placed = np.concatenate([np.ones(0, bool), *(layout.placed for layout in layouts)])
         if not placed.all():
@@ -337,12 +344,7 @@ class MapBatch:
             answer=targets.shown(tokenizer, *answer).strip(),
             answer_tokens=tuple(tokenizer.convert_ids_to_tokens(answer)),
             target=reading.choice.described(reading.logits, tokenizer),
-            pictures=tuple(
-                PictureMap(one.image if isinstance(one, Picture) else _GONE, layout.grid, image_map, share)
-                for one, layout, image_map, share in zip(
-                    example.pictures, layouts, maps, picture_shares(sizes, is_image, layouts), strict=True
-                )
-            ),
+            pictures=_picture_maps(example, layouts, maps, picture_shares(sizes, is_image, layouts)),
             tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
             is_image=is_image,
             relevance=row,
@@ -369,6 +371,25 @@ def _image_maps(prepared: Prepared, number: int, row: Tensor) -> tuple[np.ndarra
     layouts, places = prepared.layouts[number], prepared.image_places(number).cpu()
     on_pictures = views.parted(row[places[places < len(row)]].numpy(), layouts)
     return tuple(layout.image_map(own) for layout, own in zip(layouts, on_pictures, strict=True))
+
+
+def _picture_maps(
+    example: Example, layouts: Sequence[Layout], maps: Sequence[np.ndarray], shares: Sequence[float]
+) -> tuple[PictureMap, ...]:
+    """Each picture and frame with its map and its share; the frames of one step have equal parts of the step's."""
+    frames = itertools.chain.from_iterable(
+        [frame.image for frame in one.frames]
+        if isinstance(one, Video)
+        else [one.image if isinstance(one, Picture) else _GONE]
+        for one in example.pictures
+    )
+    return tuple(
+        PictureMap(
+            next(frames), layout.grid, image_map / np.float32(layout.frames), share / layout.frames, layout.video
+        )
+        for layout, image_map, share in zip(layouts, maps, shares, strict=True)
+        for _ in range(layout.frames)
+    )
 
 
 def _method_notes(method: Method) -> list[str]:

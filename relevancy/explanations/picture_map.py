@@ -18,16 +18,18 @@ from relevancy.plotting import overlay as drawing
 
 @dataclass(frozen=True, eq=False)
 class PictureMap:
-    """One picture of what a model read, and the relevance on it.
+    """One picture of what a model read, or one frame of a video, and the relevance on it.
 
     grid: where the cells of `image_map`, (rows, cols) float32, raw, lie in the picture. share: of the row's whole mass,
-    what is on this picture's tokens; of signed numbers, that of their sizes.
+    what is on this picture's tokens; of signed numbers, that of their sizes. Frames that share tokens divide both.
+    video: which of the question's videos the frame is of, from 0; None for a picture.
     """
 
     image: Image.Image = field(repr=False)
     grid: Grid = field(repr=False)
     image_map: np.ndarray = field(repr=False)
     share: float
+    video: int | None = None
 
     @property
     def empty(self) -> bool:
@@ -82,7 +84,9 @@ class PictureMap:
         }
 
     @classmethod
-    def stored(cls, image: Image.Image, placed: Mapping[str, Any], image_map: Any, share: float) -> PictureMap:
+    def stored(
+        cls, image: Image.Image, placed: Mapping[str, Any], image_map: Any, share: float, video: int | None = None
+    ) -> PictureMap:
         """From JSON: what `placed` gave, and a map as lists in which null stands for what was not a number."""
         grid = Grid(placed["width"], placed["height"], np.array(placed["x_edges"]), np.array(placed["y_edges"]))
-        return cls(image, grid, np.array(image_map, dtype=np.float32), share)
+        return cls(image, grid, np.array(image_map, dtype=np.float32), share, video)

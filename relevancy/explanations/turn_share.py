@@ -47,7 +47,7 @@ def by_turn(
     found, start, shown = [], 0, 0
     for turn in conversation:
         own: dict[int, None] = {}
-        for part in (_BLANK.sub("", part) for part in turn.parts if part is not None):
+        for part in (_BLANK.sub("", part) for part in turn.texts):
             at = text.find(part, start)
             if at >= 0 and part:
                 start = at + len(part)

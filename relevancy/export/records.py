@@ -147,7 +147,7 @@ class RecordMaker:
         prompt = session.prefill(prepared)
         answers = session.generate(prompt.branch(), self.way.wish.max_new_tokens)
         return [
-            _answer(session.model, item, [one.size for one in example.pictures], said, logits, notes)
+            _answer(session.model, item, [one.size[-2:] for one in example.pictures], said, logits, notes)
             for item, example, said, logits, notes in zip(
                 items, examples, answers, prompt.logits, prepared.notes, strict=True
             )

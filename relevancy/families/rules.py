@@ -73,6 +73,22 @@ def _ovis2(config: Any, processor: Any, width: int, height: int) -> Layout | Non
     return _tiled(width, height, (down, across), (size, size), (step, step), thumbnail_first=True)
 
 
+def _perception_lm(config: Any, processor: Any, width: int, height: int) -> Layout | None:
+    """The whole first, squashed to a tile; then columns x rows of tiles, even if there is only one."""
+    pictures, vision = processor.image_processor, config.vision_config
+    size, step = pictures.tile_size, vision.patch_size * config.projector_pooling_ratio
+    if size % step or pictures.vision_input_type != "thumb+tile":
+        return None
+    fitting = pictures._fit_image_to_canvas(width, height, size)
+    across, down = fitting or pictures._find_closest_aspect_ratio(width, height, size)
+    cells = size // step
+    whole, grid = (
+        stretched(width, height, np.linspace(0, 1, rows * cells + 1), np.linspace(0, 1, cols * cells + 1))
+        for rows, cols in ((1, 1), (down, across))
+    )
+    return tiled(grid, down, across, whole, thumbnail_first=True)
+
+
 def _pixtral(config: Any, processor: Any, width: int, height: int) -> Layout | None:
     """Shrunk to the longest edge, sides rounded up to merged patches, by stretching."""
     pictures, vision = processor.image_processor, config.vision_config
@@ -294,6 +310,7 @@ RULES = MappingProxyType[str, tuple[str, Rule]](
         "mistral3": ("PixtralImageProcessor", _pixtral),
         "ovis2": ("Ovis2ImageProcessor", _ovis2),
         "paddleocr_vl": ("PaddleOCRVLImageProcessor", _qwen2_vl),
+        "perception_lm": ("PerceptionLMImageProcessor", _perception_lm),
         "qianfan_ocr": ("GotOcr2ImageProcessor", _internvl),
         "qwen2_5_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
         "qwen2_vl": ("Qwen2VLImageProcessor", _qwen2_vl),
@@ -318,3 +335,6 @@ def _onevision_beside_others(config: Any, width: int, height: int) -> Layout:
 
 # Families that see a picture in another way when there are several in one question: of each, how.
 BESIDE_OTHERS = MappingProxyType[str, Callable[[Any, int, int], Layout]]({"llava_onevision": _onevision_beside_others})
+
+# Families whose processor takes several pictures at once only where they have as many tiles: one question at a time.
+ONE_AT_A_TIME = frozenset({"perception_lm"})

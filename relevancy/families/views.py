@@ -34,6 +34,8 @@ class View:
 class Layout:
     """Where the `count` image tokens of one picture lie in it; those of no view have no place (separators).
 
+    A video has a layout for each of its steps. video: which of the question's videos, None for a picture; frames: how
+    many of its frames the step's tokens are made of, among which their relevance is divided.
     grid: cells of the picture's map. A token's relevance is a mass: it is spread evenly over its rectangle, and views
     are summed. Only where the map has cells is anything put, so a rectangle that reaches beyond them is spread over
     the rest of it.
@@ -42,6 +44,8 @@ class Layout:
     views: tuple[View, ...]
     count: int
     grid: Grid
+    frames: int = 1
+    video: int | None = None
 
     @property
     def plain(self) -> bool:

@@ -37,6 +37,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from relevancy.errors import RelevancyError, shortened
+from relevancy.models import video_processors
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
@@ -214,6 +215,8 @@ def processor_of(folder: Path, label: str, config: PreTrainedConfig) -> Processo
     try:
         if not takes_pictures(config):
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if video_processors.reads_videos(config):
+            return video_processors.processor_from(folder, config)
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except Exception as error:  # the tokenizers library has no kind of its own for a damaged file
         raise RelevancyError(

@@ -7,56 +7,84 @@ __all__ = ["ChatTurn", "Conversation", "conversation_of", "is_messages", "pictur
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.images import is_data_url
+from relevancy.videos import Film
 
 ROLES = ("system", "user", "assistant")
-_SOURCES = ("image", "path", "url", "base64")  # where transformers looks for a picture
-_FILES = ("image", "path", "url")
+_SOURCES = ("path", "url", "base64")  # where transformers looks for a picture, besides "image"
+_FILES = ("image", "video", "path", "url")
+_VIDEO = '{"type": "video", "video": [frame, frame, ..]}, or a folder of frames; "fps": frames a second, if known'
 _FORMAT = (
     'a message is {"role": "user", "content": "text"}, or content [{"type": "image"}, {"type": "text", "text": ..}]'
 )
 
 
+class Moving(Enum):
+    """What stands where a video does."""
+
+    VIDEO = "video"
+
+
+Part: TypeAlias = str | Moving | None
+
+
 @dataclass(frozen=True)
 class ChatTurn:
-    """What one side says: texts, and None where a picture stands. role: "system", "user" or "assistant"."""
+    """What one side says: texts, None where a picture stands, and `Moving.VIDEO` where a video does.
+
+    role: "system", "user" or "assistant".
+    """
 
     role: str
-    parts: tuple[str | None, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """Its words alone, part by part."""
+        return [part for part in self.parts if isinstance(part, str)]
 
     @property
     def text(self) -> str:
         """Its words alone."""
-        return "\n".join(part for part in self.parts if part is not None)
+        return "\n".join(self.texts)
 
     @property
     def pictures(self) -> int:
-        """How many there are in it."""
+        """How many there are in it, videos left out."""
         return self.parts.count(None)
+
+    @property
+    def videos(self) -> int:
+        """How many there are in it."""
+        return self.parts.count(Moving.VIDEO)
 
 
 Conversation: TypeAlias = tuple[ChatTurn, ...]
 """Turns in their order; the next one is the model's."""
 
 
-def conversation_of(question: str | Conversation, pictures: int) -> Conversation:
-    """A question after so many pictures, as a conversation of one turn; a conversation as it is.
+def conversation_of(question: str | Conversation, pictures: int, videos: int = 0) -> Conversation:
+    """A question after so many pictures and videos, as a conversation of one turn; a conversation as it is.
 
-    Raises RelevancyError for an empty question, and where there are fewer or more pictures than places for them.
+    Raises RelevancyError for an empty question, and where there are fewer or more of them than places.
     """
-    if isinstance(question, tuple):
-        places = sum(turn.pictures for turn in question)
-        if places != pictures:
+    if not isinstance(question, tuple):
+        return (ChatTurn("user", (*[None] * pictures, *[Moving.VIDEO] * videos, checked(question))),)
+    for name, part, given, places in (
+        ("pictures", "image", pictures, sum(turn.pictures for turn in question)),
+        ("videos", "video", videos, sum(turn.videos for turn in question)),
+    ):
+        if places != given:
             raise RelevancyError(
-                f"the messages have {places} places for pictures and {pictures} were given: write "
-                '{"type": "image"} where each of them stands'
+                f"the messages have {places} places for {name} and {given} were given: write "
+                f'{{"type": "{part}"}} where each of them stands'
             )
-        return question
-    return (ChatTurn("user", (*[None] * pictures, checked(question))),)
+    return question
 
 
 def question_in(question: str | Conversation) -> str:
@@ -81,7 +109,7 @@ def is_messages(value: Any) -> bool:
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, tuple[Any, ...]]:
-    """Chat messages in transformers' format as a conversation, and the pictures that they hold, None where one lacks.
+    """Chat messages in transformers' format as a conversation, and what they show, None where a picture lacks.
 
     Raises RelevancyError for messages that are not in this format, or that leave nothing to answer.
     """
@@ -91,34 +119,41 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, 
         role = message.get("role")
         if role not in ROLES:
             raise RelevancyError(f"a message's role is one of {', '.join(ROLES)}, not {role!r}: {_FORMAT}")
-        parts: list[str | None] = []
+        parts: list[Part] = []
         for part in _listed(message.get("content")):
             kind = part.get("type") if isinstance(part, Mapping) else None
             if kind == "text" and isinstance(part.get("text"), str):
                 parts.append(_encodable(part["text"]))
             elif kind == "image":
                 parts.append(None)
-                sources.append(_source_in(part))
+                sources.append(_source_in(part, "image"))
+            elif kind == "video":
+                parts.append(Moving.VIDEO)
+                frames = _source_in(part, "video")
+                sources.append(None if frames is None else Film(frames, part.get("fps")))
             else:
                 raise RelevancyError(f"{shortened(repr(part))} is no part of a message that can be read: {_FORMAT}")
         turns.append(ChatTurn(role, tuple(parts)))
     if not turns or turns[-1].role != "user":
         raise RelevancyError("the last message must be the user's: the model answers it")
-    if not any(part is None or part.strip() for part in turns[-1].parts):
+    if not any(not isinstance(part, str) or part.strip() for part in turns[-1].parts):
         raise RelevancyError("the last message is empty: ask something")
     return tuple(turns), tuple(sources)
 
 
 def pictured(shown: Any, question: Any) -> tuple[list[Any], str | Conversation]:
-    """The pictures of one question in their order, and what is said about them.
+    """The pictures and videos of one question in their order, and what is said about them.
 
     shown: a picture, a list of several, or None; those fill the places of messages that hold none of their own. Raises
-    RelevancyError where they are not as many.
+    RelevancyError where they are not as many, and for a video without frames.
     """
     given = list(shown) if isinstance(shown, list | tuple) else [] if shown is None else [shown]
     if not is_messages(question):
         return given, checked(question)
     conversation, sources = read_messages(question)
+    kinds = [part for turn in conversation for part in turn.parts if not isinstance(part, str)]
+    if any(kind is Moving.VIDEO and source is None for kind, source in zip(kinds, sources, strict=True)):
+        raise RelevancyError(f"a video is a part of a message that holds its frames: {_VIDEO}")
     left = iter(given)
     pictures = [next(left, None) if source is None else source for source in sources]
     if any(source is None for source in pictures) or next(left, None) is not None:
@@ -144,31 +179,40 @@ def _from(folder: Path, content: Any) -> Any:
     """A message's content with the paths of pictures seen from a folder."""
     if not isinstance(content, list):
         return content
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, list):
+            return [seen(each) for each in value]
+        return str(folder / value) if isinstance(value, str) and not is_data_url(value) else value
+
     return [
-        {
-            key: str(folder / value) if key in _FILES and isinstance(value, str) and not is_data_url(value) else value
-            for key, value in part.items()
-        }
-        if isinstance(part, dict) and part.get("type") == "image"
+        {key: seen(value) if key in _FILES else value for key, value in part.items()}
+        if isinstance(part, dict) and part.get("type") in ("image", "video")
         else part
         for part in content
     ]
 
 
 def to_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """A conversation as chat messages in transformers' format, without the pictures themselves."""
+    """A conversation as chat messages in transformers' format, without pictures and videos themselves."""
     return [
         {
             "role": turn.role,
-            "content": [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts],
+            "content": [_as_part(part) for part in turn.parts],
         }
         for turn in conversation
     ]
 
 
-def _source_in(part: Mapping[str, Any]) -> Any:
-    """The picture that a part of a message holds, None where it only keeps a place for one."""
-    key = next((key for key in _SOURCES if part.get(key) is not None), None)
+def _as_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image" if part is None else part.value}
+
+
+def _source_in(part: Mapping[str, Any], kind: str) -> Any:
+    """The picture or the frames that a part of a message holds, None where it only keeps a place for them."""
+    key = next((key for key in (kind, *_SOURCES) if part.get(key) is not None), None)
     if key == "base64" and not is_data_url(str(part[key])):
         return f"data:image/;base64,{part[key]}"
     return None if key is None else part[key]

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -27,12 +28,14 @@ from relevancy.core.tape import image_token_in
 from relevancy.errors import RelevancyError
 from relevancy.families.probe import Probe
 from relevancy.families.rules import BESIDE_OTHERS, layout_of
+from relevancy.families.videos import VIDEOS, steps_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
 from relevancy.models.conversation import Conversation, checked, conversation_of
 from relevancy.models.device import Quantization, check_weights, device_for, dtype_for, options_for
 from relevancy.models.prefixes import LISTENING, PrefixCache, share_of
 from relevancy.models.prepared import FEATURES, ProcessedPicture, processed
+from relevancy.videos import Video
 
 # Families whose image tokens are the tower's patches, one by one, over the whole processed picture.
 _ONE_GRID = frozenset({"llava", "vipllava", "paligemma"})
@@ -45,7 +48,7 @@ _LISTENS = "_output_capturing_hooks_installed"  # by which a model notes that tr
 _PREFIXED = frozenset({"paligemma"})
 
 
-_Shown: TypeAlias = Image.Image | ProcessedPicture | Sequence[Image.Image | ProcessedPicture]
+_Shown: TypeAlias = Image.Image | ProcessedPicture | Sequence[Image.Image | ProcessedPicture | Video]
 
 
 @dataclass(eq=False)
@@ -116,6 +119,18 @@ class Model:
         return _image_token_id(self.model.config, self.processor) if self.takes_pictures else -1
 
     @property
+    def video_token_id(self) -> int:
+        """The id at the place of each token of a video; -1 where there is none, or frames have a picture's."""
+        config = self.model.config
+        found = (getattr(config, name, None) for name in ("video_token_id", "video_token_index"))
+        known = next((one for one in found if isinstance(one, int)), -1)
+        return known if config.model_type in VIDEOS and self.takes_pictures else -1
+
+    def shown_at(self, ids: Tensor) -> Tensor:
+        """Which ids, of any shape, are those of pictures and videos, bool."""
+        return (ids == self.image_token_id) | (ids == self.video_token_id)
+
+    @property
     def causal(self) -> bool:
         """Whether no token of a prompt reads a later one."""
         return self.model.config.model_type not in _PREFIXED
@@ -138,6 +153,10 @@ class Model:
     @cached_property
     def _probe(self) -> Probe:
         return Probe()
+
+    @cached_property
+    def _films(self) -> dict[tuple[int, ...], tuple[Layout, ...]]:
+        return {}
 
     @cached_property
     def _controls(self) -> re.Pattern[str]:
@@ -164,16 +183,24 @@ class Model:
             f'"{token}" in the question was passed on as plain text, not as a control token' for token in found
         )
 
-    def worded(self, question: str | Conversation, pictures: int) -> str:
-        """What the model is to read, as text with a mark for each picture. Raises RelevancyError."""
+    def worded(self, question: str | Conversation, pictures: int, videos: int = 0) -> str:
+        """What the model is to read, as text with a mark for each picture and video. Raises RelevancyError."""
         conversation = tuple(
             replace(
                 turn,
-                parts=tuple(part and prompts.neutralize(part, self._controls)[0] for part in turn.parts),
+                parts=tuple(
+                    prompts.neutralize(part, self._controls)[0] if isinstance(part, str) else part
+                    for part in turn.parts
+                ),
             )
-            for turn in conversation_of(question, pictures)
+            for turn in conversation_of(question, pictures, videos)
         )
-        return self._wording(conversation)
+        said = self._wording(conversation)
+        if videos and said.count(self.processor.video_token) != videos:
+            raise RelevancyError(
+                f"the chat template of {self.name} does not say its videos: mend it, or give their frames as pictures"
+            )
+        return said
 
     @property
     def takes_features(self) -> bool:
@@ -219,11 +246,29 @@ class Model:
                 self.model, self.image_token_id, lambda picture: self.prepare([picture], [_ANY]), width, height
             )
 
-    def layouts(self, sizes: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
-        """Where the image tokens of several pictures of one question lie, each (width, height); raises as `layout`."""
-        if len(sizes) > 1 and self.model.config.model_type in BESIDE_OTHERS:
-            return tuple(BESIDE_OTHERS[self.model.config.model_type](self.model.config, *size) for size in sizes)
-        return tuple(self.layout(*size) for size in sizes)
+    def layouts(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Layout, ...]:
+        """Where the image tokens of several pictures of one question lie, in their order; raises as `layout`.
+
+        sizes: each (width, height), or of a video (frames, width, height), which has a layout for each of its steps.
+        """
+        beside = BESIDE_OTHERS.get(self.model.config.model_type)
+        if sum(len(size) == 2 for size in sizes) < 2:
+            beside = None
+        found: list[Layout] = []
+        videos = 0
+        for size in sizes:
+            if len(size) == 3:
+                found += self._steps(size, videos)
+                videos += 1
+            else:
+                found.append(beside(self.model.config, *size) if beside else self.layout(*size))
+        return tuple(found)
+
+    def _steps(self, size: tuple[int, ...], number: int) -> tuple[Layout, ...]:
+        """Of a video of (frames, width, height), the so manieth of a question."""
+        if size not in self._films:
+            self._films[size] = steps_of(self.model.config, self.processor, *size)
+        return tuple(replace(step, video=number) for step in self._films[size])
 
     def prepare(
         self,
@@ -233,13 +278,17 @@ class Model:
     ) -> BatchFeature:
         """Model inputs of one batch, on the model's device: each picture (RGB, or processed before) with its question.
 
-        images: one for each question, or a sequence of several, or of none in all of them.
+        images: one for each question, or a sequence of several, videos among them, or of none in all of them.
         `input_ids` and `attention_mask` (batch, tokens) are padded on the left; `pixel_values` has the model's dtype.
         `continuations` are token ids of answers, appended after the turn that the model is to fill, and read as those
         that the model generates there. Raises on an empty question and on one that is too long for the model.
         """
         shown = [tuple(own) if isinstance(own, Sequence) else (own,) for own in images]
-        texts = [self.worded(question, len(own)) for question, own in zip(questions, shown, strict=True)]
+        films = [sum(isinstance(one, Video) for one in own) for own in shown]
+        texts = [
+            self.worded(question, len(own) - videos, videos)
+            for question, own, videos in zip(questions, shown, films, strict=True)
+        ]
         gemma = compat.is_gemma(self.model.config)
         worded = [prompts.one_bos(text, self.tokenizer, gemma=gemma) for text in texts]
         inputs = processed(
@@ -269,7 +318,7 @@ class Model:
 
     def _continue(self, inputs: BatchFeature, continuations: Sequence[Sequence[int]]) -> None:
         """Appends token ids to each row and pads on the left anew; other entries get what generation gives a token."""
-        if any(self.image_token_id in added for added in continuations):
+        if any({self.image_token_id, self.video_token_id} & set(added) for added in continuations):
             raise RelevancyError(
                 "the answer holds the token that stands for a picture, so it cannot be read after one: explain a token "
                 "that comes before it"
@@ -305,7 +354,7 @@ class Model:
         longest = int(inputs["attention_mask"].sum(-1).max())
         if longest <= self.room:
             return
-        pictured = int((inputs["input_ids"] == self.image_token_id).sum(-1).max())
+        pictured = int(self.shown_at(inputs["input_ids"]).sum(-1).max())
         beside = f"with the picture's {pictured} tokens it makes" if pictured else "it makes"
         raise RelevancyError(
             f"the question is too long: {beside} {longest}, and {self.name} reads {self.room}; shorten it by about "

@@ -6,7 +6,7 @@ __all__ = ["Example", "Prepared", "ProcessedPicture"]
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import BatchFeature
 from relevancy.families.views import Layout
 from relevancy.images import Picture
 from relevancy.models.conversation import Conversation
+from relevancy.videos import Video
 
 FEATURES = "mm_encoder_outputs"
 """Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
@@ -42,17 +43,17 @@ class ProcessedPicture:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A question about pictures, or a conversation with them, in the order in which they stand there.
+    """A question about pictures and videos, or a conversation with them, in the order in which they stand there.
 
     answer: ids of an answer that is given, None for the model's own.
     """
 
-    pictures: tuple[Picture | ProcessedPicture, ...]
+    pictures: tuple[Picture | ProcessedPicture | Video, ...]
     question: str | Conversation
     answer: tuple[int, ...] | None = None
 
     @property
-    def images(self) -> tuple[Image.Image | ProcessedPicture, ...]:
+    def images(self) -> tuple[Image.Image | ProcessedPicture | Video, ...]:
         """The pictures as `Model.prepare` takes them."""
         return tuple(one.image if isinstance(one, Picture) else one for one in self.pictures)
 
@@ -62,14 +63,15 @@ class Prepared:
     """A batch of examples, ready for the model.
 
     inputs: the model's own arguments, on its device; `input_ids` and `attention_mask` are (batch, tokens), padded on
-    the left. layouts: of each example, where the image tokens of each of its pictures lie. notes: of each example, what
-    was done to it.
+    the left. layouts: of each example, where the image tokens of each of its pictures lie, and of each step of its
+    videos. notes: of each example, what was done to it.
     """
 
     inputs: BatchFeature
     image_token_id: int
     layouts: tuple[tuple[Layout, ...], ...] = ()
     notes: tuple[tuple[str, ...], ...] = ()
+    video_token_id: int = -1
 
     @property
     def ids(self) -> Tensor:
@@ -86,8 +88,9 @@ class Prepared:
         return self.ids[row][self.kept[row]]
 
     def image_places(self, row: int) -> Tensor:
-        """Where one example's image tokens stand among its own, those of all pictures, (image tokens,)."""
-        return (self.own_ids(row) == self.image_token_id).nonzero()[:, 0]
+        """Where one example's image tokens stand among its own, those of all pictures and videos, (image tokens,)."""
+        own = self.own_ids(row)
+        return ((own == self.image_token_id) | (own == self.video_token_id)).nonzero()[:, 0]
 
     def equals(self, other: Prepared) -> bool:
         """Whether the model would read the very same."""
@@ -118,7 +121,9 @@ class Prepared:
         if FEATURES in own:
             held = own[FEATURES]["image"].pooler_output
             own[FEATURES] = _as_outputs(held[self._entries(len(held), row)])
-        return Prepared(BatchFeature(own), self.image_token_id, self.layouts[row : row + 1], self.notes[row : row + 1])
+        return replace(
+            self, inputs=BatchFeature(own), layouts=self.layouts[row : row + 1], notes=self.notes[row : row + 1]
+        )
 
     def repeated(self, times: int) -> Prepared:
         """A single example, so many times."""
@@ -129,14 +134,16 @@ class Prepared:
             else value.repeat(times, *[1] * (value.ndim - 1))
             for name, value in self.inputs.items()
         }
-        return Prepared(BatchFeature(own), self.image_token_id, self.layouts * times, self.notes * times)
+        return replace(self, inputs=BatchFeature(own), layouts=self.layouts * times, notes=self.notes * times)
 
     def _entries(self, count: int, row: int) -> slice:
-        """Which of so many entries are an example's.
+        """Which of so many entries are an example's; one with videos is a batch of its own.
 
         One for each example, one for each picture, or as many as go with its image tokens: tiles, or the patches that
         tokens are merged of, of all pictures in one row.
         """
+        if len(self.ids) == 1:
+            return slice(count)
         pictures = torch.tensor([len(own) for own in self.layouts])
         if count == len(self.ids):
             shares = torch.ones(count, dtype=torch.long)
@@ -168,7 +175,9 @@ class _GivenPixels:
         return BatchFeature({"pixel_values": self._pixels})
 
 
-def processed(processor: Any, images: Sequence[Sequence[Image.Image | ProcessedPicture]], **asked: Any) -> BatchFeature:
+def processed(
+    processor: Any, images: Sequence[Sequence[Image.Image | ProcessedPicture | Video]], **asked: Any
+) -> BatchFeature:
     """What a processor makes of each text's pictures; `asked` is for the processor, the texts included.
 
     Texts without pictures are no batch with those that have some. Pictures that were processed before, all or none,
@@ -176,8 +185,12 @@ def processed(processor: Any, images: Sequence[Sequence[Image.Image | ProcessedP
     """
     before = [image for own in images for image in own if isinstance(image, ProcessedPicture)]
     if not before:
-        pictured = {"images": [list(own) for own in images]} if any(images) else {}
-        return BatchFeature(dict(processor(**pictured, **asked)))
+        stills = [[image for image in own if not isinstance(image, Video)] for own in images]
+        films = [image for own in images for image in own if isinstance(image, Video)]
+        shown: dict[str, Any] = {"images": stills} if any(stills) else {}
+        if films:
+            shown |= {"videos": [film.pixels() for film in films], "videos_kwargs": _as_given(films)}
+        return BatchFeature(dict(processor(**shown, **asked)))
     stand_in = copy.copy(processor)
     stand_in.image_processor = _GivenPixels(processor.image_processor, torch.stack([one.pixels for one in before]))
     inputs = stand_in(images=[[_BLANK] * len(own) for own in images], **asked)
@@ -186,6 +199,15 @@ def processed(processor: Any, images: Sequence[Sequence[Image.Image | ProcessedP
         del inputs["pixel_values"]
         inputs[FEATURES] = _as_outputs(torch.cat(features) if features[0].ndim == 3 else features)
     return inputs
+
+
+def _as_given(films: Sequence[Video]) -> dict[str, Any]:
+    """How a processor takes videos: all of their frames, at the times that are known; the rest is its own."""
+    every = [
+        {"total_num_frames": len(film.frames), "fps": film.fps, "frames_indices": list(range(len(film.frames)))}
+        for film in films
+    ]
+    return {"do_sample_frames": False, "input_data_format": "channels_last", "video_metadata": every}
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:

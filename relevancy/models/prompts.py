@@ -9,7 +9,7 @@ from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.models.checkpoints import first_line
-from relevancy.models.conversation import ChatTurn, Conversation, to_messages
+from relevancy.models.conversation import ChatTurn, Conversation, Moving, to_messages
 
 END_OF_TURN = "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
@@ -34,7 +34,7 @@ def control_tokens(processor: Any) -> re.Pattern[str]:
     found = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     found |= set(tokenizer.all_special_tokens)
     # LLaVA-Gemma's <image> is an added token that is not "special", and a processor may have placeholders of its own.
-    found |= {getattr(processor, name, None) or "" for name in (*_PLACEHOLDERS, "eoi_token", "video_token")}
+    found |= {str(getattr(processor, name, None) or "") for name in (*_PLACEHOLDERS, "eoi_token", "video_token")}
     longest_first = sorted((token for token in found if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
@@ -59,14 +59,16 @@ def wording_for(processor: Any, *, gemma: bool) -> Wording:
     turns for a LLaVA-Gemma (`gemma`), for any other model the pictures and the question alone, and for a tokenizer the
     text as it is. Raises where there is a template that cannot say one question, with its picture.
     """
-    image = getattr(processor, "image_token", None) or "<image>"
-    marks = {image} | {getattr(processor, name, None) or image for name in _PLACEHOLDERS}
+    image = str(getattr(processor, "image_token", None) or "<image>")  # some have an object that holds the string
+    marks = {image} | {str(getattr(processor, name, None) or image) for name in _PLACEHOLDERS}
     tokenizer = tokenizer_of(processor)
     for owner in (processor, tokenizer):
         if template := _template_of(owner):
             return _by_own_template(owner, template, image, marks, pictured=tokenizer is not processor)
     if isinstance(processor, PaliGemmaProcessor) or tokenizer is processor:  # the former adds `<bos>` and newlines
         return partial(_in_one_turn, form="{pictures}{text}", image=image)
+    if hasattr(processor, "num_query_tokens"):  # it puts its queries before the text
+        return partial(_in_one_turn, form="{text}", image=image)
     if gemma:
         return partial(_by_gemma_turns, image=f"{image}\n", bos=tokenizer.bos_token or "")
     return partial(_in_one_turn, form="{pictures}{text}\n", image=f"{image}\n")
@@ -149,7 +151,7 @@ def _checked_wording(wording: Wording, conversation: Conversation, *, owner: str
             "does not know, such as a system message"
         ) from error
     place, pictures = 0, sum(turn.pictures for turn in conversation)
-    for text in (part.strip() for turn in conversation for part in turn.parts if part is not None):
+    for text in (part.strip() for turn in conversation for part in turn.texts):
         found = said.find(text, place)
         if found < 0:
             raise RelevancyError(
@@ -171,8 +173,8 @@ def _by_template(owner: Any, template: str, conversation: Conversation, *, parts
 
 
 def _with_marks(turn: ChatTurn, image: str) -> str:
-    """A turn as text, with this in each picture's place."""
-    return "".join(image if part is None else part for part in turn.parts)
+    """A turn as text, with this in each picture's place, and nothing in a video's."""
+    return "".join(image if part is None else part for part in turn.parts if not isinstance(part, Moving))
 
 
 def _by_gemma_turns(conversation: Conversation, *, image: str, bos: str) -> str:
@@ -189,5 +191,4 @@ def _in_one_turn(conversation: Conversation, *, form: str, image: str) -> str:
     if len(conversation) > 1:
         raise RelevancyError("this model has no chat template, so it takes one question and no further messages")
     (turn,) = conversation
-    texts = [part for part in turn.parts if part is not None]
-    return form.format(pictures=image * turn.pictures, text="\n".join(texts))
+    return form.format(pictures=image * turn.pictures, text=turn.text)

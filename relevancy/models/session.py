@@ -21,6 +21,7 @@ from relevancy.models.model import Model
 from relevancy.models.prefixes import PrefixCache
 from relevancy.models.prepared import Example, Prepared, ProcessedPicture
 from relevancy.models.vision_cache import VisionCache, unused_tower_layers_skipped
+from relevancy.videos import Video
 
 _TOGETHER = 8  # pictures in the tower: its activations still fit a CPU's cache
 
@@ -70,14 +71,15 @@ class Session:
         model = self.model
         layouts = tuple(model.layouts([one.size for one in example.pictures]) for example in examples)
         images = [example.images for example in examples]
-        if features and model.takes_features and model.patchwise:
-            seen = self.seen([image for own in images for image in own])
+        if features and model.takes_features and model.patchwise:  # of which no family takes videos
+            seen = self.seen([image for own in images for image in own if not isinstance(image, Video)])
             images = [tuple(seen[id(image)] for image in own) for own in images]
         return Prepared(
             model.prepare(images, [example.question for example in examples], said),
             model.image_token_id,
             layouts,
             tuple(model.notes + _notes(one) + model.question_notes(one.question) for one in examples),
+            model.video_token_id,
         )
 
     def seen(self, images: Sequence[Image.Image | ProcessedPicture]) -> dict[int, ProcessedPicture]:

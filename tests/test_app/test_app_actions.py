@@ -1,5 +1,6 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -121,13 +122,13 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
         assert drawn == board(session.screen, waiting=session.waiting)
         assert drawn.count("rv-soon") == places
         assert tools["visible"]
-        assert rest == [gr.skip()] * 5
-    status, drawn, tools, agreed, marker, changes, others, details = numbers
+        assert rest == [gr.skip()] * 6
+    status, drawn, tools, agreed, marker, changes, *others, details = numbers
     assert "aria-busy" not in status
     assert drawn == gr.skip()  # as it stands there
     assert agreed == views.agreement(all_there.comparison)
     assert marker == views.marker(all_there.screen[0].image)
-    assert (changes, others, details["visible"]) == ("", "", True)
+    assert (changes, others, details["visible"]) == ("", ["", ""], True)
 
 
 def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
@@ -145,7 +146,7 @@ def test_after_cancel_the_maps_that_were_there_stay(shelf, picture_file):
     with pytest.raises(StoppedError):
         next(steps)
     untouched = handlers.cancel(ended, controls, NOBODY)
-    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 7)
+    assert untouched[1:] == (gr.skip(), views.stopped(ended, 2), *[gr.skip()] * 8)
 
 
 def test_stages_are_named_and_shares_grow(shelf, source):
@@ -239,6 +240,30 @@ def test_nothing_to_pick_or_hide_without_a_result(shelf):
         actions.hidden(shelf, None, actions.MOST, None, "grey", silent)
     with pytest.raises(RelevancyError, match="press Explain first"):
         actions.varied(shelf, None, asked(shelf, ["flat"]), ["a?", "b?"], silent)
+
+
+def test_other_methods_and_parts_of_the_layers_equal_single_calls(shelf, shown):
+    token = shown.first[0].target.position
+    names = ["relevancy", "attention", "tam"]
+    found = actions.by_method(shelf, shown, "deep", names, silent)
+    assert found.results[0] is shown.results[0]
+    for name, result, pair in zip(names[1:], found.results[1:], found.agreement, strict=True):
+        assert same(result, relevancy.explain(shelf.models["deep"], shown.picture, QUESTION, target=token, method=name))
+        assert pair == agreement(shown.results[0], result)
+    found = actions.by_layers(shelf, shown, "deep", silent)
+    assert [result.layers for result in found.results] == [None, (0,), (1,), (2,)]
+    alone = relevancy.explain(shelf.models["deep"], shown.picture, QUESTION, target=token, layers=[1])
+    assert same(found.results[2], alone)
+    with pytest.raises(RelevancyError, match="no map of flat on the screen"):
+        actions.by_layers(shelf, replace(shown, ask=replace(shown.ask, models=("deep",))), "flat", silent)
+    with pytest.raises(RelevancyError, match="does not offer"):
+        actions.by_method(shelf, shown, "deeper", names, silent)
+
+
+def test_what_does_not_go_by_layers_says_so(shelf, source):
+    rolled = explained(shelf, source, ["flat"], method="tam")
+    with pytest.raises(RelevancyError, match="does not go by layers"):
+        actions.by_layers(shelf, rolled, "flat", silent)
 
 
 def test_variations_equal_single_questions(shelf, shown, source):

@@ -649,6 +649,29 @@ def test_other_questions_are_about_the_picture_that_was_explained(visit, served)
     until(page, lambda: page.locator("#rv-variations .rv-card").count() == 0, "they were another picture's")
 
 
+def test_methods_and_layers_side_by_side(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="Methods").click()
+    costs = page.locator("#rv-methods label").all_inner_texts()
+    assert "relevancy (1 forward, 1 backward)" in [cost.strip() for cost in costs]
+    page.click("#rv-compare-methods")
+    page.wait_for_selector("#rv-ways .rv-card:nth-child(5)")
+    cards = page.locator("#rv-ways .rv-card")
+    titles = page.locator("#rv-ways h2").all_inner_texts()
+    assert titles == ["relevancy-magnitude", "relevancy", "attnlrp", "tam", "rollout"]
+    # numbers of different kinds: each map has a scale of its own, whatever the switch says
+    until(page, lambda: page.locator("#rv-ways .rv-card .rv-scale[data-scale=map]:visible").count() == 5, "own scales")
+    assert "rank correlation with the first map" in cards.nth(1).inner_text()
+    page.click("#rv-compare-layers")
+    until(page, lambda: page.locator("#rv-ways h2").first.inner_text() == "as shown", "the layers")
+    parts = page.locator("#rv-ways h2").all_inner_texts()[1:]
+    assert parts[0].startswith("layers 0 to ")
+    assert len(parts) == min(5, served.models[1].model.config.get_text_config().num_hidden_layers)
+    assert page.locator("#rv-ways .rv-how").nth(1).inner_text().count("layers 0") == 1
+    until(page, lambda: page.locator("#rv-ways .rv-card .rv-scale[data-scale=map]:visible").count() == 0, "one scale")
+
+
 def test_signed_words_stand_on_zero_and_long_questions_keep_their_place(visit, served, tmp_path):
     Image.effect_noise((900, 200), 50).convert("RGB").save(tmp_path / "wide.png")
     page = visit()

@@ -281,6 +281,8 @@ def test_an_upload_beyond_the_limit(served):
         ("pick", [None, None]),
         ("every_token", [None, None]),
         ("vary", [None, None, "a\nb", "demo-large", *[None] * 7]),
+        ("ways", [None, None, "demo-large", ["../.."]]),
+        ("layers", [None, None, {}]),
         ("hide", [None, None, "grey"]),
         ("take", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
         ("example", []),

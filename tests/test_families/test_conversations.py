@@ -5,6 +5,7 @@ import json
 from functools import cache
 from typing import Any
 
+import masked
 import numpy as np
 import pictured
 import pytest
@@ -118,30 +119,12 @@ def test_each_picture_is_knocked_out_and_all_of_them(model):
 
 
 def probabilities(model: Model, hidden: np.ndarray) -> torch.Tensor:
-    """Of the next token, with attention's probabilities set by hand: eager, in every layer of the decoder."""
+    """Of the next token, where some image tokens are hidden from what follows their picture."""
     inputs = by_hand(model, [FIRST, SECOND], text_of(model, TWO))
     places = (inputs["input_ids"][0] == model.image_token_id).nonzero()[:, 0].numpy()
     first = model.layouts([FIRST.size, SECOND.size])[0].count
     begins = 0 if not hidden.any() else places[first - 1 if hidden[:first].any() else -1] + 1
-    tokens = inputs["input_ids"].shape[1]
-    forbidden = torch.zeros(tokens, tokens, dtype=torch.bool)
-    forbidden[begins:, places[hidden]] = True
-    module = __import__(type(model.model.get_decoder()).__module__, fromlist=["eager_attention_forward"])
-    real = module.eager_attention_forward
-
-    def masked(owner, query, key, value, mask, **options):
-        if key.shape[-2] == tokens:
-            mask = (torch.zeros(1, 1, tokens, tokens) if mask is None else mask).masked_fill(forbidden, -1e9)
-        return real(owner, query, key, value, mask, **options)
-
-    before = model.model.get_decoder().config._attn_implementation
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(module, "eager_attention_forward", masked)
-        model.model.get_decoder().set_attn_implementation("eager")
-        try:
-            return model.model(**inputs).logits[0, -1].softmax(-1)
-        finally:
-            model.model.get_decoder().set_attn_implementation(before)
+    return masked.probabilities(model, inputs, places[hidden], begins)
 
 
 def said(*parts: str | None) -> list[dict[str, Any]]:
