@@ -11,7 +11,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from relevancy import Model, RelevancyError
-from relevancy_app import endpoints, layout, past, wiring
+from relevancy_app import batches, endpoints, layout, past, wiring
 from relevancy_app.examples import examples
 from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
 from relevancy_app.history import History, opened
@@ -36,7 +36,9 @@ def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
         endpoints.add(endpoints.Endpoints(offered, settings, folder))  # first, so that their names are theirs
         history = _history(settings, page.past)
         handlers = wiring.Handlers(offered, settings, pictures, folder, history)
-        runs = wiring.wire(page, handlers)
+        root = Path(folder) if history is None else history.path.parent
+        many = batches.wire(page, batches.BatchHandlers(handlers, root / "batches"))
+        runs = wiring.wire(page, handlers, many)
         if history is not None:
             past.wire(page, past.PastHandlers(history, handlers), runs)
     harden(blocks)

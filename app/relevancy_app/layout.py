@@ -161,6 +161,17 @@ class Past:
 
 
 @dataclass(frozen=True, eq=False)
+class Many:
+    """Many pictures, one question. files: where those lie that were chosen by one of the buttons."""
+
+    files: gr.State
+    choosing: list[gr.UploadButton]
+    run: gr.Button
+    table: gr.HTML
+    report: gr.DownloadButton
+
+
+@dataclass(frozen=True, eq=False)
 class Page:
     """Everything with a behavior; `session` and `controls` are the visitor's own, `visit` tells the page its number."""
 
@@ -174,6 +185,7 @@ class Page:
     ways: Ways
     what_if: WhatIf
     past: Past
+    batch: Many
 
     @property
     def results(self) -> list[Any]:
@@ -193,13 +205,13 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
     beat = gr.Timer(seconds / 4)
-    past = _past(settings)
+    past, batch = _past(settings), _many()
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)
         with gr.Column(scale=9, min_width=300, elem_id="rv-results"):
             answers, variations, ways, what_if = _results(library)
-    return Page(visit, session, controls, beat, question, answers, variations, ways, what_if, past)
+    return Page(visit, session, controls, beat, question, answers, variations, ways, what_if, past, batch)
 
 
 def _question(library: Library, settings: Settings, examples: Sequence[Example]) -> Question:
@@ -367,3 +379,22 @@ def _past(settings: Settings) -> Past:
         agreement = gr.HTML("", apply_default_css=False, js_on_load=None)
     link = gr.HTML("", elem_id="rv-link", visible="hidden", apply_default_css=False, js_on_load=LINK_SCRIPT.read_text())
     return Past(panel, search, listed, lines, first, second, agreement, link)
+
+
+def _many() -> Many:
+    with gr.Accordion("Many pictures", open=False, elem_id="rv-many"):
+        gr.HTML(
+            '<p class="rv-quiet">The question below, asked about each picture, with the models and options chosen '
+            "there. What has ended stays: after Cancel or a restart, the same pictures and question go on.</p>",
+            js_on_load=None, apply_default_css=False,
+        )  # fmt: skip
+        files = gr.State([])
+        with gr.Row():
+            several = gr.UploadButton(
+                "Choose pictures", file_count="multiple", file_types=["image"], size="sm", elem_id="rv-files"
+            )
+            folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="rv-folder")
+            run = gr.Button("Explain all", variant="primary", size="sm", elem_id="rv-batch")
+            report = gr.DownloadButton("Download the report", visible=False, size="sm", elem_id="rv-report")
+        shown = gr.HTML("", elem_id="rv-table", apply_default_css=False, js_on_load=None)
+    return Many(files, [several, folder], run, shown, report)

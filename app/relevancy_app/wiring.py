@@ -26,7 +26,7 @@ PROGRESS = gr.Progress()
 MODELS = "models"
 """One run at a time touches the models, whoever asks for it: first come, first served."""
 
-_ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
+ENABLE, _DISABLE = (f"() => ({{__type__: 'update', interactive: {value}}})" for value in ("true", "false"))
 _SHOW_RESULTS = """() => {
   const results = document.getElementById("rv-results");
   window.rvAwaited = results.getBoundingClientRect().top > window.innerHeight * 0.3;
@@ -64,7 +64,7 @@ class Handlers:
         begun = Session(ask, source, Path(path).parent.name, notes)
         session = None
         try:
-            for found in actions.explained(self.library, self.settings, begun, _report(progress, check)):
+            for found in actions.explained(self.library, self.settings, begun, report_to(progress, check)):
                 kept = "" if session is None else session.kept
                 session = self._kept(replace(found, kept=kept), request)
                 drawn = session.comparison is not None  # at last, only numbers are new
@@ -84,7 +84,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """Another token's map: session, board, agreement."""
-        pick, report = _pick(event.index), _report(progress, controls.start())
+        pick, report = _pick(event.index), report_to(progress, controls.start())
         session = self._kept(actions.picked(self.library, session, pick, report), request)
         return session, self.drawn(session), views.agreement(session.shown)
 
@@ -99,7 +99,7 @@ class Handlers:
         number = getattr(event, "model", None)
         if type(number) is not int:
             raise RelevancyError("That is no model on the screen.")
-        session = actions.every_token(self.library, session, number, _report(progress, controls.start()))
+        session = actions.every_token(self.library, session, number, report_to(progress, controls.start()))
         return session, self.drawn(session)
 
     def vary(
@@ -116,7 +116,7 @@ class Handlers:
         check = controls.start()
         questions = asking.variations(text, self.settings)
         ask = asking.ask(self.library, self.settings, questions[0], [model], *how)
-        found = actions.varied(self.library, session, ask, questions, _report(progress, check))
+        found = actions.varied(self.library, session, ask, questions, report_to(progress, check))
         return _varied(found, questions)
 
     def ways(
@@ -128,7 +128,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> str:
         """The same token by other methods: a board, each map on a scale of its own."""
-        report, wanted = _report(progress, controls.start()), asking.several_methods(names)
+        report, wanted = report_to(progress, controls.start()), asking.several_methods(names)
         found = actions.by_method(self.library, session, model, wanted, report)
         return _varied(found, [result.method for result in found.results], own_scales=True)
 
@@ -140,7 +140,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> str:
         """The same token by parts of the decoder: a board."""
-        found = actions.by_layers(self.library, session, model, _report(progress, controls.start()))
+        found = actions.by_layers(self.library, session, model, report_to(progress, controls.start()))
         parts = [result.layers or () for result in found.results[1:]]
         return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
@@ -163,7 +163,7 @@ class Handlers:
             raise RelevancyError("There is no such replacement.")
         size = session.picture.size
         box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
-        found = actions.hidden(self.library, session, part, box, replacement, _report(progress, check))
+        found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 
     def example(self, event: gr.SelectData) -> tuple[Any, Any, Any]:
@@ -246,9 +246,9 @@ class Handlers:
             return session
 
 
-def wire(page: Page, handlers: Handlers) -> list[Any]:
-    """Attach the handlers to the page, inside the current `gr.Blocks`; the events that call models."""
-    runs = _wire_runs(page, handlers)
+def wire(page: Page, handlers: Handlers, *others: Any) -> list[Any]:
+    """Attach the handlers to the page, inside the current `gr.Blocks`; the events that call models, `others` too."""
+    runs = [*_wire_runs(page, handlers), *others]
     for event in runs:
         event.success(None, js=_DISABLE, outputs=page.question.cancel)
         event.failure(None, js=_DISABLE, outputs=page.question.cancel)
@@ -274,13 +274,13 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
         ways.compare.click, ways.layers.click,
     ):  # fmt: skip
-        trigger(None, js=_ENABLE, outputs=question.cancel)
+        trigger(None, js=ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
         "fn": speaking(handlers.explain),
         "inputs": [page.controls, question.picture, *question.asked],
         "outputs": page.results,
-        **_run(answers.status),
+        **running(answers.status),
     }  # fmt: skip
     restored = question.restore.upload(
         speaking(handlers.restore),
@@ -293,27 +293,27 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         restored.success(**whole),
         answers.board.select(
             speaking(handlers.pick), [page.session, page.controls],
-            [page.session, answers.board, answers.agreement], **_run(answers.status),
+            [page.session, answers.board, answers.agreement], **running(answers.status),
         ),
         answers.board.expand(
             speaking(handlers.every_token), [page.session, page.controls], [page.session, answers.board],
-            **_run(answers.status),
+            **running(answers.status),
         ),
         ways.compare.click(
             speaking(handlers.ways), [page.session, page.controls, ways.model, ways.methods], ways.board,
-            **_run(ways.board),
+            **running(ways.board),
         ),
         ways.layers.click(
-            speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **_run(ways.board)
+            speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **running(ways.board)
         ),
         variations.run.click(
             speaking(handlers.vary),
             [page.session, page.controls, variations.questions, variations.model, *question.asked],
-            variations.board, **_run(variations.board),
+            variations.board, **running(variations.board),
         ),
         what_if.marker.submit(
             speaking(handlers.hide), [page.session, page.controls, what_if.replacement], what_if.changes,
-            **_run(what_if.changes),
+            **running(what_if.changes),
         ),
     ]  # fmt: skip
 
@@ -342,7 +342,7 @@ def _wire_drawing(page: Page, handlers: Handlers) -> None:
         written.success(None, js=_FETCH_FILE)
 
 
-def _run(progress_on: gr.HTML) -> dict[str, Any]:
+def running(progress_on: gr.HTML) -> dict[str, Any]:
     """Options of an event that calls a model."""
     return {
         "concurrency_id": MODELS,
@@ -386,7 +386,9 @@ def _pick(index: Any) -> Pick:
     raise RelevancyError("That is no token of an answer.")
 
 
-def _report(progress: gr.Progress, check: Callable[[], None]) -> actions.Progress:
+def report_to(progress: gr.Progress, check: Callable[[], None]) -> actions.Progress:
+    """What tells the page how far a run is, and ends it once Cancel was pressed."""
+
     def report(stage: str, share: float) -> None:
         check()
         progress(share, desc=stage)

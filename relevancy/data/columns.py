@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Columns"]
+
 import hashlib
 import json
 import math
