@@ -463,7 +463,7 @@ def test_a_dry_run_goes_on_after_a_part_that_fails(tmp_path, monkeypatch, capsys
     single, half = exact["rows"]
     assert single["dtype"] == "float32"
     assert single["error"] < probes.EXACT
-    assert 1e-4 < half["error"] < 1.5 * half["eager_error"]
+    assert 1e-4 < half["error"] < 2 * half["eager_error"]
     assert set(exact["expected"].values()) == {None}, "a dry run judges nothing"
     assert len(profile["rows"]) == 5
     assert profile["rows"][0]["share"] >= profile["rows"][-1]["share"] > 0

@@ -205,7 +205,8 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
     beat = gr.Timer(seconds / 4)
-    past, batch = _past(settings), _many()
+    with gr.Row(elem_id="rv-more"):
+        past, batch = _past(settings), _many()
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
             question = _question(library, settings, examples)

@@ -188,7 +188,7 @@ def _change(one: Hidden, screen_side: int) -> str:
         f'src="{picture_uri(_smaller(image, screen_side // 2))}"><figcaption>{name}</figcaption></figure>'
         for name, image in pictures
     )
-    moved = one.after - one.before
+    moved = round(100 * (one.after - one.before), 1) + 0.0  # never -0.0
     same = one.new_answer == one.answer
     now = "It still says the same." if same else f"Now it says “{escape(_short(one.new_answer))}”."
     unseen = ""
@@ -199,7 +199,7 @@ def _change(one: Hidden, screen_side: int) -> str:
     return (
         f'<section class="rv-change"><div class="rv-seen">{shown}</div>'
         f"<div><h2>{escape(one.model)}</h2><p>Says “{escape(_short(one.answer))}” with probability</p><dl>{bars}</dl>"
-        f'<p class="rv-moved">{100 * moved:+.1f} points</p><p class="rv-now">{now}</p>{unseen}</div></section>'
+        f'<p class="rv-moved">{moved:+.1f} points</p><p class="rv-now">{now}</p>{unseen}</div></section>'
     )
 
 

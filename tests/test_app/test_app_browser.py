@@ -519,8 +519,12 @@ def test_results_say_when_they_are_out_of_date(visit, served):
     page.locator("#rv-examples button").nth(2).click()
     until(page, lambda: "picture, question, models" in told.inner_text(), "another picture")
     page.get_by_text("What to explain, and how").click()
-    page.locator("#rv-first-layer input[type=range]").fill("1")
-    until(page, lambda: "models, first layer changed" in told.inner_text(), "another option")
+
+    def another_option():
+        page.locator("#rv-first-layer input[type=range]").fill("1")  # what has only just opened may miss a first one
+        return "models, first layer changed" in told.inner_text()
+
+    until(page, another_option, "another option")
     with served.models[1].lock:
         page.click("#rv-explain")
         until(page, lambda: page.is_enabled("#rv-cancel"), "it can be stopped")

@@ -91,6 +91,16 @@ def _explained(url, path):
     return json.loads(lines[-1])[0]
 
 
+@pytest.fixture
+def own_settings(monkeypatch):
+    """What the program sets for its process stays out of this one."""
+    monkeypatch.setattr(
+        "os.environ", {name: value for name, value in os.environ.items() if name != "RELEVANCY_APP_AUTH"}
+    )
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.mark.usefixtures("own_settings")
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -118,8 +128,8 @@ def test_mistakes_in_the_arguments_are_one_line(given, told, capsys):
     assert said.count("\n") == 1
 
 
-def test_a_busy_port_is_told_before_a_model_is_read(capsys, monkeypatch):
-    monkeypatch.delenv("RELEVANCY_APP_AUTH", raising=False)
+@pytest.mark.usefixtures("own_settings")
+def test_a_busy_port_is_told_before_a_model_is_read(capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
