@@ -11,7 +11,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from relevancy import Model, RelevancyError
-from relevancy_app import batches, endpoints, layout, past, wiring
+from relevancy_app import batch_panel, endpoints, history_panel, layout, wiring
 from relevancy_app.examples import examples
 from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
 from relevancy_app.history import History, opened
@@ -37,10 +37,10 @@ def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
         history = _history(settings, page.past)
         handlers = wiring.Handlers(offered, settings, pictures, folder, history)
         root = Path(folder) if history is None else history.path.parent
-        many = batches.wire(page, batches.BatchHandlers(handlers, root / "batches"))
+        many = batch_panel.wire(page, batch_panel.BatchHandlers(handlers, root / "batches"))
         runs = wiring.wire(page, handlers, many)
         if history is not None:
-            past.wire(page, past.PastHandlers(history, handlers), runs)
+            history_panel.wire(page, history_panel.PastHandlers(history, handlers), runs)
     harden(blocks)
     return blocks.queue(max_size=settings.queue, api_open=False, default_concurrency_limit=4)
 
@@ -53,7 +53,7 @@ def _history(settings: Settings, place: layout.Past) -> History | None:
         return opened(settings.history, settings.history_megabytes)
     except RelevancyError as error:
         sys.stderr.write(f"no history: {error}\n")
-        place.runs.value = past.unusable(shown_line(error))
+        place.runs.value = history_panel.unusable(shown_line(error))
         place.search.visible = False
         return None
 
@@ -64,7 +64,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     thumbnails = []
     if settings.history is not None:
         history = History(settings.history, settings.history_megabytes)
-        thumbnails = [Middleware(past.Thumbnails, history=history, logins=bool(settings.logins))]
+        thumbnails = [Middleware(history_panel.Thumbnails, history=history, logins=bool(settings.logins))]
     return {
         "server_name": settings.host,
         "server_port": settings.port,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from relevancy import RelevancyError
-from relevancy_app import stored
+from relevancy_app import stored_runs
 from relevancy_app.session import Session
 
 _OURS = 0x52565948  # in the file's header: whose database it is
@@ -82,15 +82,15 @@ class History:
             number = _number(db, last.kept, owner)
             known = set(db.execute("SELECT model, position, against FROM results WHERE run = ?", (number,)).fetchall())
         if number is not None:
-            packed, row = stored.results(last, known), stored.growing(last)
+            packed, row = stored_runs.results(last, known), stored_runs.growing(last)
             with self._writing() as db:
                 if db.execute(f"UPDATE runs SET {_each(row)} WHERE number = ?", (*row.values(), number)).rowcount:
                     self._add(db, number, packed)
         return last
 
     def _begun(self, session: Session, owner: str) -> Session:
-        packed = stored.results(session, ())
-        row = {"owner": owner, "began": time.time(), **stored.beginning(session), **stored.growing(session)}
+        packed = stored_runs.results(session, ())
+        row = {"owner": owner, "began": time.time(), **stored_runs.beginning(session), **stored_runs.growing(session)}
         with self._writing() as db:
             db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", (row["picture"], session.source))
             added = db.execute(
@@ -99,7 +99,7 @@ class History:
             self._add(db, int(added.lastrowid or 0), packed)
         return session
 
-    def _add(self, db: sqlite3.Connection, number: int, packed: Mapping[stored.Place, bytes]) -> None:
+    def _add(self, db: sqlite3.Connection, number: int, packed: Mapping[stored_runs.Place, bytes]) -> None:
         """Results of a run, and room for them."""
         rows = [(number, *key, result) for key, result in packed.items()]
         db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows)
@@ -140,7 +140,7 @@ class History:
                 row[:1],
             ).fetchall()
         try:
-            return stored.session(run, *row[1:], results=results)
+            return stored_runs.session(run, *row[1:], results=results)
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise RelevancyError("This run cannot be read: delete it.") from error
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import tiny
-from relevancy_app import asking, batch, batches
+from relevancy_app import asking, batch, batch_panel
 from relevancy_app.batch import Batch, table
 from relevancy_app.safety import StoppedError
 from relevancy_app.session import Controls
@@ -124,7 +124,7 @@ def test_the_page_gets_the_table_as_it_grows_and_the_report(shelf, pictures, tmp
     for name, data in pictures:
         files.append(tmp_path / name)
         files[-1].write_bytes(data)
-    handlers = batches.BatchHandlers(Handlers(shelf, LIMITS, (), str(tmp_path / "served")), tmp_path / "batches")
+    handlers = batch_panel.BatchHandlers(Handlers(shelf, LIMITS, (), str(tmp_path / "served")), tmp_path / "batches")
     asked = (QUESTION, ["flat"], "first", "language", "relevancy", 0, 2)
     nobody = SimpleNamespace(username=None)
     begin, one, two, end = handlers.run(Controls(), files, nobody, lambda share, desc: None, *asked)

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import tiny
-from relevancy_app import actions, asking, past
+from relevancy_app import actions, asking, history_panel
 from relevancy_app.history import History, opened
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
@@ -380,7 +380,7 @@ def test_no_run_that_was_shown_is_lost_when_writers_are_killed(tmp_path, whole):
 
 def handlers(shelf, history, folder):
     shown = Handlers(shelf, LIMITS, (), str(folder), history)
-    return past.PastHandlers(history, shown)
+    return history_panel.PastHandlers(history, shown)
 
 
 def test_the_page_shows_nothing_that_is_not_kept(shelf, picture_file, history, tmp_path):
@@ -464,13 +464,13 @@ def test_what_users_write_is_no_markup(history, whole, shelf, tmp_path):
 def test_the_list_says_how_many_there_are(history, whole):
     for number in range(3):
         history.keep(asked(whole, f"{number}?"), "")
-    assert "3 runs." in past.runs(*history.runs(""))
-    assert "data-more" not in past.runs(*history.runs(""))
-    part = past.runs(*history.runs("", most=2))
+    assert "3 runs." in history_panel.runs(*history.runs(""))
+    assert "data-more" not in history_panel.runs(*history.runs(""))
+    part = history_panel.runs(*history.runs("", most=2))
     assert "3 runs." in part
     assert part.count("data-run") == 2
     assert 'data-more="4"' in part
-    assert "1 run." in past.runs(*history.runs("", "2?"))
+    assert "1 run." in history_panel.runs(*history.runs("", "2?"))
 
 
 def test_two_runs_on_one_picture_share_a_scale_and_are_compared(shelf, source, whole):
