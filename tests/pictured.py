@@ -8,6 +8,7 @@ import tiny
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -210,3 +211,13 @@ BUILDERS: dict[str, Callable[[], tiny.Pictured]] = {
 def model_of(family: str) -> Model:
     """One of them, built once for all tests."""
     return wrap(*BUILDERS[family](), name=family)
+
+
+def unmixed(model: Model) -> Model:
+    """The same model, its tower changed so that no patch hears of another."""
+    for module in model.model.get_encoder(modality="image").modules():
+        if type(module).__name__.endswith("Attention"):
+            for name in ("out_proj", "o_proj", "proj", "projection_layer"):
+                if isinstance(last := getattr(module, name, None), nn.Linear):
+                    nn.init.zeros_(last.weight)
+    return model

@@ -463,7 +463,7 @@ def test_a_dry_run_goes_on_after_a_part_that_fails(tmp_path, monkeypatch, capsys
     single, half = exact["rows"]
     assert single["dtype"] == "float32"
     assert single["error"] < probes.EXACT
-    assert 1e-4 < half["error"] < 2 * half["eager_error"]
+    assert 1e-4 < half["error"] < 1.5 * half["eager_error"]
     assert set(exact["expected"].values()) == {None}, "a dry run judges nothing"
     assert len(profile["rows"]) == 5
     assert profile["rows"][0]["share"] >= profile["rows"][-1]["share"] > 0
@@ -491,9 +491,9 @@ def test_what_is_expected_of_a_card_is_checked():
     row = {"dtype": "float32", "error": 1e-6, "eager_error": 0.0}
     assert exact.holds([row])
     assert not exact.holds([row, row | {"error": 2e-5}])
-    row = {"dtype": "bfloat16", "error": 0.02, "eager_error": 0.01}
+    row = {"dtype": "bfloat16", "error": 0.015, "eager_error": 0.01}
     assert half.holds([row])
-    assert not half.holds([row | {"error": 0.0201}])
+    assert not half.holds([row | {"error": 0.0151}])
     (fast,) = next(part for part in gpu.PARTS if part.name == "map-7b").expected
     row = {"variant": "map", "tokens": 601, "x_forward": 1.8}
     other = {"variant": "map", "tokens": 2048, "x_forward": 2.5}

@@ -321,13 +321,16 @@ def _variations(library: Library) -> Variations:
             placeholder="Is the duck floating?\nWhat color is the duck?",
         )  # fmt: skip
         with gr.Column(scale=1, min_width=160):
-            model = gr.Radio(
-                list(library.names), value=library.names[min(1, len(library.names) - 1)], label="Model",
-                elem_id="rv-variation-model",
-            )  # fmt: skip
+            model = _one_model(library, "rv-variation-model")
             run = gr.Button("Compare the questions", variant="primary", elem_id="rv-vary")
     board = gr.HTML("", elem_id="rv-variations", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
     return Variations(model, questions, run, board)
+
+
+def _one_model(library: Library, elem_id: str) -> gr.Radio:
+    """Which of the models; at first the second of a pair."""
+    names = list(library.names)
+    return gr.Radio(names, value=names[min(1, len(names) - 1)], label="Model", elem_id=elem_id)
 
 
 def _ways(library: Library) -> Ways:
@@ -343,10 +346,7 @@ def _ways(library: Library) -> Ways:
             elem_id="rv-methods", scale=3, min_width=280,
         )  # fmt: skip
         with gr.Column(scale=1, min_width=160):
-            model = gr.Radio(
-                list(library.names), value=library.names[min(1, len(library.names) - 1)], label="Model",
-                elem_id="rv-ways-model",
-            )  # fmt: skip
+            model = _one_model(library, "rv-ways-model")
             compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
             layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
     board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())

@@ -21,7 +21,7 @@ from relevancy.models.model import Model
 
 EXACT = 1e-5  # relative, in float32
 _KERNELS = 5
-_DRAWS = 12  # batches
+_DRAWS = 24  # batches
 
 
 def machine(device: str) -> Iterator[dict[str, Any]]:

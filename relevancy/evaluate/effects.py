@@ -109,7 +109,7 @@ def effects_of_models(
     without it, all that have two values among the models. Standard errors are clustered by picture and, where a model
     was trained with several seeds, by run. Raises RelevancyError.
     """
-    named = {folder.resolve().name: folder for folder in models_in(folders)}
+    named = models_in(folders)
     strange = next((name for name in given if name not in named), None)
     if strange is not None:
         raise RelevancyError(f"{shortened(strange)} is none of the scored models, {shortened(sorted(named))}.")
@@ -177,17 +177,18 @@ def _right(row: dict[str, Any], where: str) -> float:
 
 def _pairs(known: Mapping[str, Choices], by: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Choice -> its two values, ordered as in the paper where it has them."""
-    names = list(dict.fromkeys(choice for own in known.values() for choice in own if choice != SEED))
-    if by:
-        return {choice: _pair([own.get(choice) for own in known.values()], choice, "The models") for choice in by}
-    two = [choice for choice in names if len({own.get(choice) for own in known.values()}) == 2]
-    whole = [choice for choice in two if all(choice in own for own in known.values())]
-    if not whole:
+    models = list(known.values())
+    names = by or [
+        choice
+        for choice in models[0]
+        if choice != SEED and all(choice in own for own in models) and len({own[choice] for own in models}) == 2
+    ]
+    if not names:
         raise RelevancyError(
             "No choice has two values among these models: say how they differ in --choices FILE, a CSV of model and a "
             "column for each choice."
         )
-    return {choice: _pair([own[choice] for own in known.values()], choice, "The models") for choice in whole}
+    return {choice: _pair([own.get(choice) for own in models], choice, "The models") for choice in names}
 
 
 def _pair(values: Sequence[Any], choice: str, where: str) -> tuple[str, str]:

@@ -55,12 +55,21 @@ def read_answer_scores(folder: Path, name: str) -> AnswerScores | None:
         return AnswerScores(tuple(map(str, found["questions"])), tuple(map(str, found["about"])), found["right"])
 
 
-def models_in(folders: Sequence[Path]) -> list[Path]:
-    """The folders of single models: each given one, or those in it that hold scores where it has none itself."""
-    found = []
+def models_in(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders of single models, by the names that they are called by: each given one, or those in it with scores.
+
+    Raises RelevancyError for two of one name.
+    """
+    found: dict[str, Path] = {}
     for folder in folders:
         inner = sorted(own for own in folder.iterdir() if own.is_dir() and _scored(own)) if folder.is_dir() else []
-        found += [folder] if _scored(folder) or not inner else inner
+        for own in [folder] if _scored(folder) or not inner else inner:
+            name = own.resolve().name
+            if name in found:
+                raise RelevancyError(
+                    f"Two of the folders are named {name}, and a model is named after its folder; rename one."
+                )
+            found[name] = own
     return found
 
 

@@ -136,12 +136,8 @@ def make_table(folders: Sequence[Path], *, paper: bool = True) -> ScoreTable:
     A folder of such folders, as `relevancy evaluate BENCHMARK --out` writes, stands for those in it. A stand-in's
     number is in no cell: it is told in a note.
     """
-    folders = models_in(folders)
-    names = [folder.resolve().name for folder in folders]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise RelevancyError(f"Two of the folders are named {twice}, and a row is named after its folder; rename one.")
-    scores = {name: scores_in(folder) for name, folder in zip(names, folders, strict=True)}
+    named = models_in(folders)
+    scores = {name: scores_in(folder) for name, folder in named.items()}
     check_protocols(scores)
     rows = [TableRow(name, tuple(_cell(own, column) for column in COLUMNS), False) for name, own in scores.items()]
     notes = [
@@ -154,8 +150,7 @@ def make_table(folders: Sequence[Path], *, paper: bool = True) -> ScoreTable:
         rows += [TableRow(one.name, tuple(cell or "–" for cell in one.scores), True) for one in (*GRID, *OTHERS)]
         notes.append(f"published: {PAPER}, as printed; its last MMVP is on another scale than the others.")
         notes += [_VAL] if any("vqav2" in own for own in scores.values()) else []
-    of = dict(zip(names, folders, strict=True))
-    differences = [one for pair in combinations(names, 2) for one in _paired(*pair, of, scores)]
+    differences = [one for pair in combinations(named, 2) for one in _paired(*pair, named, scores)]
     return ScoreTable(tuple(rows), tuple(notes), tuple(differences))
 
 

@@ -17,12 +17,7 @@ EXTRA = "in_"
 EVIDENCE = "evidence_"
 """What stands before the name of a field of `Evidence`."""
 
-_PICTURE = {
-    "picture": pa.string(),
-    "picture_hash": pa.string(),
-    "share": pa.float64(),
-    "without": pa.float64(),
-    "without_tv": pa.float64(),
+_MAP = {
     "width": pa.int32(),
     "height": pa.int32(),
     "rows": pa.int32(),
@@ -30,6 +25,14 @@ _PICTURE = {
     "x_edges": pa.list_(pa.float64()),
     "y_edges": pa.list_(pa.float64()),
     "image_map": pa.list_(pa.float32()),
+}
+_PICTURE = {
+    "picture": pa.string(),
+    "picture_hash": pa.string(),
+    "share": pa.float64(),
+    "without": pa.float64(),
+    "without_tv": pa.float64(),
+    **_MAP,
 }
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _RESULT = {
@@ -44,13 +47,7 @@ _RESULT = {
     "share_image": pa.float64(),
     "share_text": pa.float64(),
     "share_first_token": pa.float64(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "rows": pa.int32(),
-    "cols": pa.int32(),
-    "x_edges": pa.list_(pa.float64()),
-    "y_edges": pa.list_(pa.float64()),
-    "image_map": pa.list_(pa.float32()),
+    **_MAP,
     "tokens": pa.list_(pa.string()),
     "is_image": pa.list_(pa.bool_()),
     "relevance": pa.list_(pa.float32()),

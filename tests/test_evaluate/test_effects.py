@@ -220,6 +220,8 @@ def test_what_cannot_be_told_is_refused(scored, tmp_path):
         with pytest.raises(RelevancyError, match=match):
             effects_of_models(*given, **options)
 
+    model(tmp_path / "again" / "run0", answers(0, 0.5))
+    refused("Two of the folders are named run0", [scored / "run0", tmp_path / "again"], {})
     refused("none of the scored models", [scored], {"run99": {"x": "a"}})
     refused("one of two values of decoder", [scored / "run0", scored / "run1"], {}, ["decoder"])
     refused("No choice has two values", [scored / "run0", scored / "run1"], {})

@@ -14,7 +14,6 @@ import torch
 import transformers
 from PIL import Image
 from reference import reference
-from torch import nn
 from typer.testing import CliRunner
 
 from relevancy.cli import app
@@ -168,13 +167,7 @@ def test_videos_and_pictures_are_knocked_out_one_by_one(model):
 @cache
 def unmixed(family: str) -> Model:
     """A tower in which no patch hears of another."""
-    model = wrap(*pictured.BUILDERS[family](), name=family)
-    for module in model.model.get_encoder(modality="image").modules():
-        if type(module).__name__.endswith("Attention"):
-            for name in ("out_proj", "o_proj", "proj", "projection_layer"):
-                if isinstance(last := getattr(module, name, None), nn.Linear):
-                    nn.init.zeros_(last.weight)
-    return model
+    return pictured.unmixed(wrap(*pictured.BUILDERS[family](), name=family))
 
 
 def embeddings(model: Model, pixels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import tiny
 import torch
 from PIL import Image
 from reference import reference
-from torch import nn
 
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
@@ -34,15 +33,9 @@ SEPARATED = {"llava_next", "llava_onevision"}
 def unmixed(family: str) -> Model:
     """The same model with a tower in which no patch hears of another."""
     try:
-        model = wrap(*BUILDERS[family](), name=family)
+        return pictured.unmixed(wrap(*BUILDERS[family](), name=family))
     except ImportError as error:
         pytest.skip(str(error).strip().splitlines()[0])
-    for module in model.model.get_encoder(modality="image").modules():
-        if type(module).__name__.endswith("Attention"):
-            for name in ("out_proj", "o_proj", "proj", "projection_layer"):
-                if isinstance(last := getattr(module, name, None), nn.Linear):
-                    nn.init.zeros_(last.weight)
-    return model
 
 
 def embeddings(model: Model, picture: Image.Image) -> np.ndarray:
