@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SPECIAL", "TokenRun", "readable", "spells_bytes", "spoken_runs", "whole_words"]
+__all__ = ["TokenRun", "is_control", "readable", "spells_bytes", "spoken_runs", "whole_words"]
 
 import codecs
 import re
@@ -22,6 +22,11 @@ _SPACE_LETTER, _BREAK_LETTER = "Ġ", "Ċ"
 _BOUNDARY = regex.compile(r"(?V1w)\b")  # Unicode's of words (UAX 29)
 
 
+def is_control(text: str) -> bool:
+    """Whether a token, as text, is one that no text spells, such as <bos>."""
+    return bool(SPECIAL.fullmatch(text.strip()))
+
+
 @dataclass(frozen=True)
 class TokenRun:
     """Neighbouring tokens that are one thing together: their text, the first's place, and the place after the last."""
@@ -33,7 +38,7 @@ class TokenRun:
     @property
     def control(self) -> bool:
         """Whether it is a control token, which no text spells."""
-        return bool(SPECIAL.fullmatch(self.text.strip()))
+        return is_control(self.text)
 
 
 def spoken_runs(tokens: Sequence[str], *, by_bytes: bool | None = None) -> list[TokenRun]:

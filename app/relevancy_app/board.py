@@ -14,7 +14,7 @@ from PIL import Image
 
 from relevancy import Explanation
 from relevancy.plotting.overlay import colormap_for, percent
-from relevancy.token_text import SPECIAL, readable, spells_bytes
+from relevancy.token_text import is_control, readable, spells_bytes
 from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 
 _JPEG = 92
@@ -310,7 +310,7 @@ def _shares(result: Explanation) -> str:
 
 def _words(result: Explanation) -> str:
     words = result.words()
-    plain = [value for token, value in words if not SPECIAL.fullmatch(token.strip())]
+    plain = [value for token, value in words if not is_control(token)]
     low, high = _ends(plain)
     if low == high:  # control tokens set no scale, unless there is nothing else
         low, high = _ends(value for _, value in words)
@@ -332,7 +332,7 @@ def _pieces(result: Explanation) -> Iterator[str]:
             yield f' <span class="rv-patches">{sum(1 for _ in group)} tokens of the picture</span> '
             continue
         for text, value in readable([(token, value) for token, value, _ in group], by_bytes=by_bytes):
-            special, blank = bool(SPECIAL.fullmatch(text.strip())), text == " "
+            special, blank = is_control(text), text == " "
             share = abs(value) / total if total > 0 else float("nan")
             yield (
                 f"{' ' if not blank and (special or text.startswith(' ')) else ''}"

@@ -82,8 +82,12 @@ class Target:
         """In words, which tokens of the answer they are, counted from 0."""
         last = self.positions[-1]
         where = f"token {self.position}" if self.length == 1 else f"tokens {self.position} to {last}"
-        against = "" if self.contrast is None else f" rather than “{self.contrast.strip()}”"
-        return f"{where} “{self.token.strip()}”{against}"
+        return f"{where} “{self.token.strip()}”{self.against}"
+
+    @property
+    def against(self) -> str:
+        """In words, the token that it is held against; empty without one."""
+        return "" if self.contrast is None else f" rather than “{self.contrast.strip()}”"
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,14 @@ def object_use(
 def _used(model: Model, asked: Sequence[AskedObjects]) -> Iterator[ObjectUse]:
     examples = [Example((Picture(one.scene.image),), one.question.text) for one in asked]
     with Session(model) as session:
-        answers = session.generate(session.prefill(session.prepare(examples, features=True)))
-        ends = [targets.choose(TARGET, answer or [0], model.tokenizer)[0].position for answer in answers]
-        said = [answer[:end] for answer, end in zip(answers, ends, strict=True)]
-        prepared = session.prepare(examples, said, features=True)
+        prepared = session.prepare(examples, features=True)
         prefill = session.prefill(prepared)
+        answers = session.generate(prefill.branch())
+        ends = [targets.choose(TARGET, answer or [0], model.tokenizer)[0].position for answer in answers]
+        if any(ends):
+            said = [answer[:end] for answer, end in zip(answers, ends, strict=True)]
+            prepared = session.prepare(examples, said, features=True)
+            prefill = session.prefill(prepared)
         areas = [_areas(one, layouts[0].grid) for one, layouts in zip(asked, prepared.layouts, strict=True)]
         variants = [
             Variant(row, int(prepared.kept[row].sum()), torch.from_numpy(prepared.layouts[row][0].hidden_with(area)))

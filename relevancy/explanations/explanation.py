@@ -32,8 +32,8 @@ from relevancy.images import open_picture
 from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
-from relevancy.plotting.film import film
-from relevancy.token_text import SPECIAL, spells_bytes, summed, whole_words
+from relevancy.plotting.film import PIXELS, film
+from relevancy.token_text import is_control, spells_bytes, summed, whole_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,21 +222,17 @@ class Explanation:
 
         floor: as in `shown`, of the share of all frames. options: as in `plotting.film.film`.
         """
-        frames = self.frames(video)
-        share = sum(one.share for one in frames)
-        shown = [drawing.shown(one.heatmap(smooth=smooth), share, floor) for one in frames]
-        told = {
-            "title": f"{self.model}: {self.answer}",
-            "subtitle": f"{self.question} Why {self._asked()}? {shown[0][1]}",
-        }
-        return film(
-            [one.image for one in frames], [heat for heat, _ in shown], [one.share for one in frames], **told | options
-        )
+        frames = [one.reduced(PIXELS) for one in self.frames(video)]
+        heats = np.stack([one.heatmap(smooth=smooth) for one in frames])
+        shares = [one.share for one in frames]
+        drawn, why = drawing.shown(heats, sum(shares), floor)
+        told = {"title": f"{self.model}: {self.answer}", "subtitle": f"{self.question} Why {self._asked()}? {why}"}
+        return film([one.image for one in frames], list(drawn), shares, **told | options)
 
     def _asked(self) -> str:
         target = self.target
         asked = f"“{target.token.strip()}”" if target.token.strip() else repr(target.token)
-        return asked if target.contrast is None else f"{asked} rather than “{target.contrast.strip()}”"
+        return asked + target.against
 
     def panel(self, *, smooth: bool = True, floor: float = drawing.FLOOR, picture: int = 0) -> figures.Panel:
         """What a figure shows of this result and one of its pictures; `floor` as in `shown`.
@@ -327,7 +323,7 @@ class Explanation:
             one.overlay(floor=floor).save(folder / _numbered(_OVERLAY, number))
             np.save(folder / _numbered(_HEATMAP, number), one.heatmap())
         for video in range(self._videos()):
-            self.film(video).savefig(folder / _numbered(_FILM, video))
+            self.film(video, floor=floor).savefig(folder / _numbered(_FILM, video))
         self.figure(floor=floor).savefig(folder / _FIGURE)
 
     @staticmethod
@@ -409,7 +405,7 @@ class Explanation:
     def _by_word(self) -> str:
         """The words with most relevance, of those that hold a letter or a digit, with their shares if not faint."""
         total = float(np.abs(self.relevance).sum(dtype=np.float64))
-        words = ((text.strip(), abs(value)) for text, value in self.words(whole=True) if not SPECIAL.fullmatch(text))
+        words = ((text.strip(), abs(value)) for text, value in self.words(whole=True) if not is_control(text))
         ranked = sorted((one for one in words if any(map(str.isalnum, one[0]))), key=lambda one: -one[1])[:_TOP_WORDS]
         told = [
             f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if value >= drawing.FLOOR * total

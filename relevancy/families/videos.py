@@ -12,6 +12,9 @@ import numpy as np
 from relevancy.errors import RelevancyError, shortened
 from relevancy.families.views import Layout, one_grid, stretched, tile_edges
 
+AS_GIVEN = MappingProxyType({"do_sample_frames": False, "input_data_format": "channels_last"})
+"""How a processor takes frames (frames, height, width, 3): all of them."""
+
 
 def steps_of(config: Any, processor: Any, frames: int, width: int, height: int) -> tuple[Layout, ...]:
     """Where the tokens of a video of so many frames of `width` x `height` pixels lie, step by step.
@@ -30,9 +33,7 @@ def steps_of(config: Any, processor: Any, frames: int, width: int, height: int) 
         )
     blank = np.zeros((frames, height, width, 3), np.uint8)
     try:
-        made = processor.video_processor(
-            [blank], do_sample_frames=False, input_data_format="channels_last", return_tensors="pt"
-        )
+        made = processor.video_processor([blank], **AS_GIVEN, return_tensors="pt")
     except ValueError as error:
         raise RelevancyError(
             f"{config.model_type} takes no video of {frames} frames of {width} x {height}: {shortened(error)}"

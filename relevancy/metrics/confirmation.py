@@ -32,8 +32,7 @@ def evidence_of(
     One forward pass serves all maps, and so does the pass without the picture: `blind_tv` is the same for each.
     """
     stop = said.position + said.length
-    span = said.ids[said.position : stop]
-    choice = Choice.spanning(said.position, span) if said.length > 1 else Choice(said.position, said.token)
+    choice = Choice.spanning(said.position, said.followed) if said.length > 1 else Choice(said.position, said.token)
     with Session(model) as session:
         prepared = session.prepare([Example((Picture(picture),), question)], [said.ids[: stop - 1]], features=True)
         with torch.no_grad():

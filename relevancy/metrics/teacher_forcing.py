@@ -46,6 +46,11 @@ class GivenAnswer:
     token: int
     length: int = 1
 
+    @property
+    def followed(self) -> tuple[int, ...]:
+        """The ids of the tokens whose probability is followed."""
+        return self.ids[self.position : self.position + self.length] if self.length > 1 else (self.token,)
+
     @classmethod
     def of(cls, result: Explanation, model: Model) -> GivenAnswer:
         """What a result explains. Raises RelevancyError for an answer without a token."""
@@ -270,7 +275,7 @@ class TeacherForcing:
                 best = logits.argmax(-1)
                 kept.append((best[:, :-1] == answer).all(1) & torch.isin(best[:, -1], stops))
                 first, length = self.said.position, self.said.length
-                followed = answer[first : first + length] if length > 1 else answer.new_tensor([self.said.token])
+                followed = answer.new_tensor(self.said.followed)
                 here = logits[:, first : first + length].float().log_softmax(-1)
                 probabilities.append(here[:, range(length), followed].double().sum(-1).exp())
         return VersionScores(torch.cat(probabilities).double().cpu().numpy(), torch.cat(kept).cpu().numpy())

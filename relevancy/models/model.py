@@ -251,9 +251,8 @@ class Model:
 
         sizes: each (width, height), or of a video (frames, width, height), which has a layout for each of its steps.
         """
-        beside = BESIDE_OTHERS.get(self.model.config.model_type)
-        if sum(len(size) == 2 for size in sizes) < 2:
-            beside = None
+        several = sum(len(size) == 2 for size in sizes) > 1
+        beside = BESIDE_OTHERS.get(self.model.config.model_type) if several else None
         found: list[Layout] = []
         videos = 0
         for size in sizes:

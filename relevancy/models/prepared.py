@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from relevancy.families.videos import AS_GIVEN
 from relevancy.families.views import Layout
 from relevancy.images import Picture
 from relevancy.models.conversation import Conversation
@@ -207,7 +208,7 @@ def _as_given(films: Sequence[Video]) -> dict[str, Any]:
         {"total_num_frames": len(film.frames), "fps": film.fps, "frames_indices": list(range(len(film.frames)))}
         for film in films
     ]
-    return {"do_sample_frames": False, "input_data_format": "channels_last", "video_metadata": every}
+    return {**AS_GIVEN, "video_metadata": every}
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from relevancy.plotting.text_layout import NORMAL, SMALL, drawable, font
+from relevancy.plotting.text_layout import NORMAL, SMALL, TrueTypeFigure, drawable, font
 
 _INK, _MUTED, _LINE = "#1c1b22", "#6b6a75", "#d9d8df"
 _COLORS = ("#d1495b", "#3b6ea5", "#2e7d5b", "#8a5a9e", "#b07d2b", "#5b5f68")
@@ -36,7 +36,7 @@ def effects_figure(bars: Sequence[Bar], notes: Sequence[str] = ()) -> Figure:
     colors = {name: _COLORS[number % len(_COLORS)] for number, name in enumerate(names)}
     groups = list(dict.fromkeys(one.group for one in bars))
     height = _ROW * len(bars) + _GAP * len(groups) + 0.26 * len(names) + 0.2 * len(notes) + 0.9
-    figure = Figure(figsize=(_WIDE, height), dpi=150, facecolor="white", layout="constrained")
+    figure = TrueTypeFigure(figsize=(_WIDE, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     place, middles = 0.0, []

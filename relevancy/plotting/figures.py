@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -40,16 +39,17 @@ from relevancy.plotting.text_layout import (
     NORMAL,
     SMALL,
     SPACE,
-    SPECIAL,
     WORD_LINE,
     Flow,
     Piece,
+    TrueTypeFigure,
     drawable,
     font,
     groups,
     line_height,
     pieces_of,
 )
+from relevancy.token_text import is_control
 
 _INK, _MUTED, _LINE, _EMPTY = "#1c1b22", "#6b6a75", "#d9d8df", "#efeef3"
 _SHARES = {"image": ("image", "#d9822b"), "text": ("text", "#5b4b9a"), "first_token": ("first token", "#b3b1bd")}
@@ -126,15 +126,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [*(-end for end in ends if low < 0), 0.0, *ends]
 
 
-class _TrueTypeFigure(Figure):
-    """A figure whose PDF holds its fonts as TrueType, which programs can search and edit, and journals take."""
-
-    def savefig(self, *args: Any, **options: Any) -> None:
-        """As Matplotlib's, to which only its process-wide settings tell the kind of font."""
-        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
-            super().savefig(*args, **options)
-
-
 class _FigureLayout:
     """One figure in the making: sizes in inches, y growing downwards from the upper edge."""
 
@@ -148,7 +139,7 @@ class _FigureLayout:
     ) -> None:
         self.panels, self.question, self.shared_scale, self.notes = panels, question, shared_scale, notes
         self.coloring = coloring
-        self.figure = _TrueTypeFigure(dpi=_DPI, facecolor="white")
+        self.figure = TrueTypeFigure(dpi=_DPI, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
         images = [panel.image for panel in panels]
         self.heatmaps = [panel.heatmap for panel in panels if panel.heatmap is not None]
@@ -449,7 +440,7 @@ def word_range(texts: Sequence[Sequence[tuple[str, float]]]) -> tuple[float, flo
 
     Control tokens may lie beyond: they are no words and often drown all others.
     """
-    plain = [value for words in texts for word, value in words if not SPECIAL.fullmatch(word.strip())]
+    plain = [value for words in texts for word, value in words if not is_control(word)]
     every = [value for words in texts for _, value in words]
     low, high = value_range([np.array(plain, dtype=float)])
     return (low, high) if high > low else value_range([np.array(every, dtype=float)])

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relevancy.plotting.text_layout import NORMAL, SMALL, drawable, font
+from relevancy.plotting.text_layout import NORMAL, SMALL, TrueTypeFigure, drawable, font
 
 _INK, _MUTED, _LINE = "#1c1b22", "#6b6a75", "#d9d8df"
 # Inches.
@@ -21,7 +21,7 @@ def table_figure(lines: Sequence[Sequence[str]], *, parts: Sequence[int] = (), n
     parts: lines, counted from the head's 0, above which there is a rule. notes: sentences under the table. The caller
     saves it: `figure.savefig("table.png")`.
     """
-    figure = Figure(dpi=_DPI, facecolor="white")
+    figure = TrueTypeFigure(dpi=_DPI, facecolor="white")
     renderer = FigureCanvasAgg(figure).get_renderer()
 
     def wide(text: str, size: float) -> float:

@@ -5,11 +5,13 @@ __all__ = ["pieces_of"]
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from relevancy.token_text import SPECIAL, readable
+from relevancy.token_text import is_control, readable
 
 # Points; lengths elsewhere are inches.
 LARGE, NORMAL, SMALL = 13.0, 10.5, 8.5
@@ -61,7 +63,7 @@ def pieces_of(words: Sequence[tuple[str, float]]) -> list[Piece]:
     has_spaces = any(word.startswith(" ") for word, _ in plain)
     pieces = []
     for word, value in plain:
-        special = bool(SPECIAL.fullmatch(word.strip()))
+        special = is_control(word)
         shown = word.replace("\n", "↵").replace("\t", "⇥")
         shown = shown.strip(" ") or "␣" * len(word)
         spaced = special or word.startswith(" ") or not has_spaces
@@ -79,6 +81,15 @@ def groups(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         group.append(piece)
     if group:
         yield group
+
+
+class TrueTypeFigure(Figure):
+    """A figure whose PDF holds its fonts as TrueType, which programs can search and edit, and journals take."""
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """As Matplotlib's, to which only its process-wide settings tell the kind of font."""
+        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+            super().savefig(*args, **options)
 
 
 def line_height(size: float) -> float:
