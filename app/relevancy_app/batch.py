@@ -41,6 +41,16 @@ class BatchRow:
     state: str = "waiting"
 
 
+def check_count(pictures: int) -> None:
+    """Raise RelevancyError for none, and for more than `MOST_PICTURES`."""
+    if not pictures:
+        raise RelevancyError("No pictures yet: choose some files, or a folder.")
+    if pictures > MOST_PICTURES:
+        raise RelevancyError(
+            f"{pictures:,} pictures are more than {MOST_PICTURES}: leave some out, or take relevancy export."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Pictures in a folder of their own, named after all that decides the results: the same again goes on there."""
@@ -52,16 +62,7 @@ class Batch:
 
     @classmethod
     def of(cls, pictures: Sequence[tuple[str, bytes]], ask: Ask, owner: str, root: Path, max_pixels: int) -> Batch:
-        """The batch of these files, each a name and its bytes; of the folders that are there, the newest are kept.
-
-        Raises RelevancyError for none, and for too many.
-        """
-        if not pictures:
-            raise RelevancyError("No pictures yet: choose some files, or a folder.")
-        if len(pictures) > MOST_PICTURES:
-            raise RelevancyError(
-                f"{len(pictures):,} pictures are more than {MOST_PICTURES}: leave some out, or take relevancy export."
-            )
+        """The batch of these files, each a name and its bytes; of the folders that are there, the newest are kept."""
         files = [(name, hashlib.sha256(data).hexdigest()) for name, data in pictures]
         deciding = [owner, repr(ask), max_pixels, files]
         folder = root / hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:32]

@@ -13,7 +13,7 @@ import gradio as gr
 
 from relevancy import RelevancyError
 from relevancy_app import asking
-from relevancy_app.batch import Batch, table
+from relevancy_app.batch import Batch, check_count, table
 from relevancy_app.layout import Page
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import received, shown_line, speaking
@@ -35,6 +35,7 @@ class BatchHandlers:
         report = report_to(progress, controls.start())
         settings, library = self.shown.settings, self.shown.library
         ask = asking.ask(library, settings, *asked)
+        check_count(len(files or ()))  # before any of them is read
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]
         batch = Batch.of(pictures, ask, owner_of(request), self.root, settings.max_pixels)
         yield table(batch, batch.rows()), gr.update(visible=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gradio.processing_utils import save_file_to_cache
 from PIL import Image
 
 from relevancy import RelevancyError
@@ -160,6 +161,17 @@ def placed(source: bytes, folder: str) -> str:
     path = Path(tempfile.mkdtemp(prefix="picture-", dir=folder)) / f"picture.{kind.lower()}"
     path.write_bytes(source)
     return str(path)
+
+
+def shared(picture: Image.Image, folder: str) -> str:
+    """A picture as PNG inside `folder`, named by its bytes; its path.
+
+    Such a file is never written again: whoever reads it gets all of it, however many ask for the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="made-", dir=folder) as made:
+        path = Path(made) / "picture.png"
+        picture.save(path)
+        return save_file_to_cache(path, folder)
 
 
 def pictured(both: Comparison, folder: str) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 import relevancy
 from relevancy.methods.registry import DEFAULT
@@ -39,7 +38,7 @@ class Endpoints:
         first_layer: Any,
         last_layer: Any,
         method: Any,
-    ) -> tuple[Any, Image.Image]:
+    ) -> tuple[Any, str]:
         """Why one model says what it says: everything `explanation.json` holds, and the overlay as PNG.
 
         image: a picture file. model: one of this app's. target: first, first-relevant, contrast, a position, a
@@ -51,7 +50,7 @@ class Endpoints:
         (only,) = self.library.chosen(ask.models)
         options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
         result = relevancy.explain(only, source, ask.question, **options)
-        return result.to_json(), result.overlay()
+        return result.to_json(), downloads.shared(result.overlay(), self.folder)
 
     def compare(self, image: Any, question: Any, models: Any, target: Any, scope: Any, method: Any) -> tuple[Any, str]:
         """Several models, one picture and question: answers, agreement and all explanations, and the figure as PNG.

@@ -205,7 +205,7 @@ def page(library: Library, settings: Settings, examples: Sequence[Example]) -> P
     session = gr.State(None, time_to_live=seconds)
     controls = gr.State(Controls())
     beat = gr.Timer(seconds / 4)
-    with gr.Row(elem_id="rv-more"):
+    with gr.Row(elem_id="rv-beside"):
         past, batch = _past(settings), _many()
     with gr.Row(elem_id="rv-main"):
         with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from itertools import product
 
@@ -54,7 +55,7 @@ class RunPair:
         same = [pair for pair in pairs if pair[0].model[1:] == pair[1].model[1:]]
         return views.agreement(Comparison((*first, *second), tuple(agreement(*pair) for pair in same or pairs)))
 
-    @property
+    @cached_property
     def same_picture(self) -> bool:
         """Whether both are about the same pixels."""
         one, other = self.first.picture, self.second.picture

@@ -172,7 +172,8 @@ class Handlers:
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             raise RelevancyError("There is no such example.")
         chosen = self.examples[index]
-        return chosen.image, chosen.questions[0], gr.Dataset(samples=[[text] for text in chosen.questions])
+        shown = downloads.shared(chosen.image, self.folder)
+        return shown, chosen.questions[0], gr.Dataset(samples=[[text] for text in chosen.questions])
 
     def download(self, session: Session | None, kind: str, *drawn: Any) -> str:
         """A file's path inside the app's own folder."""
@@ -323,7 +324,7 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
     question = page.question
     question.picture.upload(speaking(handlers.take), question.picture, None, **QUICK)
     changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
-    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text(), trigger_mode="multiple")
+    gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
     question.examples.select(
         speaking(handlers.example), None, [question.picture, question.question, question.presets], **QUICK
     )

@@ -104,11 +104,12 @@ def test_the_oldest_folders_make_room(pictures, ask, tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == sorted(folders[-3:])
 
 
-def test_none_and_too_many_are_refused(pictures, ask, tmp_path):
-    with pytest.raises(RelevancyError, match="choose some files"):
-        begun([], ask, tmp_path)
-    with pytest.raises(RelevancyError, match="501 pictures are more than 500"):
-        begun(pictures[:1] * 501, ask, tmp_path)
+def test_none_and_too_many_are_refused_before_any_is_read(shelf, tmp_path):
+    handlers = batch_panel.BatchHandlers(Handlers(shelf, LIMITS, (), str(tmp_path / "served")), tmp_path / "batches")
+    asked = (QUESTION, ["flat"], "first", "language", "relevancy", 0, 2)
+    for files, told in (([], "choose some files"), (["none.png"] * 501, "501 pictures are more than 500")):
+        with pytest.raises(RelevancyError, match=told):
+            list(handlers.run(Controls(), files, gr.Request(), lambda *_, **__: None, *asked))
     assert list(tmp_path.iterdir()) == []
 
 
