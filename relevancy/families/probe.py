@@ -39,6 +39,7 @@ _BORDER = 0.05  # of a cell, or of a pixel where cells are smaller: an edge near
 _HEARD = 0.25  # of the smaller of two rectangles, in both directions: with less in common, they are of different places
 _PLANTED = 4  # places that are changed to see whether their tokens hear of it
 _KEPT = 64  # forms of inputs, and sizes of pictures
+_PARALLEL = 0.999  # of two gradients, the cosine with which they are one
 _ONE_BY_ONE = 2048  # image tokens that share pixels are asked about one by one, up to as many
 
 
@@ -101,7 +102,7 @@ class Probe:
         return self.layouts[size]
 
     def _rectangles(self, eyes: _Eyes, width: int, height: int) -> _Rectangles:
-        noise = eyes.inputs(_noise(width, height))
+        noise = eyes.read(_noise(width, height))
         form = form_of(noise)
         if form not in self._owners:
             _make_room(self._owners)
@@ -121,17 +122,6 @@ class _Eyes:
     model: PreTrainedModel
     image_token_id: int
     read: Reader
-
-    def inputs(self, picture: Image.Image) -> Mapping[str, Any]:
-        try:
-            return self.read(picture)
-        except RelevancyError:
-            raise
-        except Exception as error:  # processors refuse pictures and settings in whatever way they like
-            raise RelevancyError(
-                f"the processor of {self._name} takes no picture of {picture.width} x {picture.height} "
-                f"({shortened(error)})"
-            ) from error
 
     def count(self, inputs: Mapping[str, Any]) -> int:
         return int((inputs["input_ids"] == self.image_token_id).sum())
@@ -204,21 +194,20 @@ class _Eyes:
         if count > _ONE_BY_ONE:
             raise RelevancyError(f"the {count} image tokens of {self._name} share pixels, too many to be told apart")
         patches, parts = self._tower_tokens(inputs) or (torch.arange(len(every)).where(every, -1), reach)
+        width = 1 if parts is reach else parts.sources[0].shape[-1]
         taken = []
         for token in alone:
-            sizes = _in_a_row([gradient.abs() for gradient in parts.gradients(token)]).cpu()
-            sizes = sizes if parts is reach else sizes.view(-1, parts.sources[0].shape[-1]).norm(dim=1)
-            places = sizes.nonzero()[:, 0]
-            taken.append((places.numpy(), sizes[places].double().numpy()))
+            gradients = _in_a_row(parts.gradients(token)).cpu().double().view(-1, width)
+            places = gradients.any(1).nonzero()[:, 0]
+            taken.append((places.numpy(), _shares(gradients[places]).numpy()))
         split = patches.split([source.numel() for source in reach.sources])
         shaped = (part.view(source.shape).numpy() for part, source in zip(split, reach.sources, strict=True))
         return _Owners(dict(zip(names, shaped, strict=True)), taken)
 
     def _tower_tokens(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Reach] | None:
-        """Which token of the tower each number is part of, (numbers,), and a way to ask how much image tokens take.
+        """Which token of the tower each number is part of, (numbers,), and a way to ask what image tokens take of each.
 
-        Where the tower's tokens are all alike, an image token's gradient is as large as what it takes of each. None
-        for a tower that mixes pixels before its blocks.
+        The tower's tokens are all alike there. None for a tower that mixes pixels before its blocks.
         """
         tower = _Tower()
         _, seen = self._reach(inputs, tower)
@@ -231,6 +220,18 @@ class _Eyes:
     @property
     def _name(self) -> str:
         return str(self.model.config.model_type)
+
+
+def _shares(gradients: Tensor) -> Tensor:
+    """How much a token takes of each of its patches, (patches,), from its gradients in them, (patches, width).
+
+    A mean of patches that are alike has one gradient in all of them, as large as what it takes of each. Of what is made
+    of them in another way, as by a convolution, all count alike.
+    """
+    sizes = gradients.norm(dim=1)
+    largest = sizes.argsort(descending=True)[:1]  # none, of a token that is made of no patch
+    along = (gradients @ gradients[largest].mT).abs()
+    return sizes if bool((along >= _PARALLEL * sizes[:, None] * sizes[largest]).all()) else torch.ones_like(sizes)
 
 
 def _in_a_row(parts: Sequence[Tensor]) -> Tensor:
@@ -283,7 +284,7 @@ def _places(eyes: _Eyes, width: int, height: int) -> dict[str, np.ndarray]:
 
     def seen(values: np.ndarray) -> dict[str, np.ndarray]:
         picture = Image.fromarray(np.repeat(values.astype(np.uint8)[..., None], 3, axis=2))
-        inputs = eyes.inputs(picture)
+        inputs = eyes.read(picture)
         return {name: value.float().cpu().numpy() for name, value in inputs.items() if _is_seen(value)}
 
     black, white = (seen(np.full((height, width), grey)) for grey in (0, _LEVELS))
@@ -449,13 +450,13 @@ def _check(eyes: _Eyes, layout: Layout, found: _Rectangles) -> None:
     rng = np.random.default_rng(1)
     pixels = np.array(_noise(width, height))
     with torch.no_grad():
-        before = eyes.embeddings(eyes.inputs(Image.fromarray(pixels)))
+        before = eyes.embeddings(eyes.read(Image.fromarray(pixels)))
         large = np.flatnonzero((boxes[:, 2] - boxes[:, 0] > 0) & (boxes[:, 3] - boxes[:, 1] > 0) & found.whole)
         for token in rng.choice(large, min(_PLANTED, len(large)), replace=False):
             (left, right), (upper, lower) = (_inside(*boxes[token][axis::2]) for axis in (0, 1))
             changed = pixels.copy()
             changed[upper:lower, left:right] = 255 * (changed[upper:lower, left:right] < 128)
-            moved = (eyes.embeddings(eyes.inputs(Image.fromarray(changed))) - before).float().norm(dim=1)
+            moved = (eyes.embeddings(eyes.read(Image.fromarray(changed))) - before).float().norm(dim=1)
             own = boxes[int(moved.argmax())]
             overlap = np.minimum(own[2:], [right, lower]) - np.maximum(own[:2], [left, upper])
             smaller = np.minimum(own[2:] - own[:2], [right - left, lower - upper])
