@@ -35,6 +35,8 @@ class BatchHandlers:
         report = report_to(progress, controls.start())
         settings, library = self.shown.settings, self.shown.library
         ask = asking.ask(library, settings, *asked)
+        if ask.said(1) != ask.question:
+            raise RelevancyError("Many pictures take a question alone: clear the conversation and [picture] in it.")
         check_count(len(files or ()))  # before any of them is read
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]
         batch = Batch.of(pictures, ask, owner_of(request), self.root, settings.max_pixels)
