@@ -222,9 +222,8 @@ class Handlers:
             raise RelevancyError(f"At most {MOST_EXCHANGES} exchanges stand before a question.")
         return "", *talked(ask.system, (*ask.earlier, ask.question, answer)), gr.update(open=True)
 
-    def example(self, event: gr.SelectData) -> tuple[Any, ...]:
+    def example(self, index: Any) -> tuple[Any, ...]:
         """An example's picture alone, its first question, its others to pick from, and nothing said before."""
-        index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             raise RelevancyError("There is no such example.")
         chosen = self.examples[index]
@@ -402,8 +401,9 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
     changed = [one.change for one in (question.picture, question.strip, *question.asked, page.answers.status)]
     gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
     question.examples.select(
-        speaking(handlers.example), None, [*question.shown, question.question, question.presets, *talk.texts], **QUICK
-    )
+        speaking(handlers.example), question.examples,
+        [*question.shown, question.question, question.presets, *talk.texts], **QUICK,
+    )  # fmt: skip
     question.presets.click(speaking(_sample), question.presets, question.question, **QUICK)
 
 

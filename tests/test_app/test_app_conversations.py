@@ -317,7 +317,7 @@ def test_asking_further_goes_on_from_one_models_answer(pair, whole):
 
 def test_an_example_begins_anew(pair, tmp_path):
     handlers = Handlers(pair, LIMITS, examples()[:1], str(tmp_path))
-    _, others, strip, _, _, system, *turns = handlers.example(SimpleNamespace(index=0))
+    _, others, strip, _, _, system, *turns = handlers.example(0)
     assert (others, strip, system, set(texts(turns))) == ([], "", "", {""})
     assert [one["visible"] for one in turns[:3]] == [True, True, False]
 
