@@ -271,12 +271,12 @@ def _next(number: int, result: Explanation) -> str:
 
 
 def _maps(result: Explanation, title: str) -> str:
-    """Every picture's map; of several, each with its number and its share."""
+    """Every picture's map; of several, each with its number and its share of all relevance."""
     several = len(result.pictures) > 1
     maps = ""
     for number, picture in enumerate(result.pictures):
         name = f"{title}, picture {number + 1}" if several else title
-        head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b> of all relevance</h3>" if several else ""
+        head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b></h3>" if several else ""
         maps += f"<div>{head}{_map(number, picture, name, result.summary())}</div>"
     return f'<div class="rv-pictures">{maps}</div>'
 

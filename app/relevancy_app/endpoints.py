@@ -120,8 +120,8 @@ def add(endpoints: Endpoints) -> None:
         scope = gr.Textbox(SCOPES[0][1], label="scope")
         first_layer, last_layer = gr.Number(0, label="first_layer"), gr.Number(LAST, label="last_layer")
         method = gr.Textbox(DEFAULT, label="method")
-        pictures = as_uploaded(gr.File(file_count="multiple", label="pictures"))
-        messages = gr.JSON(None, label="messages")
+        pictures = as_uploaded(gr.File([], file_count="multiple", label="pictures"))
+        messages = gr.JSON([], label="messages")
         result, drawn = gr.JSON(label="result"), gr.Image(format="png", label="overlay")
         explain, compare = gr.Button(), gr.Button()
     shared: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1}

@@ -67,8 +67,9 @@ def test_from_two_pictures_to_the_next_question(visit, photographs, size, theme)
 
     # the slider is over one of them
     page.click("#rv-board [data-view=slide]")
-    page.select_option("#rv-board .rv-which", value="1")
+    page.select_option("#rv-board .rv-which", index=1)
     slid = page.eval_on_selector_all("#rv-board .rv-stage canvas", "all => all.map(one => one.toDataURL())")
+    maps = sources(page)
     assert set(slid) == {maps[1], maps[3]}
     page.click("#rv-board [data-view=side]")
 
