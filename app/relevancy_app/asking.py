@@ -124,7 +124,7 @@ def ask(
         raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
     if gives_several(wanted):
         raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
-    names = tuple(model.name for model in library.chosen(models))
+    names = library.named(models)
     end = library.depth - 1
     first = _layer("first_layer", first_layer, end)
     last = end if last_layer in (None, LAST) else _layer("last_layer", last_layer, end)

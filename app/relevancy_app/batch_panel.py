@@ -41,8 +41,9 @@ class BatchHandlers:
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]
         batch = Batch.of(pictures, ask, owner_of(request), self.root, settings.max_pixels)
         yield table(batch, batch.rows()), gr.update(visible=False)
-        for rows in batch.run(library.chosen(ask.models), report):
-            yield table(batch, rows), gr.skip()
+        with library.using(ask.models, report) as models:
+            for rows in batch.run(models, report):
+                yield table(batch, rows), gr.skip()
         try:
             page = batch.report(report)
         except RelevancyError as error:

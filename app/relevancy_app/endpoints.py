@@ -53,9 +53,9 @@ class Endpoints:
         """
         sources, question = self._asked(image, question, pictures, messages)
         ask = asking.ask(self.library, self.settings, question, [model], target, scope, method, first_layer, last_layer)
-        (only,) = self.library.chosen(ask.models)
-        options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
-        result = explanation(only, sources, messages or ask.said(len(sources)), **options)
+        with self.library.using(ask.models) as (only,):
+            options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
+            result = explanation(only, sources, messages or ask.said(len(sources)), **options)
         return result.to_json(), downloads.shared(result.overlay(), self.folder)
 
     def compare(
@@ -75,10 +75,11 @@ class Endpoints:
         """
         sources, question = self._asked(image, question, pictures, messages)
         ask = asking.ask(self.library, self.settings, question, models, target, scope, method)
-        both = relevancy.compare(
-            self.library.chosen(ask.models), sources, messages or ask.said(len(sources)), target=ask.target,
-            scope=ask.scope, method=ask.method, max_pixels=self.settings.max_pixels,
-        )  # fmt: skip
+        with self.library.using(ask.models) as models:
+            both = relevancy.compare(
+                models, sources, messages or ask.said(len(sources)), target=ask.target, scope=ask.scope,
+                method=ask.method, max_pixels=self.settings.max_pixels,
+            )  # fmt: skip
         content = both.to_json() | {"explanations": [result.to_json() for result in both.explanations]}
         return content, downloads.pictured(both, self.folder)
 

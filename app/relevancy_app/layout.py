@@ -280,7 +280,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         type="values", layout="gallery", elem_id="rv-presets", visible=bool(questions),
     )  # fmt: skip
     models = gr.CheckboxGroup(
-        list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
+        library.labels, value=list(library.names[:2]), label="Models", elem_id="rv-models",
         info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
     )  # fmt: skip
     talk = _talk(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,10 @@ class Handlers:
         presets = gr.Dataset(samples=[[text] for text in chosen.questions])
         return shown, [], "", chosen.questions[0], presets, *talked()
 
+    def offered(self) -> Any:
+        """What the page says of each model now."""
+        return gr.update(choices=self.library.labels)
+
     def download(self, session: Session | None, kind: str, *drawn: Any) -> str:
         """A file's path inside the app's own folder."""
         path = downloads.written(session, kind, asking.display(*drawn), self.folder)
@@ -322,6 +327,9 @@ def wire(page: Page, handlers: Handlers, *others: Any) -> list[Any]:
         speaking(handlers.cancel), [page.session, page.controls], [page.question.cancel, *page.results], cancels=runs,
         queue=False, **QUICK,
     )  # fmt: skip
+    if handlers.library.on_demand:
+        for shown in (*(event.then for event in runs), partial(gr.on, None)):
+            shown(speaking(handlers.offered), None, page.question.models, **QUICK)
     _wire_question(page, handlers)
     _wire_drawing(page, handlers)
     page.beat.tick(speaking(handlers.keep), [page.session, *page.question.shown[:2]], page.session, **QUICK)

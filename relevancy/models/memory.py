@@ -1,4 +1,4 @@
-"""Whether a model may stay in memory while others come."""
+"""How much memory a model takes, and whether it may stay while others come."""
 
 from __future__ import annotations
 
@@ -12,5 +12,9 @@ def may_stay(model: Model) -> bool:
     """Whether its device has memory free for another model of `ROOM` times its size; no, where that is not known."""
     tensors = [*model.model.parameters(), *model.model.buffers()]
     devices = {tensor.device for tensor in tensors}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return len(devices) == 1 and free_bytes(devices.pop()) >= ROOM * size
+    return len(devices) == 1 and free_bytes(devices.pop()) >= ROOM * bytes_of(model)
+
+
+def bytes_of(model: Model) -> int:
+    """Memory of a model's weights."""
+    return sum(tensor.nbytes for tensor in (*model.model.parameters(), *model.model.buffers()))
