@@ -6,7 +6,7 @@ import gc
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
@@ -15,9 +15,7 @@ import torch
 import relevancy
 from relevancy import Model, RelevancyError
 from relevancy.core.memory import free_bytes
-from relevancy.models import checkpoints
-from relevancy.models.device import device_for, dtype_for
-from relevancy.models.memory import bytes_of
+from relevancy.models.memory import ExpectedModel, bytes_of, expected
 from relevancy.models.prefixes import PrefixCache, share_of
 from relevancy_app.settings import MOST_MODELS
 
@@ -25,39 +23,28 @@ Progress = Callable[[str, float], None]
 """Called as progress(stage, share of the whole); whatever it raises ends the run."""
 
 _BESIDE = 1.1  # times its weights: what a model takes while it is loaded
-_BITS = {"4bit": 4, "8bit": 8}
 
 
 @dataclass(frozen=True)
 class Offer:
     """A model that is loaded when it is asked for.
 
-    depth: decoder layers. bytes: memory of its weights, estimated from its files. Both are None where it must be
-    fetched first. options: of `relevancy.load`.
+    expected: what it will take, None where it must be fetched first. options: of `relevancy.load`.
     """
 
     name: str
-    depth: int | None
-    bytes: int | None
-    options: Mapping[str, Any]
+    expected: ExpectedModel | None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> str:
         """What it takes, as far as that is known."""
-        return "to be fetched first" if self.bytes is None else f"about {told_bytes(self.bytes)}"
+        return "to be fetched first" if self.expected is None else f"about {told_bytes(self.expected.bytes)}"
 
 
 def offer(name: str, **options: Any) -> Offer:
-    """A model by its name, by the files of it that are at hand; options: of `relevancy.load`. Raises RelevancyError."""
-    folder = checkpoints.folder_at_hand(name)
-    if folder is None or ((folder / checkpoints.ADAPTER).is_file() and not checkpoints.weight_files(folder)):
-        return Offer(name, None, None, options)  # on the hub, or beside its base
-    parameters = checkpoints.parameters_in(folder, name)
-    bits = _BITS.get(options.get("quantization", ""))
-    if bits is None:
-        bits = 8 * dtype_for(options.get("dtype"), parameters, device_for(options.get("device"))).itemsize
-    config = checkpoints.config_of(folder, name)
-    return Offer(name, int(config.get_text_config().num_hidden_layers), parameters * bits // 8, options)
+    """A model by its name; options as in `relevancy.load`. Raises RelevancyError where there is none of it."""
+    return Offer(name, expected(name, **options), options)
 
 
 class Library:
@@ -83,8 +70,11 @@ class Library:
         self._lock = RLock()
         for model in (one for one in listed if isinstance(one, Model)):
             self._hold(model)
-        known = [*map(depth, self._held.values()), *(one.depth or 1 for one in self._offers.values())]
-        self.depth = max(known)
+        known = [
+            *map(depth, self._held.values()),
+            *(one.expected.layers for one in self._offers.values() if one.expected),
+        ]
+        self.depth = max(known, default=1)
         """Decoder layers of the deepest model that is known."""
 
     @property
@@ -148,9 +138,10 @@ class Library:
         self._held[model.name] = model
 
     def _make_room(self, wanted: Offer) -> None:
-        """Let models go until this one fits; a device that does not tell what is free holds what it can."""
-        device = device_for(wanted.options.get("device"))
-        needed = round(_BESIDE * (wanted.bytes or 0))
+        """Let models go until this one fits; what takes nobody knows how much, or where nobody knows, is tried."""
+        if wanted.expected is None:
+            return
+        device, needed = wanted.expected.device, _BESIDE * wanted.expected.bytes
         while 0 < self._free(device) < needed:
             oldest = next((name for name in self._held if name in self._offers and self._using[name] <= 0), None)
             if oldest is None:

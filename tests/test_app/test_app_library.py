@@ -12,7 +12,7 @@ from relevancy_app.wiring import Handlers
 import relevancy
 from relevancy import RelevancyError
 from relevancy.models import checkpoints
-from relevancy.models.memory import bytes_of
+from relevancy.models.memory import bytes_of, expected
 
 LIMITS = Settings()
 NAMES = ("one", "two", "three")
@@ -35,8 +35,8 @@ class Machine:
 
     def __init__(self, folders, fits):
         self.folders, self.loaded, self.told = folders, [], []
-        self.offers = [Offer(name, 3, offer(str(folder)).bytes, {}) for name, folder in folders.items()]
-        self.room = int(self.offers[0].bytes * (fits + 0.5))
+        self.offers = [Offer(name, expected(str(folder))) for name, folder in folders.items()]
+        self.room = int(self.offers[0].expected.bytes * (fits + 0.5))
         self.shelf = library(self.offers, self.load, self.free)
 
     def load(self, name):
@@ -119,12 +119,12 @@ def test_a_device_that_does_not_tell_what_is_free_holds_all(folders):
 
 def test_the_estimate_is_what_it_takes(folders):
     for options in ({}, {"dtype": "bfloat16"}):
-        expected = offer(str(folders["one"]), **options)
+        found = offer(str(folders["one"]), **options).expected
         loaded = relevancy.load(folders["one"], **options)
         weights = sum(weight.nbytes for weight in loaded.model.parameters())
-        assert expected.bytes == pytest.approx(weights, rel=0.02)
-        assert expected.depth == loaded.model.config.text_config.num_hidden_layers
-    assert offer(str(folders["one"]), quantization="8bit").bytes * 4 == offer(str(folders["one"])).bytes
+        assert found.bytes == pytest.approx(weights, rel=0.02)
+        assert found.layers == loaded.model.config.text_config.num_hidden_layers
+    assert expected(str(folders["one"]), quantization="8bit").bytes * 4 == expected(str(folders["one"])).bytes
 
 
 def test_what_must_be_fetched_is_offered_without_asking_the_hub(monkeypatch):
@@ -134,7 +134,7 @@ def test_what_must_be_fetched_is_offered_without_asking_the_hub(monkeypatch):
 
     monkeypatch.setattr(checkpoints, "snapshot_download", fetched)
     found = offer("owner/model")
-    assert (found.depth, found.bytes, found.size) == (None, None, "to be fetched first")
+    assert (found.expected, found.size) == (None, "to be fetched first")
     assert library([found]).depth == 1
 
 
@@ -147,7 +147,7 @@ def test_names_of_nothing_are_told_at_start(tmp_path):
         with pytest.raises(RelevancyError, match=message):
             offer(name)
     with pytest.raises(RelevancyError, match="only once"):
-        library([Offer("a", 1, 1, {}), Offer("a", 1, 1, {})])
+        library([Offer("a", None), Offer("a", None)])
 
 
 def test_the_page_tells_memory_and_whether_it_is_there(folders):
