@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ def results(session: Session, known: Collection[Place]) -> dict[Place, bytes]:
     return {place: _packed(result.to_json()) for place, result in found.items() if place not in known}
 
 
+def digest(source: bytes) -> str:
+    """A picture's name among all that are stored."""
+    return hashlib.sha256(source).hexdigest()
+
+
 def beginning(session: Session) -> dict[str, Any]:
     """What is known from the first result on, by column."""
     return {
@@ -42,8 +47,8 @@ def beginning(session: Session) -> dict[str, Any]:
         "question": session.ask.question,
         "made": session.ask.made,
         "notes": json.dumps(session.notes, ensure_ascii=False),
-        "picture": hashlib.sha256(session.source).hexdigest(),
-        "bytes": len(session.source),
+        "picture": digest(session.source),
+        "bytes": sum(map(len, session.sources)),
         "thumbnail": _thumbnail(session.first[0]),
     }
 
@@ -67,19 +72,24 @@ def session(
     shown: str,
     comparison: bytes | None,
     *,
+    others: Sequence[bytes],
     results: Iterable[tuple[int, int, int, bytes]],
 ) -> Session:
     """The session that was stored; one that was cut short is whole with what there is."""
-    found = {(model, position, against): _explanation(packed, source) for model, position, against, packed in results}
+    sources = (source, *others)
+    found = {(model, position, against): _explanation(packed, sources) for model, position, against, packed in results}
     first = tuple(result for (_, position, _), result in found.items() if position == _NONE)
     picked = {
         pick: result for (number, *_), result in found.items() for pick, result in of_token(number, result).items()
     }
     now = tuple(found[model, position, against] for model, position, against in json.loads(shown))
-    asked = json.loads(ask)
+    asked: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(ask).items()
+    }
     whole = Session(
-        ask=Ask(**asked | {"models": tuple(asked["models"])}),
+        ask=Ask(**asked),
         source=source,
+        others=tuple(others),
         notes=tuple(json.loads(notes)),
         first=first,
         results=now,
@@ -105,11 +115,15 @@ def _or_none(token: int | None) -> int:
     return _NONE if token is None else token
 
 
-def _explanation(packed: bytes, source: bytes) -> Explanation:
+def _explanation(packed: bytes, sources: Sequence[bytes]) -> Explanation:
     stored = json.loads(zlib.decompress(packed))
     formats.require_known(stored, formats.EXPLANATION, Path("explanation.json"))
-    size = stored["image"]["width"] * stored["image"]["height"]
-    return Explanation.from_json(stored, [open_picture(source, max_pixels=size).image])
+    placed = [one["image"] for one in stored.get("pictures") or [stored]]
+    images = [
+        open_picture(source, max_pixels=one["width"] * one["height"]).image
+        for source, one in zip(sources, placed, strict=True)
+    ]
+    return Explanation.from_json(stored, images)
 
 
 def _comparison(packed: bytes, first: tuple[Explanation, ...]) -> Comparison:
