@@ -124,12 +124,12 @@ def several_methods(names: Any) -> list[str]:
 
 
 def display(
-    opacity: Any = 0.85,
-    colormap: Any = COLORMAPS[0],
-    smooth: Any = True,
-    one_scale: Any = True,
-    log: Any = False,
-    threshold: Any = 0.0,
+    opacity: Any = Display.opacity,
+    colormap: Any = Display.colormap,
+    smooth: Any = Display.smooth,
+    one_scale: Any = Display.one_scale,
+    log: Any = Display.log,
+    threshold: Any = Display.threshold,
 ) -> Display:
     """How to draw, from whatever a browser sent. Raises RelevancyError."""
     return Display(

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from itertools import groupby
 
@@ -13,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from relevancy import Explanation
-from relevancy.plotting.overlay import colormap_for, percent
+from relevancy.metrics.patch_order import seen
+from relevancy.plotting.overlay import colormap_for, percent, why_empty
 from relevancy.token_text import is_control, readable, spells_bytes
+from relevancy_app.asking import Display
 from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 
 _JPEG = 92
@@ -64,16 +67,17 @@ def board(
 
 
 def tables() -> str:
-    """Every color table that the page offers, for its scripts: base64 of red, green, blue from the lowest on, by name.
+    """How maps are drawn at first, and every color table that the page offers, for its scripts.
 
-    The default has a table of its own for signed numbers.
+    A table is base64 of red, green, blue from the lowest on, by name; the default has one more for signed numbers.
     """
     named = {name: colormap_for(name, 0.0) for name in COLORMAPS} | {"signed": colormap_for(COLORMAPS[0], -1.0)}
     colors = {
         name: base64.b64encode(table(np.linspace(0, 1, _COLORS), bytes=True)[:, :3].tobytes()).decode()
         for name, table in named.items()
     }
-    return f"<span id=\"rv-tables\" hidden data-tables='{json.dumps(colors)}'></span>"
+    first = json.dumps(asdict(Display()))
+    return f"<span id=\"rv-tables\" hidden data-tables='{json.dumps(colors)}' data-first='{first}'></span>"
 
 
 def picture_uri(image: Image.Image) -> str:
@@ -266,7 +270,7 @@ def _map(result: Explanation, title: str) -> str:
         [round(float(edge) * 100 / length, 4) for edge in edges]
         for edges, length in ((result.grid.x_edges, result.grid.width), (result.grid.y_edges, result.grid.height))
     )
-    _, why = result.shown(smooth=False)
+    why = why_empty(result.image_map.ravel()[seen(result.grid)], result.picture().share)
     label = escape(f"Map of {title}: arrow keys move from patch to patch")
     empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""
     legend = ""

@@ -10,6 +10,7 @@ import gradio as gr
 
 from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
+from relevancy_app.asking import Display
 from relevancy_app.board import tables
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
@@ -18,6 +19,7 @@ from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
 from relevancy_app.settings import (
     COLORMAPS,
+    DEMO_PAIR,
     MOST_LAYERS,
     REPLACEMENTS,
     SCOPES,
@@ -32,7 +34,6 @@ _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
     "<p>Which parts of a picture, and which words, made a vision-language model say <em>that</em> token?</p></header>"
 )
-_PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
     "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
@@ -234,7 +235,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     )  # fmt: skip
     models = gr.CheckboxGroup(
         list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
-        info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
+        info=_PAIR_NOTE if set(library.names) & set(DEMO_PAIR) else None,
     )  # fmt: skip
     with gr.Column(elem_id="rv-dock"):
         question = gr.Textbox(
@@ -296,17 +297,18 @@ def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
 def _drawing() -> Drawing:
     with gr.Row(elem_id="rv-drawing"):
         opacity = gr.Slider(
-            0, 1, value=0.85, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
+            0, 1, value=Display.opacity, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
         )
         threshold = gr.Slider(
-            0, 1, value=0, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160, buttons=[]
-        )
+            0, 1, value=Display.threshold, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160,
+            buttons=[],
+        )  # fmt: skip
         colormap = gr.Dropdown(
-            list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
+            list(COLORMAPS), value=Display.colormap, label="Colors", elem_id="rv-colormap", min_width=120
         )
-        smooth = gr.Checkbox(True, label="Smooth", elem_id="rv-smooth", min_width=120)
-        one_scale = gr.Checkbox(True, label="One scale", elem_id="rv-one-scale", min_width=120)
-        log = gr.Checkbox(False, label="Log scale", elem_id="rv-log", min_width=120)
+        smooth = gr.Checkbox(Display.smooth, label="Smooth", elem_id="rv-smooth", min_width=120)
+        one_scale = gr.Checkbox(Display.one_scale, label="One scale", elem_id="rv-one-scale", min_width=120)
+        log = gr.Checkbox(Display.log, label="Log scale", elem_id="rv-log", min_width=120)
     return Drawing(opacity, colormap, smooth, one_scale, log, threshold)
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
-from relevancy_app.settings import Settings, history_path
+from relevancy_app.settings import DEMO_PAIR, Settings, history_path
 
 _LIMITS = Settings()
-_PAIR = ("demo-small", "demo-large")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +61,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.register("action", None, _Once)
     add = parser.add_argument
-    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
+    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(DEMO_PAIR)}")
     add("--host", default=environment.get("GRADIO_SERVER_NAME", _LIMITS.host), help="address; %(default)s")
     add("--port", type=_whole(1, 65535), help="by default the first that is free from 7860 on")
     add("--share", action="store_true", help="open a public link through Gradio")
@@ -121,7 +120,7 @@ def _minutes(text: str) -> float:
 
 def _serve(given: argparse.Namespace) -> None:
     options: dict[str, Any] = vars(given)
-    names = options.pop("model") or list(_PAIR)
+    names = options.pop("model") or list(DEMO_PAIR)
     loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
     with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
         os.environ |= {

@@ -9,14 +9,18 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from relevancy import Explanation, formats
 from relevancy.explanations.comparison import Comparison
 from relevancy.images import open_picture
+from relevancy.plotting.overlay import why_empty
 from relevancy_app.asking import Ask
 from relevancy_app.session import Session, of_token, reduced
 
@@ -70,7 +74,8 @@ def session(
     results: Iterable[tuple[int, int, int, bytes]],
 ) -> Session:
     """The session that was stored; one that was cut short is whole with what there is."""
-    found = {(model, position, against): _explanation(packed, source) for model, position, against, packed in results}
+    decoded = cache(lambda pixels: open_picture(source, max_pixels=pixels).image)  # once for all results
+    found = {(model, position, against): _explanation(packed, decoded) for model, position, against, packed in results}
     first = tuple(result for (_, position, _), result in found.items() if position == _NONE)
     picked = {
         pick: result for (number, *_), result in found.items() for pick, result in of_token(number, result).items()
@@ -105,11 +110,11 @@ def _or_none(token: int | None) -> int:
     return _NONE if token is None else token
 
 
-def _explanation(packed: bytes, source: bytes) -> Explanation:
+def _explanation(packed: bytes, decoded: Callable[[int], Image.Image]) -> Explanation:
     stored = json.loads(zlib.decompress(packed))
     formats.require_known(stored, formats.EXPLANATION, Path("explanation.json"))
     size = stored["image"]["width"] * stored["image"]["height"]
-    return Explanation.from_json(stored, [open_picture(source, max_pixels=size).image])
+    return Explanation.from_json(stored, [decoded(size)])
 
 
 def _comparison(packed: bytes, first: tuple[Explanation, ...]) -> Comparison:
@@ -124,6 +129,6 @@ def _packed(content: Mapping[str, Any]) -> bytes:
 
 def _thumbnail(result: Explanation) -> bytes:
     small, buffer = result.reduced(_THUMBNAIL), io.BytesIO()
-    empty = small.shown()[1]  # told in words, too small to be read here
-    (small.image if empty else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
+    why = why_empty(small.image_map, small.picture().share)  # words would be too small to be read here
+    (small.image if why else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

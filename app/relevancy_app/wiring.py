@@ -16,7 +16,7 @@ from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.pictures import fitted
-from relevancy_app.safety import check_size, received, shown_line, speaking, still_needed
+from relevancy_app.safety import check_size, received, said, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
@@ -33,8 +33,8 @@ _SHOW_RESULTS = """() => {
   if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
-_COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
-  window.rvDisplay = {opacity, colormap, smooth, oneScale, log, threshold};
+_COLOR = """(opacity, colormap, smooth, one_scale, log, threshold) => {
+  window.rvDisplay = {opacity, colormap, smooth, one_scale, log, threshold};
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
@@ -96,7 +96,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """The maps of all tokens of one answer, to be looked at one by one: session, board."""
-        number = getattr(event, "model", None)
+        number = said(event, "model")
         if type(number) is not int:
             raise RelevancyError("That is no model on the screen.")
         session = actions.every_token(self.library, session, number, report_to(progress, controls.start()))
@@ -156,13 +156,13 @@ class Handlers:
         check = controls.start()
         if session is None:
             raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
-        part = getattr(event, "part", None)
+        part = said(event, "part")
         if part not in (actions.DRAWN, actions.MOST, actions.LEAST):
             raise RelevancyError("Say what to hide: the rectangle, or a tenth of the map.")
         if replacement not in {value for _, value in REPLACEMENTS}:
             raise RelevancyError("There is no such replacement.")
         size = session.picture.size
-        box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
+        box = asking.box(said(event, "box"), *size) if part == actions.DRAWN else None
         found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 

@@ -425,7 +425,7 @@ def test_closing_the_page_drops_what_was_kept(visit, served):
 
 
 STANDARD = {
-    "opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True, "log": False, "threshold": 0.0,
+    "opacity": 0.85, "colormap": "inferno", "smooth": True, "one_scale": True, "log": False, "threshold": 0.0,
 }  # fmt: skip
 
 
@@ -452,8 +452,8 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
     requests = []
     page.on("request", lambda asked: requests.append(asked.url))
     drawings = [
-        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}, {"log": True},
-        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "oneScale": False},
+        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"one_scale": False}, {"log": True},
+        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "one_scale": False},
     ]  # fmt: skip
     for drawing in drawings:
         display = STANDARD | drawing
@@ -463,7 +463,7 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
         )
         until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")  # noqa: B023
         wanted = shown.overlays(
-            smooth=display["smooth"], shared_scale=display["oneScale"], colormap=display["colormap"],
+            smooth=display["smooth"], shared_scale=display["one_scale"], colormap=display["colormap"],
             opacity=display["opacity"], log=display["log"], threshold=display["threshold"],
         )  # fmt: skip
         for number, overlay in enumerate(wanted):
