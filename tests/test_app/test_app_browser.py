@@ -607,7 +607,7 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     drawn_anew(page, STANDARD)
     assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
     assert not cards.last.locator(".rv-dim").is_visible()
-    drawn_anew(page, STANDARD | {"oneScale": False})
+    drawn_anew(page, STANDARD | {"one_scale": False})
     assert not cards.first.locator(".rv-dim").is_visible()
 
 
