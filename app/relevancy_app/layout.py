@@ -39,9 +39,14 @@ _PAIR_NOTE = (
 )
 
 
-_CHOOSING = """element.addEventListener("click", (event) => {
+# Gradio asks for both of two presses within a moment, and answers them in any order: one is sent, for the last.
+_CHOOSING = """let soon;
+element.addEventListener("click", (event) => {
   const chosen = event.target.closest("[data-example]");
-  if (chosen) trigger("select", { index: Number(chosen.dataset.example), value: "" });
+  if (!chosen) return;
+  props.value = Number(chosen.dataset.example);
+  clearTimeout(soon);
+  soon = setTimeout(() => trigger("select"), 50);
 });"""
 _LEAVING = """window.addEventListener("pagehide", (event) => {
   const visit = element.querySelector("[data-visit]");
@@ -225,8 +230,8 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         )
     )  # fmt: skip
     shown = gr.HTML(
-        views.examples([example.image for example in examples]), elem_id="rv-examples", visible=bool(examples),
-        apply_default_css=False, js_on_load=_CHOOSING,
+        0, html_template=views.examples([example.image for example in examples]), elem_id="rv-examples",
+        visible=bool(examples), apply_default_css=False, js_on_load=_CHOOSING,
     )  # fmt: skip
     questions = list(examples[0].questions) if examples else []
     presets = gr.Dataset(

@@ -166,9 +166,8 @@ class Handlers:
         found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 
-    def example(self, event: gr.SelectData) -> tuple[Any, Any, Any]:
+    def example(self, index: Any) -> tuple[Any, Any, Any]:
         """An example's picture, its first question, and its others to pick from."""
-        index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             raise RelevancyError("There is no such example.")
         chosen = self.examples[index]
@@ -326,7 +325,7 @@ def _wire_question(page: Page, handlers: Handlers) -> None:
     changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
     gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
     question.examples.select(
-        speaking(handlers.example), None, [question.picture, question.question, question.presets], **QUICK
+        speaking(handlers.example), question.examples, [question.picture, question.question, question.presets], **QUICK
     )
     question.presets.click(speaking(_sample), question.presets, question.question, **QUICK)
 

@@ -48,12 +48,17 @@ WATCH = """() => {
 }"""
 
 
+# What Gradio says when a page is left while it asks for something.
+BROKEN_OFF = ("AbortError", "Unexpected error Connection errored out.")
+
+
 @pytest.fixture
 def visit(browser, served):
     """Opens the app: `visit()` gives a page; afterwards nothing foreign may have been asked for, nothing logged."""
     contexts, foreign, errors = [], [], []
 
-    def opened(size=WIDE, theme="light"):
+    def opened(size=WIDE, theme="light", leaves=False):
+        """leaves: whether the page goes elsewhere, which breaks off what it is just asking for."""
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme=theme, has_touch=size == NARROW,
             accept_downloads=True,
@@ -63,8 +68,13 @@ def visit(browser, served):
         page = context.new_page()
         own = (served.url, "data:", "blob:")
         page.on("request", lambda asked: None if asked.url.startswith(own) else foreign.append(asked.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+
+        def told(what):
+            if not (leaves and what.startswith(BROKEN_OFF)):
+                errors.append(what)
+
+        page.on("pageerror", lambda error: told(str(error)))
+        page.on("console", lambda said: told(said.text) if said.type == "error" else None)
         page.goto(served.url)
         page.wait_for_selector("#rv-explain")
         page.wait_for_selector("#rv-picture img")

@@ -1,9 +1,10 @@
 """Runs are kept before they are shown, come back as they were, and belong to their owner alone."""
 
-import multiprocessing
 import os
+import pickle
 import sqlite3
-import time
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -350,8 +351,19 @@ def test_a_result_of_a_later_format_is_refused(history, whole, monkeypatch):
         history.run(kept, "")
 
 
-def writing(path, shown, session, own):
-    """A process that notes in a file what it would show: five runs, or, of odd number, until it is killed."""
+# In a process that has imported and nothing else: a fork of pytest's own, with the threads that a whole suite has left
+# there, may wait for a lock for ever.
+WRITERS = """
+import os, pickle, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+from relevancy_app.history import opened
+
+path, folder = map(Path, sys.argv[1:])
+session = pickle.loads((folder / "session").read_bytes())
+
+
+def writing(shown, own):
     history, number = opened(path, 100), 0
     with shown.open("w") as file:
         while own % 2 or number < 5:
@@ -361,26 +373,36 @@ def writing(path, shown, session, own):
             number += 1
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+notes, children = [folder / f"shown-{own}" for own in range(20)], []
+for own, note in enumerate(notes):
+    child = os.fork()
+    if not child:
+        writing(note, own)
+        os._exit(0)
+    children.append(child)
+while not all(note.exists() and note.stat().st_size for note in notes):
+    time.sleep(0.02)
+for child in children[1::2]:
+    os.kill(child, signal.SIGKILL)
+print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
 def test_no_run_that_was_shown_is_lost_when_writers_are_killed(tmp_path, whole):
-    path, fork = tmp_path / "history.sqlite3", multiprocessing.get_context("fork")
-    notes = [tmp_path / f"shown-{own}" for own in range(20)]
-    programs = [fork.Process(target=writing, args=(path, note, whole, own)) for own, note in enumerate(notes)]
-    for program in programs:
-        program.start()
-    deadline = time.monotonic() + 120
-    while not all(note.exists() and note.stat().st_size for note in notes):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    for killed in programs[1::2]:
-        killed.kill()
-    for program in programs:
-        program.join(120)
-    assert [program.exitcode for program in programs] == [0, -9] * 10
+    """Each of twenty processes notes what it would show: five runs, or, every other one, until it is killed."""
+    path = tmp_path / "history.sqlite3"
+    (tmp_path / "session").write_bytes(pickle.dumps(whole))
+    command = [sys.executable, "-c", WRITERS, str(path), str(tmp_path)]
+    search = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=search, timeout=300)
+    assert done.stdout.split() == ["0", "-9"] * 10, done.stderr
     history = opened(path, 100)
     kept = {(run.id, owner) for owner in ("user0", "user1", "user2") for run in history.runs(owner, most=9999)[0]}
     shown = [
-        tuple(line.split()) for note in notes for line in note.read_text().splitlines(keepends=True) if "\n" in line
+        tuple(line.split())
+        for note in tmp_path.glob("shown-*")
+        for line in note.read_text().splitlines(keepends=True)
+        if "\n" in line
     ]
     assert len(shown) >= 10 * 5 + 10
     assert [run for run in shown if run not in kept] == []

@@ -49,7 +49,7 @@ def named(page):
 
 
 def test_the_run_is_there_after_a_reload(visit, served, history):
-    page = visit()
+    page = visit(leaves=True)
     page.fill("#rv-question textarea", "What color is the car?")
     explained(page)
     until(page, lambda: "run=" in page.url, "the address names the run")
@@ -67,7 +67,7 @@ def test_the_run_is_there_after_a_reload(visit, served, history):
 
 
 def test_back_shows_the_run_before(visit, served, history):
-    page = visit()
+    page = visit(leaves=True)
     explained(page)
     until(page, lambda: "run=" in page.url, "the address names the run")
     first = named(page)
