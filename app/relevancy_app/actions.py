@@ -132,6 +132,16 @@ def by_layers(library: Library, last: Session | None, model: Any, progress: Prog
     return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
 
 
+def by_head(library: Library, last: Session | None, model: Any, progress: Progress) -> tuple[Explanation, ...]:
+    """What each head of each layer adds to the same token's map, by `relevancy.explain_heads`."""
+    found, (chosen,) = _of(last, library, model), library.chosen(model)
+    progress(f"{chosen.name}: every head", 0.0)
+    heads = relevancy.explain_heads(
+        chosen, found.image, found.question, target=found.target.named, method=found.method, layers=found.layers
+    )
+    return tuple(heads)
+
+
 def _of(last: Session | None, library: Library, model: Any) -> Explanation:
     """What is shown of a model. Raises RelevancyError where it is not on the screen."""
     last = _there(last)

@@ -205,7 +205,7 @@ async function paint() {
   const shared = display().one_scale && !("own" in element.firstElementChild.dataset), sides = size(picture);
   const cards = all(".rv-card:not(.rv-place)").map((card) => {
     const map = card.querySelector(".rv-map"), prompt = card.querySelector(".rv-prompt");
-    return { card, map, prompt, range: field(map, ...sides).range, words: JSON.parse(prompt.dataset.ends) };
+    return { card, map, prompt, range: field(map, ...sides).range, words: prompt ? JSON.parse(prompt.dataset.ends) : [0, 0] };
   });
   const maps = ends(cards.map((each) => each.range)), words = ends(cards.map((each) => each.words));
   cards.forEach(({ card, map, prompt, range, words: spoken }) => {
@@ -213,6 +213,7 @@ async function paint() {
     draw(map, picture, sides, scale);
     card.querySelectorAll("[data-scale]").forEach((place) => bar(place, place.dataset.scale === "map" ? scale : wordScale));
     card.querySelector('[data-scale="map"]').hidden = shared;
+    if (!prompt) return; // of many small maps: nothing but the map
     color(prompt, wordScale);
     const peak = Math.max(-range[0], range[1]), dim = card.querySelector(".rv-dim"), part = peak / maps[1];
     dim.hidden = !(shared && peak > 0 && part < DIM);
@@ -415,6 +416,8 @@ element.addEventListener("click", (event) => {
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
+  if (event.target.matches("[data-layer]"))
+    trigger("submit", { layer: Number(event.target.dataset.layer), model: event.target.dataset.of });
   if (event.target.matches("[data-copy]")) copyOut(event.target);
 });
 element.addEventListener("pointermove", (event) => {

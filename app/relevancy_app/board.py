@@ -36,13 +36,16 @@ def board(
     lines: Sequence[str] = (),
     tokens: Sequence[Mapping[int, Explanation]] = (),
     own_scales: bool = False,
+    above: str = "",
+    brief: bool = False,
 ) -> str:
     """Maps side by side, results already reduced to the screen; the board's script colors them.
 
     waiting: models whose maps are still to come; their places are kept. titles: instead of the models' names, and then
     the answer's tokens are not for pressing. lines: one more line of words for each. tokens: for each, the results of
     its answer's tokens that are there, by position, to be looked at without asking the server. own_scales: the numbers
-    are not of one kind, so that one scale for all would say nothing.
+    are not of one kind, so that one scale for all would say nothing. above: HTML that stands above the maps.
+    brief: maps alone, small ones.
     """
     count = len(results) + len(waiting)
     columns = 2 if count == 4 else min(3, count)
@@ -55,14 +58,15 @@ def board(
             pressable=not titles,
             line=lines[number] if lines else "",
             tokens=tokens[number] if tokens else {},
+            brief=brief,
         )
         for number, result in enumerate(results)
     )
     cards += "".join(_place(title, results[0].image, running=title == waiting[0]) for title in waiting)
     return (
-        f'<div class="rv-board"{" data-own" if own_scales else ""}><div class="rv-bar">{_views()}'
+        f'<div class="rv-board"{" data-own" if own_scales else ""}>{above}<div class="rv-bar">{_views()}'
         f"{_scale('map', 'One scale', shared=True)}</div>{_slide(results[0].image, names)}"
-        f'<div class="rv-cards" style="--rv-columns:{columns}">{cards}</div></div>'
+        f'<div class="rv-cards{" rv-brief" if brief else ""}" style="--rv-columns:{columns}">{cards}</div></div>'
     )
 
 
@@ -164,8 +168,18 @@ def _side(label: str, names: Sequence[str], chosen: int) -> str:
 
 
 def _card(
-    number: int, result: Explanation, *, title: str, pressable: bool, line: str, tokens: Mapping[int, Explanation]
+    number: int,
+    result: Explanation,
+    *,
+    title: str,
+    pressable: bool,
+    line: str,
+    tokens: Mapping[int, Explanation],
+    brief: bool,
 ) -> str:
+    if brief:
+        shown = f"{_map(result, title)}{_scale('map', '')}<p class=rv-line-of>{escape(line)}</p>"
+        return f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>{shown}</section>'
     bodies = {position: _body(number, other, title, pressable, "") for position, other in tokens.items()}
     return (
         f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>'

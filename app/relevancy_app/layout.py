@@ -129,12 +129,13 @@ class Variations:
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The same token, by other methods or by parts of the layers."""
+    """The same token, by other methods, by parts of the layers, or by heads."""
 
     model: gr.Radio
     methods: gr.CheckboxGroup
     compare: gr.Button
     layers: gr.Button
+    heads: gr.Button
     board: gr.HTML
 
 
@@ -292,7 +293,7 @@ def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
         with gr.Tabs(elem_id="rv-more"):
             with gr.Tab("Questions"):
                 variations = _variations(library)
-            with gr.Tab("Methods"):
+            with gr.Tab("Methods, layers, heads"):
                 ways = _ways(library)
             with gr.Tab("What if?"):
                 what_if = _what_if()
@@ -342,8 +343,9 @@ def _one_model(library: Library, elem_id: str) -> gr.Radio:
 
 def _ways(library: Library) -> Ways:
     gr.HTML(
-        '<p class="rv-quiet">Do other methods point to the same place, and which layers bring it in? The same token of '
-        "the same question; each map is compared with the shown one.</p>", js_on_load=None, apply_default_css=False,
+        '<p class="rv-quiet">Do other methods point to the same place, and which layers and heads bring it in? The '
+        "same token of the same question. Each map is compared with the shown one; those of heads add up to it.</p>",
+        js_on_load=None, apply_default_css=False,
     )  # fmt: skip
     offered = methods()
     with gr.Row():
@@ -356,8 +358,9 @@ def _ways(library: Library) -> Ways:
             model = _one_model(library, "rv-ways-model")
             compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
             layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
+            heads = gr.Button("Compare the heads (all: 1 forward, 1 backward)", elem_id="rv-compare-heads")
     board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
-    return Ways(model, chosen, compare, layers, board)
+    return Ways(model, chosen, compare, layers, heads, board)
 
 
 def _what_if() -> WhatIf:

@@ -12,6 +12,7 @@ import gradio as gr
 from relevancy import RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
 from relevancy_app.examples import Example
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
@@ -144,6 +145,22 @@ class Handlers:
         parts = [result.layers or () for result in found.results[1:]]
         return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
+    def heads(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """What every head adds: a board of one layer's, the strongest head's or the one that was pressed."""
+        layer, pressed = said(event, "layer"), said(event, "model")
+        report = report_to(progress, controls.start())
+        found = actions.by_head(self.library, session, pressed or model, report)
+        if layer is not None and [layer] not in [[one.head[0]] for one in found if one.head]:
+            raise RelevancyError("There is no such layer.")
+        return HeadGrid(found, layer).board()
+
     def hide(
         self,
         session: Session | None,
@@ -272,7 +289,7 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     # First, since a browser takes an event's listeners one after the other.
     for trigger in (
         *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
-        ways.compare.click, ways.layers.click,
+        ways.compare.click, ways.layers.click, ways.heads.click, ways.board.submit,
     ):  # fmt: skip
         trigger(None, js=ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
@@ -305,6 +322,10 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         ),
         ways.layers.click(
             speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **running(ways.board)
+        ),
+        gr.on(
+            [ways.heads.click, ways.board.submit], speaking(handlers.heads),
+            [page.session, page.controls, ways.model], ways.board, **running(ways.board),
         ),
         variations.run.click(
             speaking(handlers.vary),

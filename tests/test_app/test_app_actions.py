@@ -1,5 +1,6 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 from relevancy_app import actions, asking, views
-from relevancy_app.board import board
+from relevancy_app.board import board, told
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import StoppedError
 from relevancy_app.session import Controls, Session
@@ -264,6 +266,37 @@ def test_what_does_not_go_by_layers_says_so(shelf, source):
     rolled = explained(shelf, source, ["flat"], method="tam")
     with pytest.raises(RelevancyError, match="does not go by layers"):
         actions.by_layers(shelf, rolled, "flat", silent)
+
+
+def test_heads_are_a_grid_of_all_and_the_maps_of_one_layer(shelf, shown):
+    heads = actions.by_head(shelf, shown, "deep", silent)
+    alone = relevancy.explain_heads(
+        shelf.models["deep"], shown.picture, QUESTION, target=shown.first[0].target.position
+    )
+    assert len(heads) == len(alone) == 12
+    assert all(same(one, other) for one, other in zip(heads, alone, strict=True))
+    added = np.array([one.image_map.sum() for one in heads]) / sum(one.image_map.sum() for one in heads)
+    grid = HeadGrid(heads)
+    assert list(grid.shares.values()) == pytest.approx(added.tolist())
+    assert grid.shown_layer == int(np.argmax(added)) // 4
+    text = HeadGrid(heads, 2).board()
+    assert text.count('aria-label="Layer ') == 12
+    assert re.findall("<h2>(.*?)</h2>", text) == [f"head {number}" for number in range(4)]
+    assert f"{told(added[8])} of the picture’s" in text
+    assert 'aria-current="true"><th scope="row">layer 2<' in text
+    empty = tuple(replace(one, pictures=(replace(one.picture(), image_map=0 * one.image_map),)) for one in heads)
+    assert set(HeadGrid(empty).shares.values()) == {0.0}
+    assert HeadGrid(empty).board().count("no relevance") == 4
+
+
+def test_a_method_without_heads_and_a_layer_that_is_not_there_say_so(shelf, shown, source, tmp_path):
+    rolled = explained(shelf, source, ["flat"], method="tam")
+    with pytest.raises(RelevancyError, match="does not say what each head adds"):
+        actions.by_head(shelf, rolled, "flat", silent)
+    handlers = Handlers(shelf, LIMITS, (), str(tmp_path))
+    for layer in (9, "1", [], {"a": 1}):
+        with pytest.raises(RelevancyError, match="no such layer"):
+            handlers.heads(shown, Controls(), "deep", SimpleNamespace(layer=layer), lambda *_, **__: None)
 
 
 def test_variations_equal_single_questions(shelf, shown, source):

@@ -686,6 +686,29 @@ def test_methods_and_layers_side_by_side(visit, served):
     until(page, lambda: page.locator("#rv-ways .rv-card .rv-scale[data-scale=map]:visible").count() == 0, "one scale")
 
 
+def test_a_grid_of_heads_and_the_maps_of_one_layer(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="Methods").click()
+    assert "1 forward, 1 backward" in page.inner_text("#rv-compare-heads")
+    page.click("#rv-compare-heads")
+    page.wait_for_selector("#rv-ways .rv-grid")
+    text = served.models[1].model.config.get_text_config()
+    cells = page.locator("#rv-ways .rv-grid button")
+    assert cells.count() == text.num_hidden_layers * text.num_attention_heads
+    assert page.locator("#rv-ways .rv-card").count() == text.num_attention_heads
+    other = page.locator("#rv-ways .rv-grid tr:not([aria-current]) button").first
+    layer = other.get_attribute("data-layer")
+    other.focus()
+    page.keyboard.press("Enter")
+    until(page, lambda: f"layer {layer}." in page.inner_text("#rv-ways .rv-grid caption"), "another layer's heads")
+    assert page.inner_text("#rv-ways .rv-grid [aria-current] th") == f"layer {layer}"
+    until(page, lambda: page.get_attribute("#rv-ways .rv-board", "data-drawn"), "their maps")
+    page.locator("#rv-ways .rv-map").first.hover()
+    said = page.locator("#rv-ways .rv-card > .rv-read").all_inner_texts()
+    assert len({line.split(":")[0] for line in said}) == 1  # one place on all of them
+
+
 def test_signed_words_stand_on_zero_and_long_questions_keep_their_place(visit, served, tmp_path):
     Image.effect_noise((900, 200), 50).convert("RGB").save(tmp_path / "wide.png")
     page = visit()
