@@ -25,7 +25,7 @@ from relevancy_app.settings import MOST_LAYERS, MOST_TOKENS, Settings
 Progress = Callable[[str, float], None]
 """Called as progress(stage, share of the whole); whatever it raises ends the run."""
 
-DRAWN, MOST, LEAST = "drawn", "most", "least"
+DRAWN, PATCHES, MOST, LEAST = "drawn", "patches", "most", "least"
 _TENTH = 0.1  # of a map's patches
 
 
@@ -179,13 +179,13 @@ def hidden(
     library: Library,
     last: Session | None,
     part: str,
-    box: tuple[float, float, float, float] | None,
+    marked: relevancy.Region | None,
     replacement: Replacement,
     progress: Progress,
 ) -> tuple[Hidden, ...]:
     """How likely each model says its answer once a part of the picture is hidden.
 
-    part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
+    part: "drawn" or "patches" (what was `marked`), or the "most" or "least" relevant tenth of each model's map.
     Probabilities are of the answer, the geometric mean over its tokens.
     """
     last = _there(last)
@@ -193,7 +193,7 @@ def hidden(
     for number, result in enumerate(last.first):
         (model,) = library.chosen(last.ask.models[number])
         progress(f"{model.name} answers without it", number / len(last.first))
-        region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
+        region = marked or relevancy.Region(patches=tenth(result, part))
         other = elsewhere(region, result.grid)
         changed, *beside = relevancy.counterfactual(
             model, last.picture, last.ask.question, [region, *([other] if other else [])], replacement=replacement,
@@ -227,11 +227,10 @@ def tenth(result: Explanation, part: str) -> tuple[int, ...]:
 
 
 def _sees(grid: Grid, region: relevancy.Region) -> bool:
-    """Whether a box meets a pixel that the model looked at; patches always do."""
-    if region.box is None:
-        return True
-    (left, upper, right, lower), (x, y) = region.box, (grid.x_edges, grid.y_edges)
-    return bool(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0])
+    """Whether any of a region lies where the model looked."""
+    boxes = [*(region.grid or grid).boxes()[list(region.patches)], *([] if region.box is None else [region.box])]
+    x, y = grid.x_edges, grid.y_edges
+    return any(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0] for left, upper, right, lower in boxes)
 
 
 def _there(last: Session | None) -> Session:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from relevancy import Explanation
+from relevancy.geometry import Grid
 from relevancy.metrics.patch_order import seen
 from relevancy.plotting.overlay import colormap_for, percent, why_empty
 from relevancy.token_text import is_control, readable, spells_bytes
@@ -89,6 +90,15 @@ def picture_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def edges_in_percent(grid: Grid) -> tuple[list[float], list[float]]:
+    """Where a grid's columns and rows begin and end, in percent of the picture's sides."""
+    x, y = (
+        [round(float(edge) * 100 / length, 4) for edge in edges]
+        for edges, length in ((grid.x_edges, grid.width), (grid.y_edges, grid.height))
+    )
+    return x, y
 
 
 def spoken(text: str) -> str:
@@ -280,10 +290,7 @@ def _next(number: int, result: Explanation) -> str:
 def _map(result: Explanation, title: str) -> str:
     """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture."""
     values = [_number(value) for value in result.image_map.ravel().tolist()]
-    x, y = (
-        [round(float(edge) * 100 / length, 4) for edge in edges]
-        for edges, length in ((result.grid.x_edges, result.grid.width), (result.grid.y_edges, result.grid.height))
-    )
+    x, y = edges_in_percent(result.grid)
     why = why_empty(result.image_map.ravel()[seen(result.grid)], result.picture().share)
     label = escape(f"Map of {title}: arrow keys move from patch to patch")
     empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from relevancy import RelevancyError
+from relevancy import Region, RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
 from relevancy_app.examples import Example
 from relevancy_app.head_grid import HeadGrid
@@ -174,13 +174,17 @@ class Handlers:
         if session is None:
             raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
         part = said(event, "part")
-        if part not in (actions.DRAWN, actions.MOST, actions.LEAST):
-            raise RelevancyError("Say what to hide: the rectangle, or a tenth of the map.")
+        if part not in (actions.DRAWN, actions.PATCHES, actions.MOST, actions.LEAST):
+            raise RelevancyError("Say what to hide: the rectangle, patches, or a tenth of the map.")
         if replacement not in {value for _, value in REPLACEMENTS}:
             raise RelevancyError("There is no such replacement.")
-        size = session.picture.size
-        box = asking.box(said(event, "box"), *size) if part == actions.DRAWN else None
-        found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
+        marked = None
+        if part == actions.DRAWN:
+            marked = Region(box=asking.box(said(event, "box"), *session.picture.size))
+        if part == actions.PATCHES:
+            grids = [result.grid for result in session.first]
+            marked = asking.patches(said(event, "patches"), said(event, "of"), grids)
+        found = actions.hidden(self.library, session, part, marked, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 
     def example(self, index: Any) -> tuple[Any, Any, Any]:
@@ -242,7 +246,7 @@ class Handlers:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
         numbers: tuple[Any, ...] = (gr.skip(),) * 6
         if session.whole:
-            marker = views.marker(session.screen[0].image)
+            marker = views.marker(session.screen)
             numbers = views.agreement(session.shown), marker, "", "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers

@@ -260,7 +260,16 @@ def test_a_number_that_is_not_there_is_a_dash(session):
 
 def test_first_steps_and_the_marker_are_sound(session):
     assert len(Page(views.welcome()).found) > 4
-    fields = [one for one in Page(views.marker(session.picture)).found if one["tag"] == "input"]
+    marker = Page(views.marker(session.first)).found
+    (grid,) = json.loads(next(one["data-grids"] for one in marker if "data-grids" in one))
+    assert (grid["of"], grid["names"]) == (0, [result.model for result in session.first])
+    moved = replace(session.first[1].picture(), grid=Grid(80, 60, np.linspace(0, 80, 3), np.linspace(0, 60, 4)))
+    both = views.marker([session.first[0], replace(session.first[1], pictures=(moved,))])
+    first, second = json.loads(next(one["data-grids"] for one in Page(both).found if "data-grids" in one))
+    assert (first, second["of"]) == (grid | {"names": [session.first[0].model]}, 1)
+    assert second["y"] == pytest.approx([0, 100 / 3, 200 / 3, 100], abs=1e-3)
+    assert "Patches of" in both
+    fields = [one for one in marker if one["tag"] == "input"]
     assert [field["data-side"] for field in fields] == ["left", "top", "right", "bottom"]
     for html in (views.ready(), views.stopped(None, 2), views.no_marker()):
         Page(html)

@@ -399,6 +399,49 @@ def test_a_rectangle_is_hidden(visit, served):
     assert page.locator(".rv-now").first.inner_text().startswith(("Now it says", "It still says"))
 
 
+def test_patches_are_hidden(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="What if?").click()
+    page.get_by_role("button", name="Patches", exact=True).click()
+    hide = page.get_by_role("button", name="Hide the marked patches")
+    assert hide.is_disabled()
+    canvas = page.locator(".rv-canvas")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    grid = json.loads(page.get_attribute(".rv-marker", "data-grids"))[0]
+    cols, rows = len(grid["x"]) - 1, len(grid["y"]) - 1
+
+    def at(row, col):
+        x, y = (grid["x"][col] + grid["x"][col + 1]) / 200, (grid["y"][row] + grid["y"][row + 1]) / 200
+        return place["x"] + x * place["width"], place["y"] + y * place["height"]
+
+    def told(count):
+        until(page, lambda: page.inner_text("[data-count]") == f"{count} of {rows * cols} patches marked.", str(count))
+
+    page.mouse.click(*at(1, 1))
+    told(1)
+    page.mouse.move(*at(1, 2))  # a stroke marks what it passes
+    page.mouse.down()
+    page.mouse.move(*at(1, 4), steps=12)
+    page.mouse.up()
+    told(4)
+    page.mouse.click(*at(1, 3))  # and a press on a marked one takes it off
+    told(3)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    told(4)
+    with page.expect_request(lambda one: "queue/join" in one.url and '"patches"' in (one.post_data or "")) as sent:
+        hide.click()
+    event = json.loads(sent.value.post_data)["event_data"]
+    assert sorted(event["patches"]) == sorted([cols + 1, cols + 2, cols + 4, 2 * cols + 3])
+    page.wait_for_selector(".rv-change figure:nth-child(2)")
+    assert page.locator(".rv-change").count() == 2
+    page.click("[data-unmark]")
+    told(0)
+    assert hide.is_disabled()
+
+
 def test_an_example_and_a_preset_fill_in_the_question(visit, served):
     page = visit()
     before = page.get_attribute("#rv-picture img", "src")
