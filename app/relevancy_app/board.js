@@ -193,6 +193,32 @@ function color(prompt, scale) {
   });
 }
 
+// The picture with what was knocked out of it, beside what became of the answer.
+function thumb(button, picture) {
+  const canvas = button.querySelector("canvas"), brush = canvas.getContext("2d");
+  const { x, y, cols } = numbers(button.closest(".rv-body").querySelector(".rv-map"));
+  canvas.width = 160;
+  canvas.height = Math.max(1, Math.round((160 * picture.naturalHeight) / picture.naturalWidth));
+  const [across, down] = [canvas.width / 100, canvas.height / 100];
+  brush.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  brush.fillStyle = "rgb(112, 112, 120)";
+  JSON.parse(button.dataset.cells).forEach((cell) => {
+    const col = cell % cols, row = Math.floor(cell / cols);
+    brush.fillRect(x[col] * across, y[row] * down, (x[col + 1] - x[col]) * across, (y[row + 1] - y[row]) * down);
+  });
+}
+
+// Outlines what was knocked out on the map itself; once more, and it is gone.
+function outline(button) {
+  const body = button.closest(".rv-body"), map = body.querySelector(".rv-map"), { x, y, cols } = numbers(map);
+  const on = button.getAttribute("aria-pressed") !== "true";
+  body.querySelectorAll(".rv-area").forEach((other) => other.setAttribute("aria-pressed", String(on && other === button)));
+  map.querySelector("path").setAttribute("d", (on ? JSON.parse(button.dataset.cells) : []).map((cell) => {
+    const col = cell % cols, row = Math.floor(cell / cols);
+    return `M${x[col]} ${y[row]}H${x[col + 1]}V${y[row + 1]}H${x[col]}Z`;
+  }).join(""));
+}
+
 async function paint() {
   const picture = one(".rv-plain");
   if (!picture) return;
@@ -219,6 +245,7 @@ async function paint() {
     dim.hidden = !(shared && peak > 0 && part < DIM);
     dim.textContent = `Dark beside the others: its peak is ${Number((100 * part).toPrecision(2))}% of the highest. Turn “One scale” off to see it.`;
   });
+  all(".rv-area").forEach((button) => thumb(button, picture));
   all("[data-shared]").forEach((place) => {
     place.hidden = !shared;
     bar(place, maps);
@@ -412,7 +439,9 @@ async function copyOut(button) {
 element.addEventListener("click", (event) => {
   const chip = event.target.closest("button.rv-chip, .rv-other"), button = event.target.closest("[data-view]");
   const word = event.target.closest(".rv-word"), tool = event.target.closest("[data-tool]");
+  const area = event.target.closest(".rv-area");
   if (chip) pick(chip);
+  if (area) outline(area);
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);

@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from relevancy import Explanation
+from relevancy.explanations.evidence import Evidence
+from relevancy.explanations.knockouts import Areas
 from relevancy.geometry import Grid
 from relevancy.metrics.patch_order import seen
-from relevancy.plotting.overlay import colormap_for, percent, why_empty
+from relevancy.plotting.overlay import FLOOR, colormap_for, percent, why_empty
 from relevancy.token_text import is_control, readable, spells_bytes
 from relevancy_app.asking import Display
 from relevancy_app.settings import COLORMAPS, MOST_TOKENS
@@ -24,6 +26,9 @@ from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 _JPEG = 92
 _COLORS = 256  # in a scale
 _SHARES = (("image", "picture"), ("text", "words"), ("first_token", "first token"))
+_AREAS = {
+    "blind": "the whole picture", "best": "the map’s best eighth", "peak": "around its peak", "elsewhere": "elsewhere"
+}  # fmt: skip
 _HINT = "Point at a patch, or use the arrow keys; P goes to the peak, + and − zoom."
 _WORD_HINT = "Press a word to read its number."
 _UNSEEN = 1e-6  # of a picture's area: less is rounding
@@ -188,7 +193,7 @@ def _card(
     brief: bool,
 ) -> str:
     if brief:
-        shown = f"{_map(result, title)}{_scale('map', '')}<p class=rv-line-of>{escape(line)}</p>"
+        shown = f"{_map(result, title, brief=True)}{_scale('map', '')}<p class=rv-line-of>{escape(line)}</p>"
         return f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>{shown}</section>'
     bodies = {position: _body(number, other, title, pressable, "") for position, other in tokens.items()}
     return (
@@ -225,11 +230,37 @@ def _copies(result: Explanation) -> str:
 
 
 def _evidence(result: Explanation) -> str:
-    """What knocking out parts of the picture says of this very map."""
-    if result.evidence is None:
+    """What knocking out parts of the picture says of this very map, in words, and as pictures where there is one."""
+    evidence = result.evidence
+    if evidence is None:
         return ""
-    kind = result.evidence.verdict.replace(" ", "-")
-    return f'<p class="rv-evidence rv-is-{kind}">{escape(result.evidence.sentence)}</p>'
+    kind = evidence.verdict.replace(" ", "-")
+    if len(result.pictures) != 1:
+        return f'<p class="rv-evidence rv-is-{kind}">{escape(evidence.sentence)}</p>'
+    areas = groupby(Areas.of(result.image_map).named(), key=lambda one: one[0])
+    shown = "".join(_area(evidence, name, [mask for _, mask in some]) for name, some in areas)
+    token = escape(token_spoken(result.target.token))
+    return (
+        f'<p class="rv-evidence rv-is-{kind}">{escape(evidence.claim)}</p>'
+        f'<div class="rv-areas" role="group" aria-label="What was knocked out"><p class="rv-says">How likely “{token}” '
+        f"is ({told(evidence.probability)}) with these patches knocked out of attention:</p>{shown}</div>"
+    )
+
+
+def _area(evidence: Evidence, name: str, masks: Sequence[np.ndarray]) -> str:
+    """One part of the picture, or several that were knocked out one by one, and what became of the token."""
+    cells = np.flatnonzero(np.logical_or.reduce(masks)).tolist()
+    chance, said = getattr(evidence, name), evidence.says.get(name, "")
+    other = ""
+    if len(masks) == 1 and said != evidence.says.get("untouched", said):
+        other = f"<small>says “{escape(spoken(said))}”</small>"
+    label = _AREAS[name] + (f", mean of {len(masks)}" if len(masks) > 1 else "")
+    return (
+        f'<button type="button" class="rv-area" aria-pressed="false" data-cells="{json.dumps(cells)}" '
+        f'title="Outline it on the map"><canvas aria-hidden="true"></canvas><span>{label}</span>'
+        f'<span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span><b>{told(chance)}</b>{other}'
+        "</button>"
+    )
 
 
 def _place(title: str, picture: Image.Image, *, running: bool) -> str:
@@ -287,11 +318,15 @@ def _next(number: int, result: Explanation) -> str:
     return f'<div class="rv-next"><span class="rv-says">Next best</span>{others}</div>' if others else ""
 
 
-def _map(result: Explanation, title: str) -> str:
-    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture."""
+def _map(result: Explanation, title: str, *, brief: bool = False) -> str:
+    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture.
+
+    brief: one of many, of which a faint one is dark beside the others.
+    """
     values = [_number(value) for value in result.image_map.ravel().tolist()]
     x, y = edges_in_percent(result.grid)
-    why = why_empty(result.image_map.ravel()[seen(result.grid)], result.picture().share)
+    floor = 0 if brief else FLOOR
+    why = why_empty(result.image_map.ravel()[seen(result.grid)], result.picture().share, floor)
     label = escape(f"Map of {title}: arrow keys move from patch to patch")
     empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""
     legend = ""
@@ -302,7 +337,9 @@ def _map(result: Explanation, title: str) -> str:
         f"data-cols=\"{result.grid.cols}\" data-values='{json.dumps(values)}' data-x='{json.dumps(x)}' "
         f"data-y='{json.dumps(y)}'>"
         f'<div class="rv-layer"><canvas role="img" aria-label="{escape(result.summary())}"></canvas>'
-        f'<span class="rv-cell"></span></div>{empty}</div>{legend}<p class="rv-read" aria-live="polite">{_HINT}</p>'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><path d=""></path></svg>'
+        f'<span class="rv-cell"></span></div>{empty}</div>{legend}'
+        f'<p class="rv-read" aria-live="polite">{"" if brief else _HINT}</p>'
     )
 
 

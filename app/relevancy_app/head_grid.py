@@ -42,7 +42,7 @@ class HeadGrid:
     def board(self) -> str:
         """The grid, and the maps of one layer's heads on one scale."""
         own = [one for one in self.results if one.head and one.head[0] == self.shown_layer]
-        lines = [f"{told(self.shares[one.head])} of the picture’s" for one in own if one.head]
+        lines = [f"adds {told(self.shares[one.head])}" for one in own if one.head]
         titles = [f"head {one.head[1]}" for one in own if one.head]
         return board(
             [one.reduced(SCREEN_SIDE // 2) for one in own], titles=titles, lines=lines, above=self._grid(), brief=True
@@ -54,12 +54,13 @@ class HeadGrid:
         top = "".join(f'<th scope="col">{head}</th>' for head in heads)
         rows = "".join(self._row(layer, heads) for layer in layers)
         first = self.results[0]
+        title = f"What each head adds to the map of {escape(first.model)}"
         return (
-            '<div class="rv-scroll" tabindex="0"><table class="rv-grid"><caption>What each head adds to the map of '
-            f"{escape(first.model)}<small>In percent of the picture’s relevance; together they are the map of method "
-            f"{escape(first.method)}. Press one to see its layer’s maps; below are those of layer {self.shown_layer}."
-            f'</small></caption><thead><tr><td></td>{top}<th scope="col">sum</th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
+            f'<h3 class="rv-heading">{title}</h3><p class="rv-quiet">In percent of the picture’s relevance; together '
+            f"they are the map of method {escape(first.method)}. Press a head to see its layer’s maps; below are those "
+            f'of layer {self.shown_layer}.</p><div class="rv-scroll" tabindex="0">'
+            f'<table class="rv-grid" aria-label="{title}">'
+            f'<thead><tr><td></td>{top}<th scope="col">sum</th></tr></thead><tbody>{rows}</tbody></table></div>'
         )
 
     def _row(self, layer: int, heads: Sequence[int]) -> str:
@@ -74,7 +75,7 @@ class HeadGrid:
         )
         now = ' aria-current="true"' if layer == self.shown_layer else ""
         total = sum(share for (own, _), share in self.shares.items() if own == layer)
-        return f'<tr{now}><th scope="row">layer {layer}</th>{cells}<td>{told(total)}</td></tr>'
+        return f'<tr{now}><th scope="row">layer {layer}</th>{cells}<td>{_cell(total)}</td></tr>'
 
 
 def _cell(share: float) -> str:

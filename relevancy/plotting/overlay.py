@@ -1,6 +1,6 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
-__all__ = ["colormap_for", "linear_share", "log_share", "overlay", "percent", "value_range", "why_empty"]
+__all__ = ["FLOOR", "colormap_for", "linear_share", "log_share", "overlay", "percent", "value_range", "why_empty"]
 
 from collections.abc import Sequence
 from functools import lru_cache

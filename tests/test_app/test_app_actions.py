@@ -282,7 +282,7 @@ def test_heads_are_a_grid_of_all_and_the_maps_of_one_layer(shelf, shown):
     text = HeadGrid(heads, 2).board()
     assert text.count('aria-label="Layer ') == 12
     assert re.findall("<h2>(.*?)</h2>", text) == [f"head {number}" for number in range(4)]
-    assert f"{told(added[8])} of the picture’s" in text
+    assert f"adds {told(added[8])}" in text
     assert 'aria-current="true"><th scope="row">layer 2<' in text
     empty = tuple(replace(one, pictures=(replace(one.picture(), image_map=0 * one.image_map),)) for one in heads)
     assert set(HeadGrid(empty).shares.values()) == {0.0}

@@ -640,7 +640,8 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
             assert how.endswith(
                 f"method relevancy-magnitude, scope language, all layers, relevancy {relevancy.__version__}"
             )
-            assert "p = " in card.locator(".rv-evidence").inner_text()
+            assert card.locator(".rv-evidence").inner_text().endswith(".")
+            assert "knocked out of attention" in card.locator(".rv-areas").inner_text()
 
     told(0)
     # almost nothing of the first map is on the picture: it does not glow, and says why
@@ -662,6 +663,36 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     assert not cards.last.locator(".rv-dim").is_visible()
     drawn_anew(page, STANDARD | {"one_scale": False})
     assert not cards.first.locator(".rv-dim").is_visible()
+
+
+def test_evidence_is_outlined_on_the_map(visit, served):
+    page = visit()
+    explained(page)
+    card = page.locator("#rv-board .rv-card").last
+    areas = card.locator(".rv-area")
+    assert areas.count() == 4
+    until(page, lambda: areas.last.locator("canvas").evaluate("one => one.width") == 160, "the pictures")
+    cells = [len(json.loads(one.get_attribute("data-cells"))) for one in areas.all()]
+    assert cells[0] > cells[1] > cells[2] > 1
+    gray = (
+        areas.nth(1)
+        .locator("canvas")
+        .evaluate("""one => {
+      const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+      return data.filter((_, i) => i % 4 === 0 && data[i] === 112 && data[i + 1] === 112 && data[i + 2] === 120).length
+        / (one.width * one.height);
+    }""")
+    )
+    assert gray == pytest.approx(cells[1] / cells[0], abs=0.02)
+    areas.nth(2).focus()
+    page.keyboard.press("Enter")
+    outline = card.locator(".rv-map path")
+    assert outline.get_attribute("d").count("M") == cells[2]
+    areas.nth(1).click()
+    assert outline.get_attribute("d").count("M") == cells[1]
+    assert [one.get_attribute("aria-pressed") for one in areas.all()] == ["false", "true", "false", "false"]
+    areas.nth(1).click()
+    assert outline.get_attribute("d") == ""
 
 
 def test_pictures_and_python_can_be_copied(visit, served):
@@ -744,7 +775,7 @@ def test_a_grid_of_heads_and_the_maps_of_one_layer(visit, served):
     layer = other.get_attribute("data-layer")
     other.focus()
     page.keyboard.press("Enter")
-    until(page, lambda: f"layer {layer}." in page.inner_text("#rv-ways .rv-grid caption"), "another layer's heads")
+    until(page, lambda: f"layer {layer}." in page.inner_text("#rv-ways .rv-quiet"), "another layer's heads")
     assert page.inner_text("#rv-ways .rv-grid [aria-current] th") == f"layer {layer}"
     until(page, lambda: page.get_attribute("#rv-ways .rv-board", "data-drawn"), "their maps")
     page.locator("#rv-ways .rv-map").first.hover()
