@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from relevancy import Explanation
+from relevancy.plotting.overlay import FLOOR
 from relevancy_app.board import board, told
 from relevancy_app.settings import SCREEN_SIDE
 
@@ -42,7 +43,7 @@ class HeadGrid:
     def board(self) -> str:
         """The grid, and the maps of one layer's heads on one scale."""
         own = [one for one in self.results if one.head and one.head[0] == self.shown_layer]
-        lines = [f"adds {told(self.shares[one.head])}" for one in own if one.head]
+        lines = [f"adds {_added(self.shares[one.head])}" for one in own if one.head]
         titles = [f"head {one.head[1]}" for one in own if one.head]
         return board(
             [one.reduced(SCREEN_SIDE // 2) for one in own], titles=titles, lines=lines, above=self._grid(), brief=True
@@ -76,6 +77,10 @@ class HeadGrid:
         now = ' aria-current="true"' if layer == self.shown_layer else ""
         total = sum(share for (own, _), share in self.shares.items() if own == layer)
         return f'<tr{now}><th scope="row">layer {layer}</th>{cells}<td>{_cell(total)}</td></tr>'
+
+
+def _added(share: float) -> str:
+    return told(share) if share >= FLOOR or not share else f"under {told(FLOOR)}"
 
 
 def _cell(share: float) -> str:
