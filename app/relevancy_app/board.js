@@ -10,7 +10,7 @@ const parsed = new WeakMap(); // map -> its numbers
 const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
-const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999;
+const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999, THUMB = 160;
 const given = document.getElementById("rv-tables").dataset; // color tables, and how maps are drawn at first
 const FIRST = JSON.parse(given.first);
 const display = () => window.rvDisplay || FIRST;
@@ -197,8 +197,9 @@ function color(prompt, scale) {
 function thumb(button, picture) {
   const canvas = button.querySelector("canvas"), brush = canvas.getContext("2d");
   const { x, y, cols } = numbers(button.closest(".rv-body").querySelector(".rv-map"));
-  canvas.width = 160;
-  canvas.height = Math.max(1, Math.round((160 * picture.naturalHeight) / picture.naturalWidth));
+  const scale = THUMB / Math.max(picture.naturalWidth, picture.naturalHeight);
+  canvas.width = Math.max(1, Math.round(scale * picture.naturalWidth));
+  canvas.height = Math.max(1, Math.round(scale * picture.naturalHeight));
   const [across, down] = [canvas.width / 100, canvas.height / 100];
   brush.drawImage(picture, 0, 0, canvas.width, canvas.height);
   brush.fillStyle = "rgb(112, 112, 120)";
@@ -423,7 +424,7 @@ function pick(button) {
 
 const blobs = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));
 async function copyOut(button) {
-  const canvas = button.closest(".rv-body").querySelector("canvas"), label = button.textContent;
+  const canvas = button.closest(".rv-body").querySelector(".rv-map canvas"), label = button.textContent;
   try {
     if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
     else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);

@@ -293,7 +293,7 @@ def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
         with gr.Tabs(elem_id="rv-more"):
             with gr.Tab("Questions"):
                 variations = _variations(library)
-            with gr.Tab("Methods, layers, heads"):
+            with gr.Tab("Methods"):
                 ways = _ways(library)
             with gr.Tab("What if?"):
                 what_if = _what_if()
