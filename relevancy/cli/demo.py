@@ -94,6 +94,7 @@ def train_grid(
 
     Two towers (CLIP's kind, DINOv2's), two decoders, connector pretrained or not, from several seeds: one small model
     each, trained and asked about held-out scenes. No download. Stopped and started again, it goes on where it was.
+    DIR/models and DIR/choices.csv are for relevancy evaluate, and its effects.
 
     Try: relevancy train grid --out runs/grid --jobs 2
     """
@@ -112,7 +113,7 @@ def train_grid(
     for kind in dict.fromkeys(one.type for one in changes):
         table.add_row(kind, *(escaped(str(one.over_runs)) for one in changes if one.type == kind))
     out.print(table)
-    say(f"→ {out_folder}/grid.md, grid.json, grid.png")
+    say(f"→ {out_folder}/grid.md, grid.json, grid.png, choices.csv, models")
     return 0
 
 

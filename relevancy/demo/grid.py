@@ -1,7 +1,7 @@
 """The paper's ablation in miniature: tower x decoder x connector pretrained or not, each trained from several seeds.
 
 Everything is kept in one folder, and what is there is not made again: the scenes, the towers and what they see, the
-decoders that have learned to read, and one file for each cell.
+decoders that have learned to read, the model of each cell and one file of what it answers.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class GridPlace:
         return self.folder / "cells"
 
     @property
+    def models(self) -> Path:
+        """Folder of their models, named as the cells, each as `load` takes it."""
+        return self.folder / "models"
+
+    @property
     def stages(self) -> Path:
         """Folder of what trains."""
         return self.folder / "stages"
@@ -75,7 +80,8 @@ def grid(
 ) -> list[Effect]:
     """Train and measure every cell; returns what each choice changes, and writes `out`/grid.md, grid.json, grid.png.
 
-    Stopped and called again with the same `out`, it goes on where it was.
+    `out`/models holds the models, and `out`/choices.csv how they differ, for `relevancy evaluate effects`. Stopped and
+    called again with the same `out`, it goes on where it was.
 
     jobs: processes that train at once, which share torch's threads among them. `progress(what, share)` is told how far
     a step is (of one process alone), `told` of every cell that is finished. Raises RelevancyError where `out` holds a
@@ -236,6 +242,9 @@ def _train(place: GridPlace, cell: Cell, report: Progress) -> CellResult:
         teach(model, cell.name, (stage, talk, seen["train"]), tokenizer, pool, place.stages, cell.seed, report)
     held = wrap(model.eval(), build_processor(tokenizer, SIZE, PATCH))
     hits = answered(held, questions(place), seen["check"].float(), progress=partial(report, f"{cell.name} answers"))
+    with whole(place.models / cell.name) as part:
+        held.model.save_pretrained(part)
+        held.processor.save_pretrained(part)
     measured = CellResult(cell, np.array(hits), time.perf_counter() - started)
     write(place.cells, measured)
     for stage, _ in stages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,8 @@ from matplotlib.figure import Figure
 from relevancy.atomic_io import write_whole
 from relevancy.demo.cells import CellResult
 from relevancy.demo.effects import ALL, FACTORS, Asked, Effect, Mean, effects, means
-from relevancy.demo.plan import BuildPlan
+from relevancy.demo.plan import BuildPlan, DecoderSize
+from relevancy.evaluate.choices import PRETRAINED, SEED
 from relevancy.stats.intervals import Interval
 
 _COLORS = ("#5b4b9a", "#d9822b", "#3a7d5c")
@@ -57,12 +60,28 @@ other scenes would show it. With one run of each model, as in the paper, there c
 
 
 def save(folder: Path, plan: BuildPlan, measured: Sequence[CellResult], asked: Asked) -> list[Effect]:
-    """Write FOLDER/grid.json, grid.md and grid.png; returns what each choice changes."""
+    """Write FOLDER/grid.json, grid.md, grid.png and choices.csv; returns what each choice changes."""
     levels, changes = means(measured, asked), effects(measured, asked)
     write_whole(folder / "grid.json", json.dumps(_numbers(plan, measured, levels, changes), indent=1))
     write_whole(folder / "grid.md", page(plan, measured, levels, changes, asked))
     figure(changes).savefig(folder / "grid.png", dpi=150)
+    write_whole(folder / "choices.csv", _choices(plan, measured))
     return changes
+
+
+def _choices(plan: BuildPlan, measured: Sequence[CellResult]) -> str:
+    """How the models of the cells differ, as `relevancy evaluate effects --choices` reads it."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("model", "decoder", "tower", "connector", SEED))
+    for cell in (one.cell for one in measured):
+        decoder = _described(plan.decoders[cell.size])
+        rows.writerow((cell.name, decoder, cell.tower, PRETRAINED[not cell.aligned], cell.seed))
+    return text.getvalue()
+
+
+def _described(decoder: DecoderSize) -> str:
+    return f"{decoder.width} wide, {decoder.layers} layers"
 
 
 def _numbers(
@@ -93,7 +112,7 @@ def page(
     """Markdown: what was done, means of each kind of model, what each choice changes."""
     seeds = len({one.cell.seed for one in measured})
     return _PAGE.format(
-        sizes=", ".join(f"{name}: {each.width} wide, {each.layers} layers" for name, each in plan.decoders.items()),
+        sizes=", ".join(f"{name}: {_described(each)}" for name, each in plan.decoders.items()),
         seeds=seeds,
         cells=len(measured),
         questions=len(asked),

@@ -135,9 +135,25 @@ def by_key(
 def field(row: Mapping[str, Any], name: str, path: Path, kind: type = str) -> Any:
     """A value that every row of an official file has."""
     value = row.get(name)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         raise RelevancyError(f"{path}: a row has no {name} ({shortened(json.dumps(row, default=str))}).")
     return value
+
+
+def row_id(row: Mapping[str, Any], path: Path, name: str = "question_id") -> str:
+    """A row's id, text or a whole number, as text."""
+    own = _as_id(row.get(name))
+    if own is None:
+        shown = shortened(json.dumps(row, default=str))
+        raise RelevancyError(f"{path}: a row has no {name} that is text or a whole number ({shown}).")
+    return own
+
+
+def _as_id(value: Any) -> str | None:
+    """Text or a whole number as text, 7.0 as 7; None for all else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
 
 
 def unique(keys: Iterable[Key], path: Path) -> None:
@@ -158,13 +174,13 @@ def _check_rows(rows: list[Any], path: Path) -> None:
 
 
 def _prediction(row: Mapping[str, Any], where: str) -> Prediction:
-    own = next((row[name] for name in _IDS if name in row), None)
+    own = _as_id(next((row[name] for name in _IDS if name in row), None))
     if own is None:
-        raise RelevancyError(f"{where}: has no question_id.")
+        raise RelevancyError(f"{where}: has no question_id that is text or a whole number.")
     name = next((name for name in _SAID + _FINAL if isinstance(row.get(name), str)), None)
     if name is None:
-        raise RelevancyError(f"{where}: has no answer under text, response, prediction or answer.")
-    return Prediction(str(own), row[name], str(row.get("prompt", "")), name in _FINAL)
+        raise RelevancyError(f"{where}: has no answer, as text, under text, response, prediction or answer.")
+    return Prediction(own, row[name], str(row.get("prompt") or ""), name in _FINAL)
 
 
 def _row(line: str, path: Path, number: int) -> Any:

@@ -32,7 +32,8 @@ class HubLayout:
 def unpacked(name: str, data: Path, target: Path, told: Told) -> Path:
     """The folder in the official layout: `data` itself, or `target`, made once of the Parquet files in `data`.
 
-    Raises RelevancyError for Parquet of another benchmark or split, and for a target made of other files.
+    Raises RelevancyError for Parquet of another benchmark or split or of several sets, and for a target made of other
+    files.
     """
     layout = HUB.get(name)
     if layout is None or any(data.glob(layout.official)):
@@ -43,6 +44,11 @@ def unpacked(name: str, data: Path, target: Path, told: Told) -> Path:
     files = [file for file in found if file.match(layout.pattern)] if data.is_dir() else found
     if not files:
         raise RelevancyError(f"--data {data}: none of its Parquet files is {layout.pattern}; is it another split?")
+    places = sorted({str(file.parent.relative_to(data)) for file in files}) if data.is_dir() else []
+    if len(places) > 1 and "/" not in layout.pattern:
+        raise RelevancyError(
+            f"--data {data}: {' and '.join(places)} hold {layout.pattern}, sets that may overlap; give one of them."
+        )
     digest = digest_of(files)
     if target.is_dir():
         if json.loads((target / _SOURCE).read_text()) != digest:

@@ -20,6 +20,7 @@ from relevancy.evaluate.files import (
     read_predictions,
     read_rows,
     read_text,
+    row_id,
 )
 from relevancy.evaluate.judges import JudgeRequest, read_grades
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
@@ -88,7 +89,7 @@ def _questions(data: Path) -> Mapping[str, dict[str, Any]]:
     """Question's id -> its picture and the capabilities it needs, as far as the files tell."""
     path = located(data, "mm-vet.json", "llava-mm-vet.jsonl")
     if path.name.startswith("llava"):
-        rows = {f"v1_{row.get('question_id')}": row for row in read_rows(path)}
+        rows = {f"v1_{row_id(row, path)}": row for row in read_rows(path)}
         return {own: {"picture": str(row.get("image")), "capability": ()} for own, row in rows.items()}
     return {
         own: {"picture": str(row.get("imagename")), "capability": map(str, field(row, "capability", path, list))}

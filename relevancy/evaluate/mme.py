@@ -60,7 +60,7 @@ def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
     """A file for each subtask as calculation.py reads it: picture, question, truth and answer between tabs."""
     for task in (*PERCEPTION, *COGNITION):
         lines = [
-            (Path(asked.picture).name, f"{asked.text.removesuffix(SHORT_ANSWER)} {YES_OR_NO}",
+            (str(asked.given).partition("/")[2], f"{asked.text.removesuffix(SHORT_ANSWER)} {YES_OR_NO}",
              str(asked.truth).capitalize(), " ".join(one.text.split()))
             for one in answers
             if (asked := one.question).category == task
@@ -72,7 +72,12 @@ def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
 def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From a folder for each subtask. Raises RelevancyError."""
     truth = _truth(data)
-    found = by_key(read_predictions(predictions), lambda one: asked(one.id, one.prompt), truth, predictions, data)
+    given = read_predictions(predictions)
+    if not all(one.prompt for one in given):
+        raise RelevancyError(
+            f"{predictions}: the two questions about a picture differ in prompt alone; give it in rows."
+        )
+    found = by_key(given, lambda one: asked(one.id, one.prompt), truth, predictions, data)
     right = np.array([parsed(found[own].text) == label for own, label in truth.items()], float)
     pictures = [own[:2] for own in truth]
     times = Counter(own for own, one in zip(pictures, right, strict=True) if one)

@@ -12,7 +12,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import by_key, field, located, read_predictions, read_rows, unique
+from relevancy.evaluate.files import by_key, field, located, read_predictions, read_rows, row_id, unique
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion
 from relevancy.evaluate.scores import FRACTION, BenchmarkScore, Protocol, Scoreboard, SumsFunction
 
@@ -36,16 +36,15 @@ def ask(data: Path) -> Iterator[BenchmarkQuestion]:
     """Every question. Raises RelevancyError."""
     path = located(data, "llava_pope_test.jsonl")
     questions = read_rows(path)
-    unique((str(row.get("question_id")) for row in questions), path)
+    ids = _ids(questions, path)
     truth = _truth(data, questions)
-    for row in questions:
-        own = str(row.get("question_id"))
+    for own, row in zip(ids, questions, strict=True):
         yield BenchmarkQuestion(
             own,
             field(row, "text", path),
             f"val2014/{field(row, 'image', path)}",
             field(row, "category", path),
-            row.get("question_id"),
+            row["question_id"],
             "yes" if truth[own] else "no",
         )
 
@@ -66,8 +65,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From llava_pope_test.jsonl and coco/coco_pope_*.json. Raises RelevancyError."""
     path = located(data, "llava_pope_test.jsonl")
     questions = read_rows(path)
-    ids = [str(row.get("question_id")) for row in questions]
-    unique(ids, path)
+    ids = _ids(questions, path)
     truth = _truth(data, questions)
     said = by_key(read_predictions(predictions), lambda one: one.id, ids, predictions, path)
     yes = np.array([not said_no(said[own].text) for own in ids], float)
@@ -103,6 +101,12 @@ _METRICS: Mapping[str, SumsFunction] = {
 }
 
 
+def _ids(questions: list[dict[str, Any]], path: Path) -> list[str]:
+    ids = [row_id(row, path) for row in questions]
+    unique(ids, path)
+    return ids
+
+
 def _truth(data: Path, questions: list[dict[str, Any]]) -> Mapping[str, bool]:
     """Question's id -> whether yes is right. Labels stand in the questions' order, as for the official script."""
     found = {}
@@ -124,8 +128,8 @@ def _truth(data: Path, questions: list[dict[str, Any]]) -> Mapping[str, bool]:
                 )
             if right not in ("yes", "no"):
                 raise RelevancyError(f"{path}: a label is yes or no, not {right!r}.")
-            found[str(row["question_id"])] = right == "yes"
-    strange = [row for row in questions if str(row.get("question_id")) not in found]
+            found[row_id(row, path)] = right == "yes"
+    strange = [row for row in questions if row_id(row, path) not in found]
     if strange:
         raise RelevancyError(
             f"{data}: question {strange[0].get('question_id')} of llava_pope_test.jsonl is of none of the categories "

@@ -17,15 +17,16 @@ ANSWERS = "answers.jsonl"
 
 @dataclass(frozen=True)
 class BenchmarkQuestion:
-    """One question about one picture.
+    """One question about one picture, or in words alone.
 
-    id: alone in its benchmark. text: as it is asked, `<image>` left out. picture: a path within --data. category: the
-    benchmark's own. given: the id that LLaVA's question file has, where it is another. truth: what is right, if known.
+    id: alone in its benchmark. text: as it is asked, `<image>` left out. picture: a path within --data, None in words
+    alone. category: the benchmark's own. given: the id that LLaVA's question file has, where it is another. truth: what
+    is right, if known.
     """
 
     id: str
     text: str
-    picture: str
+    picture: str | None
     category: str = ""
     given: str | int | None = None
     truth: str | Sequence[str] | None = None
@@ -55,14 +56,22 @@ def checked_questions(found: Iterable[BenchmarkQuestion], data: Path, wanted: st
     """
     questions = list(found)
     unique((one.id for one in questions), data)
-    pictures = dict.fromkeys(one.picture for one in questions)
-    missing = [name for name in pictures if not (data / name).is_file() or not (data / name).stat().st_size]
+    pictures = dict.fromkeys(one.picture for one in questions if one.picture is not None)
+    missing = [name for name in pictures if not _there(data / name)]
     if missing:
         raise RelevancyError(
             f"--data {data}: {len(missing):,} of {len(pictures):,} pictures are not there or empty, the first "
             f"{shortened(missing[0])}; pictures belong into {data / wanted}."
         )
     return questions
+
+
+def _there(path: Path) -> bool:
+    """Whether it is a file with something in it."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:  # a name that no file can have
+        return False
 
 
 def write_answers(answers: Iterable[AnsweredQuestion], model: str, path: Path) -> None:
@@ -80,7 +89,7 @@ def write_answers(answers: Iterable[AnsweredQuestion], model: str, path: Path) -
 
 def found_picture(data: Path, *names: str) -> str:
     """The first of these that is a file within --data, or the first of all."""
-    return next((name for name in names if (data / name).is_file()), names[0])
+    return next((name for name in names if _there(data / name)), names[0])
 
 
 def write_json(path: Path, value: Any) -> None:

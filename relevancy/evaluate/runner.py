@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.atomic_io import whole_files, write_whole, writing
+from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import LETTER_ONLY, SHORT_ANSWER
 from relevancy.evaluate.benchmarks import benchmark
@@ -87,6 +88,7 @@ def evaluate(
         input=str(asked),
         out=folder / EXPORT,
         pictures=data.absolute(),
+        columns=Columns(text_rows=any(one.picture is None for one in questions)),
         maps=request.maps,
         wish=replace(request.answering.wish, max_new_tokens=chosen.protocol.max_new_tokens),
     )

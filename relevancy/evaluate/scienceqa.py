@@ -12,7 +12,7 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import LETTER_ONLY, Benchmark
-from relevancy.evaluate.files import by_key, field, located, read_json, read_object, read_predictions, unique
+from relevancy.evaluate.files import by_key, field, located, read_json, read_object, read_predictions, row_id, unique
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
@@ -22,8 +22,9 @@ PROTOCOL = Protocol(
     version="ScienceQA 1.0, LLaVA eval_science_qa.py, with no guesses",
     prompt=f"<image>\n{{context, question and choices}}{LETTER_ONLY}",
     max_new_tokens=1024,
-    rules="An answer that is a letter from A to E, or begins with one, a full stop and a space, else the only 'The "
-    "answer is X.' in it. A letter without a choice, and anything else, is wrong; ScienceQA's own script would guess.",
+    rules="Rows without a picture are asked in words alone. An answer that is a letter from A to E, or begins with "
+    "one, a full stop and a space, else the only 'The answer is X.' in it. A letter without a choice, and anything "
+    "else, is wrong; ScienceQA's own script would guess.",
 )
 _SAID = re.compile(r"The answer is ([A-Z]).")
 _CHOICE = re.compile(r"^([A-E])\. ", re.MULTILINE)
@@ -53,14 +54,12 @@ def chosen(answer: str, choices: int) -> str | None:
 
 
 def ask(data: Path) -> Iterator[BenchmarkQuestion]:
-    """Every question with a picture (IMG). Raises RelevancyError."""
+    """Every question; those without a picture in words alone, as LLaVA asks them. Raises RelevancyError."""
     questions, subjects = _questions(data), _subjects(data)
     for one in questions:
-        if one.picture is not None:
-            text = one.text.replace("<image>", "").strip() + LETTER_ONLY
-            yield BenchmarkQuestion(
-                one.id, text, f"images/test/{one.picture}", subjects.get(one.id, ""), truth=one.right
-            )
+        text = one.text.replace("<image>", "").strip() + LETTER_ONLY
+        picture = None if one.picture is None else f"images/test/{one.picture}"
+        yield BenchmarkQuestion(one.id, text, picture, subjects.get(one.id, ""), truth=one.right)
 
 
 def submit(_: Path, answers: Sequence[AnsweredQuestion], folder: Path) -> None:
@@ -96,7 +95,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     for subject in sorted(set(of) - {""}):
         board.mean(f"IMG: {subject}", "accuracy", right, with_picture & (of == subject))
     rights = dict(zip((one.id for one in asked), right.tolist(), strict=True))
-    return board.scored("scienceqa", PROTOCOL, PERCENT, ("IMG", "accuracy"), rights)
+    return board.scored("scienceqa", PROTOCOL, PERCENT, ("IMG", "accuracy"), rights, quoted=with_picture)
 
 
 def _questions(data: Path) -> list[SchoolQuestion]:
@@ -117,7 +116,7 @@ def school_question(row: Any, path: Path) -> SchoolQuestion:
     """A row of LLaVA's copy of the test. Raises RelevancyError."""
     try:
         asked, answer = (turn["value"] for turn in row["conversations"])
-        own = str(row["id"])
+        own = row_id(row, path, "id")
         letters = _CHOICE.findall(asked)
         # A context may begin a line with a letter too: the choices are the last run from A.
         start = len(letters) - 1 - letters[::-1].index("A")
@@ -147,7 +146,7 @@ def _subjects(data: Path) -> Mapping[str, str]:
 
 BENCHMARK = Benchmark(
     name="scienceqa",
-    title="ScienceQA: school questions with choices; IMG are those with a picture",
+    title="ScienceQA: school questions with choices, in words alone or with a picture (IMG)",
     questions="4,241, of them 2,017 with a picture",
     layout=("llava_test_CQM-A.json", "pid_splits.json (to check the split)", "problems.json (for scores by subject)"),
     pictures="images/test/",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,8 @@ class BenchmarkScore:
 
     estimates: fractions, MME's in points. headline: the group and the score that publications quote. stand_in: what
     stood in for the official judge; such a number is not comparable with published ones. sums: what models are
-    compared by. rights: by question, how right its answer is, from 0 to 1. pictures: what each of these questions is
-    about.
+    compared by. rights: by question that the headline counts, how right its answer is, from 0 to 1. pictures: what each
+    of these questions is about.
     """
 
     benchmark: str
@@ -196,11 +197,17 @@ class Scoreboard:
         headline: tuple[str, str],
         rights: Mapping[str, float],
         stand_in: str | None = None,
+        quoted: np.ndarray | None = None,
     ) -> BenchmarkScore:
-        """All of it as a benchmark's score; `rights` in the order of the board's rows."""
-        pictures = tuple(self._names[own] for own in self._pictures)
+        """All of it as a benchmark's score; `rights` in the order of the board's rows.
+
+        quoted: (rows,), which of them the headline counts; all where None.
+        """
+        counted = np.ones(len(self._pictures), bool) if quoted is None else quoted
+        pictures = tuple(self._names[own] for own in self._pictures[counted])
+        counts = dict(compress(rights.items(), counted))
         return BenchmarkScore(
-            benchmark, protocol, unit, headline, self.estimates(), stand_in, self.sums(), rights, pictures
+            benchmark, protocol, unit, headline, self.estimates(), stand_in, self.sums(), counts, pictures
         )
 
     def estimates(self) -> Estimates:

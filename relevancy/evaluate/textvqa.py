@@ -19,6 +19,7 @@ from relevancy.evaluate.files import (
     read_predictions,
     read_rows,
     read_rows_under,
+    row_id,
     unique,
 )
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
@@ -53,7 +54,7 @@ def ask(data: Path) -> Iterator[BenchmarkQuestion]:
     """Every question, with the OCR tokens of LLaVA's question file. Raises RelevancyError."""
     path, words = located(data, "TextVQA_0.5.1_val.json"), located(data, "llava_textvqa_val_v051_ocr.jsonl")
     rows = {(_picture(row, path), field(row, "question", path).lower()): row for row in read_rows_under(path, "data")}
-    asked = [(str(row.get("question_id")), field(row, "text", words)) for row in read_rows(words)]
+    asked = [(row_id(row, words), field(row, "text", words)) for row in read_rows(words)]
     keys = [(own, question_in(text)) for own, text in asked]
     unique(keys, words)
     if set(keys) != set(rows):
@@ -61,7 +62,7 @@ def ask(data: Path) -> Iterator[BenchmarkQuestion]:
     for (own, text), key in zip(asked, keys, strict=True):
         people = list(map(str, field(rows[key], "answers", path, list)))
         yield BenchmarkQuestion(
-            str(rows[key].get("question_id")), text, f"train_images/{own}.jpg", given=own, truth=people
+            str(field(rows[key], "question_id", path, int)), text, f"train_images/{own}.jpg", given=own, truth=people
         )
 
 
@@ -82,8 +83,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     given = read_predictions(predictions)
     submission = bool(given) and all(one.final for one in given)
     keys: list[Hashable] = [
-        str(row.get("question_id")) if submission else (_picture(row, path), field(row, "question", path).lower())
-        for row in rows
+        row_id(row, path) if submission else (_picture(row, path), field(row, "question", path).lower()) for row in rows
     ]
     unique(keys, path)
 
@@ -96,7 +96,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     )
     board = Scoreboard([_picture(row, path) for row in rows])
     board.mean("all", "accuracy", right)
-    rights = dict(zip((str(row.get("question_id")) for row in rows), right.tolist(), strict=True))
+    rights = dict(zip((row_id(row, path) for row in rows), right.tolist(), strict=True))
     return board.scored("textvqa", PROTOCOL, PERCENT, ("all", "accuracy"), rights)
 
 

@@ -10,7 +10,16 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import SHORT_ANSWER, Benchmark
-from relevancy.evaluate.files import Prediction, by_key, field, located, read_predictions, read_rows_under, unique
+from relevancy.evaluate.files import (
+    Prediction,
+    by_key,
+    field,
+    located,
+    read_predictions,
+    read_rows_under,
+    row_id,
+    unique,
+)
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 from relevancy.evaluate.vqa_answers import accuracy, tokenized
@@ -35,14 +44,14 @@ def ask(data: Path) -> Iterator[BenchmarkQuestion]:
     """Every question of val2014. Raises RelevancyError."""
     path = located(data, "v2_mscoco_val2014_annotations.json")
     annotations = read_rows_under(path, "annotations")
-    unique((str(row.get("question_id")) for row in annotations), path)
-    known = {str(row.get("question_id")): row for row in annotations}
+    unique((row_id(row, path) for row in annotations), path)
+    known = {row_id(row, path): row for row in annotations}
     asked = located(data, "v2_OpenEnded_mscoco_val2014_questions.json")
     rows = read_rows_under(asked, "questions")
-    if {str(row.get("question_id")) for row in rows} != set(known):
+    if {row_id(row, asked) for row in rows} != set(known):
         raise RelevancyError(f"{asked}: does not ask what {path.name} answers; take both of val2014.")
     for row in rows:
-        own, picture = str(row["question_id"]), field(row, "image_id", asked, int)
+        own, picture = row_id(row, asked), field(row, "image_id", asked, int)
         yield BenchmarkQuestion(
             own,
             field(row, "question", asked) + SHORT_ANSWER,
@@ -63,7 +72,7 @@ def score(data: Path, predictions: Path) -> BenchmarkScore:
     """From v2_mscoco_val2014_annotations.json. Raises RelevancyError."""
     path = located(data, "v2_mscoco_val2014_annotations.json")
     rows = read_rows_under(path, "annotations")
-    ids = [str(row.get("question_id")) for row in rows]
+    ids = [row_id(row, path) for row in rows]
     unique(ids, path)
     said = by_key(read_predictions(predictions), lambda one: one.id, ids, predictions, path)
     right = np.array([accuracy(submitted(said[own]), _people(row, path)) for own, row in zip(ids, rows, strict=True)])

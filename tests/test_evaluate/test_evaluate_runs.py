@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import miniatures
+import numpy as np
 import pytest
 import tiny
 from miniatures import COGNITION, MAKERS, PERCEPTION, hub
@@ -18,9 +20,11 @@ import relevancy
 from relevancy import cli
 from relevancy.evaluate.benchmarks import BENCHMARKS
 from relevancy.evaluate.hub import unpacked
+from relevancy.evaluate.questions import AnsweredQuestion, checked_questions, write_answers
 from relevancy.evaluate.runner import EvaluationRequest, evaluate
 from relevancy.export.run import Request
 from relevancy.models import generation
+from relevancy.report.picture_use import picture_use
 
 PAIR = ("demo-small", "demo-large")
 
@@ -113,14 +117,16 @@ def scienceqa(data, rows):
     letters = {
         row["id"]: row["conversations"][1]["value"] for row in json.loads((data / "llava_test_CQM-A.json").read_text())
     }
-    return sum(row["text"][:3] in (letters[row["question_id"]], f"{letters[row['question_id']]}. ") for row in rows) / 5
+    pictured = [row for row in rows if row["question_id"] != "6"]  # which is asked in words alone
+    right = [row["text"][:3] in (letters[own := row["question_id"]], f"{letters[own]}. ") for row in pictured]
+    return sum(right) / 5
 
 
 RECOMPUTED = {
     "pope": pope, "gqa": gqa, "mme": mme, "vqav2": vqav2, "mmvp": mmvp, "scienceqa": scienceqa, "textvqa": textvqa,
 }  # fmt: skip
 QUESTIONS = {
-    "pope": 36, "gqa": 12, "mme": 28, "mm-vet": 4, "vqav2": 12, "mmvp": 6, "scienceqa": 5, "textvqa": 6,
+    "pope": 36, "gqa": 12, "mme": 28, "mm-vet": 4, "vqav2": 12, "mmvp": 6, "scienceqa": 6, "textvqa": 6,
 }  # fmt: skip
 
 
@@ -145,7 +151,7 @@ def test_asked_answered_and_scored(name, sets, models, tmp_path):
             assert stored["headline"]["value"] == found.estimates[group][score].value
             assert "without LLaVA's closing words" in stored["protocol"]["name"]
             assert set(found.rights.values()) <= {0, 1} or name in ("vqav2", "textvqa")
-            assert len(found.rights) == QUESTIONS[name]
+            assert len(found.rights) == QUESTIONS[name] - (name == "scienceqa")
     if name == "mmvp":
         return  # lies on the hub as its authors ship it
     again = asked(name, hub(name, sets[name], tmp_path / "hub"), tmp_path / "packed", models)
@@ -154,6 +160,31 @@ def test_asked_answered_and_scored(name, sets, models, tmp_path):
         assert sorted(texts[0]) == sorted(texts[1])
         if name != "mm-vet":
             assert again.scores[model].estimates == done.scores[model].estimates
+
+
+def test_questions_without_a_picture_are_answered_in_words_alone(sets, models, tmp_path):
+    model = models[1]
+    done = asked("scienceqa", sets["scienceqa"], tmp_path, [model], maps="all")
+    rows = answers_in(done.folders[model.name] / "scienceqa")
+    (row,) = (row for row in rows if row["question_id"] == "6")
+    alone = relevancy.explain(model, None, row["prompt"], max_new_tokens=1024)
+    assert row["text"] == alone.answer
+    result = relevancy.open_export(done.export).explanation("6", model.name)
+    np.testing.assert_allclose(result.relevance, alone.relevance, atol=1e-5 * alone.relevance.max())
+    assert result.pictures == ()
+    found = done.scores[model.name]
+    letters = {
+        row["id"]: row["conversations"][1]["value"]
+        for row in json.loads((sets["scienceqa"] / "llava_test_CQM-A.json").read_text())
+    }
+    right = [row["text"][:3] in (letters[own := row["question_id"]], f"{letters[own]}. ") for row in rows]
+    assert found.estimates["all"]["accuracy"].value == pytest.approx(sum(right) / 6)
+    assert found.estimates["all"]["accuracy"].rows == 6
+    assert found.estimates["IMG"]["accuracy"].value == pytest.approx(sum(right[:5]) / 5)
+    assert list(found.rights) == ["1", "2", "3", "4", "5"]  # what is quoted, and compared with the paper's effects
+    assert len(found.pictures) == 5
+    use = picture_use(done)
+    assert [one.rows for one in use.models] == [5]
 
 
 def test_llavas_words_reach_the_model(sets, models, tmp_path):
@@ -282,6 +313,66 @@ def _short(path):
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
 
 
+STRANGE = (None, "", 0, -1, 1.5, float("nan"), True, [], {}, "x" * 300, ["a"], {"a": 1}, "../../x", "A\nB", "É")
+
+
+def places(value, before=()):
+    """The ways to everything within a value of JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, own in inner:
+        yield (*before, key)
+        yield from places(own, (*before, key))
+
+
+def spoilt(text, chance):
+    """A file's JSON, or lines of it, with one value another, gone or there twice; or the text cut."""
+    try:
+        value, by_line = json.loads(text), False
+    except ValueError:
+        value, by_line = [json.loads(line) for line in text.splitlines()], True
+    *way, last = chance.choice(list(places(value)))
+    at = value
+    for key in way:
+        at = at[key]
+    what = chance.choice([*STRANGE, "gone", "cut"])
+    if what == "cut":
+        return text[: chance.randrange(len(text))]
+    if what == "gone":
+        del at[last]
+    else:
+        at[last] = what
+    return "".join(json.dumps(row) + "\n" for row in value) if by_line else json.dumps(value)
+
+
+def refusal(read):
+    """The line with which it is refused, or nothing."""
+    try:
+        read()
+    except relevancy.RelevancyError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("mme", "mmvp")])  # whose files are no JSON
+def test_a_spoilt_official_file_is_read_or_refused_in_one_line(name, tmp_path):
+    data, chance, chosen = MAKERS[name](tmp_path / "data"), random.Random(name), BENCHMARKS[name]
+    said = tmp_path / "answers.jsonl"
+    write_answers([AnsweredQuestion(one, "Yes") for one in chosen.ask(data)], "m", said)
+
+    def ask():
+        questions = checked_questions(chosen.ask(data), data, chosen.pictures)
+        chosen.submit(data, [AnsweredQuestion(one, "Yes") for one in questions], tmp_path)
+
+    told = []
+    for file in sorted(data.rglob("*.json*")):
+        right = file.read_text()
+        for _ in range(60):
+            file.write_text(spoilt(right, chance))
+            told += filter(None, (refusal(ask), refusal(lambda: chosen.score(data, said))))
+        file.write_text(right)
+    assert len(told) > 30
+    assert not [one for one in told if "\n" in one]
+
+
 def test_parquet_of_another_split_or_set_is_one_line(sets, tmp_path, monkeypatch, capsys):
     data = hub("scienceqa", sets["scienceqa"], tmp_path / "hub")
     (data / "data" / "test-00000-of-00001.parquet").unlink()
@@ -292,6 +383,10 @@ def test_parquet_of_another_split_or_set_is_one_line(sets, tmp_path, monkeypatch
     assert unpacked("pope", both, tmp_path / "unused", print) == both
     other = hub("textvqa", sets["textvqa"], tmp_path / "other")
     assert "is not vqav2 as lmms-lab packs it" in refused(monkeypatch, capsys, "vqav2", other, tmp_path / "out")
+    both = hub("scienceqa", sets["scienceqa"], tmp_path / "two" / "ScienceQA-FULL").parent
+    hub("scienceqa", sets["scienceqa"], both / "ScienceQA-IMG")
+    told = refused(monkeypatch, capsys, "scienceqa", both, tmp_path / "out")
+    assert "ScienceQA-FULL/data and ScienceQA-IMG/data hold test-*.parquet" in told
 
 
 def test_an_out_with_other_answers_is_refused(sets, models, tmp_path):

@@ -178,6 +178,47 @@ def test_popes_faults_are_one_line_each(tmp_path, refused):
     assert "needs no judge" in refused("pope", data, right, "--judge", tmp_path / "j.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"question_id": float("nan")}, "row 1: has no question_id that is text or a whole number"),
+        ({"question_id": 0.5}, "row 1: has no question_id that is text or a whole number"),
+        ({"question_id": True}, "row 1: has no question_id that is text or a whole number"),
+        ({"question_id": None}, "row 1: has no question_id that is text or a whole number"),
+        ({"question_id": "none"}, "1 of 12 answers are to no question of llava_pope_test.jsonl, the first to none"),
+        ({"text": float("nan")}, "row 1: has no answer, as text,"),
+        ({"text": 1}, "row 1: has no answer, as text,"),
+        ({"text": None, "answer": ["yes"]}, "row 1: has no answer, as text,"),
+    ],
+)
+def test_an_answer_of_another_program_that_is_none_is_one_line(tmp_path, refused, change, told):
+    data = pope_set(tmp_path)
+    first, *others = map(
+        json.loads, pope_answers(tmp_path / "a.jsonl", "yes", "no", "yes", "no").read_text().split("\n")[:-1]
+    )
+    assert told in refused("pope", data, lines(tmp_path / "b.jsonl", [first | change, *others]))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.replace("\n", "\n\n"),
+    lambda text: json.dumps([json.loads(line) for line in text.splitlines()], indent=1),
+    lambda text: lines_of(text, lambda row: row | {"question_id": float(row["question_id"])}),  # as pandas writes them
+    lambda text: lines_of(text, lambda row: row | {"question_id": str(row["question_id"]), "score": None, "tags": [1]}),
+])  # fmt: skip
+def test_other_programs_ways_of_writing_the_same_are_read(tmp_path, scored, spoil):
+    data = pope_set(tmp_path)
+    plain = pope_answers(tmp_path / "a.jsonl", "yes", "no", "no", "no")
+    other = tmp_path / "b.jsonl"
+    other.write_bytes(spoil(plain.read_text()).encode())
+    assert scored("pope", data, other) == scored("pope", data, plain)
+
+
+def lines_of(text, change):
+    return "".join(json.dumps(change(json.loads(line))) + "\n" for line in text.splitlines())
+
+
 def test_popes_releases_are_not_mixed(tmp_path, refused):
     data = pope_set(tmp_path)
     answers = pope_answers(tmp_path / "a.jsonl", "yes", "no", "yes", "no")
