@@ -19,9 +19,9 @@ from relevancy.explanations.explain import ExplainConfig
 from relevancy.export.results import open_export
 from relevancy.export.run import Request, export
 from relevancy.report.build import make_report, save
-from relevancy_app.actions import Progress
 from relevancy_app.asking import Ask
 from relevancy_app.board import told
+from relevancy_app.library import Progress
 
 MOST_PICTURES = 500
 _MOST_BATCHES = 20  # folders that are kept

@@ -35,12 +35,15 @@ class BatchHandlers:
         report = report_to(progress, controls.start())
         settings, library = self.shown.settings, self.shown.library
         ask = asking.ask(library, settings, *asked)
+        if ask.said(1) != ask.question:
+            raise RelevancyError("Many pictures take a question alone: clear the conversation and [picture] in it.")
         check_count(len(files or ()))  # before any of them is read
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]
         batch = Batch.of(pictures, ask, owner_of(request), self.root, settings.max_pixels)
         yield table(batch, batch.rows()), gr.update(visible=False)
-        for rows in batch.run(library.chosen(ask.models), report):
-            yield table(batch, rows), gr.skip()
+        with library.using(ask.models, report) as models:
+            for rows in batch.run(models, report):
+                yield table(batch, rows), gr.skip()
         try:
             page = batch.report(report)
         except RelevancyError as error:

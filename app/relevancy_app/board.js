@@ -1,7 +1,8 @@
 // Runs once for a board; its HTML is replaced in place by the server, so listeners sit on the element itself.
 // Colors are made here, from the numbers in the HTML: changing them asks the server for nothing.
 let view = "side";
-let spot = null; // where the cursor is, in percent of the picture; all maps share it
+let spot = null; // where the cursor is, in percent of the picture; all maps of it share it
+let pointed = 0; // the number of that picture
 let zoom = { size: 1, x: 50, y: 50 }; // how much larger, and the place in percent that is in the middle
 let held = null; // where a drag began
 const said = new WeakMap(); // prompt -> word
@@ -13,6 +14,7 @@ const one = (selector) => element.querySelector(selector);
 const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999, THUMB = 160;
 const given = document.getElementById("rv-tables").dataset; // color tables, and how maps are drawn at first
 const FIRST = JSON.parse(given.first);
+const numberOf = (map) => Number(map.dataset.picture); // which of the pictures it is of
 const display = () => window.rvDisplay || FIRST;
 
 // -- numbers
@@ -221,23 +223,25 @@ function outline(button) {
 }
 
 async function paint() {
-  const picture = one(".rv-plain");
-  if (!picture) return;
+  const pictures = all(".rv-plain");
+  if (!pictures.length) return;
   try {
-    await picture.decode();
+    await Promise.all(pictures.map((picture) => picture.decode()));
   } catch {
     return; // replaced by the next board
   }
-  if (picture !== one(".rv-plain")) return;
-  const shared = display().one_scale && !("own" in element.firstElementChild.dataset), sides = size(picture);
+  if (pictures[0] !== one(".rv-plain")) return;
+  const shared = display().one_scale && !("own" in element.firstElementChild.dataset), sides = pictures.map(size);
   const cards = all(".rv-card:not(.rv-place)").map((card) => {
-    const map = card.querySelector(".rv-map"), prompt = card.querySelector(".rv-prompt");
-    return { card, map, prompt, range: field(map, ...sides).range, words: prompt ? JSON.parse(prompt.dataset.ends) : [0, 0] };
+    const own = Array.from(card.querySelectorAll(".rv-map")), prompt = card.querySelector(".rv-prompt");
+    const ranges = own.map((map) => field(map, ...sides[numberOf(map)]).range);
+    const range = [Math.min(...ranges.map((each) => each[0])), Math.max(...ranges.map((each) => each[1]))];
+    return { card, own, prompt, range, words: prompt ? JSON.parse(prompt.dataset.ends) : [0, 0] };
   });
   const maps = ends(cards.map((each) => each.range)), words = ends(cards.map((each) => each.words));
-  cards.forEach(({ card, map, prompt, range, words: spoken }) => {
+  cards.forEach(({ card, own, prompt, range, words: spoken }) => {
     const scale = shared ? maps : ends([range]), wordScale = shared ? words : ends([spoken]);
-    draw(map, picture, sides, scale);
+    own.forEach((map) => draw(map, pictures[numberOf(map)], sides[numberOf(map)], scale));
     card.querySelectorAll("[data-scale]").forEach((place) => bar(place, place.dataset.scale === "map" ? scale : wordScale));
     card.querySelector('[data-scale="map"]').hidden = shared;
     if (!prompt) return; // of many small maps: nothing but the map
@@ -246,7 +250,7 @@ async function paint() {
     dim.hidden = !(shared && peak > 0 && part < DIM);
     dim.textContent = `Dark beside the others: its peak is ${Number((100 * part).toPrecision(2))}% of the highest. Turn “One scale” off to see it.`;
   });
-  all(".rv-area").forEach((button) => thumb(button, picture));
+  all(".rv-area").forEach((button) => thumb(button, pictures[0]));
   all("[data-shared]").forEach((place) => {
     place.hidden = !shared;
     bar(place, maps);
@@ -297,7 +301,8 @@ function tell(map, place, aloud) {
 
 function point(place, from) {
   spot = place;
-  all(".rv-map").forEach((map) => tell(map, place, map === from));
+  if (from) pointed = numberOf(from);
+  all(`.rv-map[data-picture="${pointed}"]`).forEach((map) => tell(map, place, map === from));
 }
 
 function pointAt(map, event) {
@@ -306,7 +311,7 @@ function pointAt(map, event) {
 }
 
 function move(map, down, right) {
-  const rows = numbers(map).y.length - 1, { cols } = numbers(map), here = spot && patch(map, spot);
+  const { cols, y } = numbers(map), rows = y.length - 1, here = spot && pointed === numberOf(map) && patch(map, spot);
   const [row, col] = here ? [here[0] + down, here[1] + right] : [0, 0];
   point(middle(map, Math.min(rows - 1, Math.max(0, row)), Math.min(cols - 1, Math.max(0, col))), map);
 }
@@ -366,9 +371,11 @@ function show() {
   if (!slide) return;
   slide.hidden = view !== "slide";
   one(".rv-cards").classList.toggle("rv-slid", view === "slide");
-  all(".rv-soon img").forEach((image) => (image.src = one(".rv-plain").src));
+  all(".rv-place").forEach((place) => place.querySelectorAll("img").forEach((image, i) => (image.src = all(".rv-plain")[i].src)));
   if (slide.hidden) return;
-  const pictures = [one(".rv-plain"), ...all(".rv-map canvas")];
+  const which = Number(one(".rv-which")?.value || 0), plain = all(".rv-plain")[which];
+  const pictures = [plain, ...all(`.rv-map[data-picture="${which}"] canvas`)];
+  one(".rv-stage").style.setProperty("--rv-aspect", plain.naturalWidth / plain.naturalHeight);
   copy(one(".rv-over"), pictures[Number(one(".rv-left").value)] || pictures[0]); // a map may still be to come
   copy(one(".rv-under"), pictures[Number(one(".rv-right").value)] || pictures[0]);
   const at = one(".rv-range").value;
@@ -397,7 +404,7 @@ function unpreview(card) {
 
 function turned(card, chip) {
   card.querySelectorAll(".rv-chip").forEach((other) => other.classList.toggle("rv-looked-at", other === chip));
-  if (spot) tell(card.querySelector(".rv-map"), spot, false);
+  if (spot) tell(card.querySelector(`.rv-map[data-picture="${pointed}"]`), spot, false);
   look();
   repaint();
 }
@@ -423,8 +430,18 @@ function pick(button) {
 // -- taking along
 
 const blobs = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));
+// Several maps as one picture, side by side.
+function joined(maps) {
+  const whole = document.createElement("canvas"), brush = whole.getContext("2d");
+  whole.width = maps.reduce((sum, map) => sum + map.width, 0);
+  whole.height = Math.max(...maps.map((map) => map.height));
+  maps.reduce((left, map) => { brush.drawImage(map, left, 0); return left + map.width; }, 0);
+  return whole;
+}
+
 async function copyOut(button) {
-  const canvas = button.closest(".rv-body").querySelector(".rv-map canvas"), label = button.textContent;
+  const maps = Array.from(button.closest(".rv-body").querySelectorAll(".rv-map canvas"));
+  const canvas = joined(maps), label = button.textContent;
   try {
     if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
     else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);
@@ -449,6 +466,7 @@ element.addEventListener("click", (event) => {
   if (event.target.matches("[data-layer]"))
     trigger("submit", { layer: Number(event.target.dataset.layer), model: event.target.dataset.of });
   if (event.target.matches("[data-copy]")) copyOut(event.target);
+  if (event.target.matches("[data-further]")) trigger("submit", { model: Number(event.target.dataset.further) });
 });
 element.addEventListener("pointermove", (event) => {
   const map = event.target.closest(".rv-map");
@@ -509,7 +527,7 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 element.addEventListener("input", (event) => {
-  if (event.target.matches(".rv-range, .rv-left, .rv-right")) show();
+  if (event.target.matches(".rv-range, .rv-left, .rv-right, .rv-which")) show();
 });
 element.addEventListener("toggle", (event) => {
   if (event.target.open) folded.delete(event.target);

@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relevancy import RelevancyError
-from relevancy_app.downloads import placed
 from relevancy_app.guard import asks_for
 from relevancy_app.history import History, Run
 from relevancy_app.layout import Page
@@ -25,7 +24,7 @@ from relevancy_app.safety import said, speaking
 from relevancy_app.session import Controls, Session
 from relevancy_app.settings import methods
 from relevancy_app.theme import ADDRESS_SCRIPT
-from relevancy_app.wiring import QUICK, Handlers, owner_of
+from relevancy_app.wiring import QUICK, Handlers, owner_of, talked
 
 _PAGE = 100  # runs that a list begins with; the rest comes as it is scrolled
 _LONGEST_SEARCH = 200
@@ -48,11 +47,14 @@ class PastHandlers:
         """A run as it was shown: the panel shut, picture, `asked` values, `Page.results`; what goes on is stopped."""
         session = self.history.run(_named(event), owner_of(request))
         controls.press()
-        path = placed(session.source, self.shown.folder)
-        session = replace(session, place=Path(path).parent.name)
+        path, others, strip = self.shown.pictured(session.source, session.others)
+        places = tuple(Path(one).parent.name for one in others)
+        session = replace(session, place=Path(path).parent.name, other_places=places)
         return (
             gr.update(open=False),
             path,
+            others,
+            strip,
             *self._asked(session),
             *self.shown.results(session, self.shown.drawn(session)),
         )
@@ -92,6 +94,7 @@ class PastHandlers:
             ask.method if ask.method in methods() else gr.skip(),
             min(ask.first_layer, deepest),
             deepest if ask.last_layer is None else min(ask.last_layer, deepest),
+            *talked(ask.system, ask.earlier),
         ]
 
 
@@ -109,7 +112,7 @@ def wire(page: Page, handlers: PastHandlers, running: list[Any]) -> None:
     past.lines.clear(lambda: ("",) * len(past.pair), None, past.pair, **QUICK)
     past.link.select(
         speaking(handlers.open), page.controls,
-        [past.panel, page.question.picture, *page.question.asked, *page.results], cancels=running, **each,
+        [past.panel, *page.question.shown, *page.question.asked, *page.results], cancels=running, **each,
     )  # fmt: skip
     page.answers.status.change(None, js=ADDRESS_SCRIPT.read_text())
 

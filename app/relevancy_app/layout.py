@@ -10,7 +10,7 @@ import gradio as gr
 
 from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
-from relevancy_app.asking import Display
+from relevancy_app.asking import PLACE, Display
 from relevancy_app.board import tables
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
@@ -20,6 +20,7 @@ from relevancy_app.session import Controls
 from relevancy_app.settings import (
     COLORMAPS,
     DEMO_PAIR,
+    MOST_EXCHANGES,
     MOST_LAYERS,
     REPLACEMENTS,
     SCOPES,
@@ -54,16 +55,44 @@ _LEAVING = """window.addEventListener("pagehide", (event) => {
 });"""
 
 
+_ARRANGING = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-move]");
+  if (button) trigger("edit", { move: button.dataset.move, number: Number(button.dataset.number) });
+});"""
+
+
 _CLEARING = """element.addEventListener("click", (event) => {
   if (event.target.closest("[data-clear]")) trigger("clear");
 });"""
 
 
 @dataclass(frozen=True, eq=False)
+class Talk:
+    """What was said before the question. turns: the user's and the model's texts in turns, those in use visible."""
+
+    panel: gr.Accordion
+    system: gr.Textbox
+    turns: list[gr.Textbox]
+    more: gr.Button
+    clear: gr.Button
+
+    @property
+    def texts(self) -> list[Any]:
+        """In the order of `asking.ask`'s last arguments."""
+        return [self.system, *self.turns]
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked: picture, words, models, and what of the answer is explained how."""
+    """What is asked: pictures, words, models, and what of the answer is explained how.
+
+    others: the files of further pictures.
+    """
 
     picture: gr.Image
+    others: gr.State
+    strip: gr.HTML
+    add: gr.UploadButton
     examples: gr.HTML
     question: gr.Textbox
     presets: gr.Dataset
@@ -77,13 +106,20 @@ class Question:
     explain: gr.Button
     cancel: gr.Button
     restore: gr.UploadButton
+    talk: Talk
 
     @property
     def asked(self) -> list[Any]:
         """In the order of `asking.ask`'s arguments."""
         return [
-            self.question, self.models, self.target, self.scope, self.method, self.first_layer, self.last_layer
+            self.question, self.models, self.target, self.scope, self.method, self.first_layer, self.last_layer,
+            *self.talk.texts,
         ]  # fmt: skip
+
+    @property
+    def shown(self) -> list[Any]:
+        """The pictures: the first, the files of further ones, and these as the page shows them."""
+        return [self.picture, self.others, self.strip]
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +266,11 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
             placeholder="Drop a picture here\n\nor click to choose one", alt_text="The picture that is asked about",
         )
     )  # fmt: skip
+    others = gr.State([])
+    strip = gr.HTML("", elem_id="rv-strip", apply_default_css=False, js_on_load=_ARRANGING)
+    add = gr.UploadButton(
+        "Add another picture", file_count="multiple", file_types=["image"], size="sm", elem_id="rv-add-picture"
+    )
     shown = gr.HTML(
         0, html_template=views.examples([example.image for example in examples]), elem_id="rv-examples",
         visible=bool(examples), apply_default_css=False, js_on_load=_CHOOSING,
@@ -240,9 +281,10 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         type="values", layout="gallery", elem_id="rv-presets", visible=bool(questions),
     )  # fmt: skip
     models = gr.CheckboxGroup(
-        list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
+        library.labels, value=list(library.names[:2]), label="Models", elem_id="rv-models",
         info=_PAIR_NOTE if set(library.names) & set(DEMO_PAIR) else None,
     )  # fmt: skip
+    talk = _talk(settings)
     with gr.Column(elem_id="rv-dock"):
         question = gr.Textbox(
             questions[0] if questions else "", label="Question", lines=1, max_lines=3, elem_id="rv-question",
@@ -272,9 +314,32 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )
     return Question(
-        picture, shown, question, presets, models, target, scope, method, first_layer, last_layer, options, explain,
-        cancel, restore,
+        picture, others, strip, add, shown, question, presets, models, target, scope, method, first_layer, last_layer,
+        options, explain, cancel, restore, talk,
     )  # fmt: skip
+
+
+def _talk(settings: Settings) -> Talk:
+    with gr.Accordion("Conversation", open=False, elem_id="rv-talk") as panel:
+        gr.HTML(
+            '<p class="rv-quiet">What was said before the question. Pictures come before the first text; write '
+            f"{PLACE} to put the last of them elsewhere.</p>", js_on_load=None, apply_default_css=False,
+        )  # fmt: skip
+        common: dict[str, Any] = {"lines": 1, "max_lines": 4, "max_length": settings.question_characters}
+        system = gr.Textbox(
+            label="System prompt", placeholder="None; not every model takes one", elem_id="rv-system", **common
+        )
+        turns = [
+            gr.Textbox(
+                label=f"{('User', 'Model')[place % 2]}, {place // 2 + 1}", visible=place < 2, elem_classes="rv-turn",
+                elem_id=f"rv-turn-{place}", placeholder=("What was asked", "What was answered")[place % 2], **common,
+            )
+            for place in range(2 * MOST_EXCHANGES)
+        ]  # fmt: skip
+        with gr.Row():
+            more = gr.Button("One exchange more", size="sm", elem_id="rv-more-turns")
+            clear = gr.Button("Clear", size="sm", elem_id="rv-clear-talk")
+    return Talk(panel, system, turns, more, clear)
 
 
 def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:

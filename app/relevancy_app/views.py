@@ -46,6 +46,28 @@ def examples(pictures: Sequence[Image.Image]) -> str:
     return f'<div class="rv-examples" role="group" aria-label="Example pictures">{buttons}</div>'
 
 
+def strip(pictures: Sequence[tuple[str, Image.Image]]) -> str:
+    """Pictures beside the first one, by the names by which the browser knows them, and what changes their order."""
+    places = "".join(_in_strip(number, *one, len(pictures)) for number, one in enumerate(pictures))
+    return f'<ol class="rv-strip" aria-label="Further pictures">{places}</ol>' if pictures else ""
+
+
+def _in_strip(number: int, place: str, picture: Image.Image, count: int) -> str:
+    name = f"Picture {number + 2}"
+    buttons = "".join(
+        f'<button type="button" data-move="{move}" data-number="{number}" aria-label="{name}: {label}"'
+        f' title="{label}"{"" if possible else " disabled"}>{sign}</button>'
+        for move, sign, label, possible in (
+            ("earlier", "←", "one place earlier", True), ("later", "→", "one place later", number + 1 < count),
+            ("remove", "×", "remove it", True),
+        )
+    )  # fmt: skip
+    return (
+        f'<li data-place="{escape(place)}"><img alt="{name}" src="{picture_uri(_smaller(picture, _THUMBNAIL))}">'
+        f'<span>{name}</span><span class="rv-strip-tools">{buttons}</span></li>'
+    )
+
+
 def _smaller(picture: Image.Image, side: int) -> Image.Image:
     small = picture.copy()
     small.thumbnail((side, side))
@@ -57,16 +79,20 @@ def status(last: Session, deepest: int, said: str = "") -> str:
 
     deepest: the number of the last layer that can be asked for. said: what comes before it.
     """
-    ask = last.ask
-    size = f"{last.picture.width} × {last.picture.height} pixels"
+    ask, count = last.ask, len(last.sources)
+    size = f"{count} pictures" if count > 1 else f"{last.picture.width} × {last.picture.height} pixels"
     parts = [f"“{escape(ask.question)}”", size, escape(ask.made)]
     busy = "" if last.whole else ' aria-busy="true"'
     kept = f' data-run="{last.kept}"' if last.kept else ""
     end = deepest if ask.last_layer is None else ask.last_layer
     asked = {
-        "names": ["picture", "question", "models", "target", "scope", "method", "first layer", "last layer"],
+        "names": [
+            "picture", "question", "models", "target", "scope", "method", "first layer", "last layer", "conversation",
+            "further pictures",
+        ],
         "values": [
-            last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end
+            last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end,
+            [ask.system, *ask.earlier], list(last.other_places),
         ],
     }  # fmt: skip
     return (

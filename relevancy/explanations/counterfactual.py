@@ -7,20 +7,23 @@ __all__ = ["Counterfactual", "Region", "Replacement", "counterfactual", "elsewhe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageStat
 
 from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
+from relevancy.explanations.explain import Messages
 from relevancy.geometry import Grid
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.models import generation
+from relevancy.models.conversation import pictured
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.videos import Film
 
 Replacement = Literal["grey", "black", "mean", "blur"]
 """What stands in a hidden part's place, wherever pictures are changed: a color (`color_of`), or the picture blurred."""
@@ -74,10 +77,11 @@ class Counterfactual:
 @overload
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Region,
     *,
+    picture: int = ...,
     replacement: Replacement = ...,
     answer: str | None = ...,
     answers: bool = ...,
@@ -87,10 +91,11 @@ def counterfactual(
 @overload
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Sequence[Region],
     *,
+    picture: int = ...,
     replacement: Replacement = ...,
     answer: str | None = ...,
     answers: bool = ...,
@@ -99,10 +104,11 @@ def counterfactual(
 ) -> list[Counterfactual]: ...
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Region | Sequence[Region],
     *,
+    picture: int = 0,
     replacement: Replacement = "grey",
     answer: str | None = None,
     answers: bool = False,
@@ -111,6 +117,8 @@ def counterfactual(
 ) -> Counterfactual | list[Counterfactual]:
     """How likely the answer is before and after a region of the picture is hidden: a Counterfactual, or a list of them.
 
+    image, question: as in `explain`, of one question; a list of pictures is several in it.
+    picture: the number of the picture that is changed, from 0; all else stays as it is.
     regions: one, or a list, which runs as one batch with the untouched picture.
     replacement: what stands in the region's place: "grey", "black", "mean" (the picture's mean color), or "blur".
     answer: read this answer, teacher-forced, instead of the one the model gives of the untouched picture.
@@ -123,11 +131,15 @@ def counterfactual(
     max_new_tokens = generation.checked_length(max_new_tokens)
     if isinstance(model, str):
         model = load(model)
-    picture = open_picture(image, max_pixels=max_pixels)
-    grid = model.layout(*picture.size).grid
-    changed = [hidden(picture.image, grid, region, replacement) for region in listed]
+    sources, asked = pictured(image, question)
+    pictures = tuple(open_picture(_still(source), max_pixels=max_pixels) for source in sources)
+    if not 0 <= picture < len(pictures):
+        raise RelevancyError(f"There is no picture {picture} to change: there are {len(pictures)}, counted from 0.")
+    shown_first, changing, shown_later = pictures[:picture], pictures[picture], pictures[picture + 1 :]
+    grid = model.layouts([one.size for one in pictures])[picture].grid
+    changed = [hidden(changing.image, grid, region, replacement) for region in listed]
     with Session(model) as session:
-        prompt = session.prefill(session.prepare([Example((picture,), question)], features=True))
+        prompt = session.prefill(session.prepare([Example(pictures, asked)], features=True))
         said: Sequence[int]
         if answer is None:
             (said,) = session.generate(prompt.branch(), max_new_tokens)
@@ -137,7 +149,7 @@ def counterfactual(
             words = answer.strip()
             said = generation.likeliest(model, prompt, generation.spellings(model, words))
         ((before,),) = session.score(prompt, [said])
-        edits = [Example((Picture(edited),), question) for edited in changed]
+        edits = [Example((*shown_first, Picture(edited), *shown_later), asked) for edited in changed]
         prompt = session.prefill(session.prepare(edits, features=True))
         after = session.score(prompt, [said])
         new: list[str | None] = [None] * len(listed)
@@ -149,6 +161,14 @@ def counterfactual(
             raise RelevancyError("The answer is too long for this model beside the question: shorten it.")
         found.append(Counterfactual(words, region, replacement, edited, before, likelihood, now))
     return found[0] if isinstance(regions, Region) else found
+
+
+def _still(source: Any) -> Source:
+    """A source of a picture. Raises RelevancyError for a video's."""
+    if isinstance(source, Film):
+        raise RelevancyError("Parts of a video cannot be hidden: give its frames as pictures.")
+    picture: Source = source
+    return picture
 
 
 def elsewhere(region: Region, grid: Grid) -> Region | None:

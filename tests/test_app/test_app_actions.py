@@ -113,7 +113,7 @@ def handed_out(shelf, path, controls):
     """What the page gets from a run, step by step."""
     handlers = Handlers(shelf, LIMITS, (), "")
     ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
-    return handlers, handlers.explain(controls, path, NOBODY, lambda share, desc: None, *ask)
+    return handlers, handlers.explain(controls, path, [], NOBODY, lambda share, desc: None, *ask)
 
 
 def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
@@ -412,7 +412,7 @@ def test_what_a_function_of_ones_own_draws_is_shown(shelf, picture_file):
     try:
         ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "brightest", 0, 2)
         handlers = Handlers(shelf, LIMITS, (), "")
-        *_, whole = handlers.explain(Controls(), picture_file, NOBODY, lambda share, desc: None, *ask)
+        *_, whole = handlers.explain(Controls(), picture_file, [], NOBODY, lambda share, desc: None, *ask)
         session, status, *_ = whole
         assert "brightest" in status
         assert [one.image_map[3, 3] for one in session.results] == [15, 15]
