@@ -16,6 +16,7 @@ from relevancy_app import actions, asking, downloads, views
 from relevancy_app.asking import PLACE, Ask, Display
 from relevancy_app.board import board
 from relevancy_app.examples import examples
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import opened
 from relevancy_app.library import library
 from relevancy_app.run_pair import RunPair
@@ -186,9 +187,17 @@ def test_every_other_way_goes_on_from_the_same_conversation(pair, whole):
     (_, magnitude) = actions.by_method(pair, whole, "qwen2_vl", ["relevancy-magnitude"], silent).results
     (alone,) = relevancy.explain(model, [list(PICTURES)], [BY_HAND], method="relevancy-magnitude", target=0)
     assert same(magnitude, alone)
-    box = (10.0, 10.0, 40.0, 40.0)
-    hidden, _ = actions.hidden(pair, whole, actions.DRAWN, box, "grey", silent)
-    alone = relevancy.counterfactual(model, PICTURES, BY_HAND, relevancy.Region(box=box))
+    heads = actions.by_head(pair, whole, "qwen2_vl", silent)
+    shown = whole.results[0]
+    for number in range(2):
+        summed = sum(one.picture(number).image_map for one in heads)
+        np.testing.assert_allclose(summed, shown.picture(number).image_map, rtol=1e-4, atol=1e-7)
+    drawn = HeadGrid(heads)
+    assert sum(drawn.shares.values()) == pytest.approx(1)
+    assert drawn.board().count('data-picture="1"') == sum(one.head[0] == drawn.shown_layer for one in heads)
+    region = relevancy.Region(box=(10.0, 10.0, 40.0, 40.0))
+    hidden, _ = actions.hidden(pair, whole, actions.DRAWN, region, "grey", silent)
+    alone = relevancy.counterfactual(model, PICTURES, BY_HAND, region)
     assert hidden.after == pytest.approx(alone.after.per_token, rel=1e-5)
 
 
