@@ -23,7 +23,7 @@ from relevancy_app.library import Library, Progress, depth
 from relevancy_app.session import Pick, Session
 from relevancy_app.settings import MOST_LAYERS, MOST_TOKENS, Settings
 
-DRAWN, MOST, LEAST = "drawn", "most", "least"
+DRAWN, PATCHES, MOST, LEAST = "drawn", "patches", "most", "least"
 _TENTH = 0.1  # of a map's patches
 
 
@@ -140,6 +140,15 @@ def by_layers(library: Library, last: Session | None, model: Any, progress: Prog
     return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
 
 
+def by_head(library: Library, last: Session | None, model: Any, progress: Progress) -> tuple[Explanation, ...]:
+    """What each head of each layer adds to the same token's map, by `relevancy.explain_heads`."""
+    last, found = _of(last, library, model)
+    with library.using(model, progress) as (chosen,):
+        progress(f"{chosen.name}: every head", 0.0)
+        options: dict[str, Any] = {"target": found.target.named, "method": found.method, "layers": found.layers}
+        return tuple(relevancy.explain_heads(chosen, list(last.pictures), last.said, **options))
+
+
 def _of(last: Session | None, library: Library, model: Any) -> tuple[Session, Explanation]:
     """The session, and what it shows of a model. Raises RelevancyError where it is not on the screen."""
     last = _there(last)
@@ -178,20 +187,20 @@ def hidden(
     library: Library,
     last: Session | None,
     part: str,
-    box: tuple[float, float, float, float] | None,
+    marked: relevancy.Region | None,
     replacement: Replacement,
     progress: Progress,
 ) -> tuple[Hidden, ...]:
     """How likely each model says its answer once a part of the picture is hidden.
 
     Of several pictures it is the first one that is changed.
-    part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
+    part: "drawn" or "patches" (what was `marked`), or the "most" or "least" relevant tenth of each model's map.
     Probabilities are of the answer, the geometric mean over its tokens.
     """
     last = _there(last)
     found = []
     for number, result in enumerate(last.first):
-        region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
+        region = marked or relevancy.Region(patches=tenth(result, part))
         other = elsewhere(region, result.grid)
         with library.using(last.ask.models[number], progress) as (model,):
             progress(f"{model.name} answers without it", number / len(last.first))
@@ -227,11 +236,10 @@ def tenth(result: Explanation, part: str) -> tuple[int, ...]:
 
 
 def _sees(grid: Grid, region: relevancy.Region) -> bool:
-    """Whether a box meets a pixel that the model looked at; patches always do."""
-    if region.box is None:
-        return True
-    (left, upper, right, lower), (x, y) = region.box, (grid.x_edges, grid.y_edges)
-    return bool(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0])
+    """Whether any of a region lies where the model looked."""
+    boxes = [*(region.grid or grid).boxes()[list(region.patches)], *([] if region.box is None else [region.box])]
+    x, y = grid.x_edges, grid.y_edges
+    return any(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0] for left, upper, right, lower in boxes)
 
 
 def _there(last: Session | None) -> Session:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from relevancy import Model, RelevancyError
+from relevancy import Model, Region, RelevancyError
 from relevancy.core.tape import Scope
 from relevancy.core.targets import gives_several
+from relevancy.geometry import Grid
 from relevancy_app.library import Library, depth
 from relevancy_app.settings import COLORMAPS, MOST_EXCHANGES, MOST_QUESTIONS, SCOPES, Settings, methods
 
@@ -165,12 +166,12 @@ def several_methods(names: Any) -> list[str]:
 
 
 def display(
-    opacity: Any = 0.85,
-    colormap: Any = COLORMAPS[0],
-    smooth: Any = True,
-    one_scale: Any = True,
-    log: Any = False,
-    threshold: Any = 0.0,
+    opacity: Any = Display.opacity,
+    colormap: Any = Display.colormap,
+    smooth: Any = Display.smooth,
+    one_scale: Any = Display.one_scale,
+    log: Any = Display.log,
+    threshold: Any = Display.threshold,
 ) -> Display:
     """How to draw, from whatever a browser sent. Raises RelevancyError."""
     return Display(
@@ -191,6 +192,18 @@ def box(sides: Any, width: int, height: int) -> tuple[float, float, float, float
     if right - left < 0.005 or bottom - top < 0.005:
         raise RelevancyError("The rectangle is empty: draw a larger one.")
     return left * width, top * height, right * width, bottom * height
+
+
+def patches(given: Any, of: Any, grids: Sequence[Grid]) -> Region:
+    """Marked patches of the grid of this number as a part of the picture. Raises RelevancyError for none."""
+    if type(of) is not int or not 0 <= of < len(grids):
+        raise RelevancyError("Those patches are of no map on the screen.")
+    grid = grids[of]
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise RelevancyError("Mark at least one patch on the picture first.")
+    if any(type(patch) is not int or not 0 <= patch < grid.rows * grid.cols for patch in given):
+        raise RelevancyError("That is no patch of this map.")
+    return Region(patches=tuple(dict.fromkeys(given)), grid=grid)
 
 
 def _question(question: Any, settings: Settings) -> str:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from itertools import groupby, pairwise
 
@@ -13,15 +14,23 @@ import numpy as np
 from PIL import Image
 
 from relevancy import Explanation
+from relevancy.explanations.evidence import Evidence
+from relevancy.explanations.knockouts import Areas
 from relevancy.explanations.picture_map import PictureMap
 from relevancy.explanations.turn_share import TurnShare
-from relevancy.plotting.overlay import colormap_for, percent
+from relevancy.geometry import Grid
+from relevancy.metrics.patch_order import seen
+from relevancy.plotting.overlay import FLOOR, colormap_for, percent, why_empty
 from relevancy.token_text import is_control, readable, spells_bytes
+from relevancy_app.asking import Display
 from relevancy_app.settings import COLORMAPS, MOST_TOKENS
 
 _JPEG = 92
 _COLORS = 256  # in a scale
 _SHARES = (("image", "picture"), ("text", "words"), ("first_token", "first token"))
+_AREAS = {
+    "blind": "the whole picture", "best": "the map’s best eighth", "peak": "around its peak", "elsewhere": "elsewhere"
+}  # fmt: skip
 _HINT = "Point at a patch, or use the arrow keys; P goes to the peak, + and − zoom."
 _WORD_HINT = "Press a word to read its number."
 _UNSEEN = 1e-6  # of a picture's area: less is rounding
@@ -35,13 +44,16 @@ def board(
     lines: Sequence[str] = (),
     tokens: Sequence[Mapping[int, Explanation]] = (),
     own_scales: bool = False,
+    above: str = "",
+    brief: bool = False,
 ) -> str:
     """Maps side by side, results already reduced to the screen; the board's script colors them.
 
     waiting: models whose maps are still to come; their places are kept. titles: instead of the models' names, and then
     the answer's tokens are not for pressing. lines: one more line of words for each. tokens: for each, the results of
     its answer's tokens that are there, by position, to be looked at without asking the server. own_scales: the numbers
-    are not of one kind, so that one scale for all would say nothing.
+    are not of one kind, so that one scale for all would say nothing. above: HTML that stands above the maps.
+    brief: maps alone, small ones.
     """
     count = len(results) + len(waiting)
     columns = 2 if count == 4 else min(3, count)
@@ -54,28 +66,30 @@ def board(
             pressable=not titles,
             line=lines[number] if lines else "",
             tokens=tokens[number] if tokens else {},
+            brief=brief,
         )
         for number, result in enumerate(results)
     )
     cards += "".join(_place(title, results[0], running=title == waiting[0]) for title in waiting)
     return (
-        f'<div class="rv-board"{" data-own" if own_scales else ""}><div class="rv-bar">{_views()}'
+        f'<div class="rv-board"{" data-own" if own_scales else ""}>{above}<div class="rv-bar">{_views()}'
         f"{_scale('map', 'One scale', shared=True)}</div>{_slide(results[0], names)}"
-        f'<div class="rv-cards" style="--rv-columns:{columns}">{cards}</div></div>'
+        f'<div class="rv-cards{" rv-brief" if brief else ""}" style="--rv-columns:{columns}">{cards}</div></div>'
     )
 
 
 def tables() -> str:
-    """Every color table that the page offers, for its scripts: base64 of red, green, blue from the lowest on, by name.
+    """How maps are drawn at first, and every color table that the page offers, for its scripts.
 
-    The default has a table of its own for signed numbers.
+    A table is base64 of red, green, blue from the lowest on, by name; the default has one more for signed numbers.
     """
     named = {name: colormap_for(name, 0.0) for name in COLORMAPS} | {"signed": colormap_for(COLORMAPS[0], -1.0)}
     colors = {
         name: base64.b64encode(table(np.linspace(0, 1, _COLORS), bytes=True)[:, :3].tobytes()).decode()
         for name, table in named.items()
     }
-    return f"<span id=\"rv-tables\" hidden data-tables='{json.dumps(colors)}'></span>"
+    first = json.dumps(asdict(Display()))
+    return f"<span id=\"rv-tables\" hidden data-tables='{json.dumps(colors)}' data-first='{first}'></span>"
 
 
 def picture_uri(image: Image.Image) -> str:
@@ -83,6 +97,15 @@ def picture_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def edges_in_percent(grid: Grid) -> tuple[list[float], list[float]]:
+    """Where a grid's columns and rows begin and end, in percent of the picture's sides."""
+    x, y = (
+        [round(float(edge) * 100 / length, 4) for edge in edges]
+        for edges, length in ((grid.x_edges, grid.width), (grid.y_edges, grid.height))
+    )
+    return x, y
 
 
 def spoken(text: str) -> str:
@@ -166,8 +189,18 @@ def _side(label: str, names: Sequence[str], chosen: int) -> str:
 
 
 def _card(
-    number: int, result: Explanation, *, title: str, pressable: bool, line: str, tokens: Mapping[int, Explanation]
+    number: int,
+    result: Explanation,
+    *,
+    title: str,
+    pressable: bool,
+    line: str,
+    tokens: Mapping[int, Explanation],
+    brief: bool,
 ) -> str:
+    if brief:
+        shown = f"{_maps(result, title, brief=True)}{_scale('map', '')}<p class=rv-line-of>{escape(line)}</p>"
+        return f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>{shown}</section>'
     bodies = {position: _body(number, other, title, pressable, "") for position, other in tokens.items()}
     return (
         f'<section class="rv-card" aria-label="{escape(title)}"><h2>{escape(title)}</h2>'
@@ -205,11 +238,37 @@ def _copies(number: int, result: Explanation) -> str:
 
 
 def _evidence(result: Explanation) -> str:
-    """What knocking out parts of the picture says of this very map."""
-    if result.evidence is None:
+    """What knocking out parts of the picture says of this very map, in words, and as pictures where there is one."""
+    evidence = result.evidence
+    if evidence is None:
         return ""
-    kind = result.evidence.verdict.replace(" ", "-")
-    return f'<p class="rv-evidence rv-is-{kind}">{escape(result.evidence.sentence)}</p>'
+    kind = evidence.verdict.replace(" ", "-")
+    if len(result.pictures) != 1:
+        return f'<p class="rv-evidence rv-is-{kind}">{escape(evidence.sentence)}</p>'
+    areas = groupby(Areas.of(result.image_map).named(), key=lambda one: one[0])
+    shown = "".join(_area(evidence, name, [mask for _, mask in some]) for name, some in areas)
+    token = escape(token_spoken(result.target.token))
+    return (
+        f'<p class="rv-evidence rv-is-{kind}">{escape(evidence.claim)}</p>'
+        f'<div class="rv-areas" role="group" aria-label="What was knocked out"><p class="rv-says">How likely “{token}” '
+        f"is ({told(evidence.probability)}) with these patches knocked out of attention:</p>{shown}</div>"
+    )
+
+
+def _area(evidence: Evidence, name: str, masks: Sequence[np.ndarray]) -> str:
+    """One part of the picture, or several that were knocked out one by one, and what became of the token."""
+    cells = np.flatnonzero(np.logical_or.reduce(masks)).tolist()
+    chance, said = getattr(evidence, name), evidence.says.get(name, "")
+    other = ""
+    if len(masks) == 1 and said != evidence.says.get("untouched", said):
+        other = f"<small>says “{escape(spoken(said))}”</small>"
+    label = _AREAS[name] + (f", mean of {len(masks)}" if len(masks) > 1 else "")
+    return (
+        f'<button type="button" class="rv-area" aria-pressed="false" data-cells="{json.dumps(cells)}" '
+        f'title="Outline it on the map"><canvas aria-hidden="true"></canvas><span>{label}</span>'
+        f'<span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span><b>{told(chance)}</b>{other}'
+        "</button>"
+    )
 
 
 def _place(title: str, shown: Explanation, *, running: bool) -> str:
@@ -270,25 +329,25 @@ def _next(number: int, result: Explanation) -> str:
     return f'<div class="rv-next"><span class="rv-says">Next best</span>{others}</div>' if others else ""
 
 
-def _maps(result: Explanation, title: str) -> str:
+def _maps(result: Explanation, title: str, *, brief: bool = False) -> str:
     """Every picture's map; of several, each with its number and its share of all relevance."""
     several = len(result.pictures) > 1
     maps = ""
     for number, picture in enumerate(result.pictures):
         name = f"{title}, picture {number + 1}" if several else title
         head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b></h3>" if several else ""
-        maps += f"<div>{head}{_map(number, picture, name, result.summary())}</div>"
+        maps += f"<div>{head}{_map(number, picture, name, result.summary(), brief=brief)}</div>"
     return f'<div class="rv-pictures">{maps}</div>'
 
 
-def _map(number: int, picture: PictureMap, name: str, summary: str) -> str:
-    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture."""
+def _map(number: int, picture: PictureMap, name: str, summary: str, *, brief: bool) -> str:
+    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture.
+
+    brief: one of many, of which a faint one is dark beside the others.
+    """
     values, grid = [_number(value) for value in picture.image_map.ravel().tolist()], picture.grid
-    x, y = (
-        [round(float(edge) * 100 / length, 4) for edge in edges]
-        for edges, length in ((grid.x_edges, grid.width), (grid.y_edges, grid.height))
-    )
-    _, why = picture.shown(smooth=False)
+    x, y = edges_in_percent(grid)
+    why = why_empty(picture.image_map.ravel()[seen(grid)], picture.share, 0 if brief else FLOOR)
     label = escape(f"Map of {name}: arrow keys move from patch to patch")
     empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""
     legend = ""
@@ -299,8 +358,9 @@ def _map(number: int, picture: PictureMap, name: str, summary: str) -> str:
         f'data-picture="{number}" data-cols="{grid.cols}" data-values=\'{json.dumps(values)}\' '
         f"data-x='{json.dumps(x)}' data-y='{json.dumps(y)}'>"
         f'<div class="rv-layer"><canvas role="img" aria-label="{escape(summary)}"></canvas>'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><path d=""></path></svg>'
         f'<span class="rv-cell"></span></div>{empty}</div>{legend}'
-        f'<p class="rv-read" aria-live="polite">{"" if number else _HINT}</p>'
+        f'<p class="rv-read" aria-live="polite">{"" if brief or number else _HINT}</p>'
     )
 
 

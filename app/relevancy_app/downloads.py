@@ -46,9 +46,14 @@ def written(last: Session | None, kind: str, shown: Display, folder: str) -> str
     if last is None:
         raise RelevancyError("There is nothing to download yet: press Explain first.")
     ending, make = KINDS[kind]
-    path = Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / f"{stem(last)}{ending}"
+    path = fresh(folder, f"{stem(last)}{ending}")
     path.write_bytes(make(last, shown))
     return str(path)
+
+
+def fresh(folder: str, name: str) -> Path:
+    """A file of this name that is not there yet, in a new folder inside `folder`."""
+    return Path(tempfile.mkdtemp(dir=folder)) / name
 
 
 def stem(last: Session) -> str:
@@ -173,7 +178,7 @@ def restored(path: Any, library: Library, settings: Settings) -> Restored:
 def placed(source: bytes, folder: str) -> str:
     """A picture's file, written into a new folder inside `folder`; its path."""
     kind = Image.open(io.BytesIO(source)).format or "png"
-    path = Path(tempfile.mkdtemp(prefix="picture-", dir=folder)) / f"picture.{kind.lower()}"
+    path = fresh(folder, f"picture.{kind.lower()}")
     path.write_bytes(source)
     return str(path)
 
@@ -191,6 +196,6 @@ def shared(picture: Image.Image, folder: str) -> str:
 
 def pictured(both: Comparison, folder: str) -> str:
     """A comparison's figure as PNG in a new folder inside `folder`; its path."""
-    path = Path(tempfile.mkdtemp(prefix="figure-", dir=folder)) / "comparison.png"
+    path = fresh(folder, "comparison.png")
     both.figure().savefig(path)
     return str(path)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
-from relevancy_app.asking import PLACE
+from relevancy_app.asking import PLACE, Display
 from relevancy_app.board import tables
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
@@ -19,6 +19,7 @@ from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
 from relevancy_app.settings import (
     COLORMAPS,
+    DEMO_PAIR,
     MOST_EXCHANGES,
     MOST_LAYERS,
     REPLACEMENTS,
@@ -34,7 +35,6 @@ _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
     "<p>Which parts of a picture, and which words, made a vision-language model say <em>that</em> token?</p></header>"
 )
-_PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
     "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
@@ -165,12 +165,13 @@ class Variations:
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The same token, by other methods or by parts of the layers."""
+    """The same token, by other methods, by parts of the layers, or by heads."""
 
     model: gr.Radio
     methods: gr.CheckboxGroup
     compare: gr.Button
     layers: gr.Button
+    heads: gr.Button
     board: gr.HTML
 
 
@@ -281,7 +282,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     )  # fmt: skip
     models = gr.CheckboxGroup(
         library.labels, value=list(library.names[:2]), label="Models", elem_id="rv-models",
-        info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
+        info=_PAIR_NOTE if set(library.names) & set(DEMO_PAIR) else None,
     )  # fmt: skip
     talk = _talk(settings)
     with gr.Column(elem_id="rv-dock"):
@@ -367,17 +368,18 @@ def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
 def _drawing() -> Drawing:
     with gr.Row(elem_id="rv-drawing"):
         opacity = gr.Slider(
-            0, 1, value=0.85, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
+            0, 1, value=Display.opacity, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
         )
         threshold = gr.Slider(
-            0, 1, value=0, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160, buttons=[]
-        )
+            0, 1, value=Display.threshold, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160,
+            buttons=[],
+        )  # fmt: skip
         colormap = gr.Dropdown(
-            list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
+            list(COLORMAPS), value=Display.colormap, label="Colors", elem_id="rv-colormap", min_width=120
         )
-        smooth = gr.Checkbox(True, label="Smooth", elem_id="rv-smooth", min_width=120)
-        one_scale = gr.Checkbox(True, label="One scale", elem_id="rv-one-scale", min_width=120)
-        log = gr.Checkbox(False, label="Log scale", elem_id="rv-log", min_width=120)
+        smooth = gr.Checkbox(Display.smooth, label="Smooth", elem_id="rv-smooth", min_width=120)
+        one_scale = gr.Checkbox(Display.one_scale, label="One scale", elem_id="rv-one-scale", min_width=120)
+        log = gr.Checkbox(Display.log, label="Log scale", elem_id="rv-log", min_width=120)
     return Drawing(opacity, colormap, smooth, one_scale, log, threshold)
 
 
@@ -406,8 +408,9 @@ def _one_model(library: Library, elem_id: str) -> gr.Radio:
 
 def _ways(library: Library) -> Ways:
     gr.HTML(
-        '<p class="rv-quiet">Do other methods point to the same place, and which layers bring it in? The same token of '
-        "the same question; each map is compared with the shown one.</p>", js_on_load=None, apply_default_css=False,
+        '<p class="rv-quiet">Do other methods point to the same place, and which layers and heads bring it in? The '
+        "same token of the same question. Each map is compared with the shown one; those of heads add up to it.</p>",
+        js_on_load=None, apply_default_css=False,
     )  # fmt: skip
     offered = methods()
     with gr.Row():
@@ -420,8 +423,9 @@ def _ways(library: Library) -> Ways:
             model = _one_model(library, "rv-ways-model")
             compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
             layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
+            heads = gr.Button("Compare the heads (all: 1 forward, 1 backward)", elem_id="rv-compare-heads")
     board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
-    return Ways(model, chosen, compare, layers, board)
+    return Ways(model, chosen, compare, layers, heads, board)
 
 
 def _what_if() -> WhatIf:

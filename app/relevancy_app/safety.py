@@ -160,6 +160,14 @@ def speaking(function: Callable[..., Any]) -> Callable[..., Any]:
     return at_once
 
 
+def said(event: gr.EventData, name: str) -> Any:
+    """What the page says with an event; None where it says nothing."""
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # Gradio's, of an event without data
+        return None
+
+
 def as_uploaded(component: gr.Image | gr.UploadButton | gr.File) -> Any:
     """The same component, handing on an upload's path, or several, unopened: Gradio's own reading fails unheard."""
     vars(component)["preprocess"] = _paths

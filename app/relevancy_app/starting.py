@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
-from relevancy_app.settings import Settings, history_path
+from relevancy_app.settings import DEMO_PAIR, Settings, history_path
 
 _LIMITS = Settings()
-_PAIR = ("demo-small", "demo-large")
 _PRELOADED = 2
 
 
@@ -63,7 +62,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.register("action", None, _Once)
     add = parser.add_argument
-    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
+    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(DEMO_PAIR)}")
     add(
         "--preload",
         type=_whole(0),
@@ -133,7 +132,7 @@ def _said(stage: str, _: float) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     options: dict[str, Any] = vars(given)
-    names, preloaded = options.pop("model") or list(_PAIR), options.pop("preload")
+    names, preloaded = options.pop("model") or list(DEMO_PAIR), options.pop("preload")
     loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
     with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
         os.environ |= {

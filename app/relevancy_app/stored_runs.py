@@ -9,14 +9,18 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from relevancy import Explanation, formats
 from relevancy.explanations.comparison import Comparison
 from relevancy.images import open_picture
+from relevancy.plotting.overlay import why_empty
 from relevancy_app.asking import Ask
 from relevancy_app.session import Session, of_token, reduced
 
@@ -77,7 +81,8 @@ def session(
 ) -> Session:
     """The session that was stored; one that was cut short is whole with what there is."""
     sources = (source, *others)
-    found = {(model, position, against): _explanation(packed, sources) for model, position, against, packed in results}
+    decoded = cache(lambda number, pixels: open_picture(sources[number], max_pixels=pixels).image)  # once for all
+    found = {(model, position, against): _explanation(packed, decoded) for model, position, against, packed in results}
     first = tuple(result for (_, position, _), result in found.items() if position == _NONE)
     picked = {
         pick: result for (number, *_), result in found.items() for pick, result in of_token(number, result).items()
@@ -115,14 +120,11 @@ def _or_none(token: int | None) -> int:
     return _NONE if token is None else token
 
 
-def _explanation(packed: bytes, sources: Sequence[bytes]) -> Explanation:
+def _explanation(packed: bytes, decoded: Callable[[int, int], Image.Image]) -> Explanation:
     stored = json.loads(zlib.decompress(packed))
     formats.require_known(stored, formats.EXPLANATION, Path("explanation.json"))
     placed = [one["image"] for one in stored.get("pictures") or [stored]]
-    images = [
-        open_picture(source, max_pixels=one["width"] * one["height"]).image
-        for source, one in zip(sources, placed, strict=True)
-    ]
+    images = [decoded(number, one["width"] * one["height"]) for number, one in enumerate(placed)]
     return Explanation.from_json(stored, images)
 
 
@@ -138,6 +140,6 @@ def _packed(content: Mapping[str, Any]) -> bytes:
 
 def _thumbnail(result: Explanation) -> bytes:
     small, buffer = result.reduced(_THUMBNAIL), io.BytesIO()
-    empty = small.shown()[1]  # told in words, too small to be read here
-    (small.image if empty else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
+    why = why_empty(small.image_map, small.picture().share)  # words would be too small to be read here
+    (small.image if why else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

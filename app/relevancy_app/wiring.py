@@ -10,14 +10,15 @@ from typing import Any
 
 import gradio as gr
 
-from relevancy import RelevancyError
+from relevancy import Region, RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
 from relevancy_app.examples import Example
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
 from relevancy_app.pictures import check_number, fitted, small
-from relevancy_app.safety import check_size, received, shown_line, speaking, still_needed
+from relevancy_app.safety import check_size, received, said, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import MOST_EXCHANGES, REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
@@ -39,8 +40,8 @@ _MORE_TURNS = """(...turns) => {
 }"""
 _TO_QUESTION = "() => document.querySelector('#rv-question textarea').focus()"
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
-_COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
-  window.rvDisplay = {opacity, colormap, smooth, oneScale, log, threshold};
+_COLOR = """(opacity, colormap, smooth, one_scale, log, threshold) => {
+  window.rvDisplay = {opacity, colormap, smooth, one_scale, log, threshold};
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
@@ -121,7 +122,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """The maps of all tokens of one answer, to be looked at one by one: session, board."""
-        number = getattr(event, "model", None)
+        number = said(event, "model")
         if type(number) is not int:
             raise RelevancyError("That is no model on the screen.")
         session = actions.every_token(self.library, session, number, report_to(progress, controls.start()))
@@ -169,6 +170,22 @@ class Handlers:
         parts = [result.layers or () for result in found.results[1:]]
         return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
+    def heads(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """What every head adds: a board of one layer's, the strongest head's or the one that was pressed."""
+        layer, pressed = said(event, "layer"), said(event, "model")
+        report = report_to(progress, controls.start())
+        found = actions.by_head(self.library, session, pressed or model, report)
+        if layer is not None and [layer] not in [[one.head[0]] for one in found if one.head]:
+            raise RelevancyError("There is no such layer.")
+        return HeadGrid(found, layer).board()
+
     def hide(
         self,
         session: Session | None,
@@ -181,14 +198,18 @@ class Handlers:
         check = controls.start()
         if session is None:
             raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
-        part = getattr(event, "part", None)
-        if part not in (actions.DRAWN, actions.MOST, actions.LEAST):
-            raise RelevancyError("Say what to hide: the rectangle, or a tenth of the map.")
+        part = said(event, "part")
+        if part not in (actions.DRAWN, actions.PATCHES, actions.MOST, actions.LEAST):
+            raise RelevancyError("Say what to hide: the rectangle, patches, or a tenth of the map.")
         if replacement not in {value for _, value in REPLACEMENTS}:
             raise RelevancyError("There is no such replacement.")
-        size = session.picture.size
-        box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
-        found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
+        marked = None
+        if part == actions.DRAWN:
+            marked = Region(box=asking.box(said(event, "box"), *session.picture.size))
+        if part == actions.PATCHES:
+            grids = [result.grid for result in session.first]
+            marked = asking.patches(said(event, "patches"), said(event, "of"), grids)
+        found = actions.hidden(self.library, session, part, marked, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 
     def add(self, others: Any, paths: Any) -> tuple[Any, str]:
@@ -197,7 +218,7 @@ class Handlers:
 
     def arrange(self, picture: Any, others: Any, event: gr.EventData) -> tuple[Any, Any, str]:
         """Another order of the pictures, or one less: the first, the files of the further ones, and the strip."""
-        move, number = getattr(event, "move", None), getattr(event, "number", None)
+        move, number = said(event, "move"), said(event, "number")
         if move not in ("earlier", "later", "remove") or type(number) is not int or not 0 <= number < len(others):
             raise RelevancyError("There is no such picture to move.")
         paths = [picture, *others]
@@ -213,7 +234,7 @@ class Handlers:
 
     def further(self, session: Session | None, event: gr.EventData) -> tuple[Any, ...]:
         """The conversation with one model's answer in it, and room for the next question: question, `Talk.texts`."""
-        number = getattr(event, "model", None)
+        number = said(event, "model")
         if session is None or type(number) is not int or not 0 <= number < len(session.first):
             raise RelevancyError("That answer is not on the screen: press Explain first.")
         ask, answer = session.ask, session.first[number].answer
@@ -296,7 +317,7 @@ class Handlers:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
         numbers: tuple[Any, ...] = (gr.skip(),) * 6
         if session.whole:
-            marker = views.marker(session.screen[0].image)
+            marker = views.marker(session.screen)
             numbers = views.agreement(session.shown), marker, "", "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
@@ -346,7 +367,7 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     # First, since a browser takes an event's listeners one after the other.
     for trigger in (
         *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
-        ways.compare.click, ways.layers.click,
+        ways.compare.click, ways.layers.click, ways.heads.click, ways.board.submit,
     ):  # fmt: skip
         trigger(None, js=ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
@@ -379,6 +400,10 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         ),
         ways.layers.click(
             speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **running(ways.board)
+        ),
+        gr.on(
+            [ways.heads.click, ways.board.submit], speaking(handlers.heads),
+            [page.session, page.controls, ways.model], ways.board, **running(ways.board),
         ),
         variations.run.click(
             speaking(handlers.vary),

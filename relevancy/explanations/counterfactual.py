@@ -39,11 +39,13 @@ class Region:
 
     box: (left, upper, right, lower), 0 at the left and upper border.
     patches: indices into `image_map`, row by row.
+    grid: where they lie, if they are of another model's map of the same picture.
     Raises RelevancyError for what is neither.
     """
 
     box: tuple[float, float, float, float] | None = None
     patches: Sequence[int] = ()
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -175,7 +177,8 @@ def elsewhere(region: Region, grid: Grid) -> Region | None:
     Of left and right, up and down, and both, that which meets the region least; None where all meet half of it.
     """
     mask = _mask(grid, region)
-    order = np.arange(grid.rows * grid.cols).reshape(grid.rows, grid.cols)
+    own = region.grid or grid
+    order = np.arange(own.rows * own.cols).reshape(own.rows, own.cols)
     found = []
     for x, y in ((-1, 1), (1, -1), (-1, -1)):
         box = region.box
@@ -183,7 +186,8 @@ def elsewhere(region: Region, grid: Grid) -> Region | None:
             left, right = (box[0], box[2]) if x > 0 else (grid.width - box[2], grid.width - box[0])
             upper, lower = (box[1], box[3]) if y > 0 else (grid.height - box[3], grid.height - box[1])
             box = (left, upper, right, lower)
-        mirrored = Region(box, [int(order[::y, ::x].flat[patch]) for patch in region.patches])
+        patches = [int(order[::y, ::x].flat[patch]) for patch in region.patches]
+        mirrored = Region(box, patches, region.grid)
         found.append(((_mask(grid, mirrored) & mask).sum(), mirrored))
     common, best = min(found, key=lambda one: one[0])
     return best if 2 * common < mask.sum() else None
@@ -218,10 +222,13 @@ def color_of(picture: Image.Image, replacement: Replacement) -> tuple[int, int, 
 
 def _mask(grid: Grid, region: Region) -> np.ndarray:
     """The region's pixels, bool (height, width); a rectangle smaller than a pixel still holds the one it is in."""
-    wrong = [patch for patch in region.patches if not 0 <= patch < grid.rows * grid.cols]
+    own = region.grid or grid
+    wrong = [patch for patch in region.patches if not 0 <= patch < own.rows * own.cols]
     if wrong:
-        raise RelevancyError(f"The patches are 0 to {grid.rows * grid.cols - 1}: there is no {wrong[0]}.")
-    boxes = [*grid.boxes()[list(region.patches)]]
+        raise RelevancyError(f"The patches are 0 to {own.rows * own.cols - 1}: there is no {wrong[0]}.")
+    if (own.width, own.height) != (grid.width, grid.height):
+        raise RelevancyError("The region's grid is of a picture of another size: give patches of this one.")
+    boxes = [*own.boxes()[list(region.patches)]]
     if region.box is not None:
         left, upper, right, lower = region.box
         boxes.append(np.clip([left, upper, right, lower], 0, np.tile([grid.width, grid.height], 2)))

@@ -186,10 +186,13 @@ def test_every_other_way_goes_on_from_the_same_conversation(pair, whole):
     (_, magnitude) = actions.by_method(pair, whole, "qwen2_vl", ["relevancy-magnitude"], silent).results
     (alone,) = relevancy.explain(model, [list(PICTURES)], [BY_HAND], method="relevancy-magnitude", target=0)
     assert same(magnitude, alone)
-    box = (10.0, 10.0, 40.0, 40.0)
-    hidden, _ = actions.hidden(pair, whole, actions.DRAWN, box, "grey", silent)
-    alone = relevancy.counterfactual(model, PICTURES, BY_HAND, relevancy.Region(box=box))
+    region = relevancy.Region(box=(10.0, 10.0, 40.0, 40.0))
+    hidden, _ = actions.hidden(pair, whole, actions.DRAWN, region, "grey", silent)
+    alone = relevancy.counterfactual(model, PICTURES, BY_HAND, region)
     assert hidden.after == pytest.approx(alone.after.per_token, rel=1e-5)
+    heads = actions.by_head(pair, whole, "qwen2_vl", silent)
+    alone = relevancy.explain_heads(model, list(PICTURES), BY_HAND)
+    assert all(same(*each) for each in zip(heads, alone, strict=True))
 
 
 def test_a_model_that_takes_no_system_prompt_says_so_in_one_line(source):

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import tiny
-from relevancy_app import actions, asking, history_panel
+from relevancy_app import actions, asking, history_panel, stored_runs
 from relevancy_app.history import History, opened
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
@@ -227,6 +227,20 @@ def test_who_has_the_most_makes_room(tmp_path, whole):
         history.keep(replace(whole, source=noise(number)), "eve")
     assert [run.id for run in history.runs("bob")[0]] == [quiet]
     assert history.runs("eve")[1] < 6
+
+
+def test_a_picture_is_decoded_once_for_all_results(history, whole, monkeypatch):
+    kept, opened_ones = history.keep(whole, ""), []
+    real = stored_runs.open_picture
+
+    def counted(*arguments, **options):
+        opened_ones.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stored_runs, "open_picture", counted)
+    again = history.run(kept.kept, "")
+    assert len(again.first) == 2
+    assert len(opened_ones) == 1
 
 
 def test_one_picture_is_stored_once(history, whole):
