@@ -229,6 +229,10 @@ def of_family(model: PreTrainedModel, inputs: dict, image_token_id: int) -> Refe
 
     embeddings = read[0][given["input_ids"] == image_token_id]
     used = [some for some in tower if _depends(embeddings.sum(), [call.output for call in some])]
+    if not used or len({len(call.output) for some in used[-1:] for call in some}) > 1:  # no tower, or one run twice
+        logits.max(-1).values.sum().backward()
+        row = propagate([some[0].probabilities for some in decoder])[:, -1]
+        return Reference(row.detach(), None, logits.detach(), torch.zeros(len(row)))
     last = [call.output for call in used[-1]]
     direction = torch.randn(embeddings.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     made = []
