@@ -60,7 +60,8 @@ test-engines: $(ENGINES)/.installed
 # Of torchvision only what is Python works beside a CPU build of torch; processors need no more.
 test-torchvision: $(VENV)/.installed-dev $(TORCHVISION)/.installed
 	PYTHONPATH=$(TORCHVISION):tests $(RUN) pytest -p torchvision_operators $(PYTEST_ARGS) tests/test_families \
-	  -k "cohere2_vision or lfm2_vl or llama4 or mistral3 or molmo2 or perception_lm or pixtral or familys_own or is_loaded"
+	  -k "cohere2_vision or gemma4_unified or kimi or lfm2_vl or llama4 or minimax or mistral3 or molmo2 or muse or \
+	    perception_lm or phi4 or pixtral or step3p7 or familys_own or is_loaded"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

@@ -30,7 +30,7 @@ from relevancy.demo.evaluation import held_out
 
 model = relevancy.load("demo-large")
 asked_about = []
-for drawn in held_out(60, seed=4):
+for drawn in held_out(40, seed=4):
     of_one = [one for one in drawn.questions if one.type in ("color", "side") and one.form == "open"]
     if of_one:
         asked_about.append((drawn, of_one[0]))
@@ -256,10 +256,10 @@ def blobs(model, images, questions, answers, /):
 
 check = Check(
     model,
-    held_out_rows(40),
+    held_out_rows(24),
     {"relevancy": explainer, "blob": blobs},
     Path(tempfile.mkdtemp()),
-    Settings(control_rows=15, steps=6, tokens=False),
+    Settings(control_rows=10, steps=6, tokens=False),
 )
 findings = check.run()
 print(findings.heading)

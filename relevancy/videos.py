@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Film", "Video", "open_shown", "open_video"]
+__all__ = ["Film", "Video", "frames_in", "open_shown", "open_video"]
 
 import math
 import os
@@ -59,7 +59,7 @@ def open_video(film: Film, *, max_pixels: int = MAX_PIXELS) -> Video:
     """
     sources: Any = film.frames
     if isinstance(sources, str | os.PathLike):
-        sources = _frames_in(Path(sources))
+        sources = frames_in(Path(sources))
     if not isinstance(sources, list | tuple | np.ndarray) or not len(sources):
         raise RelevancyError("a video is a list of pictures, its frames in their order, or the folder that holds them")
     frames = tuple(open_picture(source, max_pixels=max_pixels) for source in sources)
@@ -80,7 +80,7 @@ def open_shown(source: Source | Film, *, max_pixels: int = MAX_PIXELS) -> Pictur
     return open_picture(source, max_pixels=max_pixels)
 
 
-def _frames_in(folder: Path) -> list[Path]:
+def frames_in(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of their names. Raises RelevancyError."""
     if not folder.is_dir():
         what = "is no folder" if is_there(folder) else "no such folder"

@@ -1,5 +1,6 @@
 """Tiny random models of families that cut, merge or stretch pictures in ways of their own, with their processors."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -61,7 +62,7 @@ def text(words: hf.PreTrainedTokenizerFast, **changes: Any) -> dict[str, Any]:
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048,
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
     }  # fmt: skip
-    return settings | changes
+    return copy.deepcopy(settings | changes)  # configs add to the dictionaries that they are given
 
 
 VISION: dict[str, Any] = {

@@ -266,7 +266,7 @@ def without_parts(kind: type[hf.ProcessorMixin]) -> Any:
 
     class Still(kind):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, value: Any) -> Any:
-            seen = name in ("video_processor", "feature_extractor")
+            seen = name in ("video_processor", "feature_extractor", "audio_processor")
             return None if seen else super().check_argument_for_proper_class(name, value)
 
     return Still

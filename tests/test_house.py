@@ -56,7 +56,7 @@ ONLY = {
     "families": {"core", "geometry", "errors"},
     "plotting": {"token_text", "errors"},
     "core": {"token_text", "errors"},
-    "data": {"images", "plugins", "errors"},
+    "data": {"images", "videos", "plugins", "errors"},
     "parallel": {"errors"},
     "stats": set(),
     "geometry": {"images", "errors"},

@@ -61,9 +61,10 @@ def read_rows(data: Path, question: str | None = None, layout: str | None = None
 
 def _row(item: Item, base: Path) -> CheckRow:
     def picture() -> Source:
-        if item.others or item.messages:
+        if item.others or item.messages or item.films:
             raise RelevancyError(
-                f"Row {item.row}: a check asks one question about one picture, and this has several, or earlier turns."
+                f"Row {item.row}: a check asks one question about one picture, and this has several, a video, or "
+                "earlier turns."
             )
         if item.fault or item.picture is None:
             raise RelevancyError(f"Row {item.row}: {item.fault}.")

@@ -69,6 +69,9 @@ def export(
     picture_column: Annotated[
         str | None, typer.Option(help="Column of pictures: paths, bytes, or shard.tar::member.")
     ] = None,
+    video_column: Annotated[
+        str | None, typer.Option(help="Column of videos: the folder of its frames, or a list of them.")
+    ] = None,
     question_column: Annotated[str | None, typer.Option(help="Column of questions.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of true answers, to tell right from wrong.")] = None,
     boxes_column: Annotated[str | None, typer.Option(help="Column of boxes.")] = None,
@@ -143,7 +146,8 @@ def export(
     of a .jsonl file, or with conversations or messages, as training reads
     them, of one question. Columns are found by their usual names (id, image or picture,
     question, answer, boxes, mask), or named by the --...-column options.
-    All others are carried along as in_NAME.
+    All others are carried along as in_NAME. A list of pictures is several in one question;
+    column video names the folder of a video's frames, or lists them.
 
     [bold]Output[/bold]: DIR/results/part-*.parquet, a line for each row and model: answer,
     token, probability, correctness, shares, the map as a list with its shape.
@@ -188,6 +192,7 @@ def export(
             every=question,
             layout=value(box_layout),
             text_rows=text_rows,
+            video=video_column,
         ),
         pictures=pictures,
         wish=ExplainConfig(target, scope.value, method, layer_numbers(layers), max_new_tokens, evidence),

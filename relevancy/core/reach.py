@@ -28,6 +28,10 @@ class Reach:
             torch.zeros_like(source) if one is None else one for source, one in zip(self.sources, found, strict=True)
         ]
 
+    def reached(self, chosen: Tensor) -> list[Tensor]:
+        """Whether each place of each source is part of any of the chosen tokens, bool, on the CPU."""
+        return [(gradient != 0).cpu() for gradient in self.gradients(chosen)]
+
 
 def owners(count: int, reached: Callable[[Tensor], Sequence[Tensor]]) -> tuple[list[Tensor], bool]:
     """Which of `count` tokens each place is part of, by 2 log2(count) questions, and whether any is part of several.

@@ -6,7 +6,6 @@ __all__ = ["Columns"]
 
 import hashlib
 import json
-import math
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,13 +18,24 @@ import numpy as np
 from relevancy.data.answer_match import answers_of
 from relevancy.data.arrow import pa
 from relevancy.data.boxes import LAYOUTS, Box, read_boxes
-from relevancy.data.fields import DIALOGUES, IMAGE, NAMES, ShapeError, listed, short, turns_of
-from relevancy.data.items import Item, PictureSource
+from relevancy.data.fields import (
+    DIALOGUES,
+    IMAGE,
+    NAMES,
+    VIDEO,
+    ShapeError,
+    clean,
+    listed,
+    missing,
+    short,
+    turns_of,
+)
+from relevancy.data.items import Item
 from relevancy.data.reader import Broken, RowReader
+from relevancy.data.sources import RowSources, parts_of, source
 from relevancy.errors import RelevancyError
-from relevancy.images import data_url, is_data_url
 
-ROLES = ("id", "picture", "question", "expected", "boxes", "mask")
+ROLES = ("id", "picture", "video", "question", "expected", "boxes", "mask")
 _MOST_COLUMNS = 1000
 _LONGEST_SHOWN = 200
 _LARGEST_INT = 1 << 63
@@ -52,6 +62,7 @@ class Columns:
     every: str | None = None
     layout: str | None = None
     text_rows: bool = False
+    video: str | None = None
 
     def found_in(self, names: Sequence[str]) -> Columns:
         """These columns, and for roles that were not named the usual ones. Raises RelevancyError for what lacks."""
@@ -68,7 +79,8 @@ class Columns:
             chosen[role] = asked[role] or usual
         if self.every is not None:
             chosen["question"] = None
-        if chosen["picture"] is None and not self.text_rows:
+        asked_in_parts = chosen["question"] == "messages"  # which may hold their pictures
+        if chosen["picture"] is None and chosen["video"] is None and not self.text_rows and not asked_in_parts:
             raise RelevancyError(
                 "No column holds pictures: name one with --picture-column, or ask in words alone with --text-rows; the "
                 f"input has {there}."
@@ -112,7 +124,7 @@ class Survey:
                     continue
                 if columns.id is not None and (one := text_id(values.get(columns.id))) is not None:
                     ids.append(_hash(one))
-                if guessed and not _missing(values.get(guessed)):
+                if guessed and not missing(values.get(guessed)):
                     boxes, wrong = read_boxes(values[guessed])
                     reversed_ += (turned := boxes is None and "wrong way round" in (wrong or ""))
                     boxed += turned or boxes is not None
@@ -161,22 +173,25 @@ class Itemizer:
         notes = []
         if of.id is not None and _hash(own) in self.survey.repeated:
             notes.append("this id stands in more than one row")
-        shown = values.get(of.picture or "")
-        alone = of.text_rows and (_missing(shown) or shown == [])
-        pictures, wrong_picture = ([], None) if alone else _sources(shown, self.base)
-        question, messages, answer, wrong_question = _question(of, values, len(pictures))
+        shown = RowSources.of(
+            values.get(of.picture or ""), values.get(of.video or ""), values.get(of.question or ""), self.base,
+            optional=of.text_rows,
+        )  # fmt: skip
+        pictures = shown.pictures
+        question, messages, answer, wrong_question = _question(of, values, len(pictures), len(shown.films))
         expected, wrong_answer = _expected(values.get(of.expected) if of.expected else answer)
         boxes, wrong_boxes = _boxes(values.get(of.boxes or ""), of.layout)
         notes += [wrong for wrong in (wrong_answer, wrong_boxes) if wrong]
-        mask, wrong_mask = _source(values.get(of.mask), self.base) if of.mask else (None, None)
-        if wrong_mask and not _missing(values.get(of.mask or "")):
+        mask, wrong_mask = source(values.get(of.mask), self.base) if of.mask else (None, None)
+        if wrong_mask and not missing(values.get(of.mask or "")):
             notes.append(f"the mask was left out: {wrong_mask}")
         return Item(
             row=row,
             id=own,
             picture=pictures[0] if pictures else None,
             question=question,
-            others=tuple(pictures[1:]),
+            others=pictures[1:],
+            films=shown.films,
             messages=messages,
             expected=expected,
             boxes=boxes,
@@ -184,7 +199,7 @@ class Itemizer:
             mask_png=mask.content if mask else None,
             extras={f"in_{name}": self._extra(name, values.get(name)) for name in self.survey.extras},
             notes=tuple(notes),
-            fault=fault or wrong_picture or wrong_question,
+            fault=fault or shown.fault or wrong_question,
         )
 
     def _extra(self, name: str, value: Any) -> Any:
@@ -258,23 +273,14 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def clean(text: str) -> str:
-    """The text with what UTF-8 cannot hold spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def text_id(value: Any) -> str | None:
     """An id as text; None where there is none, or a number that is none."""
-    return None if _missing(value) else clean(value if isinstance(value, str) else _json(value))
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
+    return None if missing(value) else clean(value if isinstance(value, str) else _json(value))
 
 
 def _expected(value: Any) -> tuple[str | None, str | None]:
     """What is right, as text, a list of several as JSON; or what is wrong with the value."""
-    if _missing(value):
+    if missing(value):
         return None, None
     answers = answers_of(value)
     if not answers:
@@ -291,39 +297,42 @@ def _json(value: Any) -> str:
 
 
 def _question(
-    columns: Columns, values: Mapping[str, Any], pictures: int
+    columns: Columns, values: Mapping[str, Any], pictures: int, films: int
 ) -> tuple[str | None, str | None, str | None, str | None]:
     """What is asked, the messages of a conversation, what a dialogue answers, and what is wrong."""
     if columns.every is not None:
         return columns.every, None, None, None
     asked = values.get(columns.question or "")
-    if _missing(asked) or not str(asked).strip():
+    if missing(asked) or not str(asked).strip():
         return None, None, None, "the question is empty"
     if columns.question in DIALOGUES or (isinstance(asked, list) and asked and isinstance(asked[0], Mapping)):
-        return _of_dialogue(asked, pictures)
+        return _of_dialogue(asked, pictures, films)
     if not isinstance(asked, str):
         return clean(str(asked)), None, None, f"the question is no text but {type(asked).__name__}"
     own = clean(asked)
     return own, None, None, None if own == asked else "the question is not valid text: give it in UTF-8"
 
 
-def _of_dialogue(given: Any, pictures: int) -> tuple[str | None, str | None, str | None, str | None]:
+def _of_dialogue(given: Any, pictures: int, films: int) -> tuple[str | None, str | None, str | None, str | None]:
     """What a dialogue asks last, with the messages before it where there are any, and what it answers to that.
 
-    Pictures stand where its marks say, or before the first question where it has none.
+    Pictures and videos stand where its marks say, or before the first question where it has none.
     """
     spelled = listed(given) if isinstance(given, str) else given
     first = spelled[0] if isinstance(spelled, list) and spelled else None
+    filmed = films > 0 or any(part["type"] == "video" for part in parts_of(spelled))
     try:
-        turns = turns_of({DIALOGUES["from" not in (first if isinstance(first, Mapping) else ())]: spelled})
+        turns = turns_of({DIALOGUES["from" not in (first if isinstance(first, Mapping) else ())]: spelled}, videos=True)
     except ShapeError as error:
         return None, None, None, f"the dialogue cannot be read: {error}"
     answer = turns.pop()[1] if turns[-1][0] == "model" else None
     unknown = next((who for who, _ in turns if who not in _SPEAKERS), None)
-    marks = sum(text.count(IMAGE) for _, text in turns)
-    plain = len(turns) == 1 and max(marks, pictures) < 2
-    parts = turns[-1][1].split(IMAGE) if turns else []
-    question = " ".join(parts).strip() if plain else "\n".join(part.strip() for part in parts if part.strip())
+    marks = {IMAGE: pictures} | ({VIDEO: films} if filmed else {})
+    there = {mark: sum(text.count(mark) for _, text in turns) for mark in marks}
+    plain = len(turns) == 1 and not filmed and max(there[IMAGE], pictures) < 2
+    parts = _split(turns[-1][1], marks) if turns else []
+    question = " ".join(parts[::2]).strip() if plain else "\n".join(part.strip() for part in parts[::2] if part.strip())
+    lacking = [mark for mark, count in marks.items() if not plain and there[mark] not in (0, count)]
     fault = None
     if unknown is not None:
         fault = f"the dialogue has a turn of {unknown[:_LONGEST_SHOWN]!r}: there are user, assistant and system"
@@ -333,68 +342,39 @@ def _of_dialogue(given: Any, pictures: int) -> tuple[str | None, str | None, str
         fault = "the dialogue does not end with a question"
     elif not question:
         fault = "the question is empty"
-    elif not plain and marks not in (0, pictures):
-        fault = f"the dialogue has places for {marks} pictures, and the row has {pictures}"
-    messages = None if plain or fault else _json(_messages(turns, 0 if marks else pictures))
+    elif lacking:
+        what, count = _KINDS_OF[lacking[0]], marks[lacking[0]]
+        fault = f"the dialogue has places for {there[lacking[0]]} {what}s, and the row has {count}"
+    before = [_KINDS_OF[mark] for mark, count in marks.items() for _ in range(0 if there[mark] else count)]
+    messages = None if plain or fault else _json(_messages(turns, before, marks))
     return question or None, messages, answer, fault
 
 
-def _messages(turns: Sequence[tuple[str, str]], before: int) -> list[dict[str, Any]]:
-    """Turns as chat messages, a picture at each mark; or so many before what the user says first."""
+def _split(text: str, marks: Collection[str]) -> list[str]:
+    """What stands between marks, and the marks, by turns."""
+    return re.split(f"({'|'.join(map(re.escape, marks))})", text)
+
+
+def _messages(turns: Sequence[tuple[str, str]], before: Sequence[str], marks: Collection[str]) -> list[dict[str, Any]]:
+    """Turns as chat messages, a picture or a video at each mark; `before`: of which kind stands before the first."""
     found = []
     for who, text in turns:
         parts: list[dict[str, str]] = []
         if who == "user" and before:
-            parts, before = [{"type": "image"}] * before, 0
-        for number, said in enumerate(text.split(IMAGE)):
-            parts += [{"type": "image"}] * bool(number)
-            parts += [{"type": "text", "text": said.strip()}] if said.strip() else []
+            parts, before = [{"type": _PARTS[kind]} for kind in before], ()
+        for said in _split(text, marks):
+            if said in marks:
+                parts.append({"type": _PARTS[_KINDS_OF[said]]})
+            elif said.strip():
+                parts.append({"type": "text", "text": said.strip()})
         found.append({"role": _SPEAKERS[who], "content": parts})
     return found
 
 
+_KINDS_OF: Mapping[str, str] = {IMAGE: "picture", VIDEO: "video"}
+_PARTS: Mapping[str, str] = {"picture": "image", "video": "video"}
 _SPEAKERS: Mapping[str, str] = {"user": "user", "model": "assistant", "system": "system"}
 
 
-def _sources(value: Any, base: Path) -> tuple[list[PictureSource], str | None]:
-    """Where the pictures of a value lie, one or a list of several, or what is wrong with the first that is wrong."""
-    several = _several(value)
-    found = [_source(one, base) for one in ([value] if several is None else several or [None])]
-    wrong = next((wrong for _, wrong in found if wrong), None)
-    return [source for source, _ in found if source is not None], wrong
-
-
-def _source(value: Any, base: Path) -> tuple[PictureSource | None, str | None]:
-    """Where the picture of a value lies, or what is wrong with the value."""
-    if isinstance(value, Mapping):  # Hugging Face's Image: bytes, or else a path
-        content, path = value.get("bytes"), value.get("path")
-        return _source(content if content is not None else path, base)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return (PictureSource(content=bytes(value)), None) if len(value) else (None, "the picture has 0 bytes")
-    if _missing(value):
-        return None, "there is no picture"
-    if not isinstance(value, str):
-        return None, f"the picture is no path and no bytes but {type(value).__name__}"
-    if is_data_url(value):
-        try:
-            return PictureSource(content=data_url(value)), None
-        except RelevancyError as error:
-            return None, str(error)
-    name = clean(value)
-    if value.startswith(("http://", "https://")):
-        return PictureSource(
-            name
-        ), f"{name[:_LONGEST_SHOWN]}: is a web address; download the picture first and give the file"
-    if name != value or "\0" in value:
-        return PictureSource(name), f"{name[:_LONGEST_SHOWN]!r}: is not a path"
-    return PictureSource(name, str(base / value)), None
-
-
-def _several(value: Any) -> Sequence[Any] | None:
-    """The pictures of a list, also of one that a CSV spells; None for what is no list."""
-    spelled = listed(value) if isinstance(value, str) and value.startswith(("['", '["', "[]")) else value
-    return spelled if isinstance(spelled, list | tuple) else None
-
-
 def _boxes(value: Any, layout: str | None) -> tuple[tuple[Box, ...] | None, str | None]:
-    return (None, None) if _missing(value) else read_boxes(value, layout or LAYOUTS[0])
+    return (None, None) if missing(value) else read_boxes(value, layout or LAYOUTS[0])

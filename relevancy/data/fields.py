@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from relevancy.images import is_data_url
 
 DIALOGUES = ("conversations", "messages")
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -15,6 +18,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "picture", "image", "image_path", "img", "file_name", "jpg", "jpeg", "png", "webp", "images", "img_path",
         "picture_path", "image_file",
     ),
+    "video": ("video", "videos"),
     "question": ("question", "prompt", "query", *DIALOGUES, "text", "txt"),
     "expected": ("expected", "answer", "answers", "label", "truth", "ground_truth", "gt"),
     "boxes": ("boxes", "bboxes", "bbox", "box"),
@@ -22,9 +26,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """For every reader of rows, to export, to check and to train: of several names in a row the first counts."""
 
-IMAGE = "<image>"
-"""Where in a dialogue's text a picture stands."""
+IMAGE, VIDEO = "<image>", "<video>"
+"""Where in a dialogue's text a picture stands, or a video."""
 
+_SOURCES = ("path", "url", "base64")  # where transformers looks for a picture, besides "image"
 _ROLES = {"human": "user", "user": "user", "gpt": "model", "assistant": "model", "model": "model"}
 _PICTURE_FILE = re.compile(r".+\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2|ppm|qoi|heic)", re.IGNORECASE | re.DOTALL)
 _PICTURE_DATA = re.compile(r"data:image/")
@@ -55,16 +60,37 @@ def unread_picture(entry: Any) -> str | None:
     return next((str(name) for name, value in entry.items() if name not in known and _pictured(name, value)), None)
 
 
-def turns_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+def source_in(part: Mapping[str, Any], kind: str) -> Any:
+    """The picture or the frames that a part of a message holds, None where it only keeps a place for them.
+
+    kind: "image" or "video".
+    """
+    key = next((key for key in (kind, *_SOURCES) if part.get(key) is not None), None)
+    if key == "base64" and not is_data_url(str(part[key])):
+        return f"data:image/;base64,{part[key]}"
+    return None if key is None else part[key]
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing."""
+    return value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
+
+
+def clean(text: str) -> str:
+    """The text with what UTF-8 cannot hold spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def turns_of(entry: Mapping[str, Any], *, videos: bool = False) -> list[tuple[str, str]]:
     """Who says what, "user" and "model" in any order; `<image>` stands for a picture. Raises ShapeError.
 
     Shapes: `conversations` of `from` and `value`, as LLaVA has them; `messages` of `role` and `content` (text, or parts
-    of type text and image); a question and an answer.
+    of type text and image); a question and an answer. videos: whether parts may be of type video, each `<video>`.
     """
     if "conversations" in entry:
-        turns = [_turn(one, "from", "value") for one in _listed(entry["conversations"], "conversations")]
+        turns = [_turn(one, "from", "value", videos=videos) for one in _listed(entry["conversations"], "conversations")]
     elif "messages" in entry:
-        turns = [_turn(one, "role", "content") for one in _listed(entry["messages"], "messages")]
+        turns = [_turn(one, "role", "content", videos=videos) for one in _listed(entry["messages"], "messages")]
     else:
         question, answer = (
             next((name for name in NAMES[of] if name in entry), None) for of in ("question", "expected")
@@ -124,16 +150,16 @@ def _listed(value: Any, name: str) -> Sequence[Any]:
     return value
 
 
-def _turn(given: Any, who: str, what: str) -> tuple[str, str]:
+def _turn(given: Any, who: str, what: str, *, videos: bool) -> tuple[str, str]:
     if not isinstance(given, Mapping) or who not in given or what not in given:
         raise ShapeError(f"a turn is not an object with {who!r} and {what!r}")
     role = given[who]
-    return _ROLES.get(role, str(role)) if isinstance(role, str) else str(role), _text(given[what])
+    return _ROLES.get(role, str(role)) if isinstance(role, str) else str(role), _text(given[what], videos=videos)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, *, videos: bool = False) -> str:
     if isinstance(value, list | tuple):
-        return "".join(_part(part) for part in value)
+        return "".join(_part(part, videos=videos) for part in value)
     if not isinstance(value, str):
         raise ShapeError(f"a turn's text is {kind_of(value)}")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -141,10 +167,10 @@ def _text(value: Any) -> str:
     return value
 
 
-def _part(part: Any) -> str:
+def _part(part: Any, *, videos: bool) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "image":
-        return f"{IMAGE}\n"
+    if kind == "image" or (kind == "video" and videos):
+        return f"{IMAGE if kind == 'image' else VIDEO}\n"
     if kind == "text":
         return _text(part.get("text"))
     raise ShapeError(f"a part of a message is neither text nor image but {kind or kind_of(part)}")

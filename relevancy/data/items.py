@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,11 +79,23 @@ def _members(tar: str) -> Mapping[str, tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class FilmSource:
+    """Where a video's frames are, in their order.
+
+    name: as the input calls its folder; None for a list of frames. fps: of them a second, None where it is not known.
+    """
+
+    frames: tuple[PictureSource, ...]
+    name: str | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
 class Item:
     """One input row: what is asked about which picture, and what travels with it.
 
-    others: the question's further pictures. messages: of a conversation, chat messages in transformers' format as JSON,
-    with places for its pictures; `question` is then what is asked last.
+    others: the question's further pictures. films: its videos. messages: of a conversation, chat messages in
+    transformers' format as JSON, with places for its pictures and videos; `question` is then what is asked last.
     fault: why it cannot be explained; the other fields are then what is known of it.
     boxes: (x0, y0, x1, y1) in the picture's pixels, or all of them as shares of its sides. extras: the further columns.
     """
@@ -92,6 +105,7 @@ class Item:
     picture: PictureSource | None = None
     question: str | None = None
     others: tuple[PictureSource, ...] = field(default=(), kw_only=True)
+    films: tuple[FilmSource, ...] = field(default=(), kw_only=True)
     messages: str | None = field(default=None, kw_only=True)
     expected: str | None = None
     boxes: tuple[tuple[float, float, float, float], ...] | None = None
@@ -107,7 +121,21 @@ class Item:
         return (self.picture, *self.others) if self.picture else ()
 
     @property
+    def shown(self) -> tuple[PictureSource | FilmSource, ...]:
+        """Pictures and videos in the order in which they stand in its messages, or pictures first."""
+        if self.messages is None or not self.films:
+            return (*self.pictures, *self.films)
+        pictures, films = iter(self.pictures), iter(self.films)
+        kinds = [part["type"] for message in json.loads(self.messages) for part in message["content"]]
+        return tuple(next(films) if kind == "video" else next(pictures) for kind in kinds if kind != "text")
+
+    @property
+    def sources(self) -> tuple[PictureSource, ...]:
+        """Every picture and every frame, in that order."""
+        return tuple(one for each in self.shown for one in (each.frames if isinstance(each, FilmSource) else (each,)))
+
+    @property
     def size(self) -> int:
         """About how many bytes it holds."""
-        content = sum(len(picture.content or b"") for picture in self.pictures)
+        content = sum(len(source.content or b"") for source in self.sources)
         return 500 + content + len(self.messages or self.question or "") + len(self.mask_png or b"")

@@ -17,8 +17,8 @@ class Chunk:
     items: tuple[Item, ...]
 
     def pictures(self) -> dict[str, PictureSource]:
-        """The different pictures, by their keys."""
-        return {picture.key: picture for item in self.items for picture in item.pictures}
+        """The different pictures and frames, by their keys."""
+        return {source.key: source for item in self.items for source in item.sources}
 
 
 def windows(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -39,7 +39,8 @@ def chunks(window: list[Item], rows: int) -> Iterator[Chunk]:
     """The window's rows in chunks of about `rows`, never more; a picture's rows stay together where they fit."""
     by_picture: dict[object, list[Item]] = {}
     for item in window:
-        by_picture.setdefault(item.row if item.picture is None else item.picture.key, []).append(item)
+        sources = item.sources
+        by_picture.setdefault(sources[0].key if sources else item.row, []).append(item)
     chunk: list[Item] = []
     for group in by_picture.values():
         if chunk and len(chunk) + len(group) > rows:

@@ -23,7 +23,7 @@ from relevancy.export.schema import schema
 from relevancy.models import adapters
 from relevancy.models.model import Model
 
-_ALWAYS = frozenset({*ROLES, "every"})  # of the columns: what was not asked for is said, too
+_ALWAYS = frozenset({*ROLES, "every"}) - {"video"}  # of the columns: what was not asked for is said, too
 
 
 @dataclass(frozen=True)

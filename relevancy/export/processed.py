@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from relevancy.data.items import PictureSource, picture_hash
+from relevancy.data.items import FilmSource, PictureSource, picture_hash
 from relevancy.errors import RelevancyError
 from relevancy.geometry import grid_for
 from relevancy.images import Picture, open_picture
 from relevancy.models.model import Model
 from relevancy.models.prepared import ProcessedPicture
+from relevancy.videos import Film, Video, open_video
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class ImageProcessors:
     def picture(self, source: PictureSource) -> Picture:
         """One picture as it is. Raises RelevancyError."""
         return open_picture(source.encoded, max_pixels=self.max_pixels)
+
+    def video(self, source: FilmSource) -> Video:
+        """A video's frames. Raises RelevancyError."""
+        return open_video(Film([frame.encoded for frame in source.frames], source.fps), max_pixels=self.max_pixels)
 
     def opened(self, source: PictureSource) -> OpenedPicture:
         """One picture for every model. Never raises for what is wrong with the picture."""

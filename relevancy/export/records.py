@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from relevancy.core.targets import Choice, shown
 from relevancy.data.answer_match import correct
 from relevancy.data.boxes import in_pixels
 from relevancy.data.fields import short
-from relevancy.data.items import Item
+from relevancy.data.items import FilmSource, Item, picture_hash
 from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS
 from relevancy.explanations.explanation import Explanation
@@ -69,7 +70,7 @@ class RecordMaker:
         """One record for each item and model, results and faults; towers run once for a picture."""
         faults: dict[int, str] = {}
         for item in items:
-            wrong = (opened[picture.key].fault for picture in item.pictures)
+            wrong = (opened[source.key].fault for source in item.sources)
             if (fault := next(filter(None, wrong), None)) is not None:
                 faults[item.row] = fault
         asked = [item for item in items if item.row not in faults]
@@ -88,10 +89,12 @@ class RecordMaker:
                 (answered, self._answered, False),
             ):
                 for count in (1, 0, 2):  # pictures; several are read in another way than one
-                    own = [one for one in rows if min(len(one.pictures), 2) == count]
+                    own = [one for one in rows if min(len(one.pictures), 2) == count and not one.films]
                     sizes = [_image_tokens(model, one, opened) for one in own]
                     for places in self.way.batches(own, sizes, by_picture=by_picture and count == 1):
                         records += self._tried(read, model, [own[place] for place in places], pictures, opened)
+                for one in (one for one in rows if one.films):  # a video is a batch of its own
+                    records += self._tried(read, model, [one], pictures, opened)
         return records
 
     def _seen(
@@ -109,7 +112,15 @@ class RecordMaker:
         for picture in (picture for item in items for picture in item.pictures):
             if picture.key not in ready:
                 ready[picture.key] = pictures[picture.key] or self.processors.picture(picture)
-        return [Example(tuple(ready[one.key] for one in item.pictures), _said(item)) for item in items]
+        return [
+            Example(
+                tuple(
+                    self.processors.video(one) if isinstance(one, FilmSource) else ready[one.key] for one in item.shown
+                ),
+                _said(item),
+            )
+            for item in items
+        ]
 
     def _tried(
         self,
@@ -137,7 +148,7 @@ class RecordMaker:
             ]
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            _hashed(record, [opened[picture.key].digest for picture in item.pictures]) | {"seconds": seconds}
+            _hashed(record, [opened[source.key].digest for source in item.sources]) | {"seconds": seconds}
             for item, record in zip(items, found, strict=True)
         ]
 
@@ -169,7 +180,7 @@ def _given(item: Item, model: str) -> dict[str, Any]:
         "row": item.row,
         "id": item.id,
         "model": model,
-        "picture": item.picture.name if item.picture else None,
+        "picture": next((source.name for source in item.sources), None),
         "question": item.question,
         "messages": item.messages,
         "expected": item.expected,
@@ -232,9 +243,9 @@ def _record(item: Item, result: Explanation) -> dict[str, Any]:
         "share_first_token": result.shares["first_token"],
         "rows": result.image_map.shape[0],
         "cols": result.image_map.shape[1],
-        "image_map": result.image_map.ravel(),
+        "image_map": _whole_map(result).ravel(),
         **_placed(result),
-        "pictures": _pictures(item, result) if item.others else None,
+        "pictures": _pictures(item, result) if item.others or item.films else None,
         "tokens": list(result.tokens),
         "is_image": result.is_image,
         "relevance": result.relevance,
@@ -256,27 +267,43 @@ def _placed(result: Explanation) -> dict[str, Any]:
     return {"width": grid.width, "height": grid.height, "x_edges": grid.x_edges, "y_edges": grid.y_edges}
 
 
+def _whole_map(result: Explanation) -> np.ndarray:
+    """The first picture's map; where a video comes first, the sum of its frames' maps."""
+    if not result.pictures or result.pictures[0].video is None:
+        return result.image_map
+    return np.sum([frame.image_map for frame in result.frames(result.pictures[0].video)], axis=0)
+
+
 def _pictures(item: Item, result: Explanation) -> list[dict[str, Any]]:
-    """Of several pictures, each with its map and what knocking it out does."""
+    """Of several pictures, and of the frames of videos, each with its map; what knocking it out does.
+
+    A video is knocked out as a whole: all of its frames say the same of that.
+    """
     found = result.evidence
-    nothing = (None,) * len(result.pictures)
+    frames = [len(one.frames) if isinstance(one, FilmSource) else 1 for one in item.shown]
+    nothing = (None,) * len(frames)
     each = (found.without, found.without_tv) if found is not None and found.without else (nothing, nothing)
+    without, without_tv = (
+        [value for value, times in zip(own, frames, strict=True) for _ in range(times)] for own in each
+    )
     return [
         {
-            "picture": source.name, "share": one.share, "without": without, "without_tv": tv,
+            "picture": source.name, "share": one.share, "without": value, "without_tv": tv, "video": one.video,
             "width": one.grid.width, "height": one.grid.height, "rows": one.grid.rows, "cols": one.grid.cols,
             "x_edges": one.grid.x_edges, "y_edges": one.grid.y_edges, "image_map": one.image_map.ravel(),
         }
-        for source, one, without, tv in zip(item.pictures, result.pictures, *each, strict=True)
+        for source, one, value, tv in zip(item.sources, result.pictures, without, without_tv, strict=True)
     ]  # fmt: skip
 
 
 def _hashed(record: dict[str, Any], digests: Sequence[str | None]) -> dict[str, Any]:
-    """With the digests of the encoded pictures."""
+    """With the digests of the encoded pictures; a row of videos is about all of their frames."""
     each = record.get("pictures") and [
         one | {"picture_hash": digest} for one, digest in zip(record["pictures"], digests, strict=True)
     ]
-    return record | {"picture_hash": digests[0] if digests else None, "pictures": each}
+    filmed = any(one["video"] is not None for one in each or ())
+    whole = picture_hash(" ".join(map(str, digests)).encode()) if filmed else digests[0] if digests else None
+    return record | {"picture_hash": whole, "pictures": each}
 
 
 def _said(item: Item) -> str | Conversation:

@@ -176,7 +176,7 @@ class Export:
                 raise RelevancyError(f"{source.name}: the picture has another size than the one that was explained.")
             image_map = np.array(one["image_map"], dtype=np.float32).reshape(grid.rows, grid.cols)
             changed = changed or picture_hash(encoded) != one["picture_hash"]
-            found.append(PictureMap(image, grid, image_map, one["share"]))
+            found.append(PictureMap(image, grid, image_map, one["share"], one.get("video")))
         notes = ("the picture is not the one that was explained: its file has changed",) if changed else ()
         return tuple(found), notes
 
@@ -185,10 +185,10 @@ class Export:
         given = self.manifest["configuration"]["input"]
         if name is not None:
             return PictureSource(name, str(self._opened()[0].base / name))
-        pictures = self._item(row).pictures
-        if number >= len(pictures):
+        sources = self._item(row).sources
+        if number >= len(sources):
             raise RelevancyError(f"Row {row} of {given['path']} holds no such picture any more.")
-        return pictures[number]
+        return sources[number]
 
     def _item(self, row: int) -> Item:
         """A row of the input; rows that are asked for in their order are read once."""
@@ -227,6 +227,7 @@ def _evidence(record: dict[str, Any]) -> Evidence | None:
     """What a row says of it; exports made without it, or before there was any, say nothing."""
     if record.get("verdict") is None:
         return None
-    each = record.get("pictures") or ()
-    apart = {name: [one[name] for one in each] for name in ("without", "without_tv")}
+    frames = [(one.get("video"), one) for one in record.get("pictures") or ()]
+    each = [one for at, (video, one) in enumerate(frames) if video is None or not at or video != frames[at - 1][0]]
+    apart = {name: [one[name] for one in each if one[name] is not None] for name in ("without", "without_tv")}
     return Evidence.from_json({name: record[f"{EVIDENCE}{name}"] for name in (*NUMBERS, "shared")} | apart)

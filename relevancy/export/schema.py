@@ -33,6 +33,7 @@ _PICTURE = {
     "without": pa.float64(),
     "without_tv": pa.float64(),
     **_MAP,
+    "video": pa.int32(),
 }
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _RESULT = {

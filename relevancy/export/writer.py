@@ -44,7 +44,7 @@ class Writer:
         self._since = time.monotonic()
 
     def _draw(self, table: pa.Table, chunk: Chunk) -> None:
-        sources = {item.row: item.pictures for item in chunk.items if self._wanted.has(item.row)}
+        sources = {item.row: item.sources for item in chunk.items if self._wanted.has(item.row)}
         if not sources:
             return
         records: list[dict[str, Any]] = table.select(list(DRAWN)).to_pylist()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __all__ = ["Probe"]
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +39,39 @@ _BORDER = 0.05  # of a cell, or of a pixel where cells are smaller: an edge near
 _HEARD = 0.25  # of the smaller of two rectangles, in both directions: with less in common, they are of different places
 _PLANTED = 4  # places that are changed to see whether their tokens hear of it
 _KEPT = 64  # forms of inputs, and sizes of pictures
+_PARALLEL = 0.999  # of two gradients, the cosine with which they are one
 _ONE_BY_ONE = 2048  # image tokens that share pixels are asked about one by one, up to as many
+
+
+@dataclass(frozen=True, eq=False)
+class _Owners:
+    """Which image tokens each number that the model sees is part of.
+
+    patches: of each input by name, the patch that a number belongs to, -1 where it is part of no token. taken: of each
+    token the patches that it is made of, and how much it takes of each; None where each token is a patch.
+    """
+
+    patches: Mapping[str, np.ndarray]
+    taken: Sequence[tuple[np.ndarray, np.ndarray]] | None = None
+
+
+@dataclass(eq=False)
+class _Tower:
+    """What a tower's first block is given, and what it gives in place of that, the same for all tokens, by call."""
+
+    first: nn.Module | None = None
+    given: list[Tensor] = field(default_factory=list)
+    alike: list[Tensor] = field(default_factory=list)
+
+    def passed_on(self, block: nn.Module, given: Tensor) -> Tensor:
+        """What this block gives: the first one the mean of all tokens for each of them, others what they are given."""
+        self.first = self.first or block
+        if block is not self.first:
+            return given
+        mean = given.detach().flatten(0, -2).mean(0)
+        self.given.append(given)
+        self.alike.append(mean.expand_as(given).clone().requires_grad_())
+        return self.alike[-1]
 
 
 class _Reached(Exception):  # noqa: N818  # a way out, no mistake
@@ -51,7 +83,7 @@ class Probe:
     """Measures a model with its processor; what was measured is kept."""
 
     layouts: dict[tuple[int, int], Layout] = field(default_factory=dict)
-    _owners: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    _owners: dict[str, _Owners] = field(default_factory=dict)
 
     def layout(self, model: PreTrainedModel, image_token_id: int, read: Reader, width: int, height: int) -> Layout:
         """Where the image tokens of a picture of `width` x `height` pixels lie.
@@ -70,7 +102,7 @@ class Probe:
         return self.layouts[size]
 
     def _rectangles(self, eyes: _Eyes, width: int, height: int) -> _Rectangles:
-        noise = eyes.inputs(_noise(width, height))
+        noise = eyes.read(_noise(width, height))
         form = form_of(noise)
         if form not in self._owners:
             _make_room(self._owners)
@@ -91,22 +123,14 @@ class _Eyes:
     image_token_id: int
     read: Reader
 
-    def inputs(self, picture: Image.Image) -> Mapping[str, Any]:
-        try:
-            return self.read(picture)
-        except RelevancyError:
-            raise
-        except Exception as error:  # processors refuse pictures and settings in whatever way they like
-            raise RelevancyError(
-                f"the processor of {self._name} takes no picture of {picture.width} x {picture.height} "
-                f"({shortened(error)})"
-            ) from error
-
     def count(self, inputs: Mapping[str, Any]) -> int:
         return int((inputs["input_ids"] == self.image_token_id).sum())
 
-    def embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
-        """The image tokens as the decoder reads them, (count, width), from a tower whose blocks pass all on."""
+    def embeddings(self, inputs: Mapping[str, Any], tower: _Tower | None = None) -> Tensor:
+        """The image tokens as the decoder reads them, (count, width), from a tower whose blocks pass all on.
+
+        tower: gathers what its first block is given.
+        """
         read: list[Tensor | None] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -117,7 +141,7 @@ class _Eyes:
         handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             with (
-                _passing_on(self.model, decoder),
+                _passing_on(self.model, decoder, tower),
                 patching.eval_mode(self.model),
                 patching.frozen_parameters(self.model),
             ):
@@ -139,47 +163,87 @@ class _Eyes:
             )
         return read[0][inputs["input_ids"] == self.image_token_id]
 
-    def owners(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Which image token each number that the model sees belongs to, -1 for none; of each input by name.
+    def owners(self, inputs: Mapping[str, Any]) -> _Owners:
+        """Which image tokens each number that the model sees is part of."""
+        names, reach = self._reach(inputs)
+        found, several = owners(len(reach.embeddings), reach.reached)
+        if several:
+            return self._shared(inputs, names, reach)
+        return _Owners({name: part.numpy() for name, part in zip(names, found, strict=True)})
 
-        Where numbers belong to several tokens, an array has one more axis in front: a mask for each token.
-        """
-        floating = {name: value for name, value in inputs.items() if _is_seen(value)}
+    def _reach(self, inputs: Mapping[str, Any], tower: _Tower | None = None) -> tuple[list[str], Reach]:
+        """The names of what the model sees, and a way to ask what image tokens are made of."""
+        seen = {name: value for name, value in inputs.items() if _is_seen(value)}
         with torch.enable_grad():
-            leaves = {name: value.detach().clone().requires_grad_() for name, value in floating.items()}
-            embeddings = self.embeddings({**inputs, **leaves})
+            leaves = {name: value.detach().clone().requires_grad_() for name, value in seen.items()}
+            embeddings = self.embeddings({**inputs, **leaves}, tower)
         if not embeddings.requires_grad or not leaves:
             raise RelevancyError(f"{self._name} lets no gradient through from its pictures to its image tokens")
-        reach = Reach(embeddings, list(leaves.values()))
+        return list(leaves), Reach(embeddings, list(leaves.values()))
 
-        def reached(chosen: Tensor) -> list[Tensor]:
-            return [(gradient.abs() > 0).cpu() for gradient in reach.gradients(chosen)]
-
-        found, several = owners(len(embeddings), reached)
-        parts = self._one_by_one(reached, len(embeddings)) if several else found
-        return {name: part.numpy() for name, part in zip(leaves, parts, strict=True)}
-
-    def _one_by_one(self, reached: Callable[[Tensor], list[Tensor]], count: int) -> list[Tensor]:
-        every = reached(torch.ones(count, dtype=torch.bool))
+    def _shared(self, inputs: Mapping[str, Any], names: Sequence[str], reach: Reach) -> _Owners:
+        """Where numbers are part of several tokens, as where a tower's tokens are interpolated to fewer."""
+        count = len(reach.embeddings)
+        every = _in_a_row(reach.reached(torch.ones(count, dtype=torch.bool)))
         alone = torch.eye(min(count, _ONE_BY_ONE), count, dtype=torch.bool)
-        ends = (reached(alone[token]) for token in (0, -1))
-        if all(torch.equal(one, whole) for end in ends for one, whole in zip(end, every, strict=True)):
+        if all(torch.equal(_in_a_row(reach.reached(alone[token])), every) for token in (0, -1)):
             raise RelevancyError(
                 f"each of the {count} image tokens of {self._name} is made of the whole picture (a resampler), so that "
                 "none has a place of its own; relevancy.record gives their row"
             )
         if count > _ONE_BY_ONE:
             raise RelevancyError(f"the {count} image tokens of {self._name} share pixels, too many to be told apart")
-        return [torch.stack(masks) for masks in zip(*map(reached, alone), strict=True)]
+        patches, parts = self._tower_tokens(inputs) or (torch.arange(len(every)).where(every, -1), reach)
+        width = 1 if parts is reach else parts.sources[0].shape[-1]
+        taken = []
+        for token in alone:
+            gradients = _in_a_row(parts.gradients(token)).cpu().double().view(-1, width)
+            places = gradients.any(1).nonzero()[:, 0]
+            taken.append((places.numpy(), _shares(gradients[places]).numpy()))
+        split = patches.split([source.numel() for source in reach.sources])
+        shaped = (part.view(source.shape).numpy() for part, source in zip(split, reach.sources, strict=True))
+        return _Owners(dict(zip(names, shaped, strict=True)), taken)
+
+    def _tower_tokens(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Reach] | None:
+        """Which token of the tower each number is part of, (numbers,), and a way to ask what image tokens take of each.
+
+        The tower's tokens are all alike there. None for a tower that mixes pixels before its blocks.
+        """
+        tower = _Tower()
+        _, seen = self._reach(inputs, tower)
+        if not tower.given:
+            return None
+        given = torch.cat([one.flatten(0, -2) for one in tower.given])
+        found, several = owners(len(given), Reach(given, seen.sources).reached)
+        return None if several else (_in_a_row(found), Reach(seen.embeddings, tower.alike))
 
     @property
     def _name(self) -> str:
         return str(self.model.config.model_type)
 
 
+def _shares(gradients: Tensor) -> Tensor:
+    """How much a token takes of each of its patches, (patches,), from its gradients in them, (patches, width).
+
+    A mean of patches that are alike has one gradient in all of them, as large as what it takes of each. Of what is made
+    of them in another way, as by a convolution, all count alike.
+    """
+    sizes = gradients.norm(dim=1)
+    largest = sizes.argsort(descending=True)[:1]  # none, of a token that is made of no patch
+    along = (gradients @ gradients[largest].mT).abs()
+    return sizes if bool((along >= _PARALLEL * sizes[:, None] * sizes[largest]).all()) else torch.ones_like(sizes)
+
+
+def _in_a_row(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
+
+
 @contextmanager
-def _passing_on(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
-    """Inside, blocks that attend within one sequence, the decoder's apart, give what they were given."""
+def _passing_on(model: PreTrainedModel, decoder: nn.Module, tower: _Tower | None) -> Iterator[None]:
+    """Inside, blocks that attend within one sequence, the decoder's apart, give what they were given.
+
+    tower: gathers what the first of them is given, and says what it passes on.
+    """
     own = set(map(id, decoder.modules()))
     blocks = [
         module
@@ -191,13 +255,14 @@ def _passing_on(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
         id(block) for block in blocks if any(id(child) in inner for child in block.modules() if child is not block)
     }
 
-    def pass_on(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def pass_on(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         made = output[0] if isinstance(output, tuple) else output
         given = [value for value in (*args, *kwargs.values()) if _is_seen(value) and value.shape[-1] == made.shape[-1]]
         like = [value for value in given if value.ndim == made.ndim]
         if len(like) != 1 or like[0].shape != made.shape:
             return output  # it reads another sequence too, or makes fewer tokens of those it was given
-        return (like[0], *output[1:]) if isinstance(output, tuple) else like[0]
+        passed = like[0] if tower is None else tower.passed_on(block, like[0])
+        return (passed, *output[1:]) if isinstance(output, tuple) else passed
 
     with ExitStack() as hooks:
         for block in blocks:
@@ -219,7 +284,7 @@ def _places(eyes: _Eyes, width: int, height: int) -> dict[str, np.ndarray]:
 
     def seen(values: np.ndarray) -> dict[str, np.ndarray]:
         picture = Image.fromarray(np.repeat(values.astype(np.uint8)[..., None], 3, axis=2))
-        inputs = eyes.inputs(picture)
+        inputs = eyes.read(picture)
         return {name: value.float().cpu().numpy() for name, value in inputs.items() if _is_seen(value)}
 
     black, white = (seen(np.full((height, width), grey)) for grey in (0, _LEVELS))
@@ -245,6 +310,8 @@ def _places(eyes: _Eyes, width: int, height: int) -> dict[str, np.ndarray]:
 class _Rectangles:
     """Of each image token: the middle (count, 2) of what it has seen, its extent (count, 2), NaN where it saw nothing.
 
+    In the middle each place counts as much as the token takes of it.
+
     whole: bool (count,), whether it saw no padding.
     """
 
@@ -253,34 +320,40 @@ class _Rectangles:
     whole: np.ndarray
 
     @classmethod
-    def of(cls, owners: Mapping[str, np.ndarray], places: Mapping[str, np.ndarray], count: int) -> _Rectangles:
-        token, x, y = (np.concatenate(parts) for parts in zip(*_pairs(owners, places), strict=True))
+    def of(cls, owners: _Owners, places: Mapping[str, np.ndarray], count: int) -> _Rectangles:
+        token, x, y, weight = _pairs(owners, places)
         middles, extents = np.full((count, 2), np.nan), np.full((count, 2), np.nan)
         known = ~np.isnan(x)
         numbers, seen = np.bincount(token, minlength=count), np.bincount(token[known], minlength=count)
         order = np.argsort(token[known], kind="stable")
         starts = np.concatenate([[0], np.cumsum(seen)])
+        weights = weight[known][order]
         for axis, values in enumerate((x, y)):
             sorted_values = values[known][order]
             for number in np.flatnonzero(seen):
-                own = sorted_values[starts[number] : starts[number + 1]]
+                part = slice(starts[number], starts[number + 1])
+                own = sorted_values[part]
                 steps = np.unique(np.round(own, 2))
                 pitch = np.median(np.diff(steps)) if len(steps) > 1 else 0.0
-                middles[number, axis], extents[number, axis] = own.mean(), np.ptp(own) + pitch
+                middles[number, axis] = np.average(own, weights=weights[part])
+                extents[number, axis] = np.ptp(own) + pitch
         return cls(middles, extents, (seen == numbers) & (seen > 0))
 
 
-def _pairs(
-    owners: Mapping[str, np.ndarray], places: Mapping[str, np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs of a token and a place that it has seen: the token's number, x, y."""
-    for name, owner in owners.items():
-        x, y = places[name]
-        if owner.ndim > x.ndim:
-            token, *where = owner.nonzero()
-            yield token, x[tuple(where)], y[tuple(where)]
-        else:
-            yield owner[owner >= 0], x[owner >= 0], y[owner >= 0]
+def _pairs(owners: _Owners, places: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a token and a place that it has seen: the token's number, x, y, and how much it takes of it."""
+    patch = np.concatenate([one.ravel() for one in owners.patches.values()])
+    x, y = np.concatenate([places[name].reshape(2, -1) for name in owners.patches], 1)
+    order = np.argsort(patch, kind="stable")[(patch < 0).sum() :]
+    if owners.taken is None:
+        return patch[order], x[order], y[order], np.ones(len(order))
+    own = np.split(order, np.cumsum(np.bincount(patch[order]))[:-1])
+    token = np.repeat(np.arange(len(owners.taken)), [sum(len(own[one]) for one in held) for held, _ in owners.taken])
+    numbers = np.concatenate([own[one] for held, _ in owners.taken for one in held])
+    weight = np.concatenate(
+        [np.repeat(size, len(own[one])) for taken in owners.taken for one, size in zip(*taken, strict=True)]
+    )
+    return token, x[numbers], y[numbers], weight
 
 
 def _layout(found: _Rectangles, width: int, height: int) -> Layout:
@@ -377,13 +450,13 @@ def _check(eyes: _Eyes, layout: Layout, found: _Rectangles) -> None:
     rng = np.random.default_rng(1)
     pixels = np.array(_noise(width, height))
     with torch.no_grad():
-        before = eyes.embeddings(eyes.inputs(Image.fromarray(pixels)))
+        before = eyes.embeddings(eyes.read(Image.fromarray(pixels)))
         large = np.flatnonzero((boxes[:, 2] - boxes[:, 0] > 0) & (boxes[:, 3] - boxes[:, 1] > 0) & found.whole)
         for token in rng.choice(large, min(_PLANTED, len(large)), replace=False):
             (left, right), (upper, lower) = (_inside(*boxes[token][axis::2]) for axis in (0, 1))
             changed = pixels.copy()
             changed[upper:lower, left:right] = 255 * (changed[upper:lower, left:right] < 128)
-            moved = (eyes.embeddings(eyes.inputs(Image.fromarray(changed))) - before).float().norm(dim=1)
+            moved = (eyes.embeddings(eyes.read(Image.fromarray(changed))) - before).float().norm(dim=1)
             own = boxes[int(moved.argmax())]
             overlap = np.minimum(own[2:], [right, lower]) - np.maximum(own[:2], [left, upper])
             smaller = np.minimum(own[2:] - own[:2], [right - left, lower - upper])

@@ -125,6 +125,8 @@ def complete_processor(processor: ProcessorMixin, config: PreTrainedConfig) -> P
             "this processor belongs to another model"
         )
     completed.image_token, completed.image_token_id = token, token_id
+    if type(completed.image_processor).__name__ == "VideoLlavaImageProcessor":  # which warns of its old names
+        completed.images_kwargs = {**getattr(completed, "images_kwargs", {}), "return_legacy_image_output": False}
     return completed
 
 
@@ -176,9 +178,11 @@ def output_size(image_processor: Any) -> tuple[int, int] | None:
 
 def check_size(processor: ProcessorMixin, config: PreTrainedConfig) -> None:
     """Refuse a processor whose pictures the tower cannot take: its patches have positions for one size only."""
-    tower, given = config.vision_config, output_size(processor.image_processor)
-    side = getattr(tower, "image_size", None)
-    if tower.model_type not in _ONE_SIZE or given is None or side is None:
+    tower = getattr(config, "vision_config", None)
+    if tower is None or tower.model_type not in _ONE_SIZE:
+        return
+    given, side = output_size(processor.image_processor), getattr(tower, "image_size", None)
+    if given is None or side is None:
         return
     taken = (side, side) if isinstance(side, int) else tuple(side)
     if given != taken:

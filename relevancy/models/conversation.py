@@ -11,12 +11,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from relevancy.data.fields import source_in
 from relevancy.errors import RelevancyError, shortened
 from relevancy.images import is_data_url
 from relevancy.videos import Film
 
 ROLES = ("system", "user", "assistant")
-_SOURCES = ("path", "url", "base64")  # where transformers looks for a picture, besides "image"
 _FILES = ("image", "video", "path", "url")
 _VIDEO = '{"type": "video", "video": [frame, frame, ..]}, or a folder of frames; "fps": frames a second, if known'
 _FORMAT = (
@@ -126,10 +126,10 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, 
                 parts.append(_encodable(part["text"]))
             elif kind == "image":
                 parts.append(None)
-                sources.append(_source_in(part, "image"))
+                sources.append(source_in(part, "image"))
             elif kind == "video":
                 parts.append(Moving.VIDEO)
-                frames = _source_in(part, "video")
+                frames = source_in(part, "video")
                 sources.append(None if frames is None else Film(frames, part.get("fps")))
             else:
                 raise RelevancyError(f"{shortened(repr(part))} is no part of a message that can be read: {_FORMAT}")
@@ -208,14 +208,6 @@ def _as_part(part: Part) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     return {"type": "image" if part is None else part.value}
-
-
-def _source_in(part: Mapping[str, Any], kind: str) -> Any:
-    """The picture or the frames that a part of a message holds, None where it only keeps a place for them."""
-    key = next((key for key in (kind, *_SOURCES) if part.get(key) is not None), None)
-    if key == "base64" and not is_data_url(str(part[key])):
-        return f"data:image/;base64,{part[key]}"
-    return None if key is None else part[key]
 
 
 def _listed(content: Any) -> Sequence[Any]:

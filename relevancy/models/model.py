@@ -25,7 +25,7 @@ from relevancy import geometry
 from relevancy.core import patching
 from relevancy.core.memory import free_bytes
 from relevancy.core.tape import image_token_in
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 from relevancy.families.probe import Probe
 from relevancy.families.rules import BESIDE_OTHERS, layout_of
 from relevancy.families.videos import VIDEOS, steps_of
@@ -290,15 +290,20 @@ class Model:
         ]
         gemma = compat.is_gemma(self.model.config)
         worded = [prompts.one_bos(text, self.tokenizer, gemma=gemma) for text in texts]
-        inputs = processed(
-            self.processor,
-            shown,
-            text=[text for text, _ in worded],
-            add_special_tokens=worded[0][1],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        try:
+            inputs = processed(
+                self.processor,
+                shown,
+                text=[text for text, _ in worded],
+                add_special_tokens=worded[0][1],
+                padding=True,
+                padding_side="left",
+                return_tensors="pt",
+            )
+        except Exception as error:  # processors refuse pictures and settings in whatever way they like
+            sizes = [" x ".join(map(str, one.size[-2:])) for own in shown for one in own]
+            what = f"no picture of {sizes[0]}" if len(sizes) == 1 else f"no such {len(sizes)} pictures with questions"
+            raise RelevancyError(f"the processor of {self.name} takes {what} ({shortened(error)})") from error
         inputs.pop("labels", None)  # PaliGemma's processor adds them; they would make the model compute a loss
         self._reopen(inputs)
         if continuations is not None:
@@ -341,7 +346,13 @@ class Model:
         """
         mask = inputs["attention_mask"]
         if (counts := getattr(self.model.base_model, "get_rope_index", None)) is not None:
-            known = {name: inputs[name] for name in inspect.signature(counts).parameters if name in inputs}
+            asked = inspect.signature(counts).parameters
+            kinds = asked.get("mm_token_type_ids")
+            if kinds is not None and kinds.default is kinds.empty and kinds.name not in inputs:
+                # the model cannot do without them, and not every processor gives them
+                told = self.processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
+                inputs[kinds.name] = torch.tensor(told)
+            known = {name: inputs[name] for name in asked if name in inputs}
             inputs["position_ids"], _ = counts(**known)
             return
         if mask.all():
@@ -440,7 +451,9 @@ def _assemble(
     notes: tuple[str, ...] = (),
 ) -> Model:
     check_weights(model, name)
-    if getattr(model.config, "vision_config", None) is None:
+    # a few have no tower: pictures go to the decoder in patches, or as ids
+    towerless = checkpoints.takes_pictures(model.config) and getattr(processor, "image_processor", None) is not None
+    if getattr(model.config, "vision_config", None) is None and not towerless:
         reader: Any = _of_words(model, processor, name)
         if framing is not None:
             raise RelevancyError(f"{name} takes no pictures: leave framing out")
@@ -456,6 +469,12 @@ def _assemble(
 
 def _of_pictures(model: PreTrainedModel, processor: Any, name: str, framing: str | None) -> ProcessorMixin:
     """The processor of a vision-language model, complete, with a token to pad with. Raises RelevancyError."""
+    if model.config.is_encoder_decoder:
+        raise RelevancyError(
+            f"{name} ({type(model).__name__}) writes with a decoder that attends to an encoder (cross-attention), and "
+            "self-attention alone is followed here: give a model that reads pictures as tokens, such as LLaVA or "
+            "Qwen-VL"
+        )
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise RelevancyError(f"{name}: its processor ({type(processor).__name__}) takes no pictures with text")
     processor = compat.complete_processor(processor, model.config)

@@ -25,6 +25,7 @@ FEATURES = "mm_encoder_outputs"
 """Under this name a model takes what its tower and connector made of the pictures, in the pixels' place."""
 
 _BLANK = Image.new("RGB", (1, 1))
+_OF_PAGES = frozenset({"GotOcr2Processor"})  # to which several pictures of a text are pages of one document
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,10 @@ def processed(
     if not before:
         stills = [[image for image in own if not isinstance(image, Video)] for own in images]
         films = [image for own in images for image in own if isinstance(image, Video)]
-        shown: dict[str, Any] = {"images": stills} if any(stills) else {}
+        if type(processor).__name__ in _OF_PAGES and all(len(own) == 1 for own in stills):
+            shown: dict[str, Any] = {"images": [only for (only,) in stills]}
+        else:
+            shown = {"images": stills} if any(stills) else {}
         if films:
             shown |= {"videos": [film.pixels() for film in films], "videos_kwargs": _as_given(films)}
         return BatchFeature(dict(processor(**shown, **asked)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase
+from transformers import FuyuProcessor, PaliGemmaProcessor, PreTrainedTokenizerBase
 
 from relevancy.errors import RelevancyError, shortened
 from relevancy.models.checkpoints import first_line
@@ -67,7 +67,7 @@ def wording_for(processor: Any, *, gemma: bool) -> Wording:
             return _by_own_template(owner, template, image, marks, pictured=tokenizer is not processor)
     if isinstance(processor, PaliGemmaProcessor) or tokenizer is processor:  # the former adds `<bos>` and newlines
         return partial(_in_one_turn, form="{pictures}{text}", image=image)
-    if hasattr(processor, "num_query_tokens"):  # it puts its queries before the text
+    if hasattr(processor, "num_query_tokens") or isinstance(processor, FuyuProcessor):  # pictures come before the text
         return partial(_in_one_turn, form="{text}", image=image)
     if gemma:
         return partial(_by_gemma_turns, image=f"{image}\n", bos=tokenizer.bos_token or "")

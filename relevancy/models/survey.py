@@ -64,7 +64,14 @@ class ModelSurvey:
 
 
 def survey(model: Model, sizes: Sequence[tuple[int, int]] = SIZES) -> ModelSurvey:
-    """Measure where a model's image tokens lie in pictures of some sizes, and what else agrees with it."""
+    """Measure where a model's image tokens lie in pictures of some sizes, and what else agrees with it.
+
+    Raises RelevancyError for a model of words alone.
+    """
+    if not model.takes_pictures:
+        raise RelevancyError(
+            f"{model.name} takes no pictures, so there is nothing to measure: relevancy explain asks it"
+        )
     config, processor = model.model.config, model.processor
     sightings = tuple(_sighted(model, *size) for size in sizes)
     own = RULES.get(config.model_type)

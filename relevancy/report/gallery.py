@@ -24,6 +24,8 @@ from relevancy.report.pair_findings import Pair
 from relevancy.report.source import ExportSource, Place
 
 _LONGEST = 320  # pixels of a picture's longer side on the page
+_FRAMES = 8  # of a video that are shown, evenly in time
+_FRAME = 120  # pixels of a frame's longer side
 _QUALITY = 82
 _BLANK = "#8a8a8a"  # under a map whose picture is gone
 _READ = (
@@ -60,7 +62,7 @@ class Shelf:
 class DrawnMap:
     """One model's answer in a card; drawn: its map over the picture, a data address.
 
-    verdict, blind_tv: of its evidence, None where it has none.
+    verdict, blind_tv: of its evidence, None where it has none. over_time: of a video, the share of each frame.
     """
 
     model: str
@@ -72,6 +74,7 @@ class DrawnMap:
     verdict: str | None
     blind_tv: float | None
     drawn: str = field(repr=False)
+    over_time: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Drawer:
                 self.where[int(one.keys[line])].append((one, one.places[line]))
                 wanted[one.source].add(one.places[line])
         self.lines = [
-            source.lines(places, [*_READ, *(name for name in ("verdict", _USE) if name in source.columns)])
+            source.lines(places, [*_READ, *(name for name in ("verdict", _USE, "pictures") if name in source.columns)])
             for source, places in zip(sources, wanted, strict=True)
         ]
 
@@ -178,9 +181,10 @@ class Drawer:
         """The row with every model's map, all on one scale, or, where only their places are compared, each apart."""
         there = [(one, self.lines[one.source][place]) for one, place in self.where[choice.key]]
         first_series, first = there[0]
-        picture, missing = self._picture(first_series, first)
-        size = _small(first["width"], first["height"])
-        under = Image.new("RGB", size, _BLANK) if picture is None else resized(picture, size)
+        size = _small(first["width"], first["height"], _FRAME if first.get("pictures") else _LONGEST)
+        found = [self._picture(first_series, first, number, one) for number, one in _shown(first)]
+        missing = next((why for _, why in found if why is not None), None)
+        under = _beside([Image.new("RGB", size, _BLANK) if one is None else resized(one, size) for one, _ in found])
         heats = [_heat(line, size, apart=apart) for _, line in there]
         together = [heat for heat, _ in heats]
         ranges = [overlay.value_range([heat] if apart else together) for heat in together]
@@ -189,63 +193,79 @@ class Drawer:
                 one.name, line["answer"] or "", line["token"] or "", line["probability"], line["correct"],
                 line["share_image"], line.get("verdict"), line.get(_USE),
                 _address(overlay.labelled(overlay.overlay(under, heat, vmin=low, vmax=high), why)),
+                tuple(frame["share"] for frame in line.get("pictures") or ()),
             )
             for (one, line), (heat, why), (low, high) in zip(there, heats, ranges, strict=True)
         )  # fmt: skip
         return Card(
             first["id"] or str(first["row"]), first["question"] or "", first["expected"], choice.value, choice.series,
-            None if picture is None else _address(under), missing, min(ranges)[0] < 0, seen,
+            None if missing else _address(under), missing, min(ranges)[0] < 0, seen,
         )  # fmt: skip
 
-    def _picture(self, one: Series, line: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
-        """The picture, or why it cannot be shown."""
+    def _picture(
+        self, one: Series, line: dict[str, Any], number: int, part: dict[str, Any]
+    ) -> tuple[Image.Image | None, str | None]:
+        """A line's picture, or one of its video's frames, or why it cannot be shown."""
         source = self.sources[one.source]
         try:
-            if line["picture"]:
-                encoded = source.found(line["picture"]).encoded
+            if part["picture"]:
+                encoded = source.found(part["picture"]).encoded
                 found = open_picture(encoded).image
-                changed = line["picture_hash"] not in (None, picture_hash(encoded))
+                changed = part["picture_hash"] not in (None, picture_hash(encoded))
             else:
-                found, changed = self._from_input(one, line["row"]), False
+                found, changed = self._from_input(one, line["row"], number), False
         except (RelevancyError, OSError):
-            where = f" at {line['picture']}" if line["picture"] else " in the input"
+            where = f" at {part['picture']}" if part["picture"] else " in the input"
             return None, f"the picture is no longer{where}"
         if changed or found.size != (line["width"], line["height"]):
-            return None, f"another picture is now at {line['picture']}"
+            return None, f"another picture is now at {part['picture']}"
         return found, None
 
-    def _from_input(self, one: Series, row: int) -> Image.Image:
+    def _from_input(self, one: Series, row: int, number: int) -> Image.Image:
         """A picture that the input holds itself. Raises RelevancyError where it does not any more."""
         source = self.sources[one.source]
         if one.source not in self.opened:
             if not isinstance(source.manifest.get("configuration", {}).get("input"), Mapping):
                 raise RelevancyError(f"{source.folder} does not say what its input was.")
             self.opened[one.source] = open_export(source.folder)
-        return self.opened[one.source].of_row(row, one.model).image
+        return self.opened[one.source].of_row(row, one.model).picture(number).image
 
 
-def _small(width: int, height: int) -> tuple[int, int]:
-    scale = min(1.0, _LONGEST / max(width, height))
+def _shown(line: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The line itself, or some frames of its video, evenly in time, with their numbers."""
+    frames = line.get("pictures") or [line]
+    places = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _FRAMES)).round().astype(int))
+    return [(int(place), frames[place]) for place in places]
+
+
+def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size from left to right."""
+    return Image.fromarray(np.concatenate([np.asarray(one.convert("RGB")) for one in pictures], axis=1))
+
+
+def _small(width: int, height: int, longest: int) -> tuple[int, int]:
+    scale = min(1.0, longest / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _heat(line: dict[str, Any], size: tuple[int, int], *, apart: bool) -> tuple[np.ndarray, str]:
     """The map in the small picture's pixels, as it is drawn, and why it is drawn as empty, if it is.
 
-    On a scale of its own, a map that is confirmed is drawn however faint it is.
+    Of a video, its frames beside each other. On a scale of its own, a map that is confirmed is drawn however faint.
     """
-    values = np.array(line["image_map"] or [], np.float32)
-    if values.size != line["rows"] * line["cols"] or not values.size:
-        return np.zeros(size[::-1], np.float32), "no map: it does not fit its own shape"
-    x, y = (
-        np.array(line[name]) * (small / line[whole])
-        for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
-    )
+    heats = []
+    for _, part in _shown(line):
+        values = np.array(part["image_map"] or [], np.float32)
+        if values.size != part["rows"] * part["cols"] or not values.size:
+            return np.zeros(size[::-1], np.float32), "no map: it does not fit its own shape"
+        x, y = (
+            np.array(part[name]) * (small / part[whole])
+            for name, small, whole in (("x_edges", size[0], "width"), ("y_edges", size[1], "height"))
+        )
+        heats.append(Grid(*size, x, y).heatmap(values.reshape(part["rows"], part["cols"])))
     drawn = apart and line.get("verdict") == "confirmed"
     share = None if drawn else line["share_image"]
-    return overlay.shown(
-        Grid(*size, x, y).heatmap(values.reshape(line["rows"], line["cols"])), 1.0 if share is None else share
-    )
+    return overlay.shown(np.concatenate(heats, axis=1), 1.0 if share is None else share)
 
 
 def _address(image: Image.Image) -> str:

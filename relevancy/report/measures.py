@@ -91,7 +91,7 @@ def measure(
     is not there, an export has no result, or has one of several pictures.
     """
     for source in sources:
-        _require_one_picture(source)
+        _require_one_thing(source)
     columns = [[column_named(name, source) for name in by] for source in sources]
     collector = _Collector(sources)
     for number, source in enumerate(sources):
@@ -111,15 +111,18 @@ def measure(
     return collector.measured()
 
 
-def _require_one_picture(source: ExportSource) -> None:
+def _require_one_thing(source: ExportSource) -> None:
+    """Raise RelevancyError for results of several pictures, or of a video beside others."""
     if _SEVERAL not in source.columns:  # an export of an earlier version
         return
-    batches = source.batches([f"{_SEVERAL}.list.element.cols"])
-    found = sum(len(batch) - batch.column(0).null_count for _, _, batch in batches)
+    videos = "video" in source.columns[_SEVERAL].value_type.names
+    column = f"{_SEVERAL}.list.element.{'video' if videos else 'cols'}"
+    shown = (one for _, _, batch in source.batches([column]) for one in batch.column(0).to_pylist() if one is not None)
+    found = sum(any(each.get("video") != 0 for each in one) for one in shown)
     if found:
         raise RelevancyError(
-            f"{source.folder}: {found} results are of several pictures, which a report does not read: export those "
-            "rows apart"
+            f"{source.folder}: {found} results are of several pictures or videos, which a report does not read: export "
+            "those rows apart"
         )
 
 

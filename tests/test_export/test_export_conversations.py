@@ -149,7 +149,7 @@ def test_answers_without_maps(tmp_path):
 
 
 def test_a_report_and_a_check_refuse_several_pictures_in_a_line(asked):
-    with pytest.raises(RelevancyError, match="2 results are of several pictures, which a report does not read"):
+    with pytest.raises(RelevancyError, match="2 results are of several pictures or videos, which a report does not"):
         measure([open_source(asked)])
     with pytest.raises(RelevancyError, match="Row 0: a check asks one question about one picture"):
         read_rows(asked.parent / "rows.jsonl")[0].picture()

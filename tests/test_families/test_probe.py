@@ -127,3 +127,26 @@ def test_a_decoder_that_looks_at_pictures_itself_is_refused(without_rule, monkey
     monkeypatch.setattr(type(without_rule.model), "get_decoder", lambda self: self.model)
     with pytest.raises(RelevancyError, match="the decoder of qwen2_vl looks at pictures itself"):
         without_rule.layout(80, 60)
+
+
+def test_interpolated_tokens_count_each_patch_by_what_they_take_of_it(monkeypatch):
+    """Of a picture of 640 x 480, 16 x 12 patches of 40 pixels become 9 x 6 tokens.
+
+    Token i of a row is read at (i + 1/2) 16/9 - 1/2, between the middles of two patches: the first one is made of 11
+    parts of patch 0 and 7 of patch 1, which lie around 8/9 of a patch; in the second row of tokens, patches 2 and 3
+    count alike.
+    """
+    model = wrap(*pictured.llava_onevision(), name="llava_onevision")
+    owners, rectangles = [], []
+    asked, placed = probe._Eyes.owners, probe._layout
+    monkeypatch.setattr(probe._Eyes, "owners", lambda *given: owners.append(asked(*given)) or owners[-1])
+    monkeypatch.setattr(probe, "_layout", lambda found, *size: rectangles.append(found) or placed(found, *size))
+    layout = model.measured_layout(640, 480)
+    whole, row, (measured,), (found,) = 16, 9 + 1, owners, rectangles
+    places, sizes = measured.taken[whole]
+    assert places.tolist() == [whole, whole + 1, whole + 4, whole + 5]  # two of a row, four to a tile's row
+    assert sizes / sizes.sum() == pytest.approx(np.array([11, 7, 11, 7]) / 36, abs=1e-6)
+    assert found.middles[[whole, whole + 1, whole + row + 1]] == pytest.approx(
+        np.array([[40 * 8 / 9, 40], [40 * 24 / 9, 40], [40 * 24 / 9, 120]]), abs=0.1
+    )
+    assert distance(model.layout(640, 480), layout) < 0.1
