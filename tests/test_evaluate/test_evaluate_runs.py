@@ -497,3 +497,12 @@ def test_the_command_asks_and_prints(sets, tmp_path, monkeypatch, capsys):
         assert not ended.value.code
     assert json.loads(told)["scores"]["demo-large"]["benchmark"] == "mmvp"
     assert Path(tmp_path / "out" / "demo-small" / "mmvp.json").is_file()
+
+
+def test_the_command_says_what_answers_wait_for(sets, tmp_path, monkeypatch, capsys):
+    arguments = ["mm-vet", "--data", sets["mm-vet"], "--model", "demo-small", "--out", tmp_path, "--processes", 0]
+    monkeypatch.setattr("sys.argv", ["relevancy", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "waits for a judge's grades, which go to relevancy evaluate score mm-vet" in capsys.readouterr().out
