@@ -96,7 +96,7 @@ def main(pictures: str = "20", count: str = "5", size: str = "") -> None:
     for way in WAYS:
         ratios = [one[way] / one["answers alone"] for one in found]
         print(  # noqa: T201
-            f"{way}: {answers / median(one[way] for one in found):.0f} answers a second, "
+            f"{way}: {answers / median(one[way] for one in found):.3g} answers a second, "
             f"{median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] x answers alone"
         )
 
