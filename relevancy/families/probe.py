@@ -35,6 +35,7 @@ _LEVELS = 255  # of grey, above black
 _RAMPS = 4  # for each axis at most: in longer pictures a level stands for more than one column
 _SEEN = 0.5  # of the largest span from black to white: less is padding
 _NEAR = 0.3  # of a cell: two centers nearer than that are in one row or column
+_OVERLAPPING = 1.25  # cells: tokens that have seen more see some of each other's
 _BORDER = 0.05  # of a cell, or of a pixel where cells are smaller: an edge nearer to the border lies on it
 _HEARD = 0.25  # of the smaller of two rectangles, in both directions: with less in common, they are of different places
 _PLANTED = 4  # places that are changed to see whether their tokens hear of it
@@ -404,7 +405,8 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
     """Edges (cells + 1,) of a view's rows, from tokens (rows, cols), or of its columns.
 
     Cells are equally large, as resizing is even; they follow from those that have seen no padding and do not lie at
-    the border, where what a pixel says of its place is drawn inwards.
+    the border, where what a pixel says of its place is drawn inwards. Where tokens see more than their cells, as by
+    convolutions, the outer cells reach as far as theirs have seen.
     """
     whole = found.whole[tokens]
     if not whole.any():
@@ -417,6 +419,10 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
         step = float(np.median(found.extents[tokens, axis][whole]))
         start = centers[0] - step * known[0]
     edges: np.ndarray = start + step * (np.arange(cells + 1) - 0.5)
+    middles, halves = found.middles[tokens, axis], found.extents[tokens, axis] / 2
+    if 2 * np.median(halves) > _OVERLAPPING * step:
+        edges[0] = min(edges[0], max(0.0, float((middles - halves)[0].min())))
+        edges[-1] = max(edges[-1], min(float(length), float((middles + halves)[-1].max())))
     for end, border in ((0, 0.0), (-1, float(length))):
         if abs(edges[end] - border) < _BORDER * max(1.0, step):
             edges[end] = border
