@@ -21,7 +21,9 @@ from relevancy.plotting.overlay import overlay
 
 SHEET = Path(__file__).parents[1] / "docs/images/families.png"
 FILM = SHEET.with_name("film.png")
-FAMILIES = {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS | kindred.BUILDERS
+FAMILIES = (
+    {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS | kindred.BUILDERS
+)
 COLUMNS, WIDTH, HEIGHT, LINE = 8, 160, 96, 14
 
 

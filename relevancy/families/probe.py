@@ -328,17 +328,19 @@ class _Rectangles:
         numbers, seen = np.bincount(token, minlength=count), np.bincount(token[known], minlength=count)
         order = np.argsort(token[known], kind="stable")
         starts = np.concatenate([[0], np.cumsum(seen)])
-        weights = weight[known][order]
+        weights, pitches = weight[known][order], np.full((count, 2), np.nan)
         for axis, values in enumerate((x, y)):
             sorted_values = values[known][order]
             for number in np.flatnonzero(seen):
                 part = slice(starts[number], starts[number + 1])
                 own = sorted_values[part]
                 steps = np.unique(np.round(own, 2))
-                pitch = np.median(np.diff(steps)) if len(steps) > 1 else 0.0
+                pitches[number, axis] = np.median(np.diff(steps)) if len(steps) > 1 else np.nan
                 middles[number, axis] = np.average(own, weights=weights[part])
-                extents[number, axis] = np.ptp(own) + pitch
-        return cls(middles, extents, (seen == numbers) & (seen > 0))
+                extents[number, axis] = np.ptp(own)
+        # what has seen one column of numbers reaches as far as theirs do elsewhere, or over a pixel
+        usual = [np.nanmedian(own) if np.isfinite(own).any() else 1.0 for own in pitches.T]
+        return cls(middles, extents + np.where(np.isnan(pitches), usual, pitches), (seen == numbers) & (seen > 0))
 
 
 def _pairs(owners: _Owners, places: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -423,6 +425,9 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
     if 2 * np.median(halves) > _OVERLAPPING * step:
         edges[0] = min(edges[0], max(0.0, float((middles - halves)[0].min())))
         edges[-1] = max(edges[-1], min(float(length), float((middles + halves)[-1].max())))
+    # what has seen something of the picture lies in it, be it at its border
+    edges[1:] = np.maximum(edges[1:], np.minimum(step, 1.0) * _BORDER)
+    edges[:-1] = np.minimum(edges[:-1], length - np.minimum(step, 1.0) * _BORDER)
     for end, border in ((0, 0.0), (-1, float(length))):
         if abs(edges[end] - border) < _BORDER * max(1.0, step):
             edges[end] = border

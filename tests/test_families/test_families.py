@@ -20,7 +20,6 @@ from reference import of_family, passed_on, relative
 from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
-from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.models.model import Model, wrap
 from relevancy.models.survey import AGREES, SIZES, survey
 
@@ -57,7 +56,7 @@ DECODERS: dict[str, tuple[dict, str]] = {
     "qwen3_5_moe": ({}, MIXES.format("Qwen3_5MoeGatedDeltaNet")),
     "udop": ({}, CROSS),
 }  # of each: changes of its shrunken config, and why its rows are refused, whatever it is shown
-BY_BATCH = {"hunyuan_vl"}  # transformers numbers its pictures over the whole batch, and reads the number
+ALIKE = {"perception_lm"}  # whose processor takes pictures together only where they have as many tiles
 
 
 @cache
@@ -83,7 +82,7 @@ def pictures() -> list:
 
 def test_rows_equal_the_equations(model, record_property):
     shown = pictures()
-    if model.model.config.model_type in ONE_AT_A_TIME:
+    if model.name in ALIKE:
         shown[1] = tiny.picture(*shown[0].size, seed=1)
     inputs = model.prepare(shown, QUESTIONS)
     expected = of_family(model.model, dict(inputs), model.image_token_id)
@@ -137,8 +136,6 @@ def test_explained_end_to_end(model, scope, record_property):
         if scope == "language":
             seen = layout.placed & ~np.isnan(layout.middles[:, 0])
             assert result.image_map.sum() == pytest.approx(result.relevance[result.is_image][seen].sum(), rel=1e-4)
-        if model.name in BY_BATCH:
-            continue
         alone = explain(model, picture, result.question, scope=scope, max_new_tokens=1, evidence=False)
         assert np.abs(alone.image_map - result.image_map).max() <= 1e-4 * np.abs(alone.image_map).max()
     record_property("explained", scope)
