@@ -44,6 +44,7 @@ DECODERS: dict[str, tuple[dict, str]] = {
     "evolla": ({}, CROSS),
     "git": ({}, "Only 0 of 2 layers of GitModel went through"),
     "glm5_next": ({"text_config": {"num_key_value_heads": 4}}, MIXES.format("Glm5NextTextLinearAttention")),
+    "idefics": ({}, CROSS),
     "inkling2": ({}, MIXES.format("Inkling2ShortConvolution")),
     "lfm3_vl": ({}, MIXES.format("Lfm3ShortConv")),
     "minicpm_ocr": ({}, MIXES.format("Qwen3_5GatedDeltaNet")),
@@ -54,7 +55,18 @@ DECODERS: dict[str, tuple[dict, str]] = {
     "pix2struct": ({}, CROSS),
     "pp_formulanet": ({}, CROSS),
     "qwen3_5_moe": ({}, MIXES.format("Qwen3_5MoeGatedDeltaNet")),
+    "qwen4_exp": (
+        {"text_config": {"layer_types": ["linear_attention", "linear_attention"], "ngram_vocab_size_base": 1000}},
+        MIXES.format("Qwen4ExpTextGatedDeltaNet"),
+    ),
     "udop": ({}, CROSS),
+    "vision-encoder-decoder": (
+        {
+            "encoder": shrunken.PART | {"model_type": "vit", "image_size": 56, "patch_size": 14},
+            "decoder": shrunken.PART | {"model_type": "bert", "vocab_size": shrunken.VOCABULARY},
+        },
+        CROSS,
+    ),
 }  # of each: changes of its shrunken config, and why its rows are refused, whatever it is shown
 ALIKE = {"perception_lm"}  # whose processor takes pictures together only where they have as many tiles
 
@@ -173,9 +185,15 @@ def test_other_families_are_refused_by_a_reason(family, record_property):
 def test_decoders_that_cannot_be_followed_are_refused_by_a_reason(family, record_property):
     changes, reason = DECODERS[family]
     model, ids = shrunken.shrunken(family, **changes), torch.arange(100, 109)[None]
+    inputs = {
+        "idefics": {"pixel_values": torch.zeros(1, 1, 3, 56, 56), "image_attention_mask": torch.ones(1, 9, 1)},
+        "vision-encoder-decoder": {"pixel_values": torch.zeros(1, 3, 56, 56), "decoder_input_ids": ids},
+    }.get(family, {})
+    if family != "vision-encoder-decoder":
+        inputs["input_ids"] = ids
     record_property("family", family)
     with pytest.raises(RelevancyError, match=reason) as refused, record(model) as tape:
-        tape.relevance(model(input_ids=ids).logits[:, -1].max(-1).values)
+        tape.relevance(model(**inputs).logits[:, -1].max(-1).values)
     record_property("refused", str(refused.value))
 
 
