@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from relevancy.explanations.counterfactual import Region as Region
     from relevancy.explanations.counterfactual import counterfactual as counterfactual
     from relevancy.explanations.explain import explain as explain
+    from relevancy.explanations.explain import explain_heads as explain_heads
     from relevancy.explanations.explanation import Explanation as Explanation
     from relevancy.export.results import open_export as open_export
     from relevancy.methods.registry import register_method as register_method
@@ -38,6 +39,7 @@ _HOMES = {
     "compare": "explanations.comparison",
     "counterfactual": "explanations.counterfactual",
     "explain": "explanations.explain",
+    "explain_heads": "explanations.explain",
     "load": "models",
     "open_export": "export.results",
     "record": "core.tape",

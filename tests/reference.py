@@ -19,6 +19,7 @@ class Reference:
     logits: Tensor  # (batch, vocabulary) of the last position
     cut: Tensor  # (batch,), the share of the decoder row's flow that is negative
     seed: Tensor | None = None  # (images, tower tokens), what the image tokens put on the tower
+    heads: list[Tensor] | None = None  # of each layer, what each head adds to the row, (batch, heads, tokens)
 
 
 def abar(probabilities: Tensor, rule: str = "clamp") -> Tensor:
@@ -38,6 +39,23 @@ def propagate(layers: list[Tensor], rule: str = "clamp") -> Tensor:
     for probabilities in layers:
         relevance = relevance + abar(probabilities, rule) @ relevance
     return relevance
+
+
+def by_head(layers: list[Tensor], position: int, rule: str = "clamp") -> list[Tensor]:
+    """Of each layer, row t of R over the layers above times each head's part of Abar, (batch, heads, tokens)."""
+    found = []
+    for number, probabilities in enumerate(layers):
+        batch, heads, tokens, _ = probabilities.shape
+        above = torch.eye(tokens, dtype=probabilities.dtype).expand(batch, tokens, tokens)
+        for other in layers[number + 1 :]:
+            above = above + abar(other, rule) @ above
+        flow = probabilities * probabilities.grad
+        parts = flow.clamp(min=0) / heads
+        if rule == "magnitude":
+            sums = flow.abs().sum((1, 3))[:, None, :, None]
+            parts = torch.where(sums > 0, flow.abs() / sums, 0)
+        found.append(torch.stack([(above @ parts[:, head])[:, position] for head in range(heads)], 1).detach())
+    return found
 
 
 def cut(layers: list[Tensor], position: int) -> Tensor:
@@ -122,7 +140,9 @@ def reference(
         patches = values if patches_of is None else values @ patches_of
         placed[:, -patches.shape[1] :] = patches
         vision = torch.einsum("it,itk->ik", placed, propagate(used, rule))
-    return Reference(row.detach(), vision, logits.detach(), cut(kept["language"], position).detach())
+    lost = cut(kept["language"], position).detach()
+    heads = by_head(kept["language"], position, rule)
+    return Reference(row.detach(), vision, logits.detach(), lost, heads=heads)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -129,6 +129,19 @@ def test_a_data_url_is_explained_and_never_printed_whole(run, tmp_path):
     assert len(told) < 400
 
 
+def test_what_each_head_adds(run, tmp_path):
+    code, out, _ = run(*arguments(tmp_path / "out", heads="1"))
+    assert code == 0
+    folders = sorted(place.name for place in (tmp_path / "out").iterdir())
+    assert folders == ["000", "001", "002", "003"]
+    heads = [json.loads((tmp_path / "out" / name / "explanation.json").read_text()) for name in folders]
+    assert [one["head"] for one in heads] == [[1, number] for number in range(4)]
+    on_picture = [sum(map(sum, one["image_map"])) for one in heads]
+    largest = f"{max(on_picture) / sum(on_picture):.1%}"
+    assert largest in out
+    assert "evidence" not in out
+
+
 def test_a_map_in_a_process_of_its_own(folder, tmp_path):
     words = arguments(tmp_path / "out", question="Is it 水 😀?")
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
@@ -402,6 +415,12 @@ MISTAKES = [
     ({"layers": "x"}, "--layers takes numbers"),
     ({"layers": "9"}, "0 to 2"),
     ({"layers": "2-0"}, "smaller number first"),
+    ({"heads": "x"}, "--heads takes a layer's number or all"),
+    ({"heads": "9"}, "0 to 2"),
+    ({"heads": "1", "layers": "0,2"}, "add it to layers"),
+    ({"heads": "1", "method": "rollout"}, "does not say what each head adds"),
+    ({"heads": "1", "scope": "full"}, "leave --scope out"),
+    ({"heads": "1", "target": "all"}, "name one token"),
     ({"layers": "0-99999999999"}, "--layers takes numbers"),
     ({"max-new-tokens": "-1"}, "'--max-new-tokens'"),
     ({"max-new-tokens": "some"}, "'--max-new-tokens'"),

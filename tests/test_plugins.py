@@ -123,7 +123,7 @@ def test_the_app_offers_it_and_draws_its_map(installed, model, work, monkeypatch
     assert "pixel-gradient" in [value for _, value in page.question.method.choices]
     handlers = wiring.Handlers(offered, settings.Settings(), (), "")
     ask = ("Is it?", ["tiny"], "first", "language", "pixel-gradient", 0, -1)
-    *_, whole = handlers.explain(session.Controls(), str(picture), gradio.Request(), lambda share, desc: None, *ask)
+    *_, whole = handlers.explain(session.Controls(), str(picture), [], gradio.Request(), lambda share, desc: None, *ask)
     alone = relevancy.explain(model, picture, "Is it?", target="first", method="pixel-gradient")
     drawn = board.board(whole[0].screen)
     values = re.search(r"data-values='(.*?)'", drawn)[1]

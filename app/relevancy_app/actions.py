@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,17 +15,15 @@ from relevancy.explanations.agreement import Agreement, agreement
 from relevancy.explanations.comparison import growing
 from relevancy.explanations.counterfactual import Replacement, elsewhere
 from relevancy.geometry import Grid
+from relevancy.images import Source
 from relevancy.methods import registry
 from relevancy.metrics.patch_order import order, seen
 from relevancy_app.asking import Ask
-from relevancy_app.library import Library, depth
+from relevancy_app.library import Library, Progress, depth
 from relevancy_app.session import Pick, Session
 from relevancy_app.settings import MOST_LAYERS, MOST_TOKENS, Settings
 
-Progress = Callable[[str, float], None]
-"""Called as progress(stage, share of the whole); whatever it raises ends the run."""
-
-DRAWN, MOST, LEAST = "drawn", "most", "least"
+DRAWN, PATCHES, MOST, LEAST = "drawn", "patches", "most", "least"
 _TENTH = 0.1  # of a map's patches
 
 
@@ -34,21 +32,26 @@ def explained(library: Library, settings: Settings, begun: Session, progress: Pr
 
     begun: a session without results.
     """
-    found, ask, source = begun, begun.ask, begun.source
-    models, limit = library.chosen(ask.models), {"max_pixels": settings.max_pixels}
-    if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
-        options = ask.options(models[0]) | limit
-        for both in growing(models, source, ask.question, progress=progress, **options):
-            found = replace(found, comparison=both) if both.agreement else found.with_next(both.explanations[-1])
+    found, ask, said, limit = begun, begun.ask, begun.said, {"max_pixels": settings.max_pixels}
+    with library.using(ask.models, progress) as models:
+        if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
+            options = ask.options(models[0]) | limit
+            for both in growing(models, begun.sources, said, progress=progress, **options):
+                found = replace(found, comparison=both) if both.agreement else found.with_next(both.explanations[-1])
+                yield found
+            return
+        for number, model in enumerate(models):  # one alone, or layers that mean something else in each
+            progress(f"{model.name} explains its answer", number / len(models))
+            found = found.with_next(explanation(model, begun.sources, said, **ask.options(model) | limit))
             yield found
-        return
-    for number, model in enumerate(models):  # one alone, or layers that mean something else in each
-        progress(f"{model.name} explains its answer", number / len(models))
-        options = ask.options(model) | limit
-        found = found.with_next(relevancy.explain(model, source, ask.question, **options))
-        yield found
-    if len(models) > 1:
-        yield found.ended()
+        if len(models) > 1:
+            yield found.ended()
+
+
+def explanation(model: relevancy.Model, pictures: Sequence[Source], said: Any, **options: Any) -> Any:
+    """`relevancy.explain` of one question about these pictures: an Explanation, or of several tokens a list of them."""
+    (found,) = relevancy.explain(model, [list(pictures)], [said], **options)
+    return found
 
 
 def picked(library: Library, last: Session | None, pick: Pick, progress: Progress) -> Session:
@@ -59,10 +62,10 @@ def picked(library: Library, last: Session | None, pick: Pick, progress: Progres
         raise RelevancyError("That token is not part of the answer on the screen.")
     result = last.picked.get(pick)
     if result is None:
-        (model,) = library.chosen(last.ask.models[number])
-        progress(f"{model.name} explains another token", 0.0)
         target = str(position) if against is None else f"{position}|#{against}"
-        found = relevancy.explain(model, last.picture, last.ask.question, **_again(last, model, target))
+        with library.using(last.ask.models[number], progress) as (model,):
+            progress(f"{model.name} explains another token", 0.0)
+            found = explanation(model, last.pictures, last.said, **_again(last, model, target))
         result = replace(found, notes=last.first[number].notes)
     return last.with_pick(pick, result)
 
@@ -77,9 +80,9 @@ def every_token(library: Library, last: Session | None, number: int, progress: P
         raise RelevancyError(f"The answer has {tokens} tokens, more than {MOST_TOKENS}: press one to see its map.")
     if len(last.tokens_of(number)) == tokens:
         return last
-    (model,) = library.chosen(last.ask.models[number])
-    progress(f"{model.name} explains {tokens} tokens", 0.0)
-    found = relevancy.explain(model, last.picture, last.ask.question, **_again(last, model, "all"))
+    with library.using(last.ask.models[number], progress) as (model,):
+        progress(f"{model.name} explains {tokens} tokens", 0.0)
+        found = explanation(model, last.pictures, last.said, **_again(last, model, "all"))
     return last.with_tokens(number, [replace(one, notes=last.first[number].notes) for one in found])
 
 
@@ -97,53 +100,70 @@ class Varied:
 
 
 def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence[str], progress: Progress) -> Varied:
-    """Does the map change with the question at all? One batch; `ask` names one model, the picture is the last one's."""
+    """Does the map change with the question at all? One batch about the last pictures; `ask` names one model."""
     last = _there(last)
-    (model, *_) = library.chosen(ask.models)
-    progress(f"{model.name} reads {len(questions)} questions", 0.0)
-    results = tuple(relevancy.explain(model, last.picture, list(questions), **ask.options(model)))
+    pictures = list(last.pictures)
+    said = [replace(ask, question=question).said(len(pictures)) for question in questions]
+    with library.using(ask.models[:1], progress) as (model,):
+        progress(f"{model.name} reads {len(questions)} questions", 0.0)
+        results = tuple(relevancy.explain(model, [pictures] * len(said), said, **ask.options(model)))
     return Varied(results, tuple(agreement(results[0], other) for other in results[1:]))
 
 
 def by_method(library: Library, last: Session | None, model: Any, names: Sequence[str], progress: Progress) -> Varied:
     """One model's shown map, and the same token's by other methods; where a method knows no such scope, by its own."""
-    found, (chosen,) = _of(last, library, model), library.chosen(model)
+    last, found = _of(last, library, model)
     results = [found]
-    for place, name in enumerate(name for name in names if name != found.method):
-        progress(f"{chosen.name}: {name}", place / len(names))
-        method = registry.METHODS[name]
-        scope = found.scope if found.scope in method.scopes else method.scopes[0]
-        layers = found.layers if method.layered else None
-        results.append(_otherwise(chosen, found, method=name, scope=scope, layers=layers))
+    with library.using(model, progress) as (chosen,):
+        for place, name in enumerate(name for name in names if name != found.method):
+            progress(f"{chosen.name}: {name}", place / len(names))
+            method = registry.METHODS[name]
+            scope = found.scope if found.scope in method.scopes else method.scopes[0]
+            layers = found.layers if method.layered else None
+            results.append(_otherwise(chosen, last, found, method=name, scope=scope, layers=layers))
     return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
 
 
 def by_layers(library: Library, last: Session | None, model: Any, progress: Progress) -> Varied:
     """One model's shown map, and the same token's by parts of the decoder alone, from the lowest on."""
-    found, (chosen,) = _of(last, library, model), library.chosen(model)
+    last, found = _of(last, library, model)
     if not registry.METHODS[found.method].layered:
         raise RelevancyError(f"Method {found.method} does not go by layers: explain with relevancy, for example.")
-    among = range(depth(chosen)) if found.layers is None else found.layers
-    parts = [part.tolist() for part in np.array_split(among, min(MOST_LAYERS, len(among)))]
     results = [found]
-    for place, part in enumerate(parts):
-        progress(f"{chosen.name}: layers {part[0]} to {part[-1]}", place / len(parts))
-        results.append(_otherwise(chosen, found, method=found.method, scope=found.scope, layers=part))
+    with library.using(model, progress) as (chosen,):
+        among = range(depth(chosen)) if found.layers is None else found.layers
+        parts = [part.tolist() for part in np.array_split(among, min(MOST_LAYERS, len(among)))]
+        for place, part in enumerate(parts):
+            progress(f"{chosen.name}: layers {part[0]} to {part[-1]}", place / len(parts))
+            options = {"method": found.method, "scope": found.scope, "layers": part}
+            results.append(_otherwise(chosen, last, found, **options))
     return Varied(tuple(results), tuple(agreement(found, other) for other in results[1:]))
 
 
-def _of(last: Session | None, library: Library, model: Any) -> Explanation:
-    """What is shown of a model. Raises RelevancyError where it is not on the screen."""
+def by_head(library: Library, last: Session | None, model: Any, progress: Progress) -> tuple[Explanation, ...]:
+    """What each head of each layer adds to the same token's map, by `relevancy.explain_heads`."""
+    last, found = _of(last, library, model)
+    with library.using(model, progress) as (chosen,):
+        progress(f"{chosen.name}: every head", 0.0)
+        heads = relevancy.explain_heads(
+            chosen, last.pictures, last.said, target=found.target.named, method=found.method, layers=found.layers
+        )
+    return tuple(heads)
+
+
+def _of(last: Session | None, library: Library, model: Any) -> tuple[Session, Explanation]:
+    """The session, and what it shows of a model. Raises RelevancyError where it is not on the screen."""
     last = _there(last)
-    (chosen,) = library.chosen(model)
-    if chosen.name not in last.ask.models:
-        raise RelevancyError(f"There is no map of {chosen.name} on the screen: choose it above, and press Explain.")
-    return last.results[last.ask.models.index(chosen.name)]
+    (name,) = library.named(model)
+    if name not in last.ask.models:
+        raise RelevancyError(f"There is no map of {name} on the screen: choose it above, and press Explain.")
+    return last, last.results[last.ask.models.index(name)]
 
 
-def _otherwise(model: relevancy.Model, found: Explanation, **options: Any) -> Explanation:
+def _otherwise(model: relevancy.Model, last: Session, found: Explanation, **options: Any) -> Explanation:
     """The same token of the same question, explained in another way."""
-    return relevancy.explain(model, found.image, found.question, target=found.target.named, **options)
+    other: Explanation = explanation(model, last.pictures, last.said, target=found.target.named, **options)
+    return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,26 +189,27 @@ def hidden(
     library: Library,
     last: Session | None,
     part: str,
-    box: tuple[float, float, float, float] | None,
+    marked: relevancy.Region | None,
     replacement: Replacement,
     progress: Progress,
 ) -> tuple[Hidden, ...]:
     """How likely each model says its answer once a part of the picture is hidden.
 
-    part: "drawn" (the `box`, in pixels of the picture), or the "most" or "least" relevant tenth of each model's map.
+    Of several pictures it is the first one that is changed.
+    part: "drawn" or "patches" (what was `marked`), or the "most" or "least" relevant tenth of each model's map.
     Probabilities are of the answer, the geometric mean over its tokens.
     """
     last = _there(last)
     found = []
     for number, result in enumerate(last.first):
-        (model,) = library.chosen(last.ask.models[number])
-        progress(f"{model.name} answers without it", number / len(last.first))
-        region = relevancy.Region(box=box) if part == DRAWN else relevancy.Region(patches=tenth(result, part))
+        region = marked or relevancy.Region(patches=tenth(result, part))
         other = elsewhere(region, result.grid)
-        changed, *beside = relevancy.counterfactual(
-            model, last.picture, last.ask.question, [region, *([other] if other else [])], replacement=replacement,
-            answers=True,
-        )  # fmt: skip
+        with library.using(last.ask.models[number], progress) as (model,):
+            progress(f"{model.name} answers without it", number / len(last.first))
+            changed, *beside = relevancy.counterfactual(
+                model, last.pictures, last.said, [region, *([other] if other else [])], replacement=replacement,
+                answers=True,
+            )  # fmt: skip
         found.append(
             Hidden(
                 model=model.name,
@@ -217,11 +238,10 @@ def tenth(result: Explanation, part: str) -> tuple[int, ...]:
 
 
 def _sees(grid: Grid, region: relevancy.Region) -> bool:
-    """Whether a box meets a pixel that the model looked at; patches always do."""
-    if region.box is None:
-        return True
-    (left, upper, right, lower), (x, y) = region.box, (grid.x_edges, grid.y_edges)
-    return bool(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0])
+    """Whether any of a region lies where the model looked."""
+    boxes = [*(region.grid or grid).boxes()[list(region.patches)], *([] if region.box is None else [region.box])]
+    x, y = grid.x_edges, grid.y_edges
+    return any(left < x[-1] and right > x[0] and upper < y[-1] and lower > y[0] for left, upper, right, lower in boxes)
 
 
 def _there(last: Session | None) -> Session:

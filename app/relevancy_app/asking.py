@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from relevancy import Model, RelevancyError
+from relevancy import Model, Region, RelevancyError
 from relevancy.core.tape import Scope
 from relevancy.core.targets import gives_several
+from relevancy.geometry import Grid
 from relevancy_app.library import Library, depth
-from relevancy_app.settings import COLORMAPS, MOST_QUESTIONS, SCOPES, Settings, methods
+from relevancy_app.settings import COLORMAPS, MOST_EXCHANGES, MOST_QUESTIONS, SCOPES, Settings, methods
 
 LAST = -1  # as a layer: each model's own last one
+PLACE = "[picture]"
+"""In a text: here stands a picture."""
 _LONGEST_TARGET = 100
 Name = TypeVar("Name", bound=str)
 
@@ -22,7 +25,8 @@ Name = TypeVar("Name", bound=str)
 class Ask:
     """One question to some models, and which token of the answer is to be explained how.
 
-    Layers count from 0; `last_layer` None is each model's own last one.
+    Layers count from 0; `last_layer` None is each model's own last one. system: a system prompt, "" for none. earlier:
+    what was said before, by the user and by the model in turns.
     """
 
     question: str
@@ -32,6 +36,34 @@ class Ask:
     method: str = "relevancy"
     first_layer: int = 0
     last_layer: int | None = None
+    system: str = ""
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def exchanges(self) -> int:
+        """How often the user and the model had spoken before."""
+        return len(self.earlier) // 2
+
+    def said(self, pictures: int) -> str | list[dict[str, Any]]:
+        """What is said about so many pictures, as `relevancy.explain` takes it: the question, or chat messages.
+
+        Where `PLACE` is written stand the last pictures, all others before what the user says first. Raises
+        RelevancyError where there are more places than pictures.
+        """
+        texts = (*self.earlier, self.question)
+        places = sum(text.count(PLACE) for text in texts)
+        if places > pictures:
+            raise RelevancyError(
+                f"{PLACE} stands in the text more often ({places}) than there are pictures ({pictures}): add some."
+            )
+        if not (self.system or self.earlier or places):
+            return self.question
+        turns: list[dict[str, Any]] = [
+            {"role": ("user", "assistant")[number % 2], "content": _parts(text)} for number, text in enumerate(texts)
+        ]
+        turns[0]["content"] = [{"type": "image"}] * (pictures - places) + turns[0]["content"]
+        system = {"role": "system", "content": [{"type": "text", "text": self.system}]}
+        return [*([system] if self.system else []), *turns]
 
     @property
     def made(self) -> str:
@@ -39,7 +71,10 @@ class Ask:
         layers = "all layers"
         if self.first_layer > 0 or self.last_layer is not None:
             layers = f"layers {self.first_layer} to {'the last' if self.last_layer is None else self.last_layer}"
-        return f"method {self.method} · scope {self.scope} · {layers} · target {self.target}"
+        told = f"method {self.method} · scope {self.scope} · {layers} · target {self.target}"
+        if self.earlier:
+            told += f" · after {self.exchanges} exchange{'' if self.exchanges == 1 else 's'}"
+        return told + (" · with a system prompt" if self.system else "")
 
     def layers(self, model: Model) -> range | None:
         """The model's decoder layers that take part; None for all. Raises when it has none of them."""
@@ -78,14 +113,19 @@ def ask(
     method: Any = "relevancy",
     first_layer: Any = 0,
     last_layer: Any = LAST,
+    system: Any = "",
+    *earlier: Any,
 ) -> Ask:
-    """What was asked, from whatever a browser or a program sent. Raises RelevancyError."""
+    """What was asked, from whatever a browser or a program sent. Raises RelevancyError.
+
+    earlier: as in `Ask`; exchanges of which nothing is written are left out.
+    """
     wanted = str(target or "").strip()
     if not wanted or len(wanted) > _LONGEST_TARGET:
         raise RelevancyError("Say what to explain: pick an entry, or type a word of the answer, a position, or Yes|No.")
     if gives_several(wanted):
         raise RelevancyError("All tokens at once do not fit here: press a token of the answer to see its map.")
-    names = tuple(model.name for model in library.chosen(models))
+    names = library.named(models)
     end = library.depth - 1
     first = _layer("first_layer", first_layer, end)
     last = end if last_layer in (None, LAST) else _layer("last_layer", last_layer, end)
@@ -99,6 +139,8 @@ def ask(
         method=_one_of(method, tuple(methods()), "method"),
         first_layer=first,
         last_layer=None if last == end else last,
+        system=_text(system, "system prompt", settings),
+        earlier=_exchanges(earlier, settings),
     )
 
 
@@ -124,12 +166,12 @@ def several_methods(names: Any) -> list[str]:
 
 
 def display(
-    opacity: Any = 0.85,
-    colormap: Any = COLORMAPS[0],
-    smooth: Any = True,
-    one_scale: Any = True,
-    log: Any = False,
-    threshold: Any = 0.0,
+    opacity: Any = Display.opacity,
+    colormap: Any = Display.colormap,
+    smooth: Any = Display.smooth,
+    one_scale: Any = Display.one_scale,
+    log: Any = Display.log,
+    threshold: Any = Display.threshold,
 ) -> Display:
     """How to draw, from whatever a browser sent. Raises RelevancyError."""
     return Display(
@@ -152,14 +194,55 @@ def box(sides: Any, width: int, height: int) -> tuple[float, float, float, float
     return left * width, top * height, right * width, bottom * height
 
 
+def patches(given: Any, of: Any, grids: Sequence[Grid]) -> Region:
+    """Marked patches of the grid of this number as a part of the picture. Raises RelevancyError for none."""
+    if type(of) is not int or not 0 <= of < len(grids):
+        raise RelevancyError("Those patches are of no map on the screen.")
+    grid = grids[of]
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise RelevancyError("Mark at least one patch on the picture first.")
+    if any(type(patch) is not int or not 0 <= patch < grid.rows * grid.cols for patch in given):
+        raise RelevancyError("That is no patch of this map.")
+    return Region(patches=tuple(dict.fromkeys(given)), grid=grid)
+
+
 def _question(question: Any, settings: Settings) -> str:
-    text = question.strip() if isinstance(question, str) else ""
-    if not text:
+    text = _text(question, "question", settings)
+    if not text.replace(PLACE, "").strip():
         raise RelevancyError("No question yet: type one, or pick one below the field.")
+    return text
+
+
+def _text(given: Any, what: str, settings: Settings) -> str:
+    """What was written, "" for nothing. Raises RelevancyError where it is too long."""
+    text = given.strip() if isinstance(given, str) else ""
     if len(text) > settings.question_characters:
         most = f"{settings.question_characters:,}"
-        raise RelevancyError(f"The question has {len(text):,} characters, and {most} are allowed: shorten it.")
+        raise RelevancyError(f"The {what} has {len(text):,} characters, and {most} are allowed: shorten it.")
     return text
+
+
+def _exchanges(texts: Sequence[Any], settings: Settings) -> tuple[str, ...]:
+    """Those of which something is written. Raises RelevancyError for half of one, and for too many."""
+    if len(texts) > 2 * MOST_EXCHANGES or len(texts) % 2:
+        raise RelevancyError(f"Before a question stand at most {MOST_EXCHANGES} exchanges: leave the first ones out.")
+    found: list[str] = []
+    said = [_text(text, "text of an earlier turn", settings) for text in texts]
+    for number, (asked, answered) in enumerate(zip(said[::2], said[1::2], strict=True), 1):
+        if bool(asked) != bool(answered):
+            lacks = "what the user asked" if answered else "what the model answered"
+            raise RelevancyError(f"Exchange {number} lacks {lacks}: write it, or clear the exchange.")
+        found += [asked, answered] if asked else []
+    return tuple(found)
+
+
+def _parts(text: str) -> list[dict[str, Any]]:
+    """A text as parts of a chat message, a picture at each of its places."""
+    found: list[dict[str, Any]] = []
+    for number, words in enumerate(text.split(PLACE)):
+        found += [{"type": "image"}] if number else []
+        found += [{"type": "text", "text": words.strip()}] if words.strip() else []
+    return found
 
 
 def _one_of(value: Any, allowed: Sequence[Name], what: str) -> Name:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 
 from relevancy import Model, RelevancyError
@@ -18,9 +19,9 @@ from relevancy.explanations.explain import ExplainConfig
 from relevancy.export.results import open_export
 from relevancy.export.run import Request, export
 from relevancy.report.build import make_report, save
-from relevancy_app.actions import Progress
 from relevancy_app.asking import Ask
 from relevancy_app.board import told
+from relevancy_app.library import Progress
 
 MOST_PICTURES = 500
 _MOST_BATCHES = 20  # folders that are kept
@@ -88,10 +89,11 @@ class Batch:
             max_pixels=self.max_pixels,
             chunk=_STEP,
         )
-        count = len(self.names)
-        for end in range(_STEP, count + _STEP, _STEP):
-            progress(f"picture {min(end, count)} of {count}", (end - _STEP) / count)
-            export(replace(request, limit=min(end, count)))
+        count, done = len(self.names), self._done
+        for end in (min(start + _STEP, count) for start in range(min(done - done % _STEP, count - 1), count, _STEP)):
+            progress(f"picture {end} of {count}", done / count)
+            export(replace(request, limit=end))
+            done = end
             yield self.rows()
 
     def rows(self) -> list[BatchRow]:
@@ -108,6 +110,12 @@ class Batch:
         """The page of what the export shows. Raises RelevancyError where nothing could be explained."""
         made = make_report(self.folder / "maps", progress=progress)
         return save(made, self.folder / "report")
+
+    @property
+    def _done(self) -> int:
+        """How many pictures have ended, up to the first that has not."""
+        states = (row.state for row in self.rows())
+        return sum(1 for _ in takewhile(lambda state: state != "waiting", states)) // len(self.ask.models)
 
     @property
     def _begun(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import gradio as gr
 from relevancy import RelevancyError
 from relevancy_app import asking
 from relevancy_app.batch import Batch, check_count, table
+from relevancy_app.downloads import fresh
 from relevancy_app.layout import Page
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import received, shown_line, speaking
@@ -35,19 +35,22 @@ class BatchHandlers:
         report = report_to(progress, controls.start())
         settings, library = self.shown.settings, self.shown.library
         ask = asking.ask(library, settings, *asked)
+        if ask.said(1) != ask.question:
+            raise RelevancyError("Many pictures take a question alone: clear the conversation and [picture] in it.")
         check_count(len(files or ()))  # before any of them is read
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]
         batch = Batch.of(pictures, ask, owner_of(request), self.root, settings.max_pixels)
         yield table(batch, batch.rows()), gr.update(visible=False)
-        for rows in batch.run(library.chosen(ask.models), report):
-            yield table(batch, rows), gr.skip()
+        with library.using(ask.models, report) as models:
+            for rows in batch.run(models, report):
+                yield table(batch, rows), gr.skip()
         try:
             page = batch.report(report)
         except RelevancyError as error:
             gr.Warning(f"There is no report. {shown_line(error)}")
             return
-        place = Path(tempfile.mkdtemp(prefix="report-", dir=self.shown.folder)) / page.name
-        yield gr.skip(), gr.update(value=shutil.copy(page, place), visible=True)
+        copied = shutil.copy(page, fresh(self.shown.folder, page.name))
+        yield gr.skip(), gr.update(value=copied, visible=True)
 
     def _taken(self, path: Any) -> bytes:
         """A file as the models are given it; what is no picture is told of in the table."""

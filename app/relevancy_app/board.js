@@ -1,17 +1,21 @@
 // Runs once for a board; its HTML is replaced in place by the server, so listeners sit on the element itself.
 // Colors are made here, from the numbers in the HTML: changing them asks the server for nothing.
 let view = "side";
-let spot = null; // where the cursor is, in percent of the picture; all maps share it
+let spot = null; // where the cursor is, in percent of the picture; all maps of it share it
+let pointed = 0; // the number of that picture
 let zoom = { size: 1, x: 50, y: 50 }; // how much larger, and the place in percent that is in the middle
 let held = null; // where a drag began
 const said = new WeakMap(); // prompt -> word
 const folded = new WeakSet(); // prompts that the reader closed
+const parsed = new WeakMap(); // map -> its numbers
 const fields = new WeakMap(); // map -> what it draws, by patches or smooth
 const all = (selector) => Array.from(element.querySelectorAll(selector));
 const one = (selector) => element.querySelector(selector);
-const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999;
-const STANDARD = { opacity: 0.85, colormap: "inferno", smooth: true, oneScale: true, log: false, threshold: 0 };
-const display = () => window.rvDisplay || STANDARD;
+const LEAST_SIDE = 640, MOST_SIDE = 1600, NEGLIGIBLE = 0.05, DIM = 0.1, LARGEST_ZOOM = 16, LOG = 999, THUMB = 160;
+const given = document.getElementById("rv-tables").dataset; // color tables, and how maps are drawn at first
+const FIRST = JSON.parse(given.first);
+const numberOf = (map) => Number(map.dataset.picture); // which of the pictures it is of
+const display = () => window.rvDisplay || FIRST;
 
 // -- numbers
 
@@ -36,7 +40,7 @@ const tables = {};
 function table(low) {
   const name = low < 0 && display().colormap === "inferno" ? "signed" : display().colormap;
   if (!tables[name]) {
-    const stored = JSON.parse(document.getElementById("rv-tables").dataset.tables)[name];
+    const stored = JSON.parse(given.tables)[name];
     tables[name] = Uint8Array.from(atob(stored), (letter) => letter.charCodeAt(0));
   }
   return tables[name];
@@ -81,14 +85,23 @@ function between(edges, length, smooth) {
   return { first, part, seen };
 }
 
+// What a map's HTML holds, read once: values by patches, NaN for what is no number, and where the patches lie.
+function numbers(map) {
+  const { cols, values: of, x, y } = map.dataset, known = parsed.get(map);
+  if (known && known.of === of) return known;
+  const values = JSON.parse(of).map((value) => (value === null ? NaN : value));
+  const ordered = values.filter((value) => !Number.isNaN(value)).sort((a, b) => b - a);
+  parsed.set(map, { of, cols: Number(cols), values, ordered, x: JSON.parse(x), y: JSON.parse(y) });
+  return parsed.get(map);
+}
+
 // One number for each pixel of a map; NaN where the model never looked.
 function field(map, width, height) {
-  const smooth = display().smooth, known = fields.get(map);
-  if (known && known.of === map.dataset.values && known.smooth === smooth && known.width === width && known.height === height)
+  const smooth = display().smooth, known = fields.get(map), { cols, values, x: columns, y: rows } = numbers(map);
+  if (known && known.of === values && known.smooth === smooth && known.width === width && known.height === height)
     return known;
-  const cols = Number(map.dataset.cols), empty = map.querySelector(".rv-empty");
-  const values = JSON.parse(map.dataset.values).map((value) => (value === null ? NaN : value));
-  const across = between(JSON.parse(map.dataset.x), width, smooth), down = between(JSON.parse(map.dataset.y), height, smooth);
+  const empty = map.querySelector(".rv-empty");
+  const across = between(columns, width, smooth), down = between(rows, height, smooth);
   const pixels = new Float32Array(width * height);
   let low = 0, high = 0;
   for (let y = 0; y < height; y++) {
@@ -105,7 +118,7 @@ function field(map, width, height) {
       }
     }
   }
-  const made = { of: map.dataset.values, smooth, width, height, pixels, range: [low, high], empty: Boolean(empty) };
+  const made = { of: values, smooth, width, height, pixels, range: [low, high], empty: Boolean(empty) };
   fields.set(map, made);
   return made;
 }
@@ -182,31 +195,62 @@ function color(prompt, scale) {
   });
 }
 
+// The picture with what was knocked out of it, beside what became of the answer.
+function thumb(button, picture) {
+  const canvas = button.querySelector("canvas"), brush = canvas.getContext("2d");
+  const { x, y, cols } = numbers(button.closest(".rv-body").querySelector(".rv-map"));
+  const scale = THUMB / Math.max(picture.naturalWidth, picture.naturalHeight);
+  canvas.width = Math.max(1, Math.round(scale * picture.naturalWidth));
+  canvas.height = Math.max(1, Math.round(scale * picture.naturalHeight));
+  const [across, down] = [canvas.width / 100, canvas.height / 100];
+  brush.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  brush.fillStyle = "rgb(112, 112, 120)";
+  JSON.parse(button.dataset.cells).forEach((cell) => {
+    const col = cell % cols, row = Math.floor(cell / cols);
+    brush.fillRect(x[col] * across, y[row] * down, (x[col + 1] - x[col]) * across, (y[row + 1] - y[row]) * down);
+  });
+}
+
+// Outlines what was knocked out on the map itself; once more, and it is gone.
+function outline(button) {
+  const body = button.closest(".rv-body"), map = body.querySelector(".rv-map"), { x, y, cols } = numbers(map);
+  const on = button.getAttribute("aria-pressed") !== "true";
+  body.querySelectorAll(".rv-area").forEach((other) => other.setAttribute("aria-pressed", String(on && other === button)));
+  map.querySelector("path").setAttribute("d", (on ? JSON.parse(button.dataset.cells) : []).map((cell) => {
+    const col = cell % cols, row = Math.floor(cell / cols);
+    return `M${x[col]} ${y[row]}H${x[col + 1]}V${y[row + 1]}H${x[col]}Z`;
+  }).join(""));
+}
+
 async function paint() {
-  const picture = one(".rv-plain");
-  if (!picture) return;
+  const pictures = all(".rv-plain");
+  if (!pictures.length) return;
   try {
-    await picture.decode();
+    await Promise.all(pictures.map((picture) => picture.decode()));
   } catch {
     return; // replaced by the next board
   }
-  if (picture !== one(".rv-plain")) return;
-  const shared = display().oneScale && !("own" in element.firstElementChild.dataset), sides = size(picture);
+  if (pictures[0] !== one(".rv-plain")) return;
+  const shared = display().one_scale && !("own" in element.firstElementChild.dataset), sides = pictures.map(size);
   const cards = all(".rv-card:not(.rv-place)").map((card) => {
-    const map = card.querySelector(".rv-map"), prompt = card.querySelector(".rv-prompt");
-    return { card, map, prompt, range: field(map, ...sides).range, words: JSON.parse(prompt.dataset.ends) };
+    const own = Array.from(card.querySelectorAll(".rv-map")), prompt = card.querySelector(".rv-prompt");
+    const ranges = own.map((map) => field(map, ...sides[numberOf(map)]).range);
+    const range = [Math.min(...ranges.map((each) => each[0])), Math.max(...ranges.map((each) => each[1]))];
+    return { card, own, prompt, range, words: prompt ? JSON.parse(prompt.dataset.ends) : [0, 0] };
   });
   const maps = ends(cards.map((each) => each.range)), words = ends(cards.map((each) => each.words));
-  cards.forEach(({ card, map, prompt, range, words: spoken }) => {
+  cards.forEach(({ card, own, prompt, range, words: spoken }) => {
     const scale = shared ? maps : ends([range]), wordScale = shared ? words : ends([spoken]);
-    draw(map, picture, sides, scale);
+    own.forEach((map) => draw(map, pictures[numberOf(map)], sides[numberOf(map)], scale));
     card.querySelectorAll("[data-scale]").forEach((place) => bar(place, place.dataset.scale === "map" ? scale : wordScale));
     card.querySelector('[data-scale="map"]').hidden = shared;
+    if (!prompt) return; // of many small maps: nothing but the map
     color(prompt, wordScale);
     const peak = Math.max(-range[0], range[1]), dim = card.querySelector(".rv-dim"), part = peak / maps[1];
     dim.hidden = !(shared && peak > 0 && part < DIM);
     dim.textContent = `Dark beside the others: its peak is ${Number((100 * part).toPrecision(2))}% of the highest. Turn “One scale” off to see it.`;
   });
+  all(".rv-area").forEach((button) => thumb(button, pictures[0]));
   all("[data-shared]").forEach((place) => {
     place.hidden = !shared;
     bar(place, maps);
@@ -226,39 +270,39 @@ function repaint() {
 
 // Row and column of a map's patch at a place in percent; undefined where the model never looked.
 function patch(map, [x, y]) {
-  const row = within(JSON.parse(map.dataset.y), y), col = within(JSON.parse(map.dataset.x), x);
+  const known = numbers(map), row = within(known.y, y), col = within(known.x, x);
   return row < 0 || col < 0 ? undefined : [row, col];
 }
 
 function middle(map, row, col) {
-  const x = JSON.parse(map.dataset.x), y = JSON.parse(map.dataset.y);
+  const { x, y } = numbers(map);
   const inside = (edges, i) => (Math.max(0, edges[i]) + Math.min(100, edges[i + 1])) / 2;
   return [inside(x, col), inside(y, row)];
 }
 
 function tell(map, place, aloud) {
-  const cell = map.querySelector(".rv-cell"), read = map.parentElement.querySelector(".rv-map ~ .rv-read");
+  const cell = map.querySelector(".rv-cell"), line = map.parentElement.querySelector(".rv-map ~ .rv-read");
   const found = patch(map, place);
-  read.setAttribute("aria-live", aloud ? "polite" : "off");
+  line.setAttribute("aria-live", aloud ? "polite" : "off");
   if (!found) {
     cell.style.display = "none";
-    read.textContent = "The model never saw this part of the picture.";
+    line.textContent = "The model never saw this part of the picture.";
     return;
   }
-  const x = JSON.parse(map.dataset.x), y = JSON.parse(map.dataset.y), values = JSON.parse(map.dataset.values);
-  const [row, col] = found, value = values[row * Number(map.dataset.cols) + col];
+  const { cols, values, x, y, ordered } = numbers(map), [row, col] = found, value = values[row * cols + col];
   Object.assign(cell.style, {
     display: "block", left: `${x[col]}%`, top: `${y[row]}%`,
     width: `${x[col + 1] - x[col]}%`, height: `${y[row + 1] - y[row]}%`,
   });
-  const rank = 1 + values.filter((other) => other !== null && other > value).length;
-  read.textContent = value === null ? `Row ${row}, column ${col}: not a number`
+  const rank = 1 + ordered.indexOf(value);
+  line.textContent = Number.isNaN(value) ? `Row ${row}, column ${col}: not a number`
     : `Row ${row}, column ${col}: ${readable(value)}, rank ${rank} of ${values.length}`;
 }
 
 function point(place, from) {
   spot = place;
-  all(".rv-map").forEach((map) => tell(map, place, map === from));
+  if (from) pointed = numberOf(from);
+  all(`.rv-map[data-picture="${pointed}"]`).forEach((map) => tell(map, place, map === from));
 }
 
 function pointAt(map, event) {
@@ -267,14 +311,13 @@ function pointAt(map, event) {
 }
 
 function move(map, down, right) {
-  const rows = JSON.parse(map.dataset.y).length - 1, cols = Number(map.dataset.cols), here = spot && patch(map, spot);
+  const { cols, y } = numbers(map), rows = y.length - 1, here = spot && pointed === numberOf(map) && patch(map, spot);
   const [row, col] = here ? [here[0] + down, here[1] + right] : [0, 0];
   point(middle(map, Math.min(rows - 1, Math.max(0, row)), Math.min(cols - 1, Math.max(0, col))), map);
 }
 
 function peak(map, aloud) {
-  const values = JSON.parse(map.dataset.values), cols = Number(map.dataset.cols);
-  const best = values.reduce((found, value, i) => (value !== null && (found < 0 || value > values[found]) ? i : found), -1);
+  const { values, cols, ordered } = numbers(map), best = values.indexOf(ordered[0]);
   if (best >= 0) tell(map, middle(map, Math.floor(best / cols), best % cols), aloud);
 }
 
@@ -328,9 +371,11 @@ function show() {
   if (!slide) return;
   slide.hidden = view !== "slide";
   one(".rv-cards").classList.toggle("rv-slid", view === "slide");
-  all(".rv-soon img").forEach((image) => (image.src = one(".rv-plain").src));
+  all(".rv-place").forEach((place) => place.querySelectorAll("img").forEach((image, i) => (image.src = all(".rv-plain")[i].src)));
   if (slide.hidden) return;
-  const pictures = [one(".rv-plain"), ...all(".rv-map canvas")];
+  const which = Number(one(".rv-which")?.value || 0), plain = all(".rv-plain")[which];
+  const pictures = [plain, ...all(`.rv-map[data-picture="${which}"] canvas`)];
+  one(".rv-stage").style.setProperty("--rv-aspect", plain.naturalWidth / plain.naturalHeight);
   copy(one(".rv-over"), pictures[Number(one(".rv-left").value)] || pictures[0]); // a map may still be to come
   copy(one(".rv-under"), pictures[Number(one(".rv-right").value)] || pictures[0]);
   const at = one(".rv-range").value;
@@ -359,7 +404,7 @@ function unpreview(card) {
 
 function turned(card, chip) {
   card.querySelectorAll(".rv-chip").forEach((other) => other.classList.toggle("rv-looked-at", other === chip));
-  if (spot) tell(card.querySelector(".rv-map"), spot, false);
+  if (spot) tell(card.querySelector(`.rv-map[data-picture="${pointed}"]`), spot, false);
   look();
   repaint();
 }
@@ -385,8 +430,18 @@ function pick(button) {
 // -- taking along
 
 const blobs = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));
+// Several maps as one picture, side by side.
+function joined(maps) {
+  const whole = document.createElement("canvas"), brush = whole.getContext("2d");
+  whole.width = maps.reduce((sum, map) => sum + map.width, 0);
+  whole.height = Math.max(...maps.map((map) => map.height));
+  maps.reduce((left, map) => { brush.drawImage(map, left, 0); return left + map.width; }, 0);
+  return whole;
+}
+
 async function copyOut(button) {
-  const canvas = button.closest(".rv-body").querySelector("canvas"), label = button.textContent;
+  const maps = Array.from(button.closest(".rv-body").querySelectorAll(".rv-map canvas"));
+  const canvas = joined(maps), label = button.textContent;
   try {
     if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
     else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);
@@ -402,11 +457,16 @@ async function copyOut(button) {
 element.addEventListener("click", (event) => {
   const chip = event.target.closest("button.rv-chip, .rv-other"), button = event.target.closest("[data-view]");
   const word = event.target.closest(".rv-word"), tool = event.target.closest("[data-tool]");
+  const area = event.target.closest(".rv-area");
   if (chip) pick(chip);
+  if (area) outline(area);
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
+  if (event.target.matches("[data-layer]"))
+    trigger("submit", { layer: Number(event.target.dataset.layer), model: event.target.dataset.of });
   if (event.target.matches("[data-copy]")) copyOut(event.target);
+  if (event.target.matches("[data-further]")) trigger("submit", { model: Number(event.target.dataset.further) });
 });
 element.addEventListener("pointermove", (event) => {
   const map = event.target.closest(".rv-map");
@@ -467,7 +527,7 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 element.addEventListener("input", (event) => {
-  if (event.target.matches(".rv-range, .rv-left, .rv-right")) show();
+  if (event.target.matches(".rv-range, .rv-left, .rv-right, .rv-which")) show();
 });
 element.addEventListener("toggle", (event) => {
   if (event.target.open) folded.delete(event.target);

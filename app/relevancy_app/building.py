@@ -15,7 +15,7 @@ from relevancy_app import batch_panel, endpoints, history_panel, layout, wiring
 from relevancy_app.examples import examples
 from relevancy_app.guard import BodyLimit, Guard, Leaving, Patience
 from relevancy_app.history import History, opened
-from relevancy_app.library import library
+from relevancy_app.library import Library, library
 from relevancy_app.safety import check_binding, harden, shown_line
 from relevancy_app.settings import BODY_BYTES, Settings
 from relevancy_app.theme import STYLE, theme
@@ -24,9 +24,9 @@ _SWEEP = 60  # seconds between two looks for files that are too old
 _FIRST_WAIT = 0.5  # seconds, after a wrong password
 
 
-def build(models: Iterable[Model], settings: Settings) -> gr.Blocks:
+def build(models: Library | Iterable[Model], settings: Settings) -> gr.Blocks:
     """The app for these models; nothing is shared with another one. Files go to Gradio's folder, GRADIO_TEMP_DIR."""
-    offered, pictures = library(models), examples()
+    offered, pictures = models if isinstance(models, Library) else library(models), examples()
     seconds = max(1, round(settings.keep_minutes * 60))
     sweep = (min(_SWEEP, seconds), seconds)
     with gr.Blocks(title="relevancy", fill_width=True, analytics_enabled=False, delete_cache=sweep) as blocks:

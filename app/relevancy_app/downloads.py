@@ -22,11 +22,12 @@ from relevancy.explanations.comparison import Comparison
 from relevancy.images import open_picture
 from relevancy_app.asking import Ask, Display, ask, display
 from relevancy_app.library import Library
+from relevancy_app.pictures import check_number
 from relevancy_app.session import Session
 from relevancy_app.settings import Settings
 
 FORMAT = "relevancy-app-state"
-_VERSIONS = (1, 2)  # the first counted layers from 1
+_VERSIONS = (1, 2, 3)  # the first counted layers from 1, the third has several pictures
 _LONGEST_STEM = 120
 
 
@@ -37,6 +38,7 @@ class Restored:
     ask: Ask
     display: Display
     source: bytes
+    others: tuple[bytes, ...] = ()
 
 
 def written(last: Session | None, kind: str, shown: Display, folder: str) -> str:
@@ -44,9 +46,14 @@ def written(last: Session | None, kind: str, shown: Display, folder: str) -> str
     if last is None:
         raise RelevancyError("There is nothing to download yet: press Explain first.")
     ending, make = KINDS[kind]
-    path = Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / f"{stem(last)}{ending}"
+    path = fresh(folder, f"{stem(last)}{ending}")
     path.write_bytes(make(last, shown))
     return str(path)
+
+
+def fresh(folder: str, name: str) -> Path:
+    """A file of this name that is not there yet, in a new folder inside `folder`."""
+    return Path(tempfile.mkdtemp(dir=folder)) / name
 
 
 def stem(last: Session) -> str:
@@ -84,7 +91,8 @@ def _json(last: Session, _: Display) -> bytes:
 def _npz(last: Session, _: Display) -> bytes:
     """Per model, by its number: the map, the row over the tokens, and where the patches lie; and how it was made.
 
-    The map in the picture's pixels follows from these (`Grid.heatmap`), and would be most of the file.
+    Of a further picture the names end with its number, from 2 on. The map in the picture's pixels follows from these
+    (`Grid.heatmap`), and would be most of the file.
     """
     settings = {
         **asdict(last.ask),
@@ -95,17 +103,23 @@ def _npz(last: Session, _: Display) -> bytes:
     arrays: dict[str, Any] = {
         "models": np.array([result.model for result in last.results]),
         "picture_size": np.array(last.picture.size),
+        "picture_sizes": np.array([picture.size for picture in last.pictures]),
         "settings": np.array(json.dumps(settings, ensure_ascii=False)),
     }
     for number, result in enumerate(last.results):
         arrays |= {
-            f"{number}_image_map": result.image_map,
             f"{number}_relevance": result.relevance,
             f"{number}_tokens": np.array(result.tokens),
             f"{number}_is_image": result.is_image,
-            f"{number}_x_edges": result.grid.x_edges,
-            f"{number}_y_edges": result.grid.y_edges,
+            f"{number}_picture_shares": np.array([picture.share for picture in result.pictures]),
         }
+        for place, picture in enumerate(result.pictures, 1):
+            end = f"_{place}" if place > 1 else ""
+            arrays |= {
+                f"{number}_image_map{end}": picture.image_map,
+                f"{number}_x_edges{end}": picture.grid.x_edges,
+                f"{number}_y_edges{end}": picture.grid.y_edges,
+            }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -117,7 +131,7 @@ def _state(last: Session, shown: Display) -> bytes:
         "version": _VERSIONS[-1],
         "ask": asdict(last.ask),
         "display": asdict(shown),
-        "picture": base64.b64encode(last.source).decode(),
+        "pictures": [base64.b64encode(source).decode() for source in last.sources],
     }
     return json.dumps(content, ensure_ascii=False).encode()
 
@@ -140,25 +154,31 @@ def restored(path: Any, library: Library, settings: Settings) -> Restored:
         content = json.loads(file.read_bytes())
         if content["format"] != FORMAT or content["version"] not in _VERSIONS:
             raise ValueError("not a state")
-        source = base64.b64decode(content["picture"], validate=True)
+        stored = content["pictures"] if content["version"] > 2 else [content["picture"]]
+        source, *others = (base64.b64decode(one, validate=True) for one in stored)
         wanted, shown = dict(content["ask"]), dict(content["display"])
         if content["version"] == 1:
             last = wanted.get("last_layer")
             wanted["first_layer"] = wanted.get("first_layer", 1) - 1
             wanted["last_layer"] = None if last is None else last - 1
-        question, models = wanted.pop("question"), wanted.pop("models")
-        asked = ask(library, settings, question, models, **wanted)
+        earlier = wanted.pop("earlier", [])
+        names = ("question", "models", "target", "scope", "method", "first_layer", "last_layer", "system")
+        asked = ask(library, settings, *(wanted.pop(name, getattr(Ask, name, None)) for name in names), *earlier)
+        if wanted:
+            raise ValueError("more than a state holds")
         drawn = display(**shown)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
         raise RelevancyError("That is no state file of this app: give one that its State button wrote.") from error
-    open_picture(source, max_pixels=settings.max_pixels)
-    return Restored(asked, drawn, source)
+    check_number(1 + len(others))
+    for one in (source, *others):
+        open_picture(one, max_pixels=settings.max_pixels)
+    return Restored(asked, drawn, source, tuple(others))
 
 
 def placed(source: bytes, folder: str) -> str:
     """A picture's file, written into a new folder inside `folder`; its path."""
     kind = Image.open(io.BytesIO(source)).format or "png"
-    path = Path(tempfile.mkdtemp(prefix="picture-", dir=folder)) / f"picture.{kind.lower()}"
+    path = fresh(folder, f"picture.{kind.lower()}")
     path.write_bytes(source)
     return str(path)
 
@@ -176,6 +196,6 @@ def shared(picture: Image.Image, folder: str) -> str:
 
 def pictured(both: Comparison, folder: str) -> str:
     """A comparison's figure as PNG in a new folder inside `folder`; its path."""
-    path = Path(tempfile.mkdtemp(prefix="figure-", dir=folder)) / "comparison.png"
+    path = fresh(folder, "comparison.png")
     both.figure().savefig(path)
     return str(path)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_ADDRESSES = 10_000  # whose wrong passwords are remembered
@@ -28,11 +31,11 @@ _POLICY = "; ".join(
         "frame-ancestors 'self' https://huggingface.co",  # a Space is shown inside a frame there
     )
 )
-_HEADERS = [
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-]
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+}
 
 
 class Guard:
@@ -53,7 +56,7 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope.get("method", "GET"), headers)
         if refusal and scope["type"] == "http":
-            await answer(send, 403, refusal)
+            await _line(refusal, 403)(scope, receive, send)
         elif not refusal:
             await self.app(scope, receive, _marking(send))
 
@@ -71,10 +74,10 @@ class Guard:
 def _marking(send: Any) -> Any:
     async def marked(message: Any) -> None:
         if message["type"] == "http.response.start":
-            known = {name.lower() for name, _ in message["headers"]}
-            message = {
-                **message, "headers": [*message["headers"], *(own for own in _HEADERS if own[0] not in known)]
-            }  # fmt: skip
+            message = {**message, "headers": list(message["headers"])}
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
         await send(message)
 
     return marked
@@ -93,7 +96,7 @@ class BodyLimit:
             return
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > self.most:
-            await answer(send, 413, "The request is too large.")
+            await _line("The request is too large.", 413)(scope, receive, send)
             return
         count = 0
 
@@ -119,7 +122,7 @@ class Patience:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on; what Gradio answers to a wrong password waits."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != "/login":
+        if not asks_for(scope, "POST", "/login"):
             await self.app(scope, receive, send)
             return
         address = (scope.get("client") or ("",))[0]
@@ -157,7 +160,7 @@ class Leaving:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on unless it says that a page was closed."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != "/closed":
+        if not asks_for(scope, "POST", "/closed"):
             await self.app(scope, receive, send)
             return
         holder = scope["app"].state_holder
@@ -165,12 +168,14 @@ class Leaving:
             holder.delete_state(visit)
             holder.session_data.pop(visit, None)
             holder.time_last_used.pop(visit, None)
-        await answer(send, 200, "")
+        await _line("")(scope, receive, send)
 
 
-async def answer(send: Any, status: int, detail: str) -> None:
+def asks_for(scope: Any, method: str, path: str) -> bool:
+    """Whether a request is for this path, by this method."""
+    return bool(scope["type"] == "http" and scope["method"] == method and scope["path"].rstrip("/") == path)
+
+
+def _line(detail: str, status: int = 200) -> JSONResponse:
     """A whole answer of one line."""
-    body = b'{"detail":"%s"}' % detail.encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return JSONResponse({"detail": detail}, status, headers=_HEADERS)

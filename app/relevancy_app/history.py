@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,17 @@ from relevancy_app import stored_runs
 from relevancy_app.session import Session
 
 _OURS = 0x52565948  # in the file's header: whose database it is
-_VERSION = 1
+_VERSION = 2  # the first knew one picture of a run
 _PATIENCE = 20  # seconds to wait for another writer
 _LONGEST_NAME = 120
+_FURTHER = (
+    """CREATE TABLE further (
+        run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE, place INTEGER NOT NULL,
+        picture TEXT NOT NULL REFERENCES pictures (digest), PRIMARY KEY (run, place))""",
+    "CREATE INDEX further_of_picture ON further (picture)",
+    f"PRAGMA user_version = {_VERSION}",
+)
+"""What the second version added: pictures of a run beside its first one."""
 _SCHEMA = (
     "CREATE TABLE pictures (digest TEXT PRIMARY KEY, data BLOB NOT NULL)",
     """CREATE TABLE runs (
@@ -40,7 +48,7 @@ _SCHEMA = (
         position INTEGER NOT NULL, against INTEGER NOT NULL, explanation BLOB NOT NULL,
         PRIMARY KEY (run, model, position, against))""",
     f"PRAGMA application_id = {_OURS}",
-    f"PRAGMA user_version = {_VERSION}",
+    *_FURTHER,
 )
 _FOUND = "folded(name || char(10) || question || char(10) || answers || char(10) || models || char(10) || made)"
 
@@ -92,11 +100,15 @@ class History:
         packed = stored_runs.results(session, ())
         row = {"owner": owner, "began": time.time(), **stored_runs.beginning(session), **stored_runs.growing(session)}
         with self._writing() as db:
-            db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", (row["picture"], session.source))
+            digests = list(map(stored_runs.digest, session.sources))
+            db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?)", zip(digests, session.sources, strict=True))
             added = db.execute(
                 f"INSERT INTO runs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
             )
-            self._add(db, int(added.lastrowid or 0), packed)
+            number = int(added.lastrowid or 0)
+            further = [(number, place, one) for place, one in enumerate(digests[1:])]
+            db.executemany("INSERT INTO further VALUES (?, ?, ?)", further)
+            self._add(db, number, packed)
         return session
 
     def _add(self, db: sqlite3.Connection, number: int, packed: Mapping[stored_runs.Place, bytes]) -> None:
@@ -139,9 +151,12 @@ class History:
                 "ORDER BY model, position, against",
                 row[:1],
             ).fetchall()
+            others = db.execute(
+                "SELECT data FROM further JOIN pictures ON digest = picture WHERE run = ? ORDER BY place", row[:1]
+            ).fetchall()
         try:
-            return stored_runs.session(run, *row[1:], results=results)
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+            return stored_runs.session(run, *row[1:], others=[data for (data,) in others], results=results)
+        except (ValueError, LookupError, TypeError, zlib.error) as error:
             raise RelevancyError("This run cannot be read: delete it.") from error
 
     def thumbnail(self, run: str, owner: str) -> bytes | None:
@@ -166,7 +181,7 @@ class History:
             self._change(db, "UPDATE runs SET name = ? WHERE id = ? AND owner = ?", (told, run, owner))
 
     def delete(self, run: str, owner: str) -> None:
-        """Remove a run, and its picture where no other run is about it."""
+        """Remove a run, and its pictures where no other run is about them."""
         with self._writing() as db:
             self._change(db, "DELETE FROM runs WHERE id = ? AND owner = ?", (run, owner))
             _drop_pictures(db)
@@ -219,9 +234,8 @@ def opened(path: Path, megabytes: int) -> History:
                 db.execute("PRAGMA auto_vacuum = FULL")  # before there is a table, or it does nothing
                 db.execute("PRAGMA journal_mode = WAL")
             with _transaction(db):
-                if _blank(db, path):
-                    for statement in _SCHEMA:
-                        db.execute(statement)
+                for statement in _SCHEMA if _blank(db, path) else _missing(db):
+                    db.execute(statement)
     return History(path, megabytes)
 
 
@@ -269,6 +283,12 @@ def _blank(db: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
+def _missing(db: sqlite3.Connection) -> Sequence[str]:
+    """What makes a history of an earlier version one of this."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return _FURTHER if version < _VERSION else ()
+
+
 def _size(db: sqlite3.Connection) -> int:
     """Bytes of the file that are in use, what this transaction has written included."""
     pages, free, size = (
@@ -291,4 +311,7 @@ def _each(row: Mapping[str, Any]) -> str:
 
 
 def _drop_pictures(db: sqlite3.Connection) -> None:
-    db.execute("DELETE FROM pictures WHERE NOT EXISTS (SELECT 1 FROM runs WHERE picture = digest)")
+    db.execute(
+        "DELETE FROM pictures WHERE NOT EXISTS (SELECT 1 FROM runs WHERE picture = digest) "
+        "AND NOT EXISTS (SELECT 1 FROM further WHERE picture = digest)"
+    )

@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relevancy import RelevancyError
-from relevancy_app.downloads import placed
+from relevancy_app.guard import asks_for
 from relevancy_app.history import History, Run
 from relevancy_app.layout import Page
 from relevancy_app.run_pair import RunPair
-from relevancy_app.safety import speaking
+from relevancy_app.safety import said, speaking
 from relevancy_app.session import Controls, Session
 from relevancy_app.settings import methods
 from relevancy_app.theme import ADDRESS_SCRIPT
-from relevancy_app.wiring import QUICK, Handlers, owner_of
+from relevancy_app.wiring import QUICK, Handlers, owner_of, talked
 
 _PAGE = 100  # runs that a list begins with; the rest comes as it is scrolled
 _LONGEST_SEARCH = 200
@@ -39,7 +39,7 @@ class PastHandlers:
 
     def listed(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
         """The runs in which all words stand, as many as the list has come to."""
-        given = _said(event, "most")
+        given = said(event, "most")
         most = given if isinstance(given, int) and given > _PAGE else _PAGE
         return runs(*self.history.runs(owner_of(request), str(words or "")[:_LONGEST_SEARCH], most))
 
@@ -47,22 +47,25 @@ class PastHandlers:
         """A run as it was shown: the panel shut, picture, `asked` values, `Page.results`; what goes on is stopped."""
         session = self.history.run(_named(event), owner_of(request))
         controls.press()
-        path = placed(session.source, self.shown.folder)
-        session = replace(session, place=Path(path).parent.name)
+        path, others, strip = self.shown.pictured(session.source, session.others)
+        places = tuple(Path(one).parent.name for one in others)
+        session = replace(session, place=Path(path).parent.name, other_places=places)
         return (
             gr.update(open=False),
             path,
+            others,
+            strip,
             *self._asked(session),
             *self.shown.results(session, self.shown.drawn(session)),
         )
 
     def edit(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
         """Name, pin or unpin a run; the list."""
-        run, owner, name = _named(event), owner_of(request), _said(event, "name")
+        run, owner, name = _named(event), owner_of(request), said(event, "name")
         if isinstance(name, str):
             self.history.name(run, owner, name)
         else:
-            self.history.pin(run, owner, _said(event, "pinned") is True)
+            self.history.pin(run, owner, said(event, "pinned") is True)
         return self.listed(words, event, request)
 
     def delete(self, words: Any, event: gr.EventData, request: gr.Request) -> str:
@@ -72,7 +75,7 @@ class PastHandlers:
 
     def compare(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Two runs beside each other, for `Past.pair`."""
-        given = _said(event, "runs")
+        given = said(event, "runs")
         if not isinstance(given, list) or len(given) != 2 or not all(isinstance(one, str) for one in given):
             raise RelevancyError("Choose two runs to compare.")
         pair = RunPair(*(self.history.run(run, owner_of(request)) for run in given))
@@ -91,6 +94,7 @@ class PastHandlers:
             ask.method if ask.method in methods() else gr.skip(),
             min(ask.first_layer, deepest),
             deepest if ask.last_layer is None else min(ask.last_layer, deepest),
+            *talked(ask.system, ask.earlier),
         ]
 
 
@@ -108,7 +112,7 @@ def wire(page: Page, handlers: PastHandlers, running: list[Any]) -> None:
     past.lines.clear(lambda: ("",) * len(past.pair), None, past.pair, **QUICK)
     past.link.select(
         speaking(handlers.open), page.controls,
-        [past.panel, page.question.picture, *page.question.asked, *page.results], cancels=running, **each,
+        [past.panel, *page.question.shown, *page.question.asked, *page.results], cancels=running, **each,
     )  # fmt: skip
     page.answers.status.change(None, js=ADDRESS_SCRIPT.read_text())
 
@@ -121,7 +125,7 @@ class Thumbnails:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on unless it asks for a thumbnail."""
-        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"].rstrip("/") != "/thumbnail":
+        if not asks_for(scope, "GET", "/thumbnail"):
             await self.app(scope, receive, send)
             return
         user = _user(scope) if self.logins else ""
@@ -191,15 +195,7 @@ def _run(run: Run) -> str:
 
 def _named(event: gr.EventData) -> str:
     """The run that an event is about."""
-    run = _said(event, "run")
+    run = said(event, "run")
     if not isinstance(run, str):
         raise RelevancyError("That is no run.")
     return run
-
-
-def _said(event: gr.EventData, name: str) -> Any:
-    """What the page says with an event; None where it says nothing."""
-    try:
-        return getattr(event, name, None)
-    except TypeError:  # Gradio's, of an event without data
-        return None

@@ -10,6 +10,7 @@ import gradio as gr
 
 from relevancy.methods.registry import SHOWN_FIRST
 from relevancy_app import views
+from relevancy_app.asking import PLACE, Display
 from relevancy_app.board import tables
 from relevancy_app.downloads import KINDS
 from relevancy_app.examples import Example
@@ -18,6 +19,8 @@ from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
 from relevancy_app.settings import (
     COLORMAPS,
+    DEMO_PAIR,
+    MOST_EXCHANGES,
     MOST_LAYERS,
     REPLACEMENTS,
     SCOPES,
@@ -32,7 +35,6 @@ _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
     "<p>Which parts of a picture, and which words, made a vision-language model say <em>that</em> token?</p></header>"
 )
-_PAIR = ("demo-small", "demo-large")
 _PAIR_NOTE = (
     "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
 )
@@ -53,16 +55,44 @@ _LEAVING = """window.addEventListener("pagehide", (event) => {
 });"""
 
 
+_ARRANGING = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-move]");
+  if (button) trigger("edit", { move: button.dataset.move, number: Number(button.dataset.number) });
+});"""
+
+
 _CLEARING = """element.addEventListener("click", (event) => {
   if (event.target.closest("[data-clear]")) trigger("clear");
 });"""
 
 
 @dataclass(frozen=True, eq=False)
+class Talk:
+    """What was said before the question. turns: the user's and the model's texts in turns, those in use visible."""
+
+    panel: gr.Accordion
+    system: gr.Textbox
+    turns: list[gr.Textbox]
+    more: gr.Button
+    clear: gr.Button
+
+    @property
+    def texts(self) -> list[Any]:
+        """In the order of `asking.ask`'s last arguments."""
+        return [self.system, *self.turns]
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked: picture, words, models, and what of the answer is explained how."""
+    """What is asked: pictures, words, models, and what of the answer is explained how.
+
+    others: the files of further pictures.
+    """
 
     picture: gr.Image
+    others: gr.State
+    strip: gr.HTML
+    add: gr.UploadButton
     examples: gr.HTML
     question: gr.Textbox
     presets: gr.Dataset
@@ -76,13 +106,20 @@ class Question:
     explain: gr.Button
     cancel: gr.Button
     restore: gr.UploadButton
+    talk: Talk
 
     @property
     def asked(self) -> list[Any]:
         """In the order of `asking.ask`'s arguments."""
         return [
-            self.question, self.models, self.target, self.scope, self.method, self.first_layer, self.last_layer
+            self.question, self.models, self.target, self.scope, self.method, self.first_layer, self.last_layer,
+            *self.talk.texts,
         ]  # fmt: skip
+
+    @property
+    def shown(self) -> list[Any]:
+        """The pictures: the first, the files of further ones, and these as the page shows them."""
+        return [self.picture, self.others, self.strip]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +165,13 @@ class Variations:
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The same token, by other methods or by parts of the layers."""
+    """The same token, by other methods, by parts of the layers, or by heads."""
 
     model: gr.Radio
     methods: gr.CheckboxGroup
     compare: gr.Button
     layers: gr.Button
+    heads: gr.Button
     board: gr.HTML
 
 
@@ -228,6 +266,11 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
             placeholder="Drop a picture here\n\nor click to choose one", alt_text="The picture that is asked about",
         )
     )  # fmt: skip
+    others = gr.State([])
+    strip = gr.HTML("", elem_id="rv-strip", apply_default_css=False, js_on_load=_ARRANGING)
+    add = gr.UploadButton(
+        "Add another picture", file_count="multiple", file_types=["image"], size="sm", elem_id="rv-add-picture"
+    )
     shown = gr.HTML(
         0, html_template=views.examples([example.image for example in examples]), elem_id="rv-examples",
         visible=bool(examples), apply_default_css=False, js_on_load=_CHOOSING,
@@ -238,9 +281,10 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         type="values", layout="gallery", elem_id="rv-presets", visible=bool(questions),
     )  # fmt: skip
     models = gr.CheckboxGroup(
-        list(library.names), value=list(library.names[:2]), label="Models", elem_id="rv-models",
-        info=_PAIR_NOTE if set(library.names) & set(_PAIR) else None,
+        library.labels, value=list(library.names[:2]), label="Models", elem_id="rv-models",
+        info=_PAIR_NOTE if set(library.names) & set(DEMO_PAIR) else None,
     )  # fmt: skip
+    talk = _talk(settings)
     with gr.Column(elem_id="rv-dock"):
         question = gr.Textbox(
             questions[0] if questions else "", label="Question", lines=1, max_lines=3, elem_id="rv-question",
@@ -270,9 +314,32 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )
     return Question(
-        picture, shown, question, presets, models, target, scope, method, first_layer, last_layer, options, explain,
-        cancel, restore,
+        picture, others, strip, add, shown, question, presets, models, target, scope, method, first_layer, last_layer,
+        options, explain, cancel, restore, talk,
     )  # fmt: skip
+
+
+def _talk(settings: Settings) -> Talk:
+    with gr.Accordion("Conversation", open=False, elem_id="rv-talk") as panel:
+        gr.HTML(
+            '<p class="rv-quiet">What was said before the question. Pictures come before the first text; write '
+            f"{PLACE} to put the last of them elsewhere.</p>", js_on_load=None, apply_default_css=False,
+        )  # fmt: skip
+        common: dict[str, Any] = {"lines": 1, "max_lines": 4, "max_length": settings.question_characters}
+        system = gr.Textbox(
+            label="System prompt", placeholder="None; not every model takes one", elem_id="rv-system", **common
+        )
+        turns = [
+            gr.Textbox(
+                label=f"{('User', 'Model')[place % 2]}, {place // 2 + 1}", visible=place < 2, elem_classes="rv-turn",
+                elem_id=f"rv-turn-{place}", placeholder=("What was asked", "What was answered")[place % 2], **common,
+            )
+            for place in range(2 * MOST_EXCHANGES)
+        ]  # fmt: skip
+        with gr.Row():
+            more = gr.Button("One exchange more", size="sm", elem_id="rv-more-turns")
+            clear = gr.Button("Clear", size="sm", elem_id="rv-clear-talk")
+    return Talk(panel, system, turns, more, clear)
 
 
 def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
@@ -301,17 +368,18 @@ def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:
 def _drawing() -> Drawing:
     with gr.Row(elem_id="rv-drawing"):
         opacity = gr.Slider(
-            0, 1, value=0.85, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
+            0, 1, value=Display.opacity, step=0.05, label="Opacity", elem_id="rv-opacity", min_width=160, buttons=[]
         )
         threshold = gr.Slider(
-            0, 1, value=0, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160, buttons=[]
-        )
+            0, 1, value=Display.threshold, step=0.01, label="Hide below", elem_id="rv-threshold", min_width=160,
+            buttons=[],
+        )  # fmt: skip
         colormap = gr.Dropdown(
-            list(COLORMAPS), value=COLORMAPS[0], label="Colors", elem_id="rv-colormap", min_width=120
+            list(COLORMAPS), value=Display.colormap, label="Colors", elem_id="rv-colormap", min_width=120
         )
-        smooth = gr.Checkbox(True, label="Smooth", elem_id="rv-smooth", min_width=120)
-        one_scale = gr.Checkbox(True, label="One scale", elem_id="rv-one-scale", min_width=120)
-        log = gr.Checkbox(False, label="Log scale", elem_id="rv-log", min_width=120)
+        smooth = gr.Checkbox(Display.smooth, label="Smooth", elem_id="rv-smooth", min_width=120)
+        one_scale = gr.Checkbox(Display.one_scale, label="One scale", elem_id="rv-one-scale", min_width=120)
+        log = gr.Checkbox(Display.log, label="Log scale", elem_id="rv-log", min_width=120)
     return Drawing(opacity, colormap, smooth, one_scale, log, threshold)
 
 
@@ -340,8 +408,9 @@ def _one_model(library: Library, elem_id: str) -> gr.Radio:
 
 def _ways(library: Library) -> Ways:
     gr.HTML(
-        '<p class="rv-quiet">Do other methods point to the same place, and which layers bring it in? The same token of '
-        "the same question; each map is compared with the shown one.</p>", js_on_load=None, apply_default_css=False,
+        '<p class="rv-quiet">Do other methods point to the same place, and which layers and heads bring it in? The '
+        "same token of the same question. Each map is compared with the shown one; those of heads add up to it.</p>",
+        js_on_load=None, apply_default_css=False,
     )  # fmt: skip
     offered = methods()
     with gr.Row():
@@ -354,8 +423,9 @@ def _ways(library: Library) -> Ways:
             model = _one_model(library, "rv-ways-model")
             compare = gr.Button("Compare the methods", variant="primary", elem_id="rv-compare-methods")
             layers = gr.Button(f"Compare the layers ({MOST_LAYERS} parts)", elem_id="rv-compare-layers")
+            heads = gr.Button("Compare the heads (all: 1 forward, 1 backward)", elem_id="rv-compare-heads")
     board = gr.HTML("", elem_id="rv-ways", apply_default_css=False, js_on_load=BOARD_SCRIPT.read_text())
-    return Ways(model, chosen, compare, layers, board)
+    return Ways(model, chosen, compare, layers, heads, board)
 
 
 def _what_if() -> WhatIf:

@@ -1,14 +1,24 @@
-"""Uploads as the models are given them: photographs beyond the limit are shrunk, not refused."""
+"""Uploads as the models are given them: so many, and photographs beyond the limit are shrunk, not refused."""
 
 from __future__ import annotations
 
 import io
 
-from relevancy.images import shrunk_picture
-from relevancy_app.settings import Settings
+from PIL import Image
+
+from relevancy import RelevancyError
+from relevancy.images import open_picture, shrunk_picture
+from relevancy_app.settings import MOST_PICTURES, Settings
 
 _DECODED = 4  # times the limit: as many pixels are decoded, to be shrunk
 _QUALITY = 95
+_SMALL = 160 * 160  # pixels
+
+
+def check_number(pictures: int) -> None:
+    """Raise RelevancyError for more pictures than one question takes."""
+    if pictures > MOST_PICTURES:
+        raise RelevancyError(f"At most {MOST_PICTURES} pictures fit into one question, not {pictures}: remove some.")
 
 
 def fitted(data: bytes, settings: Settings) -> tuple[bytes, tuple[str, ...]]:
@@ -22,3 +32,9 @@ def fitted(data: bytes, settings: Settings) -> tuple[bytes, tuple[str, ...]]:
     buffer = io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue(), picture.notes
+
+
+def small(data: bytes, settings: Settings) -> Image.Image:
+    """A picture's file as a small picture. Raises RelevancyError as `fitted` does."""
+    shrunk = shrunk_picture(data, max_pixels=_SMALL, most=settings.max_pixels * _DECODED)
+    return (shrunk or open_picture(data)).image

@@ -57,15 +57,18 @@ class RunPair:
 
     @cached_property
     def same_picture(self) -> bool:
-        """Whether both are about the same pixels."""
-        one, other = self.first.picture, self.second.picture
-        return one.size == other.size and one.tobytes() == other.tobytes()
+        """Whether both are about the same pixels, in the same order."""
+        one, other = (
+            [(picture.size, picture.tobytes()) for picture in run.pictures] for run in (self.first, self.second)
+        )
+        return one == other
 
 
 def _asked(ask: Ask) -> dict[str, object]:
     return {
         "question": ask.question, "models": ask.models, "method": ask.method, "scope": ask.scope,
         "layers": (ask.first_layer, ask.last_layer), "target": ask.target,
+        "conversation": (ask.system, ask.earlier),
     }  # fmt: skip
 
 

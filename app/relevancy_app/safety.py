@@ -160,10 +160,23 @@ def speaking(function: Callable[..., Any]) -> Callable[..., Any]:
     return at_once
 
 
-def as_uploaded(component: gr.Image | gr.UploadButton) -> Any:
-    """The same component, handing on the upload's path unopened: Gradio's own reading would fail without a word."""
-    vars(component)["preprocess"] = lambda payload: None if payload is None else getattr(payload, "path", None)
+def said(event: gr.EventData, name: str) -> Any:
+    """What the page says with an event; None where it says nothing."""
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # Gradio's, of an event without data
+        return None
+
+
+def as_uploaded(component: gr.Image | gr.UploadButton | gr.File) -> Any:
+    """The same component, handing on an upload's path, or several, unopened: Gradio's own reading fails unheard."""
+    vars(component)["preprocess"] = _paths
     return component
+
+
+def _paths(payload: Any) -> Any:
+    files = getattr(payload, "root", None)  # of several
+    return getattr(payload, "path", None) if files is None else [file.path for file in files]
 
 
 def harden(blocks: gr.Blocks) -> None:
@@ -180,9 +193,11 @@ def _streamless(config: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 
 
 def _taken(preprocess: Callable[..., Any]) -> Callable[..., Any]:
-    async def told_if_not(*args: Any, **kwargs: Any) -> Any:
+    async def told_if_not(block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        if block_fn.api_visibility == "public":  # what a program leaves out at the end is as it stands there
+            inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]
         try:
-            return await preprocess(*args, **kwargs)
+            return await preprocess(block_fn, inputs, *args, **kwargs)
         except gr.Error:
             raise
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 
@@ -21,11 +22,12 @@ Pick = tuple[int, int, int | None]
 class Session:
     """The last results, one per model in the order asked for; while the models run, of those that had their turn.
 
-    source: the picture's file, as the models were given it. place: the name by which the browser knows it.
-    notes: what was done to the picture before. first: results as they came from the models. results: as they are shown,
-    where a token was picked that token's. screen: the same, reduced to the size of the screen. comparison: of the first
-    results, None for a single model, and until all had their turn. picked: results of single tokens. kept: the run's id
-    in the history, "" where it is in none.
+    source: the first picture's file, as the models were given it; others: those of further ones, in their order.
+    place, other_places: the names by which the browser knows them. notes: what was done to them before.
+    first: results as they came from the models. results: as they are shown, where a token was picked that token's.
+    screen: the same, reduced to the size of the screen. comparison: of the first results, None for a single model, and
+    until all had their turn. picked: results of single tokens. kept: the run's id in the history, "" where it is in
+    none.
     """
 
     ask: Ask
@@ -38,11 +40,28 @@ class Session:
     comparison: Comparison | None = None
     picked: Mapping[Pick, Explanation] = field(default_factory=dict)
     kept: str = ""
+    others: tuple[bytes, ...] = ()
+    other_places: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[bytes, ...]:
+        """All pictures' files, in their order."""
+        return (self.source, *self.others)
+
+    @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """The pictures as the models were given them."""
+        return tuple(one.image for one in self.first[0].pictures)
 
     @property
     def picture(self) -> Image.Image:
-        """The picture as the models were given it."""
+        """The first picture as the models were given it."""
         return self.first[0].image
+
+    @property
+    def said(self) -> str | list[dict[str, Any]]:
+        """What was said about the pictures, as `relevancy.explain` takes it."""
+        return self.ask.said(len(self.sources))
 
     @property
     def waiting(self) -> tuple[str, ...]:

@@ -25,10 +25,14 @@ SCOPES: tuple[tuple[str, Scope], ...] = (
     ("Full: on through the vision tower", "full"),
 )
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
+DEMO_PAIR = ("demo-small", "demo-large")
+"""What is offered where no model is named."""
 SCREEN_SIDE = 1280  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side
 MOST_QUESTIONS = 6  # variations side by side
 MOST_LAYERS = 5  # parts of a decoder side by side
+MOST_PICTURES = 8  # in one question
+MOST_EXCHANGES = 6  # before a question: what was asked, and what was answered
 MOST_TOKENS = 64  # of an answer, whose maps are made in one go
 BODY_BYTES = 1 << 20  # of a request that is no upload
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
-from relevancy_app.settings import Settings, history_path
+from relevancy_app.settings import DEMO_PAIR, Settings, history_path
 
 _LIMITS = Settings()
-_PAIR = ("demo-small", "demo-large")
+_PRELOADED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +62,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.register("action", None, _Once)
     add = parser.add_argument
-    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(_PAIR)}")
+    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(DEMO_PAIR)}")
+    add(
+        "--preload",
+        type=_whole(0),
+        default=_PRELOADED,
+        help="how many of the models are loaded at start, the others when they are first asked for; %(default)s",
+    )
     add("--host", default=environment.get("GRADIO_SERVER_NAME", _LIMITS.host), help="address; %(default)s")
     add("--port", type=_whole(1, 65535), help="by default the first that is free from 7860 on")
     add("--share", action="store_true", help="open a public link through Gradio")
@@ -119,9 +125,14 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _said(stage: str, _: float) -> None:
+    """Progress, in the log."""
+    sys.stderr.write(f"{stage}\n")
+
+
 def _serve(given: argparse.Namespace) -> None:
     options: dict[str, Any] = vars(given)
-    names = options.pop("model") or list(_PAIR)
+    names, preloaded = options.pop("model") or list(DEMO_PAIR), options.pop("preload")
     loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
     with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
         os.environ |= {
@@ -129,18 +140,18 @@ def _serve(given: argparse.Namespace) -> None:
             "GRADIO_TEMP_DIR": scratch,
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }  # before the imports that read them
-        import relevancy
         from relevancy_app.building import build, launch_options
+        from relevancy_app.library import library, offer
         from relevancy_app.safety import check_binding, check_port, logins_from
 
         settings = Settings(logins=logins_from(os.environ), **options)
         check_binding(settings)  # before gigabytes are read
         check_port(settings)
-        models = []
-        for name in names:
-            sys.stderr.write(f"loading {name}\n")
-            models.append(relevancy.load(name, **loading))
-        blocks = build(models, settings)
+        offered = library([offer(name, **loading) for name in names])
+        for name in names[:preloaded]:
+            with offered.using(name, _said):
+                pass
+        blocks = build(offered, settings)
         _, local, public = blocks.launch(**launch_options(settings), prevent_thread_lock=True)
         sys.stderr.write(f"{public or local}  (Ctrl+C ends)\n")
         blocks.block_thread()

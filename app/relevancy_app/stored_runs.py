@@ -9,14 +9,18 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from relevancy import Explanation, formats
 from relevancy.explanations.comparison import Comparison
 from relevancy.images import open_picture
+from relevancy.plotting.overlay import why_empty
 from relevancy_app.asking import Ask
 from relevancy_app.session import Session, of_token, reduced
 
@@ -35,6 +39,11 @@ def results(session: Session, known: Collection[Place]) -> dict[Place, bytes]:
     return {place: _packed(result.to_json()) for place, result in found.items() if place not in known}
 
 
+def digest(source: bytes) -> str:
+    """A picture's name among all that are stored."""
+    return hashlib.sha256(source).hexdigest()
+
+
 def beginning(session: Session) -> dict[str, Any]:
     """What is known from the first result on, by column."""
     return {
@@ -42,8 +51,8 @@ def beginning(session: Session) -> dict[str, Any]:
         "question": session.ask.question,
         "made": session.ask.made,
         "notes": json.dumps(session.notes, ensure_ascii=False),
-        "picture": hashlib.sha256(session.source).hexdigest(),
-        "bytes": len(session.source),
+        "picture": digest(session.source),
+        "bytes": sum(map(len, session.sources)),
         "thumbnail": _thumbnail(session.first[0]),
     }
 
@@ -67,19 +76,25 @@ def session(
     shown: str,
     comparison: bytes | None,
     *,
+    others: Sequence[bytes],
     results: Iterable[tuple[int, int, int, bytes]],
 ) -> Session:
     """The session that was stored; one that was cut short is whole with what there is."""
-    found = {(model, position, against): _explanation(packed, source) for model, position, against, packed in results}
+    sources = (source, *others)
+    decoded = cache(lambda number, pixels: open_picture(sources[number], max_pixels=pixels).image)  # once for all
+    found = {(model, position, against): _explanation(packed, decoded) for model, position, against, packed in results}
     first = tuple(result for (_, position, _), result in found.items() if position == _NONE)
     picked = {
         pick: result for (number, *_), result in found.items() for pick, result in of_token(number, result).items()
     }
     now = tuple(found[model, position, against] for model, position, against in json.loads(shown))
-    asked = json.loads(ask)
+    asked: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(ask).items()
+    }
     whole = Session(
-        ask=Ask(**asked | {"models": tuple(asked["models"])}),
+        ask=Ask(**asked),
         source=source,
+        others=tuple(others),
         notes=tuple(json.loads(notes)),
         first=first,
         results=now,
@@ -105,11 +120,12 @@ def _or_none(token: int | None) -> int:
     return _NONE if token is None else token
 
 
-def _explanation(packed: bytes, source: bytes) -> Explanation:
+def _explanation(packed: bytes, decoded: Callable[[int, int], Image.Image]) -> Explanation:
     stored = json.loads(zlib.decompress(packed))
     formats.require_known(stored, formats.EXPLANATION, Path("explanation.json"))
-    size = stored["image"]["width"] * stored["image"]["height"]
-    return Explanation.from_json(stored, [open_picture(source, max_pixels=size).image])
+    placed = [one["image"] for one in stored.get("pictures") or [stored]]
+    images = [decoded(number, one["width"] * one["height"]) for number, one in enumerate(placed)]
+    return Explanation.from_json(stored, images)
 
 
 def _comparison(packed: bytes, first: tuple[Explanation, ...]) -> Comparison:
@@ -124,6 +140,6 @@ def _packed(content: Mapping[str, Any]) -> bytes:
 
 def _thumbnail(result: Explanation) -> bytes:
     small, buffer = result.reduced(_THUMBNAIL), io.BytesIO()
-    empty = small.shown()[1]  # told in words, too small to be read here
-    (small.image if empty else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
+    why = why_empty(small.image_map, small.picture().share)  # words would be too small to be read here
+    (small.image if why else small.overlay()).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

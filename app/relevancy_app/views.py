@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from relevancy import Explanation
 from relevancy.explanations.agreement import MEANINGS
 from relevancy.explanations.comparison import Comparison
-from relevancy_app.actions import DRAWN, LEAST, MOST, Hidden
-from relevancy_app.board import picture_uri, token_spoken, told
+from relevancy_app.actions import DRAWN, LEAST, MOST, PATCHES, Hidden
+from relevancy_app.board import edges_in_percent, picture_uri, token_spoken, told
 from relevancy_app.session import Session
 
 _NAMES = {"rank_correlation": "Rank correlation", "top_overlap": "Top-tenth overlap", "divergence": "Divergence"}
@@ -44,6 +46,28 @@ def examples(pictures: Sequence[Image.Image]) -> str:
     return f'<div class="rv-examples" role="group" aria-label="Example pictures">{buttons}</div>'
 
 
+def strip(pictures: Sequence[tuple[str, Image.Image]]) -> str:
+    """Pictures beside the first one, by the names by which the browser knows them, and what changes their order."""
+    places = "".join(_in_strip(number, *one, len(pictures)) for number, one in enumerate(pictures))
+    return f'<ol class="rv-strip" aria-label="Further pictures">{places}</ol>' if pictures else ""
+
+
+def _in_strip(number: int, place: str, picture: Image.Image, count: int) -> str:
+    name = f"Picture {number + 2}"
+    buttons = "".join(
+        f'<button type="button" data-move="{move}" data-number="{number}" aria-label="{name}: {label}"'
+        f' title="{label}"{"" if possible else " disabled"}>{sign}</button>'
+        for move, sign, label, possible in (
+            ("earlier", "←", "one place earlier", True), ("later", "→", "one place later", number + 1 < count),
+            ("remove", "×", "remove it", True),
+        )
+    )  # fmt: skip
+    return (
+        f'<li data-place="{escape(place)}"><img alt="{name}" src="{picture_uri(_smaller(picture, _THUMBNAIL))}">'
+        f'<span>{name}</span><span class="rv-strip-tools">{buttons}</span></li>'
+    )
+
+
 def _smaller(picture: Image.Image, side: int) -> Image.Image:
     small = picture.copy()
     small.thumbnail((side, side))
@@ -55,16 +79,20 @@ def status(last: Session, deepest: int, said: str = "") -> str:
 
     deepest: the number of the last layer that can be asked for. said: what comes before it.
     """
-    ask = last.ask
-    size = f"{last.picture.width} × {last.picture.height} pixels"
+    ask, count = last.ask, len(last.sources)
+    size = f"{count} pictures" if count > 1 else f"{last.picture.width} × {last.picture.height} pixels"
     parts = [f"“{escape(ask.question)}”", size, escape(ask.made)]
     busy = "" if last.whole else ' aria-busy="true"'
     kept = f' data-run="{last.kept}"' if last.kept else ""
     end = deepest if ask.last_layer is None else ask.last_layer
     asked = {
-        "names": ["picture", "question", "models", "target", "scope", "method", "first layer", "last layer"],
+        "names": [
+            "picture", "question", "models", "target", "scope", "method", "first layer", "last layer", "conversation",
+            "further pictures",
+        ],
         "values": [
-            last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end
+            last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end,
+            [ask.system, *ask.earlier], list(last.other_places),
         ],
     }  # fmt: skip
     return (
@@ -137,28 +165,57 @@ def _answers(comparison: Comparison) -> str:
     )
 
 
-def marker(picture: Image.Image) -> str:
-    """The picture to draw a rectangle on, with the mouse or with four numbers, and what to hide."""
+def marker(results: Sequence[Explanation]) -> str:
+    """The picture to mark a part of, and what to hide: a rectangle, patches of one of the maps, or a tenth of each."""
+    picture, grids = results[0].image, _grids(results)
+    whose = ""
+    if len(grids) > 1:
+        options = "".join(f"<option>{escape(', '.join(grid['names']))}</option>" for grid in grids)
+        whose = f'<label>Patches of <select class="rv-whose">{options}</select></label>'
+    modes = "".join(
+        f'<button type="button" data-mode="{mode}" aria-pressed="{str(mode == DRAWN).lower()}">{label}</button>'
+        for mode, label in ((DRAWN, "Rectangle"), (PATCHES, "Patches"))
+    )
     fields = "".join(
         f'<label>{side.capitalize()} %<input type="number" min="0" max="100" step="1" value="{value}" '
         f'data-side="{side}"></label>'
         for side, value in zip(_SIDES, _FIRST_BOX, strict=True)
     )
-    buttons = "".join(
-        f'<button type="button" class="rv-do" data-part="{part}">{text}</button>'
-        for part, text in (
-            (DRAWN, "Hide the rectangle"),
-            (MOST, "Hide the most relevant tenth"),
-            (LEAST, "Hide the least relevant tenth"),
+    hide, patches, most, least = (
+        f'<button type="button" class="rv-do" data-part="{part}"{state}>{text}</button>'
+        for part, text, state in (
+            (DRAWN, "Hide the rectangle", ""),
+            (PATCHES, "Hide the marked patches", " disabled"),
+            (MOST, "Hide the most relevant tenth", ""),
+            (LEAST, "Hide the least relevant tenth", ""),
         )
     )
+    lines = "".join(f'<path class="{name}" d=""></path>' for name in ("rv-lines-of", "rv-marks-of", "rv-cursor"))
     return (
-        f'<div class="rv-marker"><div class="rv-canvas" style="--rv-aspect:{picture.width / picture.height:.5g}">'
-        '<img alt="The picture to draw on" draggable="false" '
-        f'src="{picture_uri(picture)}"><span class="rv-rect"></span></div>'
-        f'<div class="rv-fields"><p>Draw a rectangle on the picture, or set its sides:</p>'
-        f'<div class="rv-sides">{fields}</div>{buttons}</div></div>'
+        f"<div class=\"rv-marker\" data-grids='{escape(json.dumps(grids))}'>"
+        f'<div class="rv-canvas" style="--rv-aspect:{picture.width / picture.height:.5g}" tabindex="-1" '
+        'role="application" aria-label="Patches: arrow keys move, space marks">'
+        f'<img alt="The picture to draw on" draggable="false" src="{picture_uri(picture)}">'
+        '<span class="rv-rect"></span>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg></div>'
+        f'<div class="rv-fields"><div class="rv-views" role="group" aria-label="What to mark">{modes}</div>'
+        '<div class="rv-fields" data-for="drawn"><p>Draw a rectangle on the picture, or set its sides:</p>'
+        f'<div class="rv-sides">{fields}</div>{hide}</div>'
+        '<div class="rv-fields" data-for="patches" hidden><p>Press patches, or drag over them; on the keyboard arrows '
+        f'and space.</p>{whose}<p role="status" data-count></p>{patches}'
+        '<button type="button" class="rv-do" data-unmark>Unmark all</button></div>'
+        f"{most}{least}</div></div>"
     )
+
+
+def _grids(results: Sequence[Explanation]) -> list[dict[str, Any]]:
+    """The different grids of some maps, in percent of the picture: of which result first, and of which models."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, result in enumerate(results):
+        x, y = edges_in_percent(result.grid)
+        own = found.setdefault(json.dumps([x, y]), {"of": number, "names": [], "x": x, "y": y})
+        own["names"].append(result.model)
+    return list(found.values())
 
 
 def no_marker() -> str:

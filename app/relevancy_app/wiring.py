@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from relevancy import RelevancyError
+from relevancy import Region, RelevancyError
 from relevancy_app import actions, asking, board, downloads, views
 from relevancy_app.examples import Example
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
-from relevancy_app.pictures import fitted
-from relevancy_app.safety import check_size, received, shown_line, speaking, still_needed
+from relevancy_app.pictures import check_number, fitted, small
+from relevancy_app.safety import check_size, received, said, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
-from relevancy_app.settings import REPLACEMENTS, SCREEN_SIDE, Settings
+from relevancy_app.settings import MOST_EXCHANGES, REPLACEMENTS, SCREEN_SIDE, Settings
 from relevancy_app.theme import OUTDATED_SCRIPT
 
 PROGRESS = gr.Progress()
@@ -32,9 +34,14 @@ _SHOW_RESULTS = """() => {
   window.rvAwaited = results.getBoundingClientRect().top > window.innerHeight * 0.3;
   if (window.rvAwaited) results.scrollIntoView({block: "start"});
 }"""
+_MORE_TURNS = """(...turns) => {
+  const shown = document.querySelectorAll(".rv-turn textarea").length + 2;
+  return turns.map((_, place) => ({__type__: "update", visible: place < shown}));
+}"""
+_TO_QUESTION = "() => document.querySelector('#rv-question textarea').focus()"
 _FETCH_FILE = "() => setTimeout(() => document.querySelector('#rv-file a, a#rv-file, #rv-file')?.click(), 150)"
-_COLOR = """(opacity, colormap, smooth, oneScale, log, threshold) => {
-  window.rvDisplay = {opacity, colormap, smooth, oneScale, log, threshold};
+_COLOR = """(opacity, colormap, smooth, one_scale, log, threshold) => {
+  window.rvDisplay = {opacity, colormap, smooth, one_scale, log, threshold};
   window.dispatchEvent(new Event("rv-display"));
 }"""
 
@@ -55,13 +62,17 @@ class Handlers:
     history: History | None = None
 
     def explain(
-        self, controls: Controls, path: Any, request: gr.Request, progress: gr.Progress = PROGRESS, *asked: Any
+        self,
+        controls: Controls,
+        path: Any,
+        others: Any,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+        *asked: Any,
     ) -> Iterator[tuple[Any, ...]]:
         """`results` from `asked` values: once more with each map, then with all the numbers."""
         check = controls.start()
-        ask = asking.ask(self.library, self.settings, *asked)
-        source, notes = fitted(received(path, self.settings), self.settings)
-        begun = Session(ask, source, Path(path).parent.name, notes)
+        begun = self._begun(asking.ask(self.library, self.settings, *asked), [path, *others])
         session = None
         try:
             for found in actions.explained(self.library, self.settings, begun, report_to(progress, check)):
@@ -74,6 +85,21 @@ class Handlers:
                 ended = self._kept(session.ended(), request)
                 yield self.results(ended, self.drawn(ended))
             raise
+
+    def _begun(self, ask: asking.Ask, paths: Sequence[Any]) -> Session:
+        """A session without results, about the pictures in these files."""
+        check_number(len(paths))
+        read = [fitted(received(path, self.settings), self.settings) for path in paths]
+        notes = [
+            f"{f'picture {number}: ' if len(read) > 1 else ''}{note}"
+            for number, (_, said) in enumerate(read, 1)
+            for note in said
+        ]
+        place, *other_places = (Path(path).parent.name for path in paths)
+        source, *others = (source for source, _ in read)
+        return Session(
+            ask, source, place, tuple(notes), others=tuple(others), other_places=tuple(other_places)
+        )  # fmt: skip
 
     def pick(
         self,
@@ -96,7 +122,7 @@ class Handlers:
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """The maps of all tokens of one answer, to be looked at one by one: session, board."""
-        number = getattr(event, "model", None)
+        number = said(event, "model")
         if type(number) is not int:
             raise RelevancyError("That is no model on the screen.")
         session = actions.every_token(self.library, session, number, report_to(progress, controls.start()))
@@ -144,6 +170,22 @@ class Handlers:
         parts = [result.layers or () for result in found.results[1:]]
         return _varied(found, ["as shown", *(f"layers {part[0]} to {part[-1]}" for part in parts)])
 
+    def heads(
+        self,
+        session: Session | None,
+        controls: Controls,
+        model: Any,
+        event: gr.EventData,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        """What every head adds: a board of one layer's, the strongest head's or the one that was pressed."""
+        layer, pressed = said(event, "layer"), said(event, "model")
+        report = report_to(progress, controls.start())
+        found = actions.by_head(self.library, session, pressed or model, report)
+        if layer is not None and [layer] not in [[one.head[0]] for one in found if one.head]:
+            raise RelevancyError("There is no such layer.")
+        return HeadGrid(found, layer).board()
+
     def hide(
         self,
         session: Session | None,
@@ -156,27 +198,71 @@ class Handlers:
         check = controls.start()
         if session is None:
             raise RelevancyError("There is no result yet, or it has expired: press Explain first.")
-        part = getattr(event, "part", None)
-        if part not in (actions.DRAWN, actions.MOST, actions.LEAST):
-            raise RelevancyError("Say what to hide: the rectangle, or a tenth of the map.")
+        part = said(event, "part")
+        if part not in (actions.DRAWN, actions.PATCHES, actions.MOST, actions.LEAST):
+            raise RelevancyError("Say what to hide: the rectangle, patches, or a tenth of the map.")
         if replacement not in {value for _, value in REPLACEMENTS}:
             raise RelevancyError("There is no such replacement.")
-        size = session.picture.size
-        box = asking.box(getattr(event, "box", None), *size) if part == actions.DRAWN else None
-        found = actions.hidden(self.library, session, part, box, replacement, report_to(progress, check))
+        marked = None
+        if part == actions.DRAWN:
+            marked = Region(box=asking.box(said(event, "box"), *session.picture.size))
+        if part == actions.PATCHES:
+            grids = [result.grid for result in session.first]
+            marked = asking.patches(said(event, "patches"), said(event, "of"), grids)
+        found = actions.hidden(self.library, session, part, marked, replacement, report_to(progress, check))
         return views.changes(found, session.ask.question, SCREEN_SIDE)
 
-    def example(self, index: Any) -> tuple[Any, Any, Any]:
-        """An example's picture, its first question, and its others to pick from."""
+    def add(self, others: Any, paths: Any) -> tuple[Any, str]:
+        """Further pictures, those in these files last; their files, and the strip."""
+        return self._others([*others, *(str(path) for path in paths or ())])
+
+    def arrange(self, picture: Any, others: Any, event: gr.EventData) -> tuple[Any, Any, str]:
+        """Another order of the pictures, or one less: the first, the files of the further ones, and the strip."""
+        move, number = said(event, "move"), said(event, "number")
+        if move not in ("earlier", "later", "remove") or type(number) is not int or not 0 <= number < len(others):
+            raise RelevancyError("There is no such picture to move.")
+        paths = [picture, *others]
+        moved = paths.pop(number + 1)
+        if move != "remove":
+            paths.insert(number + (0 if move == "earlier" else 2), moved)
+        return paths[0], *self._others([path for path in paths[1:] if path])
+
+    def _others(self, paths: list[str]) -> tuple[list[str], str]:
+        check_number(1 + len(paths))
+        shown = [(Path(path).parent.name, small(received(path, self.settings), self.settings)) for path in paths]
+        return paths, views.strip(shown)
+
+    def further(self, session: Session | None, event: gr.EventData) -> tuple[Any, ...]:
+        """The conversation with one model's answer in it, and room for the next question: question, `Talk.texts`."""
+        number = said(event, "model")
+        if session is None or type(number) is not int or not 0 <= number < len(session.first):
+            raise RelevancyError("That answer is not on the screen: press Explain first.")
+        ask, answer = session.ask, session.first[number].answer
+        if not answer:
+            raise RelevancyError("The model said nothing, so there is nothing to go on from.")
+        if ask.exchanges == MOST_EXCHANGES:
+            raise RelevancyError(f"At most {MOST_EXCHANGES} exchanges stand before a question.")
+        return "", *talked(ask.system, (*ask.earlier, ask.question, answer)), gr.update(open=True)
+
+    def example(self, index: Any) -> tuple[Any, ...]:
+        """An example's picture alone, its first question, its others to pick from, and nothing said before."""
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             raise RelevancyError("There is no such example.")
         chosen = self.examples[index]
         shown = downloads.shared(chosen.image, self.folder)
-        return shown, chosen.questions[0], gr.Dataset(samples=[[text] for text in chosen.questions])
+        presets = gr.Dataset(samples=[[text] for text in chosen.questions])
+        return shown, [], "", chosen.questions[0], presets, *talked()
+
+    def offered(self) -> Any:
+        """What the page says of each model now."""
+        return gr.update(choices=self.library.labels)
 
     def download(self, session: Session | None, kind: str, *drawn: Any) -> str:
         """A file's path inside the app's own folder."""
-        return downloads.written(session, kind, asking.display(*drawn), self.folder)
+        path = downloads.written(session, kind, asking.display(*drawn), self.folder)
+        if kind == "State" and Path(path).stat().st_size > self.settings.file_bytes:
+            raise RelevancyError("The pictures are too large together for one state file: save them smaller.")
+        return path
 
     def take(self, path: Any) -> None:
         """Say at once what would keep an upload from being explained."""
@@ -188,27 +274,33 @@ class Handlers:
         return f'<span data-visit="{request.session_hash}"></span>'
 
     def restore(self, path: Any) -> tuple[Any, ...]:
-        """A state file's picture, its `asked` values, its `drawn` values, and the options unfolded."""
+        """A state file's pictures, its `asked` values, its `drawn` values, and the options unfolded."""
         if not path:
             raise RelevancyError("No state file was given.")
         state = downloads.restored(path, self.library, self.settings)
         ask, display = state.ask, state.display
         return (
-            downloads.placed(state.source, self.folder),
+            *self.pictured(state.source, state.others),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
-            self.deepest if ask.last_layer is None else ask.last_layer,
+            self.deepest if ask.last_layer is None else ask.last_layer, *talked(ask.system, ask.earlier),
             display.opacity, display.colormap, display.smooth, display.one_scale, display.log, display.threshold,
             gr.update(open=True),
         )  # fmt: skip
+
+    def pictured(self, source: bytes, others: Sequence[bytes]) -> tuple[str, list[str], str]:
+        """Pictures' files written anew: that of the first, those of the further ones, and the strip."""
+        first, *further = (downloads.placed(one, self.folder) for one in (source, *others))
+        return first, *self._others(further)
 
     @property
     def deepest(self) -> int:
         """The number of the last layer that can be asked for."""
         return self.library.depth - 1
 
-    def keep(self, session: Session | None, path: Any) -> Session | None:
-        """Count the visit as going on: results, and the picture's file, live on while the page is open."""
-        still_needed(path)
+    def keep(self, session: Session | None, path: Any, others: Any) -> Session | None:
+        """Count the visit as going on: results, and the pictures' files, live on while the page is open."""
+        for one in (path, *others):
+            still_needed(one)
         return session
 
     def cancel(self, session: Session | None, controls: Controls, request: gr.Request) -> tuple[Any, ...]:
@@ -225,7 +317,7 @@ class Handlers:
         """Values for `Page.results`; `shown` is the board. What needs all maps stays as it is until they are there."""
         numbers: tuple[Any, ...] = (gr.skip(),) * 6
         if session.whole:
-            marker = views.marker(session.screen[0].image)
+            marker = views.marker(session.screen)
             numbers = views.agreement(session.shown), marker, "", "", "", gr.update(visible=True)
         status = status or views.status(session, self.deepest)
         return session, status, shown, gr.update(visible=True), *numbers
@@ -256,9 +348,12 @@ def wire(page: Page, handlers: Handlers, *others: Any) -> list[Any]:
         speaking(handlers.cancel), [page.session, page.controls], [page.question.cancel, *page.results], cancels=runs,
         queue=False, **QUICK,
     )  # fmt: skip
+    if handlers.library.on_demand:
+        for shown in (*(event.then for event in runs), partial(gr.on, None)):
+            shown(speaking(handlers.offered), None, page.question.models, **QUICK)
     _wire_question(page, handlers)
     _wire_drawing(page, handlers)
-    page.beat.tick(speaking(handlers.keep), [page.session, page.question.picture], page.session, **QUICK)
+    page.beat.tick(speaking(handlers.keep), [page.session, *page.question.shown[:2]], page.session, **QUICK)
     gr.on(None, handlers.entered, None, page.visit, **QUICK)
     return runs
 
@@ -272,20 +367,20 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
     # First, since a browser takes an event's listeners one after the other.
     for trigger in (
         *ask, answers.board.select, answers.board.expand, variations.run.click, what_if.marker.submit,
-        ways.compare.click, ways.layers.click,
+        ways.compare.click, ways.layers.click, ways.heads.click, ways.board.submit,
     ):  # fmt: skip
         trigger(None, js=ENABLE, outputs=question.cancel)
     gr.on(ask, None, js=_SHOW_RESULTS)
     whole: dict[str, Any] = {
         "fn": speaking(handlers.explain),
-        "inputs": [page.controls, question.picture, *question.asked],
+        "inputs": [page.controls, question.picture, question.others, *question.asked],
         "outputs": page.results,
         **running(answers.status),
     }  # fmt: skip
     restored = question.restore.upload(
         speaking(handlers.restore),
         question.restore,
-        [question.picture, *question.asked, *drawn, question.options],
+        [*question.shown, *question.asked, *drawn, question.options],
         **QUICK,
     )
     return [
@@ -306,6 +401,10 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
         ways.layers.click(
             speaking(handlers.layers), [page.session, page.controls, ways.model], ways.board, **running(ways.board)
         ),
+        gr.on(
+            [ways.heads.click, ways.board.submit], speaking(handlers.heads),
+            [page.session, page.controls, ways.model], ways.board, **running(ways.board),
+        ),
         variations.run.click(
             speaking(handlers.vary),
             [page.session, page.controls, variations.questions, variations.model, *question.asked],
@@ -320,13 +419,24 @@ def _wire_runs(page: Page, handlers: Handlers) -> list[Any]:
 
 def _wire_question(page: Page, handlers: Handlers) -> None:
     """Examples and presets fill in the question; results say when it is no longer theirs."""
-    question = page.question
+    question, talk = page.question, page.question.talk
+    question.add.upload(
+        speaking(handlers.add), [question.others, question.add], [question.others, question.strip], **QUICK
+    )
+    question.strip.edit(speaking(handlers.arrange), question.shown[:2], question.shown, **QUICK)
+    talk.more.click(None, talk.turns, talk.turns, js=_MORE_TURNS)
+    talk.clear.click(talked, None, talk.texts, **QUICK)
+    going_on = page.answers.board.submit(
+        speaking(handlers.further), page.session, [question.question, *talk.texts, talk.panel], **QUICK
+    )
+    going_on.success(None, js=_TO_QUESTION)
     question.picture.upload(speaking(handlers.take), question.picture, None, **QUICK)
-    changed = [one.change for one in (question.picture, *question.asked, page.answers.status)]
+    changed = [one.change for one in (question.picture, question.strip, *question.asked, page.answers.status)]
     gr.on(changed, None, [question.picture, *question.asked], js=OUTDATED_SCRIPT.read_text())
     question.examples.select(
-        speaking(handlers.example), question.examples, [question.picture, question.question, question.presets], **QUICK
-    )
+        speaking(handlers.example), question.examples,
+        [*question.shown, question.question, question.presets, *talk.texts], **QUICK,
+    )  # fmt: skip
     question.presets.click(speaking(_sample), question.presets, question.question, **QUICK)
 
 
@@ -370,6 +480,12 @@ def _varied(found: actions.Varied, titles: Sequence[str], **options: Any) -> str
 
 def _correlation(value: float) -> str:
     return "rank correlation with the first map: " + ("–" if value != value else f"{value:+.2f}")
+
+
+def talked(system: str = "", earlier: Sequence[str] = ()) -> list[Any]:
+    """What was said before, for `Talk.texts`; at least one exchange has room."""
+    turns = [*earlier, *[""] * (2 * MOST_EXCHANGES - len(earlier))]
+    return [system, *(gr.update(value=text, visible=place < max(2, len(earlier))) for place, text in enumerate(turns))]
 
 
 def _sample(sample: Any) -> str:

@@ -29,7 +29,7 @@ from relevancy.cli.options import (
 from relevancy.cli.terminal import EMPTY_MAP, busy, check_writable, escaped, out, say, stages
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
-from relevancy.methods.registry import DEFAULT
+from relevancy.methods.registry import DEFAULT, Method
 
 _EDGE = 0.01  # less of a picture that was not seen is the edge of a patch
 _NUMBERED = re.compile(r"\d{3,}")
@@ -70,6 +70,14 @@ def explain(
     layers: Annotated[
         str | None, typer.Option(help="Decoder layers that take part, as 6-17 or 0,4,8; all by default.")
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER",
+            help="What each head of this layer adds to the map, a result for each; [bold]all[/bold] for every layer's. "
+            "It costs one map, whatever their number.",
+        ),
+    ] = None,
     answer: Annotated[str | None, typer.Option(help="Explain this answer instead of the model's own.")] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
@@ -93,26 +101,31 @@ def explain(
     """Explain one answer: about one picture, several, or to words alone.
 
     Writes explanation.json, overlay.png, figure.png, heatmap.npy and picture.png into --out (with --target all, words
-    or each:3:7, into one numbered folder for each), of a second picture overlay-2.png, heatmap-2.npy and picture-2.png.
-    Results of an earlier run that are there go; other files stay.
+    or each:3:7, and with --heads, into one numbered folder for each), of a second picture overlay-2.png, heatmap-2.npy
+    and picture-2.png. Results of an earlier run that are there go; other files stay.
     """
     check_writable(out_folder)
     chosen = layer_numbers(layers)
-    registry.chosen(method, scope.value, chosen)
+    layer = _layer_of_heads(heads, registry.chosen(method, scope.value, chosen), scope.value)
     asked = _asked(question, messages)
     limit = _openable(image or [], asked, max_pixels)
     from relevancy.explanations.explain import explain as run
+    from relevancy.explanations.explain import explain_heads
     from relevancy.plotting.overlay import FLOOR
 
     loaded = load_model(
         model, device=device, dtype=dtype, device_map=device_map, quantization=value(quantization),
         framing=value(framing),
     )  # fmt: skip
+    given: dict[str, Any] = {
+        "target": target, "method": method, "layers": chosen, "answer": answer, "max_new_tokens": max_new_tokens,
+        "max_pixels": limit,
+    }  # fmt: skip
     with busy(f"explaining {loaded.name}"):
-        (found,) = run(
-            loaded, [image or []], [asked], target=target, scope=scope.value, method=method, layers=chosen,
-            answer=answer, max_new_tokens=max_new_tokens, evidence=evidence, max_pixels=limit,
-        )  # fmt: skip
+        if heads is None:
+            (found,) = run(loaded, [image or []], [asked], scope=scope.value, evidence=evidence, **given)
+        else:
+            found = explain_heads(loaded, image or [], asked, layer=layer, **given)
     results: list[Explanation] = found if isinstance(found, list) else [found]
     names = [f"{number:03d}" for number in range(len(results))] if isinstance(found, list) else ["."]
     folders = [out_folder / name for name in names]
@@ -124,13 +137,50 @@ def explain(
         sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
     else:
         _say_unseen(results)
+        if heads is not None:
+            _say_heads(results)
         for result, folder in zip(results, folders, strict=True):
-            say(result.summary())
-            for note in result.notes:
-                say(f"note: {note}")
+            if heads is None:
+                say(result.summary())
+                for note in result.notes:
+                    say(f"note: {note}")
             say(f"→ {folder / ('overlay.png' if result.pictures else 'figure.png')}")
-    if any(result.empty for result in results):
+    if (all if heads is not None else any)(result.empty for result in results):  # most heads add nothing
         raise typer.Exit(EMPTY_MAP)
+
+
+def _layer_of_heads(heads: str | None, method: Method, scope: str) -> int | None:
+    """The layer that --heads names, None for all of them; what cannot be asked of heads is refused."""
+    if heads is None:
+        return None
+    registry.require_heads(method)
+    if scope != "language":
+        raise RelevancyError("--heads are those of the decoder: leave --scope out, or give language.")
+    if heads == "all":
+        return None
+    try:
+        return int(heads)
+    except ValueError as error:
+        raise RelevancyError(f"--heads takes a layer's number or all, not {heads!r}.") from error
+
+
+def _say_heads(results: Sequence[Explanation]) -> None:
+    """Which heads' maps carry how much of what all of them add: to the picture, and to everything."""
+    first = results[0]
+    title = f"{first.model} answers {first.answer!r}; what each head adds for {first.target.token!r}"
+    table = Table("layer", "head", "of the picture's", "of all", title=escaped(title))
+    on_picture = [float(one.relevance[one.is_image].sum(dtype="float64")) for one in results]
+    everywhere = [float(one.relevance.sum(dtype="float64")) for one in results]
+    for one, own, whole in zip(results, on_picture, everywhere, strict=True):
+        assert one.head is not None
+        table.add_row(*map(str, one.head), _part(own, sum(on_picture)), _part(whole, sum(everywhere)))
+    out.print(table)
+
+
+def _part(value: float, whole: float) -> str:
+    from relevancy.plotting.overlay import percent
+
+    return percent(value / whole) if whole > 0 else "–"
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -66,18 +66,22 @@ class RelevanceRow(Protocol):
     def fresh(self) -> bool:
         """Whether no layer has advanced the row yet."""
 
+    @property
+    def by_head(self) -> bool:
+        """Whether it wants what each head adds, (batch, heads, keys), instead of their sum, (batch, keys)."""
+
     def read(self, like: Tensor) -> Tensor:
         """The row before this layer, (batch, new tokens); `like` has the layer's (batch, heads, new tokens, dim)."""
 
     def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-        """r Abar for one tile of query rows, (batch, keys), from r (batch, rows).
+        """r Abar for one tile of query rows, (batch, keys) or (batch, heads, keys), from r (batch, rows).
 
         flow is A * dy/dA, (batch, heads, rows, keys), and may be overwritten; total its sum over keys, (batch, heads,
         rows).
         """
 
     def add(self, update: Tensor) -> None:
-        """Add this layer's r Abar, (batch, known and new tokens)."""
+        """Add this layer's r Abar, (batch, known and new tokens), or by head."""
 
 
 class Recorder(Protocol):
@@ -281,7 +285,7 @@ class _Sweep:
             self.grad_value = torch.zeros_like(value, dtype=exact)
 
     def run(self, row: RelevanceRow | None) -> Tensor | None:
-        """r Abar, (batch, tokens), when given a row; gradients accumulate on the way.
+        """r Abar, (batch, tokens), or by head, when given a row; gradients accumulate on the way.
 
         Before a row's first layer, query rows that carry no gradient are passed over: there that is every position but
         the one whose logits are explained.
@@ -289,13 +293,16 @@ class _Sweep:
         # Read once for all tiles: an accelerator would stop at each.
         spoken = self.grad.any((0, 1, 3)).tolist() if row is not None and row.fresh else None
         values = None if row is None else row.read(self.grad)
-        update = None if values is None else values.new_zeros(len(values), self.key.shape[2])
+        update = None
+        if row is not None and values is not None:
+            heads = (self.query.shape[1],) if row.by_head else ()
+            update = values.new_zeros(len(values), *heads, self.key.shape[2])
         for tile in _tiles(self.query, self.key.shape[2], self.call.causal):
             if spoken is not None and not any(spoken[tile.rows]):
                 continue
             flow, total = self._visit(tile)
             if row is not None and values is not None and update is not None:
-                update[:, tile.keys] += row.advance(values[:, tile.rows], flow, total)
+                update[..., tile.keys] += row.advance(values[:, tile.rows], flow, total)
         return update
 
     def _visit(self, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -348,15 +355,16 @@ class _Factor(NamedTuple):
         return product.unflatten(0, rows.shape[:2])
 
 
-def clamped(row: Tensor, flow: Tensor) -> Tensor:
+def clamped(row: Tensor, flow: Tensor, *, by_head: bool = False) -> Tensor:
     """r Abar for one tile of query rows, (batch, keys), by eq. 5: flow is clamped at zero, then heads are averaged.
 
     Row is (batch, rows), flow = A * dy/dA is (batch, heads, rows, keys) and is overwritten.
+    by_head: each head's part of it, (batch, heads, keys).
     """
-    return _mixed(row, flow.clamp_(min=0))
+    return _mixed(row, flow.clamp_(min=0), by_head=by_head)
 
 
-def magnitudes(row: Tensor, flow: Tensor) -> Tensor:
+def magnitudes(row: Tensor, flow: Tensor, *, by_head: bool = False) -> Tensor:
     """r Abar for one tile of query rows, (batch, keys), with Abar = mean_h |A_h * dy/dA_h|, its rows summing to 1.
 
     The sign of A * dy/dA depends on where the origin of the values lies, which attention's output does not: adding one
@@ -365,12 +373,14 @@ def magnitudes(row: Tensor, flow: Tensor) -> Tensor:
     """
     sizes = flow.abs_()
     sums = sizes.sum((1, 3)) / flow.shape[1]
-    return _mixed(torch.where(sums > 0, row / sums, 0), sizes)
+    return _mixed(torch.where(sums > 0, row / sums, 0), sizes, by_head=by_head)
 
 
-def _mixed(row: Tensor, flow: Tensor) -> Tensor:
-    """The row times the mean over heads of a tile, as one product."""
+def _mixed(row: Tensor, flow: Tensor, *, by_head: bool) -> Tensor:
+    """The row times the mean over heads of a tile, as one product; or each head's part of that."""
     batch, heads, rows, keys = flow.shape
+    if by_head:
+        return (row[:, None, None] @ flow).squeeze(2) / heads
     weights = row[:, None].expand(batch, heads, rows).reshape(batch, 1, heads * rows)
     return (weights @ flow.view(batch, heads * rows, keys)).squeeze(1) / heads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Rows", "Scope", "Tape", "record"]
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import index
@@ -39,12 +39,15 @@ class Rows:
         zero elsewhere; else None.
     cut: (batch,), the share of the decoder row's flow that the clamp of eq. 5 removed, see `record`; None with rule
         "magnitude", which removes nothing.
+    heads: by layer, what each of its heads adds to `language`, (batch, heads, tokens); with e_t they sum to it. None
+        where it was not asked for.
     """
 
     language: Tensor
     vision: Tensor | None
     image: Tensor | None = None
     cut: Tensor | None = None
+    heads: Mapping[int, Tensor] | None = None
 
 
 class Tape:
@@ -58,11 +61,13 @@ class Tape:
         *,
         carried: bool = True,
         rule: Rule = "clamp",
+        heads: bool = False,
     ) -> None:
         self._decoder, self._tower, self._layers = decoder, tower, layers
         self._carried, self._rule = carried, rule
         self._position: int | Tensor = -1
-        self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule)
+        self._language = (_CarriedRow if carried else _StandingRow)(self._one_hot, rule, by_head=heads)
+        self._heads: dict[int, Tensor] | None = {} if heads else None
         self._vision = _CarriedRow(self._on_tower, rule) if tower is not None else None
         self._roots: dict[torch.device, Tensor] = {}
         self._images: _Images | None = None
@@ -84,7 +89,8 @@ class Tape:
 
     def another(self) -> Tape:
         """A tape of the same kind for the same model, which remembers a beginning of its own."""
-        return Tape(self._decoder, self._tower, self._layers, carried=self._carried, rule=self._rule)
+        heads = self._heads is not None
+        return Tape(self._decoder, self._tower, self._layers, carried=self._carried, rule=self._rule, heads=heads)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -150,9 +156,10 @@ class Tape:
             layer = self._decoder.layer_of(module) if self.repeating else self._decoder.hear(module)
             if layer not in self._layers or self.rehearsing:
                 return None
-            if self._split is None:
-                return self._language
-            return (_RestLayer if self._part == "rest" else _BeginningLayer)(self._split, layer)
+            row: attention.RelevanceRow = self._language
+            if self._split is not None:
+                row = (_RestLayer if self._part == "rest" else _BeginningLayer)(self._split, layer)
+            return row if self._heads is None else _LayerByHead(row, layer, self._heads)
         if self._tower is None or not self._tower.owns(module):
             return None
         assert self._vision is not None
@@ -203,6 +210,8 @@ class Tape:
         for row in (self._language, self._vision, self._split):
             if row is not None:
                 row.reset()
+        if self._heads is not None:
+            self._heads.clear()
         kept = retain_graph or self._split is not None
         torch.autograd.grad(target.sum(), list(self._roots.values()), retain_graph=kept, allow_unused=True)
         if self._language.value is None:
@@ -211,14 +220,17 @@ class Tape:
         if self._split is not None:
             whole = torch.cat([self._split.beginning(), whole], 1)
         language, cut = whole.float(), self._language.cut()
+        heads = None
+        if self._heads is not None:
+            heads = {layer: self._heads.pop(layer).float() for layer in sorted(self._heads)}
         if self._vision is None:
-            return Rows(language, None, cut=cut)
+            return Rows(language, None, cut=cut, heads=heads)
         if self._vision.value is None:
             raise RelevancyError("The target does not depend on the vision tower in this model's last forward pass.")
         assert self._images is not None
         vision = self._vision.value.float()
         image = self._images.gathered(vision)
-        return Rows(language, vision, nn.functional.pad(image, (0, language.shape[1] - image.shape[1])), cut)
+        return Rows(language, vision, nn.functional.pad(image, (0, language.shape[1] - image.shape[1])), cut, heads)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         batch, _, tokens, _ = like.shape
@@ -245,6 +257,7 @@ def record(
     layers: Iterable[int] | None = None,
     carried: bool = True,
     rule: Rule = "clamp",
+    heads: bool = False,
 ) -> Iterator[Tape]:
     """Borrow a Hugging Face model: inside, forward passes run with gradients and can be asked for relevance.
 
@@ -252,6 +265,7 @@ def record(
     layers: indices of the decoder layers that take part, all by default; negative ones count from the last.
     carried: the row goes on from layer to layer (eq. 6); otherwise it is e_t plus the sum over layers of e_t Abar.
     rule: "clamp" is eq. 5; "magnitude" takes sizes in its place, Abar = mean_h |A_h * dy/dA_h| with rows summing to 1.
+    heads: also keep what each head of each layer adds to the decoder's row, `Rows.heads`.
     Weights are frozen, the model is in evaluation mode, and everything is as before once the block is left. Where
     what all layers keep for backward would not fit in the memory that is free, they keep their inputs and run again.
     Raises RelevancyError for a model whose attention cannot be followed exactly.
@@ -259,7 +273,7 @@ def record(
     patching.require_gradients(model)
     decoder = Stack.decoder(model)
     tower = _tower(model) if scope == "full" else None
-    tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule)
+    tape = Tape(decoder, tower, chosen_layers(layers, decoder.model), carried=carried, rule=rule, heads=heads)
 
     given: dict[str, Any] = {}  # what the model was asked, between its beginning and its decoder's
 
@@ -307,8 +321,8 @@ def record(
 class _CarriedRow:
     """A relevance row that starts from `seed` at the first layer which backward visits."""
 
-    def __init__(self, seed: Callable[[Tensor], Tensor], rule: Rule) -> None:
-        self._seed, self._rule = seed, rule
+    def __init__(self, seed: Callable[[Tensor], Tensor], rule: Rule, *, by_head: bool = False) -> None:
+        self._seed, self._rule, self.by_head = seed, rule, by_head
         self.reset()
 
     def reset(self) -> None:
@@ -323,9 +337,9 @@ class _CarriedRow:
 
     def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         if self._rule == "magnitude":
-            return attention.magnitudes(row, flow)
-        update = attention.clamped(row, flow)
-        kept = update.sum(-1)
+            return attention.magnitudes(row, flow, by_head=self.by_head)
+        update = attention.clamped(row, flow, by_head=self.by_head)
+        kept = update.flatten(1).sum(-1)
         self._kept = self._kept + kept
         self._removed = self._removed + kept - (row[:, None] * total).sum((1, 2)) / flow.shape[1]
         return update
@@ -384,6 +398,8 @@ class _RestLayer:
     split: _SplitRow
     layer: int
 
+    by_head = False
+
     @property
     def fresh(self) -> bool:
         return self.split.rest.fresh
@@ -417,11 +433,42 @@ class _BeginningLayer(_RestLayer):
 
 
 @dataclass(frozen=True)
+class _LayerByHead:
+    """A layer of a row by head: what each head adds is kept, (batch, heads, tokens), and the row gets their sum."""
+
+    row: attention.RelevanceRow
+    layer: int
+    kept: dict[int, Tensor]
+
+    by_head = True
+
+    @property
+    def fresh(self) -> bool:
+        return self.row.fresh
+
+    def read(self, like: Tensor) -> Tensor:
+        return self.row.read(like)
+
+    def advance(self, row: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        return self.row.advance(row, flow, total)
+
+    def add(self, update: Tensor) -> None:
+        own = update
+        if self.layer in self.kept:  # of what comes after; this is the beginning's own
+            after = self.kept[self.layer]
+            own = after + nn.functional.pad(update, (0, after.shape[-1] - update.shape[-1]))
+        self.kept[self.layer] = own
+        self.row.add(update.sum(1))
+
+
+@dataclass(frozen=True)
 class _PartOfTower:
     """Some positions of a tower's row, which is one sequence: a window or a picture that attends within itself."""
 
     row: _CarriedRow
     part: slice
+
+    by_head = False
 
     @property
     def fresh(self) -> bool:

@@ -7,20 +7,23 @@ __all__ = ["Counterfactual", "Region", "Replacement", "counterfactual", "elsewhe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageStat
 
 from relevancy.core.targets import shown
 from relevancy.errors import RelevancyError
+from relevancy.explanations.explain import Messages
 from relevancy.geometry import Grid
 from relevancy.images import MAX_PIXELS, Picture, Source, open_picture
 from relevancy.models import generation
+from relevancy.models.conversation import pictured
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood
 from relevancy.models.model import Model, load
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.videos import Film
 
 Replacement = Literal["grey", "black", "mean", "blur"]
 """What stands in a hidden part's place, wherever pictures are changed: a color (`color_of`), or the picture blurred."""
@@ -36,11 +39,13 @@ class Region:
 
     box: (left, upper, right, lower), 0 at the left and upper border.
     patches: indices into `image_map`, row by row.
+    grid: where they lie, if they are of another model's map of the same picture.
     Raises RelevancyError for what is neither.
     """
 
     box: tuple[float, float, float, float] | None = None
     patches: Sequence[int] = ()
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -72,10 +77,11 @@ class Counterfactual:
 @overload
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Region,
     *,
+    picture: int = ...,
     replacement: Replacement = ...,
     answer: str | None = ...,
     answers: bool = ...,
@@ -85,10 +91,11 @@ def counterfactual(
 @overload
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Sequence[Region],
     *,
+    picture: int = ...,
     replacement: Replacement = ...,
     answer: str | None = ...,
     answers: bool = ...,
@@ -97,10 +104,11 @@ def counterfactual(
 ) -> list[Counterfactual]: ...
 def counterfactual(
     model: Model | str,
-    image: Source,
-    question: str,
+    image: Source | Sequence[Source],
+    question: str | Messages,
     regions: Region | Sequence[Region],
     *,
+    picture: int = 0,
     replacement: Replacement = "grey",
     answer: str | None = None,
     answers: bool = False,
@@ -109,6 +117,8 @@ def counterfactual(
 ) -> Counterfactual | list[Counterfactual]:
     """How likely the answer is before and after a region of the picture is hidden: a Counterfactual, or a list of them.
 
+    image, question: as in `explain`, of one question; a list of pictures is several in it.
+    picture: the number of the picture that is changed, from 0; all else stays as it is.
     regions: one, or a list, which runs as one batch with the untouched picture.
     replacement: what stands in the region's place: "grey", "black", "mean" (the picture's mean color), or "blur".
     answer: read this answer, teacher-forced, instead of the one the model gives of the untouched picture.
@@ -121,11 +131,15 @@ def counterfactual(
     max_new_tokens = generation.checked_length(max_new_tokens)
     if isinstance(model, str):
         model = load(model)
-    picture = open_picture(image, max_pixels=max_pixels)
-    grid = model.layout(*picture.size).grid
-    changed = [hidden(picture.image, grid, region, replacement) for region in listed]
+    sources, asked = pictured(image, question)
+    pictures = tuple(open_picture(_still(source), max_pixels=max_pixels) for source in sources)
+    if not 0 <= picture < len(pictures):
+        raise RelevancyError(f"There is no picture {picture} to change: there are {len(pictures)}, counted from 0.")
+    shown_first, changing, shown_later = pictures[:picture], pictures[picture], pictures[picture + 1 :]
+    grid = model.layouts([one.size for one in pictures])[picture].grid
+    changed = [hidden(changing.image, grid, region, replacement) for region in listed]
     with Session(model) as session:
-        prompt = session.prefill(session.prepare([Example((picture,), question)], features=True))
+        prompt = session.prefill(session.prepare([Example(pictures, asked)], features=True))
         said: Sequence[int]
         if answer is None:
             (said,) = session.generate(prompt.branch(), max_new_tokens)
@@ -135,7 +149,7 @@ def counterfactual(
             words = answer.strip()
             said = generation.likeliest(model, prompt, generation.spellings(model, words))
         ((before,),) = session.score(prompt, [said])
-        edits = [Example((Picture(edited),), question) for edited in changed]
+        edits = [Example((*shown_first, Picture(edited), *shown_later), asked) for edited in changed]
         prompt = session.prefill(session.prepare(edits, features=True))
         after = session.score(prompt, [said])
         new: list[str | None] = [None] * len(listed)
@@ -149,13 +163,22 @@ def counterfactual(
     return found[0] if isinstance(regions, Region) else found
 
 
+def _still(source: Any) -> Source:
+    """A source of a picture. Raises RelevancyError for a video's."""
+    if isinstance(source, Film):
+        raise RelevancyError("Parts of a video cannot be hidden: give its frames as pictures.")
+    picture: Source = source
+    return picture
+
+
 def elsewhere(region: Region, grid: Grid) -> Region | None:
     """The region mirrored to another side of the picture: as large, and as far from its borders.
 
     Of left and right, up and down, and both, that which meets the region least; None where all meet half of it.
     """
     mask = _mask(grid, region)
-    order = np.arange(grid.rows * grid.cols).reshape(grid.rows, grid.cols)
+    own = region.grid or grid
+    order = np.arange(own.rows * own.cols).reshape(own.rows, own.cols)
     found = []
     for x, y in ((-1, 1), (1, -1), (-1, -1)):
         box = region.box
@@ -163,7 +186,8 @@ def elsewhere(region: Region, grid: Grid) -> Region | None:
             left, right = (box[0], box[2]) if x > 0 else (grid.width - box[2], grid.width - box[0])
             upper, lower = (box[1], box[3]) if y > 0 else (grid.height - box[3], grid.height - box[1])
             box = (left, upper, right, lower)
-        mirrored = Region(box, [int(order[::y, ::x].flat[patch]) for patch in region.patches])
+        patches = [int(order[::y, ::x].flat[patch]) for patch in region.patches]
+        mirrored = Region(box, patches, region.grid)
         found.append(((_mask(grid, mirrored) & mask).sum(), mirrored))
     common, best = min(found, key=lambda one: one[0])
     return best if 2 * common < mask.sum() else None
@@ -198,10 +222,13 @@ def color_of(picture: Image.Image, replacement: Replacement) -> tuple[int, int, 
 
 def _mask(grid: Grid, region: Region) -> np.ndarray:
     """The region's pixels, bool (height, width); a rectangle smaller than a pixel still holds the one it is in."""
-    wrong = [patch for patch in region.patches if not 0 <= patch < grid.rows * grid.cols]
+    own = region.grid or grid
+    wrong = [patch for patch in region.patches if not 0 <= patch < own.rows * own.cols]
     if wrong:
-        raise RelevancyError(f"The patches are 0 to {grid.rows * grid.cols - 1}: there is no {wrong[0]}.")
-    boxes = [*grid.boxes()[list(region.patches)]]
+        raise RelevancyError(f"The patches are 0 to {own.rows * own.cols - 1}: there is no {wrong[0]}.")
+    if (own.width, own.height) != (grid.width, grid.height):
+        raise RelevancyError("The region's grid is of a picture of another size: give patches of this one.")
+    boxes = [*own.boxes()[list(region.patches)]]
     if region.box is not None:
         left, upper, right, lower = region.box
         boxes.append(np.clip([left, upper, right, lower], 0, np.tile([grid.width, grid.height], 2)))

@@ -81,6 +81,12 @@ class Evidence:
         return "confirmed" if shown else "unconfirmed"
 
     @property
+    def claim(self) -> str:
+        """The verdict as a sentence."""
+        perhaps = self.verdict == "unconfirmed" and self.blind_tv < SURE_TV
+        return _PERHAPS if perhaps else _SENTENCES[self.verdict]
+
+    @property
     def sentence(self) -> str:
         """The verdict as a sentence, with the numbers it rests on."""
         numbers = f"p = {self.probability:.2f}; without the picture {self.blind:.2f}"
@@ -92,8 +98,7 @@ class Evidence:
                 f", without the map's best eighth {self.best:.2f}, without the square at its peak {self.peak:.2f}"
             )
             numbers += f", without such a square elsewhere {self.elsewhere:.2f}"
-        perhaps = self.verdict == "unconfirmed" and self.blind_tv < SURE_TV
-        return f"{_PERHAPS if perhaps else _SENTENCES[self.verdict]} ({numbers}.)"
+        return f"{self.claim} ({numbers}.)"
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the verdict and the sentence."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["ExplainConfig", "ExplainOptions", "explain"]
+__all__ = ["ExplainConfig", "ExplainOptions", "explain", "explain_heads"]
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
-from relevancy.core.tape import Scope
+from relevancy.core.tape import Scope, chosen_layers
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
@@ -167,6 +168,59 @@ def explain(
     many, images, questions, answers = _paired(image, question, answer)
     if isinstance(model, str):
         model = load(model)
+    examples = _examples(model, images, questions, answers, max_pixels)
+    with Session(model) as session:
+        results = explained(session, examples, wish)
+    by_item: list[Any] = results if wish.several else [only for (only,) in results]
+    return by_item if many else by_item[0]
+
+
+def explain_heads(
+    model: Model | str,
+    image: Source | Several | None,
+    question: str | Messages,
+    *,
+    layer: int | None = None,
+    target: str | int = "first",
+    method: str = registry.DEFAULT,
+    layers: Iterable[int] | None = None,
+    answer: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_pixels: int = MAX_PIXELS,
+) -> list[Explanation]:
+    """What each head adds to a token's map: an Explanation of each, in the order of layers and heads.
+
+    The row is a sum, r = e_t + sum over layers l and heads h of r_l max(0, A_lh * dy/dA_lh) / heads, with r_l the row
+    as it comes down to layer l: these maps are its terms. All of them cost one map (docs/method.md).
+
+    layer: whose heads, negative ones counting from the last; all layers' where None.
+    method: one whose row is such a sum: relevancy, relevancy-magnitude or attention-gradient.
+    layers: those that take part, as in `explain`; `layer` is one of them.
+    The other arguments are those of `explain`, with a target that gives one result and scope "language". There is no
+    evidence: a part of the row decides nothing. Raises RelevancyError.
+    """
+    wish = ExplainConfig(target, "language", method, layers, max_new_tokens, evidence=False)
+    if wish.several:
+        raise RelevancyError(f"Heads are those of one result, and target {target!r} gives several: name one token.")
+    if isinstance(model, str):
+        model = load(model)
+    decoder = model.model.get_decoder()
+    among = chosen_layers(wish.layers, decoder)
+    wanted = among if layer is None else chosen_layers([layer], decoder)
+    if not wanted <= among:
+        raise RelevancyError(f"Layer {layer} is not among the layers that take part: add it to layers.")
+    wish = replace(wish, heads=tuple(sorted(wanted)))
+    images: list[Any] = [list(image) if isinstance(image, (list, tuple)) else image]
+    examples = _examples(model, images, [question], [answer], max_pixels)
+    with Session(model) as session:
+        (found,) = explained(session, examples, wish)
+    return found
+
+
+def _examples(
+    model: Model, images: Sequence[Any], questions: Sequence[Any], answers: Sequence[str | None], max_pixels: int
+) -> list[Example]:
+    """What is asked, pictures opened, each once, and answers as the model writes them."""
     opened: dict[int, Picture | Video] = {}  # by the source itself, which `kept` keeps alive
     kept: list[Any] = []
     examples = []
@@ -178,10 +232,7 @@ def explain(
                 opened[id(source)] = open_shown(source, max_pixels=max_pixels)
         given = None if words is None else generation.encoded(model, words)
         examples.append(Example(tuple(opened[id(source)] for source in sources), said, given))
-    with Session(model) as session:
-        results = explained(session, examples, wish)
-    by_item: list[Any] = results if wish.several else [only for (only,) in results]
-    return by_item if many else by_item[0]
+    return examples
 
 
 def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig) -> list[list[Explanation]]:

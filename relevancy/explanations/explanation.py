@@ -64,6 +64,7 @@ class Explanation:
     cut: the share of the row's flow, A * dy/dA weighted with the row that comes down to each layer, that the clamp of
         eq. 5 removed because it was negative; None for methods without that clamp.
     evidence: what knocking out parts of the picture does to the explained token; None where it was not asked for.
+    head: the layer and the head that the row and the maps are of, each from 0; None where they are of all.
     answer_tokens: the answer's own, as the tokenizer writes them; `target.position` counts in them.
     notes: what was done to the inputs, and what to be careful about, one sentence each.
     """
@@ -82,6 +83,7 @@ class Explanation:
     cut: float | None = None
     evidence: Evidence | None = None
     layers: tuple[int, ...] | None = None
+    head: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     answer_tokens: tuple[str, ...] = field(default=(), repr=False)
     conversation: Conversation = field(default=(), repr=False)
@@ -124,6 +126,8 @@ class Explanation:
     def how(self) -> str:
         """Model, token, method, scope, layers and version in one line: what it takes to make this result again."""
         layers = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
+        if self.head is not None:
+            layers = "head {1} of layer {0} among ".format(*self.head) + layers
         versions = f", relevancy {self.versions['relevancy']}" if "relevancy" in self.versions else ""
         return f"{self.model}: {self.target.place}, method {self.method}, scope {self.scope}, {layers}{versions}"
 
@@ -133,10 +137,12 @@ class Explanation:
         files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
         given = {
             "target": self.target.named,
-            "scope": self.scope,
+            **({} if self.head else {"scope": self.scope}),
             "method": self.method,
             **({} if self.layers is None else {"layers": list(self.layers)}),
+            **({"layer": self.head[0]} if self.head else {}),
         }
+        call, only = ("explain_heads", f"[{self.head[1]}]") if self.head else ("explain", "")
         arguments = [
             f"relevancy.load({self.model!r})",
             repr(files[0] if len(files) == 1 else [files] if files else None),
@@ -144,7 +150,7 @@ class Explanation:
             *(f"{name}={value!r}" for name, value in given.items()),
         ]
         lines = "".join(f"    {argument},\n" for argument in arguments)
-        return f"import relevancy\n\nresult = relevancy.explain(\n{lines})\nresult.figure().savefig('map.png')\n"
+        return f"import relevancy\n\nresult = relevancy.{call}(\n{lines}){only}\nresult.figure().savefig('map.png')\n"
 
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.
@@ -276,6 +282,7 @@ class Explanation:
             "method": self.method,
             "scope": self.scope,
             "layers": None if self.layers is None else list(self.layers),
+            "head": None if self.head is None else list(self.head),
             "question": self.question,
             "answer": self.answer,
             "answer_tokens": list(self.answer_tokens),
@@ -367,6 +374,7 @@ class Explanation:
             cut=stored.get("cut"),
             evidence=None if stored.get("evidence") is None else Evidence.from_json(stored["evidence"]),
             layers=None if stored["layers"] is None else tuple(stored["layers"]),
+            head=None if stored.get("head") is None else tuple(stored["head"]),
             notes=tuple(stored["notes"]),
             answer_tokens=tuple(stored.get("answer_tokens", ())),
             versions=stored["versions"],
@@ -378,12 +386,15 @@ class Explanation:
         against = "" if target.contrast is None else f" rather than {target.contrast.strip()!r}"
         return (
             f"{self.model} answers {self.answer!r}; explained: token {target.token!r}{against}, "
-            f"probability {target.probability:.3f}\nrelevance: "
+            f"probability {target.probability:.3f}{self._of_head()}\nrelevance: "
             + ", ".join(f"{name} {drawing.percent(shares[key])}" for key, name in self._parts().items())
             + self._by_word()
             + ("" if len(self.pictures) < 2 else f"\n{self._by_picture()}")
             + ("" if self.evidence is None else f"\n{self.evidence.sentence}")
         )
+
+    def _of_head(self) -> str:
+        return "" if self.head is None else "; what head {1} of layer {0} adds".format(*self.head)
 
     def _videos(self) -> int:
         """How many there are."""

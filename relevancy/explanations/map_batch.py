@@ -6,7 +6,7 @@ __all__ = ["ExplainConfig", "MapBatch", "versions"]
 
 import itertools
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,7 @@ from relevancy.families import views
 from relevancy.families.views import Layout
 from relevancy.images import Picture
 from relevancy.methods import registry
-from relevancy.methods.base import Attributor, MethodSettings, TargetBatch, opened
+from relevancy.methods.base import Attribution, Attributor, MethodSettings, TargetBatch, opened
 from relevancy.methods.registry import MapFunction, Method
 from relevancy.models import generation
 from relevancy.models.conversation import question_in
@@ -47,7 +47,10 @@ _MUCH_CUT = 0.75  # of the row's flow: three times what is left of it
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """What is to be explained and how, as in `explain`; raises RelevancyError for what there is not."""
+    """What is to be explained and how, as in `explain`; raises RelevancyError for what there is not.
+
+    heads: layers of which what each head adds is explained by itself; None for the whole row.
+    """
 
     target: str | int = "first"
     scope: Scope = "language"
@@ -55,19 +58,22 @@ class ExplainConfig:
     layers: Iterable[int] | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     evidence: bool = True
+    heads: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise RelevancyError(f"Unknown scope {self.scope!r}; choose from {', '.join(SCOPES)}.")
-        registry.chosen(self.method, self.scope, self.layers)
+        method = registry.chosen(self.method, self.scope, self.layers)
+        if self.heads is not None:
+            registry.require_heads(method)
         object.__setattr__(self, "target", targets.parsed(self.target))
         object.__setattr__(self, "max_new_tokens", generation.checked_length(self.max_new_tokens))
         object.__setattr__(self, "layers", None if self.layers is None else whole_numbers(self.layers))
 
     @property
     def several(self) -> bool:
-        """Whether each example has a list of results, of one token each."""
-        return targets.gives_several(self.target)
+        """Whether each example has a list of results, of one token each, or of one head."""
+        return self.heads is not None or targets.gives_several(self.target)
 
     @property
     def explainer(self) -> Method:
@@ -115,6 +121,7 @@ class _Reading:
     row: Tensor  # (tokens,)
     notes: tuple[str, ...]
     cut: float | None
+    head: tuple[int, int] | None
     image_maps: tuple[np.ndarray, ...]  # of each picture, (rows, cols)
 
 
@@ -245,7 +252,7 @@ class MapBatch:
         # of a patchwise family: as many patches on every picture, wherever they lie
         rows, cols = (grids[0].rows, grids[0].cols) if grids else (0, 0)
         prefixes = self.session.prefixes if resume else None
-        setting = MethodSettings(scope, self.layers, rows, cols, prefixes)
+        setting = MethodSettings(scope, self.layers, rows, cols, prefixes, self.wish.heads is not None)
         return opened(self.method, model, setting)
 
     def _read(
@@ -272,14 +279,27 @@ class MapBatch:
             round_ = TargetBatch(now, places, wanted, number == rounds - 1)
             found, here = reader.read(round_), round_.here(logits.detach())
             for index in (index for index, read in enumerate(wanted) if read):
-                own = found.rows[index][kept[index]].float().cpu()
-                own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
-                shown = own if found.image is None else found.image[index][kept[index]].float().cpu()
                 notes = found.notes[index] if found.notes else ()
-                cut = None if found.cut is None else float(found.cut[index])
-                image_maps = _image_maps(prepared, index, shown[: len(own)])
-                readings[index].append(_Reading(now[index], here[index], own, notes, cut, image_maps))
+                for head, row, image, cut in self._parts(found, index):
+                    own = row[kept[index]].float().cpu()
+                    own = own[: len(own) + 1 + places[index]]  # what comes after the position has no part in it
+                    shown = own if image is None else image[kept[index]].float().cpu()[: len(own)]
+                    image_maps = _image_maps(prepared, index, shown)
+                    readings[index].append(_Reading(now[index], here[index], own, notes, cut, head, image_maps))
         return readings
+
+    def _parts(
+        self, found: Attribution, index: int
+    ) -> Iterator[tuple[tuple[int, int] | None, Tensor, Tensor | None, float | None]]:
+        """What is read of one example: layer and head, row, what the map shows if not that, and what was cut."""
+        if self.wish.heads is None:
+            image = None if found.image is None else found.image[index]
+            yield None, found.rows[index], image, None if found.cut is None else float(found.cut[index])
+            return
+        assert found.heads is not None
+        for layer in sorted(found.heads.keys() & self.wish.heads):
+            for head, row in enumerate(found.heads[layer][index]):
+                yield (layer, head), row, None, None
 
     def _answers(self, prompt: Prefill) -> list[list[int]]:
         """The model's own answers, ids."""
@@ -345,7 +365,7 @@ class MapBatch:
             notes.append("there is no picture: all relevance is on words, and there is no evidence of a picture's part")
         elif not any(one.any() for one in maps):
             notes.append("the relevance of the picture is zero everywhere, so there is no map")
-        elif mass["image"] < FLOOR:
+        elif mass["image"] < FLOOR and reading.head is None:
             notes.append(_faint(mass["image"], known=evidence is not None))
         if reading.cut is not None and reading.cut >= _MUCH_CUT:
             notes.append(
@@ -369,6 +389,7 @@ class MapBatch:
             cut=reading.cut,
             evidence=evidence,
             layers=self.layers,
+            head=reading.head,
             notes=tuple(notes),
             versions=versions() | {package: metadata.version(package) for package in self.method.needs},
         )

@@ -19,14 +19,16 @@ _BLANK = re.compile(r"[\s▁ĠĊ]+")  # what a tokenizer writes for blanks
 class TurnShare:
     """What one side said, and the relevance on it.
 
-    words: its tokens with their raw relevance. pictures: the numbers of those in it, from 0. share: of the row's whole
-    mass, what is on its words and its pictures; of signed numbers, that of their sizes.
+    words: its tokens with their raw relevance, which stand at `places` among those of the question. pictures: the
+    numbers of those in it, from 0. share: of the row's whole mass, what is on its words and its pictures; of signed
+    numbers, that of their sizes.
     """
 
     role: str
     words: tuple[tuple[str, float], ...]
     pictures: tuple[int, ...]
     share: float
+    places: tuple[int, ...] = ()
 
 
 def by_turn(
@@ -56,5 +58,6 @@ def by_turn(
         shown += turn.pictures
         said = float(np.abs(relevance[list(own)]).sum(dtype=np.float64)) / total if total > 0 else 0.0
         words = tuple((tokens[place], float(relevance[place])) for place in own)
-        found.append(TurnShare(turn.role, words, numbers, said + sum(pictures[number] for number in numbers)))
+        share = said + sum(pictures[number] for number in numbers)
+        found.append(TurnShare(turn.role, words, numbers, share, tuple(own)))
     return found

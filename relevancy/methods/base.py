@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["TargetBatch"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +26,7 @@ from relevancy.models.prepared import Prepared
 class MethodSettings:
     """How a method is asked: scope and layers as in `explain`; rows x cols patches lie over each picture.
 
+    heads: whether what each head adds is wanted, too.
     prefixes: of pictures that were read before; given where examples come one by one, those about one picture after one
     another, and what comes before the question may be read once for all of them.
     """
@@ -35,6 +36,7 @@ class MethodSettings:
     rows: int
     cols: int
     prefixes: PrefixCache | None = None
+    heads: bool = False
 
     @property
     def patches(self) -> int:
@@ -99,13 +101,15 @@ class Attribution:
 
     rows: (batch, tokens) float, over the padded sequences; what comes after a target's position is not read.
     image: (batch, tokens), what the map shows on the image tokens; None where it shows the rows' own. notes: of each
-    example, what to be careful about. cut: (batch,), see `Explanation.cut`.
+    example, what to be careful about. cut: (batch,), see `Explanation.cut`. heads: by layer, what each head adds to
+    `rows`, (batch, heads, tokens), where that was wanted.
     """
 
     rows: Tensor
     image: Tensor | None = None
     notes: Sequence[tuple[str, ...]] | None = None
     cut: Tensor | None = None
+    heads: Mapping[int, Tensor] | None = None
 
 
 class Attributor(Protocol):

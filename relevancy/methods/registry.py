@@ -50,8 +50,9 @@ class Method:
     against it. scopes: those of `explain` that it knows. needs: packages beside the required ones. signed: whether its
     numbers may be negative, speaking against the token. layered: whether `layers` choose what takes part. by_token:
     whether with scope language each input token has a number of its own, so that image tokens may lie on the picture in
-    any way (tiles, merged patches). words: whether words have relevance too. resumes: whether a question can be read
-    after a picture that was read before it. home: the module and the name in it of what runs it, see `base.opened`.
+    any way (tiles, merged patches). by_head: whether its row is the sum of what each head of each layer adds, see
+    `explain_heads`. words: whether words have relevance too. resumes: whether a question can be read after a picture
+    that was read before it. home: the module and the name in it of what runs it, see `base.opened`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Method:
     signed: bool = False
     layered: bool = False
     by_token: bool = False
+    by_head: bool = False
     words: bool = True
     resumes: bool = False
     function: MapFunction | None = None
@@ -152,6 +154,13 @@ def chosen(name: str | MapFunction, scope: str, layers: Iterable[int] | None) ->
     return method
 
 
+def require_heads(method: Method) -> None:
+    """Raise RelevancyError for a method whose row is no sum over heads."""
+    if not method.by_head:
+        takers = ", ".join(other.name for other in METHODS.usable().values() if other.by_head)
+        raise RelevancyError(f"Method {method.name} does not say what each head adds: use {takers}.")
+
+
 def _install(package: str) -> tuple[str, str]:
     """The module of a package, and how to install it."""
     return _INSTALL.get(package, (package.replace("-", "_"), f"pip install {package}"))
@@ -190,6 +199,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 scopes=_BOTH,
                 layered=True,
                 by_token=True,
+                by_head=True,
                 resumes=True,
             ),
             Method(
@@ -206,6 +216,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 scopes=_BOTH,
                 layered=True,
                 by_token=True,
+                by_head=True,
                 resumes=True,
             ),
             Method(
@@ -253,6 +264,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
                 "relevancy.methods.relevancy:attention_x_gradient",
                 layered=True,
                 by_token=True,
+                by_head=True,
             ),
             Method(
                 "gradcam",

@@ -25,7 +25,7 @@ def relevancy(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
     Abar = mean_h max(0, A_h * dy/dA_h), R <- R + Abar R. Chefer, Gur and Wolf, ICCV 2021, eqs. 5 and 6.
     Costs one forward pass, and for each target one backward pass of the activations alone.
     """
-    with record(model.model, setting.scope, layers=setting.layers) as tape:
+    with record(model.model, setting.scope, layers=setting.layers, heads=setting.heads) as tape:
         yield _Recorded(model, tape, 1, setting, "clamp")
 
 
@@ -35,7 +35,7 @@ def magnitude(model: Model, setting: MethodSettings) -> Iterator[Attributor]:
 
     Abar = mean_h |A_h * dy/dA_h| with rows summing to 1, R <- R + Abar R. Costs what relevancy costs.
     """
-    with record(model.model, setting.scope, layers=setting.layers, rule="magnitude") as tape:
+    with record(model.model, setting.scope, layers=setting.layers, rule="magnitude", heads=setting.heads) as tape:
         yield _Recorded(model, tape, 1, setting, "magnitude")
 
 
@@ -47,7 +47,7 @@ def attention_x_gradient(model: Model, setting: MethodSettings) -> Iterator[Attr
     is read. Costs one forward pass, and for each target one backward pass.
     """
     layers = len(chosen_layers(setting.layers, model.model.get_decoder()))
-    with record(model.model, setting.scope, layers=setting.layers, carried=False) as tape:
+    with record(model.model, setting.scope, layers=setting.layers, carried=False, heads=setting.heads) as tape:
         yield _Recorded(model, tape, layers, setting)
 
 
@@ -56,7 +56,7 @@ class _Recorded:
 
     def __init__(self, model: Model, tape: Tape, parts: int, setting: MethodSettings, kind: Hashable = None) -> None:
         self.model, self.first, self.parts, self.prefixes = model, tape, parts, setting.prefixes
-        self.kind = kind, setting.scope, setting.layers
+        self.kind = kind, setting.scope, setting.layers, setting.heads
         self.tape = tape
         self.logits: Tensor | None = None
 
@@ -111,7 +111,8 @@ class _Recorded:
         units = torch.zeros_like(rows.language).scatter_(1, positions % rows.language.shape[1], 1)
         language = rows.language - units  # e_t, the positions' own
         notes = [self.notes()] * len(language)
-        return Attribution(language / self.parts, rows.image, notes, rows.cut)
+        heads = None if rows.heads is None else {layer: own / self.parts for layer, own in rows.heads.items()}
+        return Attribution(language / self.parts, rows.image, notes, rows.cut, heads)
 
     def notes(self) -> tuple[str, ...]:
         """How it was computed, where that is not as ever."""

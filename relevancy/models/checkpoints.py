@@ -41,8 +41,10 @@ from relevancy.models import video_processors
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What is fetched of a hub repository: weights, configs, tokenizer files. No pickles, no code, no subfolders.
-_FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
-_NOT_FETCHED = ["*/*", "consolidated*"]
+_PARTS: dict[str, Any] = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"],
+    "ignore_patterns": ["*/*", "consolidated*"],
+}
 # What transformers raises for files that are not what it expects.
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, ArithmeticError,
@@ -73,7 +75,24 @@ MODELS = {
 
 
 def folder_of(label: str, revision: str | None) -> Path:
-    """The local folder of a named model, a path or a hub id, fetched if it must be."""
+    """The local folder of a named model, a path or a hub id, fetched if it must be. Raises RelevancyError."""
+    source = _source_of(label)
+    return source if isinstance(source, Path) else Path(_fetched(source, label, revision))
+
+
+def folder_at_hand(label: str) -> Path | None:
+    """The same where nothing must be fetched; None for what is on the hub alone. Raises RelevancyError."""
+    source = _source_of(label)
+    if isinstance(source, Path):
+        return source
+    try:
+        return Path(snapshot_download(source, local_files_only=True, **_PARTS))
+    except (OSError, HFValidationError):
+        return None
+
+
+def _source_of(label: str) -> Path | str:
+    """A local folder, or a hub id. Raises RelevancyError for what is neither."""
     spec = MODELS.get(label)
     source = spec.source if spec else label
     if not label.strip():
@@ -97,13 +116,13 @@ def folder_of(label: str, revision: str | None) -> Path:
         told = shortened(label)
         problem = f"there is no folder {told}" if looks_like_path else f"unknown model {told!r}"
         raise RelevancyError(f"{problem}: give one of {known}, a local folder, or a hub id such as owner/model")
-    return Path(_fetched(source, label, revision))
+    return source
 
 
 def _fetched(source: str, label: str, revision: str | None) -> str:
     what = label if label == source else f"{label} ({source})"
     try:
-        return snapshot_download(source, revision=revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED)
+        return snapshot_download(source, revision=revision, **_PARTS)
     except GatedRepoError as error:
         raise RelevancyError(
             f"{what} is gated: accept its terms at https://huggingface.co/{source}, then log in with `hf auth login`"

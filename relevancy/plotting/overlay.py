@@ -1,6 +1,6 @@
 """Numbers -> colors: a heatmap laid over its picture. Knows nothing about models."""
 
-__all__ = ["colormap_for", "linear_share", "log_share", "overlay", "percent", "value_range"]
+__all__ = ["FLOOR", "colormap_for", "linear_share", "log_share", "overlay", "percent", "value_range", "why_empty"]
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -92,12 +92,17 @@ def shown(heatmap: np.ndarray, share: float, floor: float = FLOOR) -> tuple[np.n
     share: of all relevance, on the picture. A map whose share is below `floor` gives one that is zero wherever the
     model looked.
     """
-    if value_range([heatmap]) == (0, 0):
-        return heatmap, "no relevance"
+    why = why_empty(heatmap, share, floor)
+    return (np.where(np.isfinite(heatmap), np.float32(0), np.float32(np.nan)) if why else heatmap), why
+
+
+def why_empty(values: np.ndarray, share: float, floor: float = FLOOR) -> str:
+    """Why a map of these numbers is drawn as empty; "" where it is not. Arguments as in `shown`."""
+    if value_range([values]) == (0, 0):
+        return "no relevance"
     if not share < floor:
-        return heatmap, ""
-    why = f"map not drawn: {percent(share)} of the relevance is on the picture, less than {percent(floor)}"
-    return np.where(np.isfinite(heatmap), np.float32(0), np.float32(np.nan)), why
+        return ""
+    return f"map not drawn: {percent(share)} of the relevance is on the picture, less than {percent(floor)}"
 
 
 def percent(share: float) -> str:

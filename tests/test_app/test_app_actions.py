@@ -1,5 +1,6 @@
 """Results in the app are those of the package, bit for bit, and nothing is computed twice."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 from relevancy_app import actions, asking, views
-from relevancy_app.board import board
+from relevancy_app.board import board, told
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.pictures import fitted
 from relevancy_app.safety import StoppedError
 from relevancy_app.session import Controls, Session
@@ -111,7 +113,7 @@ def handed_out(shelf, path, controls):
     """What the page gets from a run, step by step."""
     handlers = Handlers(shelf, LIMITS, (), "")
     ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2)
-    return handlers, handlers.explain(controls, path, NOBODY, lambda share, desc: None, *ask)
+    return handlers, handlers.explain(controls, path, [], NOBODY, lambda share, desc: None, *ask)
 
 
 def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, picture_file):
@@ -127,7 +129,7 @@ def test_the_page_gets_a_picture_with_each_map_and_then_the_numbers(shelf, pictu
     assert "aria-busy" not in status
     assert drawn == gr.skip()  # as it stands there
     assert agreed == views.agreement(all_there.comparison)
-    assert marker == views.marker(all_there.screen[0].image)
+    assert marker == views.marker(all_there.screen)
     assert (changes, others, details["visible"]) == ("", ["", ""], True)
 
 
@@ -266,6 +268,37 @@ def test_what_does_not_go_by_layers_says_so(shelf, source):
         actions.by_layers(shelf, rolled, "flat", silent)
 
 
+def test_heads_are_a_grid_of_all_and_the_maps_of_one_layer(shelf, shown):
+    heads = actions.by_head(shelf, shown, "deep", silent)
+    alone = relevancy.explain_heads(
+        shelf.models["deep"], shown.picture, QUESTION, target=shown.first[0].target.position
+    )
+    assert len(heads) == len(alone) == 12
+    assert all(same(one, other) for one, other in zip(heads, alone, strict=True))
+    added = np.array([one.image_map.sum() for one in heads]) / sum(one.image_map.sum() for one in heads)
+    grid = HeadGrid(heads)
+    assert list(grid.shares.values()) == pytest.approx(added.tolist())
+    assert grid.shown_layer == int(np.argmax(added)) // 4
+    text = HeadGrid(heads, 2).board()
+    assert text.count('aria-label="Layer ') == 12
+    assert re.findall("<h2>(.*?)</h2>", text) == [f"head {number}" for number in range(4)]
+    assert f"adds {told(added[8])}" in text
+    assert 'aria-current="true"><th scope="row">layer 2<' in text
+    empty = tuple(replace(one, pictures=(replace(one.picture(), image_map=0 * one.image_map),)) for one in heads)
+    assert set(HeadGrid(empty).shares.values()) == {0.0}
+    assert HeadGrid(empty).board().count("no relevance") == 4
+
+
+def test_a_method_without_heads_and_a_layer_that_is_not_there_say_so(shelf, shown, source, tmp_path):
+    rolled = explained(shelf, source, ["flat"], method="tam")
+    with pytest.raises(RelevancyError, match="does not say what each head adds"):
+        actions.by_head(shelf, rolled, "flat", silent)
+    handlers = Handlers(shelf, LIMITS, (), str(tmp_path))
+    for layer in (9, "1", [], {"a": 1}):
+        with pytest.raises(RelevancyError, match="no such layer"):
+            handlers.heads(shown, Controls(), "deep", SimpleNamespace(layer=layer), lambda *_, **__: None)
+
+
 def test_variations_equal_single_questions(shelf, shown, source):
     questions = [QUESTION, "What color is the ball?", "How many boats are in the picture?"]
     found = actions.varied(shelf, shown, asked(shelf, ["flat"]), questions, silent)
@@ -276,14 +309,18 @@ def test_variations_equal_single_questions(shelf, shown, source):
     assert found.agreement == tuple(agreement(found.results[0], other) for other in found.results[1:])
 
 
-@pytest.mark.parametrize("part", [actions.DRAWN, actions.MOST, actions.LEAST])
+@pytest.mark.parametrize("part", [actions.DRAWN, actions.PATCHES, actions.MOST, actions.LEAST])
 def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
-    box = (0.0, 0.0, 40.0, 60.0)
-    found = actions.hidden(shelf, shown, part, box, "grey", silent)
+    marked = {
+        actions.DRAWN: relevancy.Region(box=(0.0, 0.0, 40.0, 60.0)),
+        actions.PATCHES: asking.patches([5, 0, 1, 0], 1, [result.grid for result in shown.first]),
+    }.get(part)
+    found = actions.hidden(shelf, shown, part, marked, "grey", silent)
     assert [one.model for one in found] == ["deep", "flat"]
     for model, result, one in zip(shelf.models.values(), shown.first, found, strict=True):
-        patches = () if part == actions.DRAWN else actions.tenth(result, part)
-        region = relevancy.Region(box=box) if part == actions.DRAWN else relevancy.Region(patches=patches)
+        region = marked or relevancy.Region(patches=actions.tenth(result, part))
+        if part == actions.PATCHES:
+            assert (region.patches, region.grid) == ((5, 0, 1), shown.first[1].grid)
         other = elsewhere(region, result.grid)
         regions = [region, *([other] if other else [])]
         alone, *beside = relevancy.counterfactual(model, shown.picture, QUESTION, regions, replacement="grey")
@@ -295,6 +332,17 @@ def test_hiding_equals_the_packages_counterfactual(shelf, shown, part):
             assert one.elsewhere[1] == beside[0].after.per_token
             assert np.array_equal(np.asarray(one.elsewhere[0]), np.asarray(beside[0].image))
         assert not np.array_equal(np.asarray(one.image), np.asarray(shown.picture))
+
+
+def test_marked_patches_are_those_of_a_map_on_the_screen(shown):
+    grids = [result.grid for result in shown.first]
+    for of, patches, why in (
+        (2, [0], "no map on the screen"), (None, [0], "no map"), (True, [0], "no map"), (0, [], "at least one"),
+        (0, "01", "at least one"), (0, None, "at least one"), (0, [16], "no patch"), (0, [-1], "no patch"),
+        (0, [0.0], "no patch"), (0, [True], "no patch"), (0, [[0]], "no patch"),
+    ):  # fmt: skip
+        with pytest.raises(RelevancyError, match=why):
+            asking.patches(patches, of, grids)
 
 
 def test_a_tenth_is_the_most_or_least_relevant_of_what_lies_on_the_picture(shown):
@@ -336,7 +384,7 @@ def test_a_box_beside_all_that_the_model_saw_is_told_of(shelf, shown):
     x, width = shown.first[0].grid.x_edges, shown.picture.width
     for box, seen in (((0.0, 0.0, x[0], 60.0), x[0] <= 0), ((x[0], 0.0, width / 2, 60.0), True)):
         if box[2] > box[0]:
-            found = actions.hidden(shelf, shown, actions.DRAWN, box, "grey", silent)
+            found = actions.hidden(shelf, shown, actions.DRAWN, relevancy.Region(box=box), "grey", silent)
             assert [one.seen for one in found] == [seen] * 2
             assert ("never saw" in views.changes(found, QUESTION, 100)) is not seen
 
@@ -364,7 +412,7 @@ def test_what_a_function_of_ones_own_draws_is_shown(shelf, picture_file):
     try:
         ask = (QUESTION, ["deep", "flat"], "first-relevant", "language", "brightest", 0, 2)
         handlers = Handlers(shelf, LIMITS, (), "")
-        *_, whole = handlers.explain(Controls(), picture_file, NOBODY, lambda share, desc: None, *ask)
+        *_, whole = handlers.explain(Controls(), picture_file, [], NOBODY, lambda share, desc: None, *ask)
         session, status, *_ = whole
         assert "brightest" in status
         assert [one.image_map[3, 3] for one in session.results] == [15, 15]

@@ -49,7 +49,7 @@ def test_each_row_is_what_explain_says(shelf, pictures, ask, tmp_path):
     files = [*pictures[:9], ("bad.jpg", b"no picture")]
     made = begun(files, ask, tmp_path)
     assert {row.state for row in made.rows()} == {"waiting"}
-    first, last = made.run(shelf.chosen(ask.models), silent)
+    first, last = made.run(tuple(shelf.models[name] for name in ask.models), silent)
     assert [row.state for row in first] == ["done"] * 16 + ["waiting"] * 4
     assert [(row.picture, row.model) for row in last] == [(name, model) for name, _ in files for model in ask.models]
     for row, (name, model) in zip(last, [(name, model) for name, _ in files for model in ask.models], strict=True):
@@ -72,16 +72,17 @@ def test_it_goes_on_where_it_was_stopped(shelf, pictures, ask, tmp_path, passes)
         if share > 0:
             raise StoppedError("enough")
 
-    steps = begun(pictures, ask, tmp_path).run(shelf.chosen(ask.models), stop)
+    steps = begun(pictures, ask, tmp_path).run(tuple(shelf.models[name] for name in ask.models), stop)
     next(steps)
     with pytest.raises(StoppedError):
         next(steps)
     again = begun(pictures, ask, tmp_path)  # as after a restart
     assert [row.state for row in again.rows()] == ["done"] * 16 + ["waiting"] * 4
-    *_, last = again.run(shelf.chosen(ask.models), silent)
+    models = tuple(shelf.models[name] for name in ask.models)
+    (last,) = again.run(models, silent)  # one step was there
     assert {row.state for row in last} == {"done"}
-    count = passes(*shelf.models.values())
-    *_, once_more = begun(pictures, ask, tmp_path).run(shelf.chosen(ask.models), silent)
+    count = passes(*models)
+    (once_more,) = begun(pictures, ask, tmp_path).run(models, silent)  # not each step again
     assert once_more == last
     assert count == []
 
@@ -116,7 +117,7 @@ def test_none_and_too_many_are_refused_before_any_is_read(shelf, tmp_path):
 def test_layers_that_mean_something_else_in_each_model_are_refused(shelf, pictures, tmp_path):
     ask = asking.ask(shelf, LIMITS, QUESTION, ["deep", "flat"], "first", first_layer=1)
     with pytest.raises(RelevancyError, match="choose one model, or all layers"):
-        next(begun(pictures, ask, tmp_path).run(shelf.chosen(ask.models), silent))
+        next(begun(pictures, ask, tmp_path).run(tuple(shelf.models[name] for name in ask.models), silent))
 
 
 def test_the_page_gets_the_table_as_it_grows_and_the_report(shelf, pictures, tmp_path):

@@ -15,6 +15,8 @@ from relevancy_app.board import board, tables, token_spoken, tokens_spoken, told
 from relevancy_app.session import Session
 from relevancy_app.settings import COLORMAPS, Settings
 
+import relevancy
+from relevancy.explanations import knockouts
 from relevancy.explanations.agreement import MEANINGS
 from relevancy.geometry import Grid
 from relevancy.plotting.overlay import named_colormap
@@ -146,7 +148,7 @@ def test_control_tokens_do_not_set_the_words_scale(session):
 
 def test_every_card_says_how_its_map_was_made_and_what_the_evidence_is(session, page):
     assert [one["text"] for one in page.of("rv-how")] == [result.how for result in session.screen]
-    assert [one["text"] for one in page.of("rv-evidence")] == [one.evidence.sentence for one in session.screen]
+    assert [one["text"] for one in page.of("rv-evidence")] == [one.evidence.claim for one in session.screen]
 
 
 def test_a_hatch_has_a_legend_where_there_is_one(session):
@@ -169,6 +171,36 @@ def test_words_are_text_whatever_a_tokenizer_writes(session):
     assert "> <button" in html.replace("</button> ", "> ")
     assert ">c</button><button" in html  # pieces of a word stand together
     assert tokens_spoken(["Ġred", "Ċ", "<0x0A>", "é"]) == ["red", "↵", "↵", "é"]
+
+
+def test_evidence_is_shown_as_the_very_patches_that_were_knocked_out(shelf, monkeypatch):
+    hidden, real = [], knockouts.knockout.logits_of
+
+    def seen(model, prefill, variants):
+        hidden.extend(np.flatnonzero(one.hidden.numpy()).tolist() for one in variants)
+        return real(model, prefill, variants)
+
+    monkeypatch.setattr(knockouts.knockout, "logits_of", seen)
+    result = relevancy.explain(shelf.models["deep"], tiny.picture(), QUESTION)
+    buttons = [one for one in Page(board([result])).found if "data-cells" in one]
+    blind, best, peak, *elsewhere = hidden
+    assert [json.loads(one["data-cells"]) for one in buttons] == [
+        blind,
+        best,
+        peak,
+        sorted({*elsewhere[0], *elsewhere[1]}),
+    ]
+    text = "".join(Page(board([result])).texts)
+    for name in ("blind", "best", "peak", "elsewhere"):
+        assert told(getattr(result.evidence, name)) in text
+    assert "elsewhere, mean of 2" in text
+    says = {**result.evidence.says, "best": "<b>", "peak": result.evidence.says["untouched"]}
+    other = board([replace(result, evidence=replace(result.evidence, says=says))])
+    assert "says “&lt;b&gt;”" in other
+    empty = tiny.redrawn(result, image_map=np.zeros((4, 4), np.float32))
+    assert len([one for one in Page(board([empty])).found if "data-cells" in one]) == 1
+    twice = replace(result, pictures=result.pictures * 2)
+    assert "data-cells" not in board([twice])
 
 
 def test_nothing_that_is_said_becomes_markup(session):
@@ -244,7 +276,7 @@ def test_the_status_says_how_and_holds_what_was_asked(session):
     shown = Page(views.status(replace(session, place="abc"), 2))
     assert "method relevancy" in shown.texts[0]
     asked = json.loads(shown.of("rv-status")[0]["data-asked"])
-    ask = ["abc", QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2]
+    ask = ["abc", QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2, [""], []]
     assert asked["values"] == ask
     assert len(asked["names"]) == len(ask)
     assert "Stopped" in views.stopped(session, 2)
@@ -260,7 +292,16 @@ def test_a_number_that_is_not_there_is_a_dash(session):
 
 def test_first_steps_and_the_marker_are_sound(session):
     assert len(Page(views.welcome()).found) > 4
-    fields = [one for one in Page(views.marker(session.picture)).found if one["tag"] == "input"]
+    marker = Page(views.marker(session.first)).found
+    (grid,) = json.loads(next(one["data-grids"] for one in marker if "data-grids" in one))
+    assert (grid["of"], grid["names"]) == (0, [result.model for result in session.first])
+    moved = replace(session.first[1].picture(), grid=Grid(80, 60, np.linspace(0, 80, 3), np.linspace(0, 60, 4)))
+    both = views.marker([session.first[0], replace(session.first[1], pictures=(moved,))])
+    first, second = json.loads(next(one["data-grids"] for one in Page(both).found if "data-grids" in one))
+    assert (first, second["of"]) == (grid | {"names": [session.first[0].model]}, 1)
+    assert second["y"] == pytest.approx([0, 100 / 3, 200 / 3, 100], abs=1e-3)
+    assert "Patches of" in both
+    fields = [one for one in marker if one["tag"] == "input"]
     assert [field["data-side"] for field in fields] == ["left", "top", "right", "bottom"]
     for html in (views.ready(), views.stopped(None, 2), views.no_marker()):
         Page(html)

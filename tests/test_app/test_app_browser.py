@@ -399,6 +399,49 @@ def test_a_rectangle_is_hidden(visit, served):
     assert page.locator(".rv-now").first.inner_text().startswith(("Now it says", "It still says"))
 
 
+def test_patches_are_hidden(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="What if?").click()
+    page.get_by_role("button", name="Patches", exact=True).click()
+    hide = page.get_by_role("button", name="Hide the marked patches")
+    assert hide.is_disabled()
+    canvas = page.locator(".rv-canvas")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    grid = json.loads(page.get_attribute(".rv-marker", "data-grids"))[0]
+    cols, rows = len(grid["x"]) - 1, len(grid["y"]) - 1
+
+    def at(row, col):
+        x, y = (grid["x"][col] + grid["x"][col + 1]) / 200, (grid["y"][row] + grid["y"][row + 1]) / 200
+        return place["x"] + x * place["width"], place["y"] + y * place["height"]
+
+    def told(count):
+        until(page, lambda: page.inner_text("[data-count]") == f"{count} of {rows * cols} patches marked.", str(count))
+
+    page.mouse.click(*at(1, 1))
+    told(1)
+    page.mouse.move(*at(1, 2))  # a stroke marks what it passes
+    page.mouse.down()
+    page.mouse.move(*at(1, 4), steps=12)
+    page.mouse.up()
+    told(4)
+    page.mouse.click(*at(1, 3))  # and a press on a marked one takes it off
+    told(3)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    told(4)
+    with page.expect_request(lambda one: "queue/join" in one.url and '"patches"' in (one.post_data or "")) as sent:
+        hide.click()
+    event = json.loads(sent.value.post_data)["event_data"]
+    assert sorted(event["patches"]) == sorted([cols + 1, cols + 2, cols + 4, 2 * cols + 3])
+    page.wait_for_selector(".rv-change figure:nth-child(2)")
+    assert page.locator(".rv-change").count() == 2
+    page.click("[data-unmark]")
+    told(0)
+    assert hide.is_disabled()
+
+
 def test_an_example_and_a_preset_fill_in_the_question(visit, served):
     page = visit()
     before = page.get_attribute("#rv-picture img", "src")
@@ -435,7 +478,7 @@ def test_closing_the_page_drops_what_was_kept(visit, served):
 
 
 STANDARD = {
-    "opacity": 0.85, "colormap": "inferno", "smooth": True, "oneScale": True, "log": False, "threshold": 0.0,
+    "opacity": 0.85, "colormap": "inferno", "smooth": True, "one_scale": True, "log": False, "threshold": 0.0,
 }  # fmt: skip
 
 
@@ -462,8 +505,8 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
     requests = []
     page.on("request", lambda asked: requests.append(asked.url))
     drawings = [
-        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"oneScale": False}, {"log": True},
-        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "oneScale": False},
+        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"one_scale": False}, {"log": True},
+        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "one_scale": False},
     ]  # fmt: skip
     for drawing in drawings:
         display = STANDARD | drawing
@@ -473,7 +516,7 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
         )
         until(page, lambda: int(page.get_attribute("#rv-board .rv-board", "data-drawn")) > before, "drawn anew")  # noqa: B023
         wanted = shown.overlays(
-            smooth=display["smooth"], shared_scale=display["oneScale"], colormap=display["colormap"],
+            smooth=display["smooth"], shared_scale=display["one_scale"], colormap=display["colormap"],
             opacity=display["opacity"], log=display["log"], threshold=display["threshold"],
         )  # fmt: skip
         for number, overlay in enumerate(wanted):
@@ -597,7 +640,8 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
             assert how.endswith(
                 f"method relevancy-magnitude, scope language, all layers, relevancy {relevancy.__version__}"
             )
-            assert "p = " in card.locator(".rv-evidence").inner_text()
+            assert card.locator(".rv-evidence").inner_text().endswith(".")
+            assert "knocked out of attention" in card.locator(".rv-areas").inner_text()
 
     told(0)
     # almost nothing of the first map is on the picture: it does not glow, and says why
@@ -617,8 +661,38 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     drawn_anew(page, STANDARD)
     assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
     assert not cards.last.locator(".rv-dim").is_visible()
-    drawn_anew(page, STANDARD | {"oneScale": False})
+    drawn_anew(page, STANDARD | {"one_scale": False})
     assert not cards.first.locator(".rv-dim").is_visible()
+
+
+def test_evidence_is_outlined_on_the_map(visit, served):
+    page = visit()
+    explained(page)
+    card = page.locator("#rv-board .rv-card").last
+    areas = card.locator(".rv-area")
+    assert areas.count() == 4
+    until(page, lambda: areas.last.locator("canvas").evaluate("one => one.width") == 160, "the pictures")
+    cells = [len(json.loads(one.get_attribute("data-cells"))) for one in areas.all()]
+    assert cells[0] > cells[1] > cells[2] > 1
+    gray = (
+        areas.nth(1)
+        .locator("canvas")
+        .evaluate("""one => {
+      const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+      return data.filter((_, i) => i % 4 === 0 && data[i] === 112 && data[i + 1] === 112 && data[i + 2] === 120).length
+        / (one.width * one.height);
+    }""")
+    )
+    assert gray == pytest.approx(cells[1] / cells[0], abs=0.02)
+    areas.nth(2).focus()
+    page.keyboard.press("Enter")
+    outline = card.locator(".rv-map path")
+    assert outline.get_attribute("d").count("M") == cells[2]
+    areas.nth(1).click()
+    assert outline.get_attribute("d").count("M") == cells[1]
+    assert [one.get_attribute("aria-pressed") for one in areas.all()] == ["false", "true", "false", "false"]
+    areas.nth(1).click()
+    assert outline.get_attribute("d") == ""
 
 
 def test_pictures_and_python_can_be_copied(visit, served):
@@ -642,7 +716,7 @@ def test_pictures_and_python_can_be_copied(visit, served):
       const drawn = await createImageBitmap(blob);
       return [drawn.width, drawn.height];
     }""")
-    assert copied == card.locator("canvas").evaluate("one => [one.width, one.height]")
+    assert copied == card.locator(".rv-map canvas").evaluate("one => [one.width, one.height]")
 
 
 def test_other_questions_are_about_the_picture_that_was_explained(visit, served):
@@ -684,6 +758,29 @@ def test_methods_and_layers_side_by_side(visit, served):
     assert len(parts) == min(5, served.models[1].model.config.get_text_config().num_hidden_layers)
     assert page.locator("#rv-ways .rv-how").nth(1).inner_text().count("layers 0") == 1
     until(page, lambda: page.locator("#rv-ways .rv-card .rv-scale[data-scale=map]:visible").count() == 0, "one scale")
+
+
+def test_a_grid_of_heads_and_the_maps_of_one_layer(visit, served):
+    page = visit()
+    explained(page)
+    page.get_by_role("tab", name="Methods").click()
+    assert "1 forward, 1 backward" in page.inner_text("#rv-compare-heads")
+    page.click("#rv-compare-heads")
+    page.wait_for_selector("#rv-ways .rv-grid")
+    text = served.models[1].model.config.get_text_config()
+    cells = page.locator("#rv-ways .rv-grid button")
+    assert cells.count() == text.num_hidden_layers * text.num_attention_heads
+    assert page.locator("#rv-ways .rv-card").count() == text.num_attention_heads
+    other = page.locator("#rv-ways .rv-grid tr:not([aria-current]) button").first
+    layer = other.get_attribute("data-layer")
+    other.focus()
+    page.keyboard.press("Enter")
+    until(page, lambda: f"layer {layer}." in page.inner_text("#rv-ways .rv-quiet"), "another layer's heads")
+    assert page.inner_text("#rv-ways .rv-grid [aria-current] th") == f"layer {layer}"
+    until(page, lambda: page.get_attribute("#rv-ways .rv-board", "data-drawn"), "their maps")
+    page.locator("#rv-ways .rv-map").first.hover()
+    said = page.locator("#rv-ways .rv-card .rv-read").all_inner_texts()
+    assert len({line.split(":")[0] for line in said}) == 1  # one place on all of them
 
 
 def test_signed_words_stand_on_zero_and_long_questions_keep_their_place(visit, served, tmp_path):
@@ -734,8 +831,9 @@ def test_mistakes_are_told_at_once_and_leave_nothing_behind(visit, served, tmp_p
     given(page, tmp_path / "cut.png")
     page.click("#rv-explain")
     until(page, lambda: "The picture is damaged or cut short" in toast.inner_text(), "in plain words")
+    before = page.get_attribute("#rv-picture img", "src")
     page.locator("#rv-examples button").first.click()
-    until(page, lambda: "duck" in page.input_value("#rv-question textarea"), "another picture")
+    until(page, lambda: page.get_attribute("#rv-picture img", "src") != before, "another picture")
     explained(page)
     page.fill("#rv-questions textarea", "only one")
     page.click("#rv-vary")

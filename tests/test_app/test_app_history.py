@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 import tiny
-from relevancy_app import actions, asking, history_panel
+from relevancy_app import actions, asking, history_panel, stored_runs
 from relevancy_app.history import History, opened
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
-from relevancy_app.settings import Settings, history_path
+from relevancy_app.settings import MOST_EXCHANGES, Settings, history_path
 from relevancy_app.wiring import Handlers
 
 from relevancy import RelevancyError
@@ -229,6 +229,20 @@ def test_who_has_the_most_makes_room(tmp_path, whole):
     assert history.runs("eve")[1] < 6
 
 
+def test_a_picture_is_decoded_once_for_all_results(history, whole, monkeypatch):
+    kept, opened_ones = history.keep(whole, ""), []
+    real = stored_runs.open_picture
+
+    def counted(*arguments, **options):
+        opened_ones.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stored_runs, "open_picture", counted)
+    again = history.run(kept.kept, "")
+    assert len(again.first) == 2
+    assert len(opened_ones) == 1
+
+
 def test_one_picture_is_stored_once(history, whole):
     for number in range(5):
         history.keep(replace(asked(whole, f"{number}?"), source=noise(0)), "")
@@ -410,7 +424,7 @@ def test_the_page_shows_nothing_that_is_not_kept(shelf, picture_file, history, t
     ask = ("Is it?", ["deep", "flat"], "first", "language", "relevancy", 0, 2)
     kept = set()
     for number, (session, *_) in enumerate(
-        panel.shown.explain(Controls(), picture_file, NOBODY, lambda *_, **__: None, *ask)
+        panel.shown.explain(Controls(), picture_file, [], NOBODY, lambda *_, **__: None, *ask)
     ):
         kept.add(session.kept)
         again = history.run(session.kept, "")
@@ -424,7 +438,7 @@ def test_a_run_that_cannot_be_kept_is_shown_all_the_same(shelf, picture_file, hi
     history.path.write_bytes(b"broken" * 1000)
     ask = ("Is it?", ["flat"], "first", "language", "relevancy", 0, 2)
     with pytest.warns(UserWarning, match="not kept") as caught:
-        (((session, *_)),) = panel.shown.explain(Controls(), picture_file, NOBODY, lambda *_, **__: None, *ask)
+        (((session, *_)),) = panel.shown.explain(Controls(), picture_file, [], NOBODY, lambda *_, **__: None, *ask)
     assert session.whole
     assert str(history.path) not in str(caught[0].message)
 
@@ -435,7 +449,9 @@ def test_a_run_is_opened_with_all_that_was_asked(shelf, history, whole, tmp_path
     controls = Controls()
     check = controls.start()
     found = panel.open(controls, SimpleNamespace(run=kept), NOBODY)
-    _, path, question, models, target, scope, method, first, last, session, status, drawn, *_ = found
+    _, path, others, strip, question, models, target, scope, method, first, last, *rest = found
+    session, status, drawn, *_ = rest[1 + 2 * MOST_EXCHANGES :]
+    assert (others, strip) == ([], "")
     with open(path, "rb") as file:  # noqa: PTH123
         assert file.read() == whole.source
     assert (question, models, target, scope) == (whole.ask.question, ["deep", "flat"], "first", "language")
@@ -451,7 +467,8 @@ def test_a_run_of_models_and_methods_that_are_gone_is_opened(shelf, history, who
     panel = handlers(shelf, history, tmp_path)
     gone = replace(whole.ask, models=("other", "flat"), method="mine", first_layer=7, last_layer=9)
     kept = history.keep(replace(whole, ask=gone), "").kept
-    _, _, _, models, _, _, method, first, last, session, *_ = panel.open(Controls(), SimpleNamespace(run=kept), NOBODY)
+    found = panel.open(Controls(), SimpleNamespace(run=kept), NOBODY)
+    models, method, first, last, session = (found[place] for place in (5, 8, 9, 10, 12 + 2 * MOST_EXCHANGES))
     assert (models, method, first, last) == (["flat"], gr.skip(), 2, 2)
     assert session.whole
 

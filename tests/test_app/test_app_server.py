@@ -77,7 +77,8 @@ def test_only_the_two_endpoints_are_told_of(served):
     assert set(told["named_endpoints"]) == {"/explain", "/compare"}
     assert not told["unnamed_endpoints"]
     names = [one["parameter_name"] for one in told["named_endpoints"]["/explain"]["parameters"]]
-    assert names == ["image", "question", "model", "target", "scope", "first_layer", "last_layer", "method"]
+    one_picture = ["image", "question", "model", "target", "scope", "first_layer", "last_layer", "method"]
+    assert names == [*one_picture, "pictures", "messages"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,57 @@ def test_compare_is_two_explains(served, client, picture_file):
     assert found["explanations"] == plain([one.to_json() for one in alone])
     assert [pair["models"] for pair in found["agreement"]] == [["demo-small", "demo-large"]]
     assert Image.open(figure).width > 800
+
+
+CHAT = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What color is the car?"}]},
+    {"role": "assistant", "content": "red"},
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]},
+]
+
+
+def test_several_pictures_and_turns_are_the_packages(served, client, picture_file):
+    files = {"image": handle_file(picture_file), "pictures": [handle_file(picture_file)]}
+    found, _ = client.predict(**files, model="demo-large", messages=CHAT, api_name="/explain")
+    pictures = [picture_file, picture_file]
+    (alone,) = relevancy.explain(served.models[1], [pictures], [CHAT], target="first-relevant")
+    assert found == plain(alone.to_json())
+    both, _ = client.predict(**files, messages=CHAT, api_name="/compare")
+    assert [len(one["pictures"]) for one in both["explanations"]] == [2, 2]
+    found, _ = client.predict(**files, question=QUESTION, model="demo-large", api_name="/explain")
+    (alone,) = relevancy.explain(served.models[1], [pictures], [QUESTION], target="first-relevant")
+    assert found == plain(alone.to_json())
+
+
+def holding(**part):
+    return [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (CHAT, "2 places for pictures without one of their own, and 1 were given"),
+        (holding(type="image", image="/etc/passwd"), "Pictures are uploaded beside the messages"),
+        (holding(type="image", url="http://127.0.0.1/x.png"), "Pictures are uploaded beside the messages"),
+        (holding(type="image", base64="eA=="), "Pictures are uploaded beside the messages"),
+        (holding(type="video", video="/tmp"), "Pictures are uploaded beside the messages"),
+        ([{"role": "robot", "content": "hi"}], "role is one of"),
+        ([{"role": "user", "content": "x" * 5000}], "more than 1,000 characters"),
+        ({"role": "user"}, "list of chat messages"),
+        ([1, 2], "list of chat messages"),
+        ("[]]", "list of chat messages"),
+    ],
+)
+def test_messages_are_checked_in_one_line(client, picture_file, messages, message):
+    with pytest.raises(AppError, match=message) as caught:
+        client.predict(image=handle_file(picture_file), messages=messages, api_name="/explain")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_question_beside_messages_is_refused(client, picture_file):
+    given = {"image": handle_file(picture_file), "question": QUESTION, "messages": CHAT}
+    with pytest.raises(AppError, match="not both"):
+        client.predict(**given, api_name="/explain")
 
 
 @pytest.mark.parametrize(

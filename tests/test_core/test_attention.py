@@ -26,6 +26,8 @@ class Layer(nn.Module):
 class Row:
     """A relevance row that starts as given, and notes each update."""
 
+    by_head = False
+
     def __init__(self, start: Tensor, *, fresh: bool = True, rule=attention.clamped) -> None:
         self.value, self.fresh, self.rule, self.updates = start, fresh, rule, []
         self.totals: list[Tensor] = []
@@ -167,7 +169,7 @@ def plain(call: dict, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
 
 
 @given(calls())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_output_gradients_and_row_equal_autograd_through_plain_attention(call):
     leaves = [call[name].clone().requires_grad_() for name in ("query", "key", "value")]
     expected, probabilities = plain(call, *leaves)
@@ -229,7 +231,7 @@ def test_silent_rows_are_passed_over_before_the_first_layer_alone(monkeypatch, f
     call = attention.Call(nn.Module(), None, 0.5, None, causal=True, groups=1)
     sweep = attention._Sweep(query, key, value, grad, call, wanted=False)
     seen = []
-    row = mock.Mock(fresh=fresh, read=lambda like: torch.ones(2, 6))
+    row = mock.Mock(fresh=fresh, by_head=False, read=lambda like: torch.ones(2, 6))
     row.advance = lambda row, flow, total: seen.append(flow.shape[-1] - 1) or torch.zeros(2, flow.shape[-1])
     sweep.run(row)
     assert seen == ([2, 3, 5] if fresh else list(range(6)))

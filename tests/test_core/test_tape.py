@@ -64,6 +64,48 @@ def test_row_equals_the_equations_in_float64():
     assert relative(rows.vision, expected.vision) < 2e-6
 
 
+@pytest.mark.parametrize("rule", ["clamp", "magnitude"])
+def test_what_each_head_adds_equals_the_equations_in_float64(rule):
+    model, processor = tiny.gemma_clip()
+    model = model.double()
+    inputs = inputs_for(processor, QUESTIONS[:1], torch.float64)
+    expected = reference(model, inputs, rule=rule)
+    rows, _ = rows_of(model, inputs, "language", rule=rule, heads=True)
+    assert list(rows.heads) == list(range(len(expected.heads)))
+    for found, own in zip(rows.heads.values(), expected.heads, strict=True):
+        assert found.shape == own.shape
+        for head in range(own.shape[1]):  # each by itself: a small one is not hidden by a large one
+            assert relative(found[:, head], own[:, head]) < 2e-5
+    apart = torch.cat(list(rows.heads.values()), 1)
+    assert apart.shape[1] > 4
+    unit = torch.nn.functional.one_hot(torch.tensor([apart.shape[-1] - 1]), apart.shape[-1])
+    torch.testing.assert_close(rows.language, apart.sum(1) + unit, rtol=1e-5, atol=1e-7)
+
+
+def test_heads_of_a_row_that_is_not_carried_add_up_to_it(pair):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS)
+    rows, _ = rows_of(model, inputs, "language", carried=False, heads=True)
+    plain, _ = rows_of(model, inputs, "language", carried=False)
+    torch.testing.assert_close(rows.language, plain.language, rtol=1e-5, atol=1e-7)
+    apart = torch.cat(list(rows.heads.values()), 1).sum(1)
+    assert relative(apart[:, :-1], plain.language[:, :-1]) < 1e-5
+    assert plain.heads is None
+
+
+def test_tiles_and_chosen_layers_by_head(pair, monkeypatch):
+    model, processor = pair
+    inputs = inputs_for(processor, QUESTIONS)
+    whole, _ = rows_of(model, inputs, "full", layers=[0, -1], heads=True)
+    alone, _ = rows_of(model, inputs, "full", layers=[0, -1])
+    assert relative(whole.vision, alone.vision) < 1e-5
+    monkeypatch.setattr("relevancy.core.attention._CPU_TILE_BYTES", 4000)
+    tiled, _ = rows_of(model, inputs, "full", layers=[0, -1], heads=True)
+    assert list(tiled.heads) == list(whole.heads) == sorted({0, len(model.get_decoder().layers) - 1})
+    for layer, own in whole.heads.items():
+        assert relative(tiled.heads[layer], own) < 1e-5
+
+
 def test_language_scope_is_the_same_row_without_the_tower(pair):
     model, processor = pair
     inputs = inputs_for(processor, QUESTIONS[:1])

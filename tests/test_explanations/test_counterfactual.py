@@ -41,6 +41,11 @@ def changed(picture: Image.Image, edited: Image.Image) -> np.ndarray:
         (Region(patches=(1,)), slice(0, 10), slice(0, 10)),
         (Region(patches=(8, 9, 0)), slice(10, 20), slice(10, 30)),
         (Region(box=(0, 0, 10, 10), patches=[2]), slice(0, 10), slice(0, 20)),
+        (
+            Region(patches=(3,), grid=Grid(40, 30, np.array([0, 4, 40]), np.array([0, 9, 30]))),
+            slice(9, 30),
+            slice(4, 40),
+        ),
     ],
 )
 def test_only_the_regions_pixels_change(region, rows, cols):

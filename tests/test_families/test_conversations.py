@@ -19,6 +19,7 @@ from relevancy.cli import app
 from relevancy.cli import explain as cli_explain
 from relevancy.errors import RelevancyError
 from relevancy.explanations.comparison import compare
+from relevancy.explanations.counterfactual import Region, counterfactual
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
 from relevancy.models.model import Model, wrap
@@ -228,6 +229,40 @@ def test_the_command_with_messages_and_with_several_pictures(tmp_path, monkeypat
     two = told("--image", str(tmp_path / "0.png"), "--image", str(tmp_path / "1.png"), "--question", ASK)
     assert [picture.image.size for picture in two.pictures] == [FIRST.size, SECOND.size]
     assert not (tmp_path / "out" / "overlay-3.png").exists()
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "idefics3", "llava_onevision"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_hiding_a_part_of_one_picture_is_the_conversation_about_the_changed_one(family, number):
+    model, region = model_of(family), Region(box=(5, 5, 30, 40))
+    options = {"picture": number, "answer": "red ball"}
+    (found, _) = counterfactual(model, [FIRST, SECOND], CHAT, [region, Region(box=(0, 0, 9, 9))], **options)
+    changed = [FIRST, SECOND]
+    assert changed[number].size == found.image.size
+    changed[number] = found.image
+    again = counterfactual(model, changed, CHAT, region, **options)
+    before = counterfactual(model, [FIRST, SECOND], CHAT, region, **options)
+    assert found.before.per_token == pytest.approx(before.before.per_token, rel=1e-5)
+    assert found.after.per_token == pytest.approx(again.before.per_token, rel=1e-4)
+    assert found.after.per_token != found.before.per_token
+
+
+def test_a_picture_that_is_not_there_and_a_video_cannot_be_changed():
+    model, region = model_of("qwen2_vl"), Region(box=(5, 5, 30, 40))
+    for number in (-1, 2):
+        with pytest.raises(RelevancyError, match=f"no picture {number} to change: there are 2"):
+            counterfactual(model, [FIRST, SECOND], ASK, region, picture=number)
+    film = [{"role": "user", "content": [{"type": "video", "video": [FIRST, FIRST]}, *said(ASK)]}]
+    with pytest.raises(RelevancyError, match="video cannot be hidden"):
+        counterfactual(model, None, film, region)
+
+
+def test_words_of_a_turn_stand_where_its_places_say():
+    (result,) = explain(model_of("idefics3"), [[FIRST, SECOND]], [CHAT], max_new_tokens=1)
+    places = [place for turn in result.turns() for place in turn.places]
+    assert places == sorted(set(places))
+    for turn in result.turns():
+        assert tuple((result.tokens[place], float(result.relevance[place])) for place in turn.places) == turn.words
 
 
 def test_two_models_are_compared_on_two_pictures(tmp_path):
