@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import kindred
 import numpy as np
 import pictured
 import relatives
@@ -20,8 +21,10 @@ from relevancy.plotting.overlay import overlay
 
 SHEET = Path(__file__).parents[1] / "docs/images/families.png"
 FILM = SHEET.with_name("film.png")
-FAMILIES = {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS
-COLUMNS, WIDTH, HEIGHT, LINE = 6, 200, 120, 14
+FAMILIES = (
+    {"llava": tiny.gemma_clip, "paligemma": tiny.paligemma} | pictured.BUILDERS | relatives.BUILDERS | kindred.BUILDERS
+)
+COLUMNS, WIDTH, HEIGHT, LINE = 8, 160, 96, 14
 
 
 def picture() -> Image.Image:

@@ -17,6 +17,9 @@ FAMILIES = {
 """What transformers has for pictures with text: classes of models by family."""
 
 VOCABULARY = 320
+PART = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+"""What makes an encoder or a decoder small."""
+
 _SIZES = {
     re.compile(names): size
     for names, size in {

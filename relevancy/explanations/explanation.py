@@ -29,7 +29,7 @@ from relevancy.explanations.picture_map import PictureMap
 from relevancy.explanations.turn_share import TurnShare, by_turn
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
-from relevancy.models.conversation import ChatTurn, Conversation, read_messages, to_messages
+from relevancy.models.conversation import ChatTurn, Conversation, Moving, read_messages, to_messages
 from relevancy.plotting import figures
 from relevancy.plotting import overlay as drawing
 from relevancy.plotting.film import PIXELS, film
@@ -210,8 +210,11 @@ class Explanation:
 
         Words that the model's template writes around them belong to none.
         """
-        conversation = self.conversation or (ChatTurn("user", (*[None] * len(self.pictures), self.question)),)
-        return by_turn(conversation, self.tokens, self.is_image, self.relevance, [one.share for one in self.pictures])
+        shown = [list(one) for _, one in groupby(range(len(self.pictures)), self._shown_as)]
+        parts = [None if self.pictures[own[0]].video is None else Moving.VIDEO for own in shown]
+        conversation = self.conversation or (ChatTurn("user", (*parts, self.question)),)
+        shares = [[self.pictures[number].share for number in own] for own in shown]
+        return by_turn(conversation, self.tokens, self.is_image, self.relevance, shares)
 
     def frames(self, video: int = 0) -> list[PictureMap]:
         """The frames of a video in their order, each with its map and its share, from 0.
@@ -395,6 +398,11 @@ class Explanation:
 
     def _of_head(self) -> str:
         return "" if self.head is None else "; what head {1} of layer {0} adds".format(*self.head)
+
+    def _shown_as(self, number: int) -> tuple[str, int]:
+        """The video that a frame is of, or the picture itself."""
+        video = self.pictures[number].video
+        return ("picture", number) if video is None else ("video", video)
 
     def _videos(self) -> int:
         """How many there are."""

@@ -11,14 +11,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from relevancy.core import targets
 from relevancy.core.tape import SCOPES, Scope, whole_numbers
-from relevancy.errors import RelevancyError
+from relevancy.errors import RelevancyError, shortened
 from relevancy.explanations.evidence import Evidence
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.knockouts import MapInQuestion, evidence_for
@@ -201,7 +203,7 @@ class MapBatch:
 
     def _asked(self, reader: Attributor, part: Prepared, numbers: list[int]) -> list[list[Explanation]]:
         """Questions whose answers are the model's own: one forward pass serves the first token's map and the answer."""
-        output = reader.forward(part, 1, use_cache=True)
+        output = self._forward(reader, part, 1, use_cache=True)
         logits, prefill = output.logits[:, -1:], Prefill.of(part, output)
         if not targets.needs_answer(self.wish.target):
             choices = [[targets.Choice(0, int(token))] for token in logits[:, 0].argmax(-1)]
@@ -225,9 +227,22 @@ class MapBatch:
     ) -> list[list[Explanation]]:
         """Questions with the answers that follow them, read in one forward pass."""
         keep = max(_last(chosen) - min(choice.position for choice in chosen) + 1 for chosen in choices)
-        output = reader.forward(part, keep, use_cache=self.wish.evidence)
+        output = self._forward(reader, part, keep, use_cache=self.wish.evidence)
         readings = self._read(reader, part, output.logits, choices)
         return self._explained(part, numbers, Prefill.of(part, output), answers, readings)
+
+    def _forward(self, reader: Attributor, part: Prepared, keep: int, *, use_cache: bool) -> Any:
+        """The method's forward pass. Raises RelevancyError for pictures that only transformers' own model refuses."""
+        try:
+            return reader.forward(part, keep, use_cache=use_cache)
+        except (IndexError, RuntimeError, ValueError) as error:
+            short_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+            if self.model.patchwise or not any(part.layouts) or short_of_memory:
+                raise
+            raise RelevancyError(
+                f"{self.model.name} cannot read this ({shortened(error)}): a picture is too small or too large for it, "
+                "or the processor belongs to another model"
+            ) from error
 
     def _opened(self, prepared: Prepared, *, resume: bool) -> AbstractContextManager[Attributor]:
         model, scope = self.model, self.wish.scope

@@ -20,8 +20,8 @@ class TurnShare:
     """What one side said, and the relevance on it.
 
     words: its tokens with their raw relevance, which stand at `places` among those of the question. pictures: the
-    numbers of those in it, from 0. share: of the row's whole mass, what is on its words and its pictures; of signed
-    numbers, that of their sizes.
+    numbers of those in it and of its videos' frames, from 0. share: of the row's whole mass, what is on its words and
+    its pictures; of signed numbers, that of their sizes.
     """
 
     role: str
@@ -36,9 +36,9 @@ def by_turn(
     tokens: Sequence[str],
     is_image: np.ndarray,
     relevance: np.ndarray,
-    pictures: Sequence[float],
+    pictures: Sequence[Sequence[float]],
 ) -> list[TurnShare]:
-    """The turns in their order; pictures: the share of each.
+    """The turns in their order; pictures: of each one its share, and of each video those of its frames.
 
     A turn's words are found among the tokens by their letters, in order, whatever stands between them.
     """
@@ -46,7 +46,7 @@ def by_turn(
     letters = [_BLANK.sub("", tokens[place]) for place in places]
     text, owner = "".join(letters), np.repeat(places, [len(one) for one in letters])
     total = float(np.abs(relevance).sum(dtype=np.float64))
-    found, start, shown = [], 0, 0
+    found, start, left, first = [], 0, iter(pictures), 0
     for turn in conversation:
         own: dict[int, None] = {}
         for part in (_BLANK.sub("", part) for part in turn.texts):
@@ -54,10 +54,10 @@ def by_turn(
             if at >= 0 and part:
                 start = at + len(part)
                 own |= dict.fromkeys(owner[at:start].tolist())
-        numbers = tuple(range(shown, shown + turn.pictures))
-        shown += turn.pictures
+        shares = [share for _ in range(turn.pictures + turn.videos) for share in next(left)]
+        numbers = tuple(range(first, first + len(shares)))
+        first += len(shares)
         said = float(np.abs(relevance[list(own)]).sum(dtype=np.float64)) / total if total > 0 else 0.0
         words = tuple((tokens[place], float(relevance[place])) for place in own)
-        share = said + sum(pictures[number] for number in numbers)
-        found.append(TurnShare(turn.role, words, numbers, share, tuple(own)))
+        found.append(TurnShare(turn.role, words, numbers, said + sum(shares), tuple(own)))
     return found

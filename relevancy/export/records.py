@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
 from relevancy.export.overlays import Wanted
 from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.export.schema import EVIDENCE
+from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.images import Picture
 from relevancy.models.conversation import Conversation, read_messages
 from relevancy.models.model import Model
@@ -91,7 +92,9 @@ class RecordMaker:
                 for count in (1, 0, 2):  # pictures; several are read in another way than one
                     own = [one for one in rows if min(len(one.pictures), 2) == count and not one.films]
                     sizes = [_image_tokens(model, one, opened) for one in own]
-                    for places in self.way.batches(own, sizes, by_picture=by_picture and count == 1):
+                    alone = model.model.config.model_type in ONE_AT_A_TIME
+                    way = replace(self.way, batch=1) if alone else self.way
+                    for places in way.batches(own, sizes, by_picture=by_picture and count == 1):
                         records += self._tried(read, model, [own[place] for place in places], pictures, opened)
                 for one in (one for one in rows if one.films):  # a video is a batch of its own
                     records += self._tried(read, model, [one], pictures, opened)

@@ -35,6 +35,7 @@ _LEVELS = 255  # of grey, above black
 _RAMPS = 4  # for each axis at most: in longer pictures a level stands for more than one column
 _SEEN = 0.5  # of the largest span from black to white: less is padding
 _NEAR = 0.3  # of a cell: two centers nearer than that are in one row or column
+_OVERLAPPING = 1.25  # cells: tokens that have seen more see some of each other's
 _BORDER = 0.05  # of a cell, or of a pixel where cells are smaller: an edge nearer to the border lies on it
 _HEARD = 0.25  # of the smaller of two rectangles, in both directions: with less in common, they are of different places
 _PLANTED = 4  # places that are changed to see whether their tokens hear of it
@@ -327,17 +328,19 @@ class _Rectangles:
         numbers, seen = np.bincount(token, minlength=count), np.bincount(token[known], minlength=count)
         order = np.argsort(token[known], kind="stable")
         starts = np.concatenate([[0], np.cumsum(seen)])
-        weights = weight[known][order]
+        weights, pitches = weight[known][order], np.full((count, 2), np.nan)
         for axis, values in enumerate((x, y)):
             sorted_values = values[known][order]
             for number in np.flatnonzero(seen):
                 part = slice(starts[number], starts[number + 1])
                 own = sorted_values[part]
                 steps = np.unique(np.round(own, 2))
-                pitch = np.median(np.diff(steps)) if len(steps) > 1 else 0.0
+                pitches[number, axis] = np.median(np.diff(steps)) if len(steps) > 1 else np.nan
                 middles[number, axis] = np.average(own, weights=weights[part])
-                extents[number, axis] = np.ptp(own) + pitch
-        return cls(middles, extents, (seen == numbers) & (seen > 0))
+                extents[number, axis] = np.ptp(own)
+        # what has seen one column of numbers reaches as far as theirs do elsewhere, or over a pixel
+        usual = [np.nanmedian(own) if np.isfinite(own).any() else 1.0 for own in pitches.T]
+        return cls(middles, extents + np.where(np.isnan(pitches), usual, pitches), (seen == numbers) & (seen > 0))
 
 
 def _pairs(owners: _Owners, places: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -404,7 +407,8 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
     """Edges (cells + 1,) of a view's rows, from tokens (rows, cols), or of its columns.
 
     Cells are equally large, as resizing is even; they follow from those that have seen no padding and do not lie at
-    the border, where what a pixel says of its place is drawn inwards.
+    the border, where what a pixel says of its place is drawn inwards. Where tokens see more than their cells, as by
+    convolutions, the outer cells reach as far as theirs have seen.
     """
     whole = found.whole[tokens]
     if not whole.any():
@@ -417,6 +421,13 @@ def _edges(found: _Rectangles, tokens: np.ndarray, axis: int, length: int) -> np
         step = float(np.median(found.extents[tokens, axis][whole]))
         start = centers[0] - step * known[0]
     edges: np.ndarray = start + step * (np.arange(cells + 1) - 0.5)
+    middles, halves = found.middles[tokens, axis], found.extents[tokens, axis] / 2
+    if 2 * np.median(halves) > _OVERLAPPING * step:
+        edges[0] = min(edges[0], max(0.0, float((middles - halves)[0].min())))
+        edges[-1] = max(edges[-1], min(float(length), float((middles + halves)[-1].max())))
+    # what has seen something of the picture lies in it, be it at its border
+    edges[1:] = np.maximum(edges[1:], np.minimum(step, 1.0) * _BORDER)
+    edges[:-1] = np.minimum(edges[:-1], length - np.minimum(step, 1.0) * _BORDER)
     for end, border in ((0, 0.0), (-1, float(length))):
         if abs(edges[end] - border) < _BORDER * max(1.0, step):
             edges[end] = border

@@ -344,5 +344,6 @@ def _onevision_beside_others(config: Any, width: int, height: int) -> Layout:
 # Families that see a picture in another way when there are several in one question: of each, how.
 BESIDE_OTHERS = MappingProxyType[str, Callable[[Any, int, int], Layout]]({"llava_onevision": _onevision_beside_others})
 
-# Families whose processor takes several pictures at once only where they have as many tiles: one question at a time.
-ONE_AT_A_TIME = frozenset({"perception_lm"})
+# Families of which questions are asked one at a time: several pictures are processed together only where they have as
+# many tiles, are numbered over the whole batch, or have tokens for which tiles or patches are no measure.
+ONE_AT_A_TIME = frozenset({"hunyuan_vl", "lfm2_vl", "minicpmv4_6", "molmo2", "perception_lm", "step3p7"})

@@ -165,7 +165,8 @@ def tiled(grid: Grid, down: int, across: int, thumbnail: Grid, *, thumbnail_firs
 def gathered(views: Sequence[View], count: int) -> Layout:
     """A layout of views of any kind: the map's cells are those of the finest views, wherever one of their edges is.
 
-    Edges nearer to each other than a part of a cell are one. Where coarser views have seen more, there are cells too.
+    Edges nearer to each other than a part of a cell are one. Where coarser views have seen more, there are cells too,
+    but none beside the picture.
     """
     if len(views) == 1:
         return Layout(tuple(views), count, views[0].grid)
@@ -175,7 +176,13 @@ def gathered(views: Sequence[View], count: int) -> Layout:
     grid = Grid(width, height, _united([one.x_edges for one in finest]), _united([one.y_edges for one in finest]))
     for view in views:
         grid = covering(grid, view.grid)
+    grid = Grid(width, height, _touching(grid.x_edges, width), _touching(grid.y_edges, height))
     return Layout(tuple(views), count, grid)
+
+
+def _touching(edges: np.ndarray, length: int) -> np.ndarray:
+    """The edges without those of outer cells that lie beside the picture."""
+    return edges[(np.append(edges[1:], np.inf) > _GAP) & (np.append(-np.inf, edges[:-1]) < length - _GAP)]
 
 
 def _united(edges: Sequence[np.ndarray]) -> np.ndarray:

@@ -78,7 +78,7 @@ def logits_in_full(model: Model, prepared: Prepared, variants: Sequence[Variant]
             keys[0, places] = variant.hidden.to(model.device)
             with _knocked_out(keys, _after(own, variant.hidden)):
                 output = model.model(**own.inputs, logits_to_keep=variant.count, use_cache=False)
-                found.append(output.logits[0].float())
+                found.append(output.logits[0, -variant.count :].float())  # some models give all of them
     return found
 
 

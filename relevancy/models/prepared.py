@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from relevancy.errors import RelevancyError
 from relevancy.families.videos import AS_GIVEN
 from relevancy.families.views import Layout
 from relevancy.images import Picture
@@ -156,7 +157,10 @@ class Prepared:
         ends = shares.cumsum(0) * count
         whole = int(shares.sum())
         if (ends % whole).any():
-            raise ValueError(f"{count} entries of pictures do not divide by image tokens {shares.tolist()}")
+            raise RelevancyError(
+                f"{count} parts of pictures cannot be told apart by their {shares.tolist()} image tokens: ask these "
+                "questions one by one"
+            )
         stop = int(ends[row]) // whole
         return slice(stop - int(shares[row]) * count // whole, stop)
 

@@ -20,7 +20,6 @@ from reference import of_family, passed_on, relative
 from relevancy.core.tape import record
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
-from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.models.model import Model, wrap
 from relevancy.models.survey import AGREES, SIZES, survey
 
@@ -45,6 +44,7 @@ DECODERS: dict[str, tuple[dict, str]] = {
     "evolla": ({}, CROSS),
     "git": ({}, "Only 0 of 2 layers of GitModel went through"),
     "glm5_next": ({"text_config": {"num_key_value_heads": 4}}, MIXES.format("Glm5NextTextLinearAttention")),
+    "idefics": ({}, CROSS),
     "inkling2": ({}, MIXES.format("Inkling2ShortConvolution")),
     "lfm3_vl": ({}, MIXES.format("Lfm3ShortConv")),
     "minicpm_ocr": ({}, MIXES.format("Qwen3_5GatedDeltaNet")),
@@ -55,9 +55,20 @@ DECODERS: dict[str, tuple[dict, str]] = {
     "pix2struct": ({}, CROSS),
     "pp_formulanet": ({}, CROSS),
     "qwen3_5_moe": ({}, MIXES.format("Qwen3_5MoeGatedDeltaNet")),
+    "qwen4_exp": (
+        {"text_config": {"layer_types": ["linear_attention", "linear_attention"], "ngram_vocab_size_base": 1000}},
+        MIXES.format("Qwen4ExpTextGatedDeltaNet"),
+    ),
     "udop": ({}, CROSS),
+    "vision-encoder-decoder": (
+        {
+            "encoder": shrunken.PART | {"model_type": "vit", "image_size": 56, "patch_size": 14},
+            "decoder": shrunken.PART | {"model_type": "bert", "vocab_size": shrunken.VOCABULARY},
+        },
+        CROSS,
+    ),
 }  # of each: changes of its shrunken config, and why its rows are refused, whatever it is shown
-BY_BATCH = {"hunyuan_vl"}  # transformers numbers its pictures over the whole batch, and reads the number
+ALIKE = {"perception_lm"}  # whose processor takes pictures together only where they have as many tiles
 
 
 @cache
@@ -83,7 +94,7 @@ def pictures() -> list:
 
 def test_rows_equal_the_equations(model, record_property):
     shown = pictures()
-    if model.model.config.model_type in ONE_AT_A_TIME:
+    if model.name in ALIKE:
         shown[1] = tiny.picture(*shown[0].size, seed=1)
     inputs = model.prepare(shown, QUESTIONS)
     expected = of_family(model.model, dict(inputs), model.image_token_id)
@@ -137,8 +148,6 @@ def test_explained_end_to_end(model, scope, record_property):
         if scope == "language":
             seen = layout.placed & ~np.isnan(layout.middles[:, 0])
             assert result.image_map.sum() == pytest.approx(result.relevance[result.is_image][seen].sum(), rel=1e-4)
-        if model.name in BY_BATCH:
-            continue
         alone = explain(model, picture, result.question, scope=scope, max_new_tokens=1, evidence=False)
         assert np.abs(alone.image_map - result.image_map).max() <= 1e-4 * np.abs(alone.image_map).max()
     record_property("explained", scope)
@@ -176,9 +185,15 @@ def test_other_families_are_refused_by_a_reason(family, record_property):
 def test_decoders_that_cannot_be_followed_are_refused_by_a_reason(family, record_property):
     changes, reason = DECODERS[family]
     model, ids = shrunken.shrunken(family, **changes), torch.arange(100, 109)[None]
+    inputs = {
+        "idefics": {"pixel_values": torch.zeros(1, 1, 3, 56, 56), "image_attention_mask": torch.ones(1, 9, 1)},
+        "vision-encoder-decoder": {"pixel_values": torch.zeros(1, 3, 56, 56), "decoder_input_ids": ids},
+    }.get(family, {})
+    if family != "vision-encoder-decoder":
+        inputs["input_ids"] = ids
     record_property("family", family)
     with pytest.raises(RelevancyError, match=reason) as refused, record(model) as tape:
-        tape.relevance(model(input_ids=ids).logits[:, -1].max(-1).values)
+        tape.relevance(model(**inputs).logits[:, -1].max(-1).values)
     record_property("refused", str(refused.value))
 
 

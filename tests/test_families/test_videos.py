@@ -142,9 +142,21 @@ def test_pictures_and_videos_keep_their_order(model):
     for one, given in zip(result.frames(1), FOUR[::-1], strict=True):
         assert np.array_equal(np.array(one.image), np.array(given))
     assert len(result.evidence.without) == 3
+    (turn,) = result.turns()
+    assert turn.pictures == tuple(range(9))
     beside = explain(model, None, [shown(FIVE, ASK), messages, shown(STILL, ASK)], max_new_tokens=1)
     assert [len(one.pictures) for one in beside] == [5, 9, 1]
     assert beside[1].relevance.tobytes() == result.relevance.tobytes()
+
+
+def test_a_turns_share_counts_its_videos_frames():
+    model = pictured.model_of("qwen2_vl")
+    messages = [*shown(STILL, "how many ?"), {"role": "assistant", "content": "two"}, *shown(FIVE, ASK, STILL)]
+    result = explain(model, None, messages, max_new_tokens=1)
+    first, answer, last = result.turns()
+    assert (first.pictures, answer.pictures, last.pictures) == ((0,), (), (1, 2, 3, 4, 5, 6))
+    words = sum(value for _, value in last.words) / result.relevance.sum(dtype=np.float64)
+    assert last.share == pytest.approx(words + sum(one.share for one in result.pictures[1:]), rel=1e-5)
 
 
 def test_videos_and_pictures_are_knocked_out_one_by_one(model):
