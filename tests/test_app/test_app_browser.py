@@ -779,7 +779,7 @@ def test_a_grid_of_heads_and_the_maps_of_one_layer(visit, served):
     assert page.inner_text("#rv-ways .rv-grid [aria-current] th") == f"layer {layer}"
     until(page, lambda: page.get_attribute("#rv-ways .rv-board", "data-drawn"), "their maps")
     page.locator("#rv-ways .rv-map").first.hover()
-    said = page.locator("#rv-ways .rv-card > .rv-read").all_inner_texts()
+    said = page.locator("#rv-ways .rv-card .rv-read").all_inner_texts()
     assert len({line.split(":")[0] for line in said}) == 1  # one place on all of them
 
 
