@@ -216,10 +216,16 @@ function outline(button) {
   const body = button.closest(".rv-body"), map = body.querySelector(".rv-map"), { x, y, cols } = numbers(map);
   const on = button.getAttribute("aria-pressed") !== "true";
   body.querySelectorAll(".rv-area").forEach((other) => other.setAttribute("aria-pressed", String(on && other === button)));
-  map.querySelector("path").setAttribute("d", (on ? JSON.parse(button.dataset.cells) : []).map((cell) => {
+  const cells = new Set(on ? JSON.parse(button.dataset.cells) : []), lines = [];
+  cells.forEach((cell) => { // of each side, what has no other of them behind it
     const col = cell % cols, row = Math.floor(cell / cols);
-    return `M${x[col]} ${y[row]}H${x[col + 1]}V${y[row + 1]}H${x[col]}Z`;
-  }).join(""));
+    const [left, right, top, bottom] = [x[col], x[col + 1], y[row], y[row + 1]];
+    if (!cells.has(cell - cols)) lines.push(`M${left} ${top}H${right}`);
+    if (!cells.has(cell + cols)) lines.push(`M${left} ${bottom}H${right}`);
+    if (!col || !cells.has(cell - 1)) lines.push(`M${left} ${top}V${bottom}`);
+    if (col + 1 === cols || !cells.has(cell + 1)) lines.push(`M${right} ${top}V${bottom}`);
+  });
+  map.querySelector("path").setAttribute("d", lines.join(""));
 }
 
 async function paint() {
