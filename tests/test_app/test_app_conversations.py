@@ -199,6 +199,9 @@ def test_every_other_way_goes_on_from_the_same_conversation(pair, whole):
     hidden, _ = actions.hidden(pair, whole, actions.DRAWN, region, "grey", silent)
     alone = relevancy.counterfactual(model, PICTURES, BY_HAND, region)
     assert hidden.after == pytest.approx(alone.after.per_token, rel=1e-5)
+    heads = actions.by_head(pair, whole, "qwen2_vl", silent)
+    alone = relevancy.explain_heads(model, list(PICTURES), BY_HAND)
+    assert all(same(*each) for each in zip(heads, alone, strict=True))
 
 
 def test_a_model_that_takes_no_system_prompt_says_so_in_one_line(source):
