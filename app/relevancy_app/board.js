@@ -216,10 +216,16 @@ function outline(button) {
   const body = button.closest(".rv-body"), map = body.querySelector(".rv-map"), { x, y, cols } = numbers(map);
   const on = button.getAttribute("aria-pressed") !== "true";
   body.querySelectorAll(".rv-area").forEach((other) => other.setAttribute("aria-pressed", String(on && other === button)));
-  map.querySelector("path").setAttribute("d", (on ? JSON.parse(button.dataset.cells) : []).map((cell) => {
+  const cells = new Set(on ? JSON.parse(button.dataset.cells) : []), lines = [];
+  cells.forEach((cell) => { // of each side, what has no other of them behind it
     const col = cell % cols, row = Math.floor(cell / cols);
-    return `M${x[col]} ${y[row]}H${x[col + 1]}V${y[row + 1]}H${x[col]}Z`;
-  }).join(""));
+    const [left, right, top, bottom] = [x[col], x[col + 1], y[row], y[row + 1]];
+    if (!cells.has(cell - cols)) lines.push(`M${left} ${top}H${right}`);
+    if (!cells.has(cell + cols)) lines.push(`M${left} ${bottom}H${right}`);
+    if (!col || !cells.has(cell - 1)) lines.push(`M${left} ${top}V${bottom}`);
+    if (col + 1 === cols || !cells.has(cell + 1)) lines.push(`M${right} ${top}V${bottom}`);
+  });
+  map.querySelector("path").setAttribute("d", lines.join(""));
 }
 
 async function paint() {
@@ -355,6 +361,13 @@ function say(word) {
   read.textContent = `“${word.textContent}”: ${readable(Number(word.dataset.value))}, ${word.dataset.share} of all`;
 }
 
+let pressed = null; // the head whose layer was asked for, to be reached again on the new board
+function cross(cell, down, right) {
+  const place = cell.closest("td"), rows = Array.from(cell.closest("tbody").rows);
+  const row = rows[Math.min(rows.length - 1, Math.max(0, rows.indexOf(place.parentElement) + down))];
+  row.cells[Math.max(1, place.cellIndex + right)]?.querySelector("button")?.focus();
+}
+
 function step(words, from, by) {
   words[Math.min(words.length - 1, Math.max(0, words.indexOf(from) + by))].focus();
 }
@@ -463,8 +476,11 @@ element.addEventListener("click", (event) => {
   if (button) { view = button.dataset.view; show(); }
   if (tool) TOOLS[tool.dataset.tool]();
   if (word) say(word);
-  if (event.target.matches("[data-layer]"))
-    trigger("submit", { layer: Number(event.target.dataset.layer), model: event.target.dataset.of });
+  if (event.target.matches("[data-layer]")) {
+    const { layer, head, of } = event.target.dataset;
+    pressed = `[data-layer="${layer}"][data-head="${head}"]`;
+    trigger("submit", { layer: Number(layer), model: of });
+  }
   if (event.target.matches("[data-copy]")) copyOut(event.target);
   if (event.target.matches("[data-further]")) trigger("submit", { model: Number(event.target.dataset.further) });
 });
@@ -514,11 +530,12 @@ element.addEventListener("focusout", (event) => {
 });
 element.addEventListener("keydown", (event) => {
   const map = event.target.closest(".rv-map"), word = event.target.closest(".rv-word");
-  const chip = event.target.closest("button.rv-chip");
+  const chip = event.target.closest("button.rv-chip"), cell = event.target.closest("[data-layer]");
   const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   const tool = { "+": "in", "-": "out", 0: "whole" }[event.key];
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (map && moves) move(map, ...moves);
+  else if (cell && moves) cross(cell, ...moves);
   else if (map && tool) TOOLS[tool]();
   else if (map && event.key.toLowerCase() === "p") peak(map, true);
   else if (chip && moves) step(Array.from(chip.parentElement.querySelectorAll("button.rv-chip")), chip, moves[0] + moves[1]);
@@ -545,6 +562,8 @@ function fresh() {
     if (prompt.contains(said.get(prompt))) say(said.get(prompt));
   });
   if (spot) point(spot, null);
+  if (pressed) one(pressed)?.focus({ preventScroll: true });
+  pressed = null;
   const chip = one("button.rv-chip:hover, button.rv-chip:focus-visible");
   if (chip) preview(chip);
   if (window.rvAwaited && element.closest("#rv-board") && one(".rv-map")) {

@@ -29,9 +29,9 @@ _JPEG = 92
 _COLORS = 256  # in a scale
 _SHARES = (("image", "picture"), ("text", "words"), ("first_token", "first token"))
 _AREAS = {
-    "blind": "the whole picture", "best": "the map’s best eighth", "peak": "around its peak", "elsewhere": "elsewhere"
+    "blind": "whole picture", "best": "map’s best eighth", "peak": "around its peak", "elsewhere": "elsewhere"
 }  # fmt: skip
-_HINT = "Point at a patch, or use the arrow keys; P goes to the peak, + and − zoom."
+_HINT = "Arrow keys move, P finds the peak, + and − zoom."
 _WORD_HINT = "Press a word to read its number."
 _UNSEEN = 1e-6  # of a picture's area: less is rounding
 
@@ -214,7 +214,7 @@ def _body(number: int, result: Explanation, title: str, pressable: bool, line: s
     return (
         f'<div class="rv-body"><p class="rv-why">{_why(result)}</p>'
         f"{_next(number, result) if pressable else ''}"
-        f"{_maps(result, title)}"
+        f"{_maps(result, title, hinted=not number)}"
         f"{_scale('map', 'Patch relevance')}"
         f"{_copies(number, result) if pressable else ''}"
         f"{_evidence(result)}"
@@ -259,13 +259,12 @@ def _area(evidence: Evidence, name: str, masks: Sequence[np.ndarray]) -> str:
     """One part of the picture, or several that were knocked out one by one, and what became of the token."""
     cells = np.flatnonzero(np.logical_or.reduce(masks)).tolist()
     chance, said = getattr(evidence, name), evidence.says.get(name, "")
-    other = ""
+    other = f"<small>mean of {len(masks)}</small>" if len(masks) > 1 else ""
     if len(masks) == 1 and said != evidence.says.get("untouched", said):
         other = f"<small>says “{escape(spoken(said))}”</small>"
-    label = _AREAS[name] + (f", mean of {len(masks)}" if len(masks) > 1 else "")
     return (
         f'<button type="button" class="rv-area" aria-pressed="false" data-cells="{json.dumps(cells)}" '
-        f'title="Outline it on the map"><canvas aria-hidden="true"></canvas><span>{label}</span>'
+        f'title="Outline it on the map"><canvas aria-hidden="true"></canvas><span>{_AREAS[name]}</span>'
         f'<span class="rv-chance"><span style="width:{100 * chance:.1f}%"></span></span><b>{told(chance)}</b>{other}'
         "</button>"
     )
@@ -329,17 +328,17 @@ def _next(number: int, result: Explanation) -> str:
     return f'<div class="rv-next"><span class="rv-says">Next best</span>{others}</div>' if others else ""
 
 
-def _maps(result: Explanation, title: str, *, brief: bool = False) -> str:
+def _maps(result: Explanation, title: str, *, brief: bool = False, hinted: bool = False) -> str:
     """Every picture's map; of several, each with its number and its share of all relevance.
 
-    brief: one of many, of which a faint one is dark beside the others, and no hint is needed.
+    brief: one of many, of which a faint one is dark beside the others. hinted: whether it says how maps are read.
     """
     several, floor = len(result.pictures) > 1, 0 if brief else FLOOR
     maps = ""
     for number, picture in enumerate(result.pictures):
         name = f"{title}, picture {number + 1}" if several else title
         head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b></h3>" if several else ""
-        hint = "" if number or brief else _HINT
+        hint = _HINT if hinted and not number else ""
         maps += f"<div>{head}{_map(number, picture, name, result.summary(), floor, hint)}</div>"
     return f'<div class="rv-pictures">{maps}</div>'
 

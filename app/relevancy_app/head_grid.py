@@ -41,6 +41,11 @@ class HeadGrid:
         best, _ = max(self.shares, key=lambda head: self.shares[head])
         return best if self.layer is None else self.layer
 
+    @property
+    def _reached(self) -> tuple[int, int]:
+        """The head that the Tab key reaches; arrow keys go on from there."""
+        return max((one for one in self.shares if one[0] == self.shown_layer), key=lambda one: self.shares[one])
+
     def board(self) -> str:
         """The grid, and the maps of one layer's heads on one scale."""
         own = [one for one in self.results if one.head and one.head[0] == self.shown_layer]
@@ -71,6 +76,7 @@ class HeadGrid:
             "<td></td>"
             if (share := self.shares.get((layer, head))) is None
             else f'<td><button type="button" style="--rv-part:{share / most:.3f}" data-layer="{layer}" '
+            f'data-head="{head}" tabindex="{0 if (layer, head) == self._reached else -1}" '
             f'data-of="{escape(self.results[0].model)}" aria-label="Layer {layer}, head {head}: {told(share)}">'
             f"{_cell(share)}</button></td>"
             for head in heads

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import sys
 import time
 from itertools import pairwise
@@ -665,6 +666,13 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     assert not cards.first.locator(".rv-dim").is_visible()
 
 
+def inside(outline):
+    """How many patches of the pair's 10 x 10 lie within an outline: by its upright lines, those crossed on the way."""
+    upright = re.findall(r"M([\d.]+) ([\d.]+)V", outline.get_attribute("d"))
+    lines = {(round(float(x) / 10), round(float(y) / 10)) for x, y in upright}
+    return sum(sum((line, row) in lines for line in range(col + 1)) % 2 for row in range(10) for col in range(10))
+
+
 def test_evidence_is_outlined_on_the_map(visit, served):
     page = visit()
     explained(page)
@@ -687,9 +695,10 @@ def test_evidence_is_outlined_on_the_map(visit, served):
     areas.nth(2).focus()
     page.keyboard.press("Enter")
     outline = card.locator(".rv-map path")
-    assert outline.get_attribute("d").count("M") == cells[2]
+    until(page, lambda: outline.get_attribute("d"), "the square at the peak")
+    assert inside(outline) == cells[2]
     areas.nth(1).click()
-    assert outline.get_attribute("d").count("M") == cells[1]
+    assert inside(outline) == cells[1]
     assert [one.get_attribute("aria-pressed") for one in areas.all()] == ["false", "true", "false", "false"]
     areas.nth(1).click()
     assert outline.get_attribute("d") == ""
@@ -771,12 +780,17 @@ def test_a_grid_of_heads_and_the_maps_of_one_layer(visit, served):
     cells = page.locator("#rv-ways .rv-grid button")
     assert cells.count() == text.num_hidden_layers * text.num_attention_heads
     assert page.locator("#rv-ways .rv-card").count() == text.num_attention_heads
-    other = page.locator("#rv-ways .rv-grid tr:not([aria-current]) button").first
-    layer = other.get_attribute("data-layer")
-    other.focus()
+    page.locator("#rv-ways .rv-grid button[tabindex='0']").focus()
+    focused = "document.activeElement.dataset.layer + '-' + document.activeElement.dataset.head"
+    layer, head = map(int, page.evaluate(focused).split("-"))
+    page.keyboard.press("ArrowUp" if layer else "ArrowDown")
+    page.keyboard.press("ArrowLeft" if head else "ArrowRight")
+    layer, head = layer + (-1 if layer else 1), head + (-1 if head else 1)
+    assert page.evaluate(focused) == f"{layer}-{head}"
     page.keyboard.press("Enter")
     until(page, lambda: f"layer {layer}." in page.inner_text("#rv-ways .rv-quiet"), "another layer's heads")
     assert page.inner_text("#rv-ways .rv-grid [aria-current] th") == f"layer {layer}"
+    until(page, lambda: page.evaluate(focused) == f"{layer}-{head}", "the same head is reached on the new board")
     until(page, lambda: page.get_attribute("#rv-ways .rv-board", "data-drawn"), "their maps")
     page.locator("#rv-ways .rv-map").first.hover()
     said = page.locator("#rv-ways .rv-card .rv-read").all_inner_texts()
@@ -943,10 +957,16 @@ def test_no_serious_fault_for_readers_with_other_needs(visit, served, theme):
     page.fill("#rv-questions textarea", "Is the duck floating?\nWhat color is the house?")
     page.click("#rv-vary")
     page.wait_for_selector("#rv-variations .rv-card:nth-child(2)")
+    page.locator("#rv-board .rv-area").nth(1).click()
+    assert faults(page) == []
+    page.get_by_role("tab", name="Methods").click()
+    page.click("#rv-compare-heads")
+    page.wait_for_selector("#rv-ways .rv-grid")
     assert faults(page) == []
     page.get_by_role("tab", name="What if?").click()
     page.click("[data-part=most]")
     page.wait_for_selector(".rv-change")
+    page.click("[data-mode=patches]")
     page.click("#rv-board [data-view=slide]")
     assert faults(page) == []
 
