@@ -334,8 +334,9 @@ def _maps(result: Explanation, title: str, *, brief: bool = False) -> str:
     several = len(result.pictures) > 1
     maps = ""
     for number, picture in enumerate(result.pictures):
-        name = f"{title}, picture {number + 1}" if several else title
-        head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b></h3>" if several else ""
+        place = f"{'Picture' if picture.video is None else 'Frame'} {number + 1}"
+        name = f"{title}, {place.lower()}" if several else title
+        head = f"<h3>{place} · <b>{told(picture.share)}</b></h3>" if several else ""
         maps += f"<div>{head}{_map(number, picture, name, result.summary(), brief=brief)}</div>"
     return f'<div class="rv-pictures">{maps}</div>'
 

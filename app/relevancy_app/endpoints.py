@@ -55,7 +55,7 @@ class Endpoints:
         ask = asking.ask(self.library, self.settings, question, [model], target, scope, method, first_layer, last_layer)
         with self.library.using(ask.models) as (only,):
             options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
-            result = explanation(only, sources, messages or ask.said(len(sources)), **options)
+            result = explanation(only, sources, messages or ask.said(sources), **options)
         return result.to_json(), downloads.shared(result.overlay(), self.folder)
 
     def compare(
@@ -77,7 +77,7 @@ class Endpoints:
         ask = asking.ask(self.library, self.settings, question, models, target, scope, method)
         with self.library.using(ask.models) as models:
             both = relevancy.compare(
-                models, sources, messages or ask.said(len(sources)), target=ask.target, scope=ask.scope,
+                models, sources, messages or ask.said(sources), target=ask.target, scope=ask.scope,
                 method=ask.method, max_pixels=self.settings.max_pixels,
             )  # fmt: skip
         content = both.to_json() | {"explanations": [result.to_json() for result in both.explanations]}

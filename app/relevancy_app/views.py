@@ -80,7 +80,8 @@ def status(last: Session, deepest: int, said: str = "") -> str:
     deepest: the number of the last layer that can be asked for. said: what comes before it.
     """
     ask, count = last.ask, len(last.sources)
-    size = f"{count} pictures" if count > 1 else f"{last.picture.width} × {last.picture.height} pixels"
+    several = f"{count} {'frames of a video' if ask.video else 'pictures'}"
+    size = several if count > 1 or ask.video else f"{last.picture.width} × {last.picture.height} pixels"
     parts = [f"“{escape(ask.question)}”", size, escape(ask.made)]
     busy = "" if last.whole else ' aria-busy="true"'
     kept = f' data-run="{last.kept}"' if last.kept else ""
@@ -92,7 +93,7 @@ def status(last: Session, deepest: int, said: str = "") -> str:
         ],
         "values": [
             last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end,
-            [ask.system, *ask.earlier], list(last.other_places),
+            [ask.system, ask.video, *ask.earlier], list(last.other_places),
         ],
     }  # fmt: skip
     return (

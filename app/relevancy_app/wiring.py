@@ -242,7 +242,7 @@ class Handlers:
             raise RelevancyError("The model said nothing, so there is nothing to go on from.")
         if ask.exchanges == MOST_EXCHANGES:
             raise RelevancyError(f"At most {MOST_EXCHANGES} exchanges stand before a question.")
-        return "", *talked(ask.system, (*ask.earlier, ask.question, answer)), gr.update(open=True)
+        return "", *talked(ask.system, ask.video, (*ask.earlier, ask.question, answer)), gr.update(open=True)
 
     def example(self, index: Any) -> tuple[Any, ...]:
         """An example's picture alone, its first question, its others to pick from, and nothing said before."""
@@ -282,7 +282,7 @@ class Handlers:
         return (
             *self.pictured(state.source, state.others),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
-            self.deepest if ask.last_layer is None else ask.last_layer, *talked(ask.system, ask.earlier),
+            self.deepest if ask.last_layer is None else ask.last_layer, *talked(ask.system, ask.video, ask.earlier),
             display.opacity, display.colormap, display.smooth, display.one_scale, display.log, display.threshold,
             gr.update(open=True),
         )  # fmt: skip
@@ -482,10 +482,11 @@ def _correlation(value: float) -> str:
     return "rank correlation with the first map: " + ("–" if value != value else f"{value:+.2f}")
 
 
-def talked(system: str = "", earlier: Sequence[str] = ()) -> list[Any]:
+def talked(system: str = "", video: bool = False, earlier: Sequence[str] = ()) -> list[Any]:
     """What was said before, for `Talk.texts`; at least one exchange has room."""
     turns = [*earlier, *[""] * (2 * MOST_EXCHANGES - len(earlier))]
-    return [system, *(gr.update(value=text, visible=place < max(2, len(earlier))) for place, text in enumerate(turns))]
+    shown = max(2, len(earlier))
+    return [system, video, *(gr.update(value=text, visible=place < shown) for place, text in enumerate(turns))]
 
 
 def _sample(sample: Any) -> str:
