@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# No test is timed: how long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -87,7 +87,7 @@ def check_axis(means, edges, length):
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_every_cell_is_where_the_real_processor_looked(name, data):
     processor, side = PROCESSORS[name]
@@ -175,7 +175,7 @@ def test_heatmap_by_hand():
     np.testing.assert_array_equal(exact, [[np.nan, 1, 1, 3, 3, np.nan]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(PROCESSORS)),
     width=st.integers(1, 300),

@@ -286,7 +286,7 @@ def test_files_that_are_no_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_damage_ends_in_a_picture_or_one_clear_line(kind, data):
     whole = bytearray(encoded(Image.fromarray(np.tile(PIXELS, (3, 2, 1))), kind))

@@ -230,7 +230,7 @@ def placed_words(drawn):
     return axes.get_window_extent(renderer), [text.get_window_extent(renderer) for text in axes.texts]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     words=st.lists(
         st.tuples(

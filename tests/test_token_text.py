@@ -69,7 +69,7 @@ def test_tokens_by_words(tokens, words):
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="<>[]▁ĠĊ"), max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_is_cut_at_the_words_of_unicode_where_a_token_ends(kind, text):
     tokens = TOKENIZERS[kind].encode(text).tokens
     by_bytes = kind == "bytes"

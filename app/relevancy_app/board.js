@@ -250,7 +250,7 @@ async function paint() {
     dim.hidden = !(shared && peak > 0 && part < DIM);
     dim.textContent = `Dark beside the others: its peak is ${Number((100 * part).toPrecision(2))}% of the highest. Turn “One scale” off to see it.`;
   });
-  all(".rv-area").forEach((button) => thumb(button, pictures[0])); // there for one picture only
+  all(".rv-area").forEach((button) => thumb(button, pictures[0]));
   all("[data-shared]").forEach((place) => {
     place.hidden = !shared;
     bar(place, maps);
@@ -311,7 +311,7 @@ function pointAt(map, event) {
 }
 
 function move(map, down, right) {
-  const rows = numbers(map).y.length - 1, { cols } = numbers(map), here = spot && pointed === numberOf(map) && patch(map, spot);
+  const { cols, y } = numbers(map), rows = y.length - 1, here = spot && pointed === numberOf(map) && patch(map, spot);
   const [row, col] = here ? [here[0] + down, here[1] + right] : [0, 0];
   point(middle(map, Math.min(rows - 1, Math.max(0, row)), Math.min(cols - 1, Math.max(0, col))), map);
 }
@@ -440,8 +440,8 @@ function joined(maps) {
 }
 
 async function copyOut(button) {
-  const maps = Array.from(button.closest(".rv-body").querySelectorAll(".rv-map canvas")), label = button.textContent;
-  const canvas = joined(maps);
+  const maps = Array.from(button.closest(".rv-body").querySelectorAll(".rv-map canvas"));
+  const canvas = joined(maps), label = button.textContent;
   try {
     if (button.dataset.python) await navigator.clipboard.writeText(button.dataset.python);
     else await navigator.clipboard.write([new ClipboardItem({ "image/png": await blobs(canvas) })]);

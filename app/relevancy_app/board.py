@@ -330,25 +330,26 @@ def _next(number: int, result: Explanation) -> str:
 
 
 def _maps(result: Explanation, title: str, *, brief: bool = False) -> str:
-    """Every picture's map; of several, each with its number and its share of all relevance."""
-    several = len(result.pictures) > 1
+    """Every picture's map; of several, each with its number and its share of all relevance.
+
+    brief: one of many, of which a faint one is dark beside the others, and no hint is needed.
+    """
+    several, floor = len(result.pictures) > 1, 0 if brief else FLOOR
     maps = ""
     for number, picture in enumerate(result.pictures):
         place = f"{'Picture' if picture.video is None else 'Frame'} {number + 1}"
         name = f"{title}, {place.lower()}" if several else title
         head = f"<h3>{place} · <b>{told(picture.share)}</b></h3>" if several else ""
-        maps += f"<div>{head}{_map(number, picture, name, result.summary(), brief=brief)}</div>"
+        hint = "" if number or brief else _HINT
+        maps += f"<div>{head}{_map(number, picture, name, result.summary(), floor, hint)}</div>"
     return f'<div class="rv-pictures">{maps}</div>'
 
 
-def _map(number: int, picture: PictureMap, name: str, summary: str, *, brief: bool) -> str:
-    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture.
-
-    brief: one of many, of which a faint one is dark beside the others.
-    """
+def _map(number: int, picture: PictureMap, name: str, summary: str, floor: float, hint: str) -> str:
+    """The place of a map, and all that its drawing needs: values, and where patches lie, in percent of the picture."""
     values, grid = [_number(value) for value in picture.image_map.ravel().tolist()], picture.grid
     x, y = edges_in_percent(grid)
-    why = why_empty(picture.image_map.ravel()[seen(grid)], picture.share, 0 if brief else FLOOR)
+    why = why_empty(picture.image_map.ravel()[seen(grid)], picture.share, floor)
     label = escape(f"Map of {name}: arrow keys move from patch to patch")
     empty = f'<span class="rv-empty">{escape(why)}</span>' if why else ""
     legend = ""
@@ -361,7 +362,7 @@ def _map(number: int, picture: PictureMap, name: str, summary: str, *, brief: bo
         f'<div class="rv-layer"><canvas role="img" aria-label="{escape(summary)}"></canvas>'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><path d=""></path></svg>'
         f'<span class="rv-cell"></span></div>{empty}</div>{legend}'
-        f'<p class="rv-read" aria-live="polite">{"" if brief or number else _HINT}</p>'
+        f'<p class="rv-read" aria-live="polite">{hint}</p>'
     )
 
 

@@ -15,8 +15,8 @@ from relevancy_app import asking, downloads
 from relevancy_app.actions import explanation
 from relevancy_app.asking import LAST
 from relevancy_app.library import Library
-from relevancy_app.pictures import check_number, fitted
-from relevancy_app.safety import as_uploaded, received, speaking
+from relevancy_app.pictures import taken
+from relevancy_app.safety import as_uploaded, speaking
 from relevancy_app.settings import SCOPES, Settings
 from relevancy_app.wiring import MODELS
 
@@ -86,9 +86,8 @@ class Endpoints:
     def _asked(self, image: Any, question: Any, pictures: Any, messages: Any) -> tuple[list[bytes], Any]:
         """The pictures' files, and what is asked last. Raises RelevancyError."""
         paths = [path for path in (image, *(pictures or ())) if path] or [None]
-        check_number(len(paths))
         asked = _asked_last(messages, question, self.settings) if messages else question
-        return [fitted(received(path, self.settings), self.settings)[0] for path in paths], asked
+        return [source for source, _ in taken(paths, self.settings)], asked
 
 
 def _asked_last(messages: Any, question: Any, settings: Settings) -> str:

@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from relevancy import Explanation
+from relevancy.explanations.picture_map import PictureMap
 from relevancy.plotting.overlay import FLOOR
 from relevancy_app.board import board, told
 from relevancy_app.settings import SCREEN_SIDE
@@ -30,7 +31,7 @@ class HeadGrid:
     @cached_property
     def shares(self) -> dict[tuple[int, int], float]:
         """Of all that heads add to the picture, each one's part, by layer and head; all 0 where they add nothing."""
-        added = {one.head: float(one.image_map.sum(dtype=np.float64)) for one in self.results if one.head}
+        added = {one.head: sum(map(_mass, one.pictures)) for one in self.results if one.head}
         whole = sum(added.values())
         return {head: value / whole if whole > 0 else 0.0 for head, value in added.items()}
 
@@ -77,6 +78,10 @@ class HeadGrid:
         now = ' aria-current="true"' if layer == self.shown_layer else ""
         total = sum(share for (own, _), share in self.shares.items() if own == layer)
         return f'<tr{now}><th scope="row">layer {layer}</th>{cells}<td>{_cell(total)}</td></tr>'
+
+
+def _mass(picture: PictureMap) -> float:
+    return float(picture.image_map.sum(dtype=np.float64))
 
 
 def _added(share: float) -> str:

@@ -156,7 +156,7 @@ class History:
             ).fetchall()
         try:
             return stored_runs.session(run, *row[1:], others=[data for (data,) in others], results=results)
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+        except (ValueError, LookupError, TypeError, zlib.error) as error:
             raise RelevancyError("This run cannot be read: delete it.") from error
 
     def thumbnail(self, run: str, owner: str) -> bytes | None:

@@ -173,6 +173,7 @@ def marker(results: Sequence[Explanation]) -> str:
     if len(grids) > 1:
         options = "".join(f"<option>{escape(', '.join(grid['names']))}</option>" for grid in grids)
         whose = f'<label>Patches of <select class="rv-whose">{options}</select></label>'
+    several = "<p>Of the pictures, the first one is changed.</p>" if len(results[0].pictures) > 1 else ""
     modes = "".join(
         f'<button type="button" data-mode="{mode}" aria-pressed="{str(mode == DRAWN).lower()}">{label}</button>'
         for mode, label in ((DRAWN, "Rectangle"), (PATCHES, "Patches"))
@@ -199,7 +200,7 @@ def marker(results: Sequence[Explanation]) -> str:
         f'<img alt="The picture to draw on" draggable="false" src="{picture_uri(picture)}">'
         '<span class="rv-rect"></span>'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg></div>'
-        f'<div class="rv-fields"><div class="rv-views" role="group" aria-label="What to mark">{modes}</div>'
+        f'<div class="rv-fields">{several}<div class="rv-views" role="group" aria-label="What to mark">{modes}</div>'
         '<div class="rv-fields" data-for="drawn"><p>Draw a rectangle on the picture, or set its sides:</p>'
         f'<div class="rv-sides">{fields}</div>{hide}</div>'
         '<div class="rv-fields" data-for="patches" hidden><p>Press patches, or drag over them; on the keyboard arrows '

@@ -17,7 +17,7 @@ from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
-from relevancy_app.pictures import check_number, fitted, small
+from relevancy_app.pictures import check_number, small, taken
 from relevancy_app.safety import check_size, received, said, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import MOST_EXCHANGES, REPLACEMENTS, SCREEN_SIDE, Settings
@@ -88,8 +88,7 @@ class Handlers:
 
     def _begun(self, ask: asking.Ask, paths: Sequence[Any]) -> Session:
         """A session without results, about the pictures in these files."""
-        check_number(len(paths))
-        read = [fitted(received(path, self.settings), self.settings) for path in paths]
+        read = taken(paths, self.settings)
         notes = [
             f"{f'picture {number}: ' if len(read) > 1 else ''}{note}"
             for number, (_, said) in enumerate(read, 1)

@@ -79,7 +79,7 @@ def test_refusals_say_what_to_do(shelf, changes, message):
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(VALUES, JSON)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_json_is_an_ask_or_a_refusal(shelf, values):
     try:
         found = asking.ask(shelf, LIMITS, **({"question": "Is it?", "models": ["deep"]} | values))
@@ -91,7 +91,7 @@ def test_any_json_is_an_ask_or_a_refusal(shelf, values):
 
 
 @given(JSON, JSON, JSON, JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_json_is_a_display_or_a_refusal(opacity, colormap, smooth, one_scale):
     try:
         found = asking.display(opacity, colormap, smooth, one_scale)

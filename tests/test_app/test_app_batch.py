@@ -78,10 +78,10 @@ def test_it_goes_on_where_it_was_stopped(shelf, pictures, ask, tmp_path, passes)
         next(steps)
     again = begun(pictures, ask, tmp_path)  # as after a restart
     assert [row.state for row in again.rows()] == ["done"] * 16 + ["waiting"] * 4
-    (last,) = again.run(tuple(shelf.models[name] for name in ask.models), silent)  # one step was there
-    assert {row.state for row in last} == {"done"}
-    count = passes(*shelf.models.values())
     models = tuple(shelf.models[name] for name in ask.models)
+    (last,) = again.run(models, silent)  # one step was there
+    assert {row.state for row in last} == {"done"}
+    count = passes(*models)
     (once_more,) = begun(pictures, ask, tmp_path).run(models, silent)  # not each step again
     assert once_more == last
     assert count == []

@@ -12,12 +12,14 @@ import numpy as np
 import pictured
 import pytest
 import tiny
-from relevancy_app import actions, asking, downloads, views
+from relevancy_app import actions, asking, downloads, pictures, views
 from relevancy_app.asking import PLACE, Ask, Display
 from relevancy_app.board import board
 from relevancy_app.examples import examples
+from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import opened
 from relevancy_app.library import library
+from relevancy_app.pictures import taken
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
 from relevancy_app.settings import MOST_EXCHANGES, MOST_PICTURES, Settings
@@ -26,6 +28,7 @@ from test_app_board import Page
 
 import relevancy
 from relevancy import RelevancyError
+from relevancy.images import open_picture
 
 LIMITS = Settings()
 NOBODY = SimpleNamespace(username=None)
@@ -188,6 +191,14 @@ def test_every_other_way_goes_on_from_the_same_conversation(pair, whole):
     (_, magnitude) = actions.by_method(pair, whole, "qwen2_vl", ["relevancy-magnitude"], silent).results
     (alone,) = relevancy.explain(model, [list(PICTURES)], [BY_HAND], method="relevancy-magnitude", target=0)
     assert same(magnitude, alone)
+    heads = actions.by_head(pair, whole, "qwen2_vl", silent)
+    shown = whole.results[0]
+    for number in range(2):
+        summed = sum(one.picture(number).image_map for one in heads)
+        np.testing.assert_allclose(summed, shown.picture(number).image_map, rtol=1e-4, atol=1e-7)
+    drawn = HeadGrid(heads)
+    assert sum(drawn.shares.values()) == pytest.approx(1)
+    assert drawn.board().count('data-picture="1"') == sum(one.head[0] == drawn.shown_layer for one in heads)
     region = relevancy.Region(box=(10.0, 10.0, 40.0, 40.0))
     hidden, _ = actions.hidden(pair, whole, actions.DRAWN, region, "grey", silent)
     alone = relevancy.counterfactual(model, PICTURES, BY_HAND, region)
@@ -219,6 +230,16 @@ def test_too_many_pictures_are_refused_before_any_is_read(pair):
     )
     with pytest.raises(RelevancyError, match=f"At most {MOST_PICTURES} pictures"):
         list(steps)
+
+
+def test_pictures_share_what_one_may_have(files, monkeypatch):
+    (one, noted), (two, notes) = taken(files, Settings(max_pixels=2 * 50 * 90))
+    assert (len(noted), notes) == (1, ())
+    assert max(open_picture(one).size) < 80
+    assert open_picture(two).size == (50, 90)
+    monkeypatch.setattr(pictures, "_TOGETHER", 0)
+    with pytest.raises(RelevancyError, match="more than 0 MB together"):
+        taken(files, LIMITS)
 
 
 # -- a video

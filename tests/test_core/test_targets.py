@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -153,7 +153,6 @@ TEXT = st.text(st.sampled_from("abY N(.)\nİß😀é水"), min_size=1, max_size=
 
 
 @given(TEXT, st.data())
-@settings(deadline=None)
 def test_a_string_begins_in_the_token_it_names(text, data):
     """Also among characters of several tokens (byte fallback), and those whose lower case is longer."""
     start = data.draw(st.integers(0, len(text) - 1))

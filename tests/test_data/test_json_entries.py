@@ -21,7 +21,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     given=st.lists(values, max_size=6), chunk=st.integers(1, 40), indent=st.sampled_from([None, 0, 3]),
     ascii_=st.booleans(), bom=st.booleans(),
@@ -38,7 +38,7 @@ def test_a_list_is_what_json_reads(tmp_path_factory, given, chunk, indent, ascii
     assert [parsed(raw[one.start : one.end]) for one in found] == given
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(given=st.lists(st.dictionaries(st.text(max_size=5), values, max_size=4), max_size=6))
 def test_lines_are_what_json_reads(tmp_path_factory, given):
     path = tmp_path_factory.mktemp("lines") / "data.jsonl"

@@ -23,7 +23,7 @@ from relevancy.train.template import IMAGE
 seeds = st.integers(0, 2**31)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seeds)
 def test_same_seed_same_scene(seed: int) -> None:
     one, other = world.scene(seed), world.scene(seed)
@@ -44,7 +44,7 @@ def test_other_seed_other_scene() -> None:
     assert world.scene(1).layout != world.scene(2).layout
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seeds)
 def test_masks_are_disjoint_and_inside_the_items(seed: int) -> None:
     drawn = world.scene(seed)
@@ -59,7 +59,7 @@ def test_masks_are_disjoint_and_inside_the_items(seed: int) -> None:
         assert rows.max() <= bottom + 1.5 * slack
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seeds)
 def test_mask_shows_the_items_color(seed: int) -> None:
     drawn = world.scene(seed)
@@ -110,7 +110,7 @@ def test_ducks_stand_beside_water_too() -> None:
     assert set(supports) == {"land", "rock"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds)
 def test_answers_are_true(seed: int) -> None:
     drawn = world.scene(seed)

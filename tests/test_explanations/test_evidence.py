@@ -246,7 +246,7 @@ def test_evidence_of_spans_equals_whole_passes(name, room, monkeypatch):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_distance_of_spans_is_that_of_where_they_are_left(seed, length):
     """Against all sequences of three words written out, told apart by where they leave the span."""
     drawn = np.random.default_rng(seed)
@@ -304,7 +304,7 @@ maps = hnp.arrays(
 
 
 @given(maps)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_parts_of_a_map(values):
     areas = Areas.of(values)
     assert areas.blind.all()

@@ -69,7 +69,7 @@ def test_an_empty_map_is_never_confirmed_and_has_no_area():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_against_counting_one_by_one(seed):
     rng = np.random.default_rng(seed)
     maps = []

@@ -428,7 +428,7 @@ CONTROLS = ["<image>", "<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>", "<p
 PIECES = st.lists(st.one_of(st.sampled_from([*CONTROLS, "<", ">", "image>", " "]), st.text(max_size=5)), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces=PIECES, which=st.sampled_from(["published", "gemma-clip"]))
 def test_nothing_in_a_question_becomes_a_control_token(published, wrapped, pieces, which):
     model = published if which == "published" else wrapped[which]

@@ -41,7 +41,6 @@ def test_the_top_tenth_has_as_much_as_it_has_when_each_cell_is_cut_into_ten(cell
     assert top_mass(masses(values[None]))[0] == pytest.approx(cut[:cells].sum() / values.sum())
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 30)), elements=positive))
 def test_concentration_equals_loops_and_stays_between_its_ends(maps):
     mass = masses(maps)
@@ -108,7 +107,7 @@ def slow_meeting(values, x, y, mask):
     return on_truth / everything, np.mean(seen)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_energy_equals_a_loop_over_pixels(seed):
     rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """How numbers are written."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relevancy.report import words
@@ -34,7 +34,6 @@ def test_p_values(p, written):
     assert words.chance(p) == written
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6))
 def test_an_axis_holds_all_values_and_labels_tell_its_ticks_apart(values):
     axis = Axis.around(values, keep=(0.0,))

@@ -357,7 +357,6 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=12))
 def test_holm_is_never_below_the_p_value_never_above_bonferroni_and_keeps_the_order(values):
     adjusted = holm(values)
@@ -415,7 +414,7 @@ def test_intervals_hold_the_truth_of_skewed_values_of_few_pictures(name, picture
         assert len(told) > (0 if (measure, name) == (medians, "coins") else 150)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(10, 30), st.integers(1, 4))
 def test_intervals_turn_with_the_sign_and_follow_the_scale(seed, pictures, per_picture):
     sample = clustered(seed, pictures, per_picture)

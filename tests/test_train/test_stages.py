@@ -95,7 +95,7 @@ def test_bad_dialogues_are_refused_by_name(turns, tokenizer) -> None:
 said = st.text(st.characters(exclude_characters="<>", codec="utf-8"), max_size=20)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(said, said), min_size=1, max_size=3))
 def test_ids_equal_the_chat_template(tokenizer, rounds) -> None:
     texts = [text for pair in rounds for text in pair]

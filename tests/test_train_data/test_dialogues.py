@@ -37,7 +37,7 @@ def supervised(encoded, tokenizer) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(question.filter(bool), answer), min_size=1, max_size=4), st.integers(0, 3))
 def test_equal_to_the_original_rule(tokenizer, rounds, pictured):
     """One of its good cases: answers that are not empty, in pairs; a picture at the front, at the end, or none."""
@@ -94,7 +94,7 @@ def test_plain_style_is_pictures_and_captions(tokenizer):
     assert supervised(found, tokenizer) == "A duck.\n"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(question.map(str.strip), answer.map(str.strip)), min_size=1, max_size=3))
 def test_chat_style_is_the_tokenizers_template(tokenizer, rounds):
     """Gemma's own template is Gemma's turns: both ways give the same."""
@@ -148,7 +148,7 @@ PIECES = (
 spelled = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(spelled, min_size=1, max_size=5), st.booleans(), st.sampled_from([None, 0, 1, 2]))
 @example([f"{END}\n", "Is it red?"], False, 0)  # the line's end goes where the picture moves to the front
 @example([f"{END}\n{START}model\n"], False, None)

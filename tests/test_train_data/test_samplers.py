@@ -17,7 +17,7 @@ from relevancy.train.run import Order
 from relevancy.train.samplers import GroupedSampler, LlavaSampler
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.lists(st.tuples(st.integers(0, 500), st.booleans()), max_size=80), batch=st.integers(1, 5),
     groups=st.integers(1, 4), seed=st.integers(0, 3), window=st.integers(1, 5),
@@ -126,7 +126,7 @@ def authors_order(lengths, pictured, batch, groups, random):
     return order + sorted(drawn[0][-1] + drawn[1][-1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=80), batch=st.integers(1, 5),
     groups=st.integers(1, 4), seed=st.integers(0, 3), one_kind=st.sampled_from([None, True, False]),
