@@ -115,6 +115,7 @@ def run(
     """
     check_writable(out_folder)
     from relevancy.errors import RelevancyError
+    from relevancy.evaluate.benchmarks import benchmark
     from relevancy.evaluate.runner import EvaluationRequest, evaluate
     from relevancy.evaluate.table import make_table
     from relevancy.export.run import Request
@@ -156,7 +157,7 @@ def run(
         if model in scored:
             _print(scored[model])
         else:
-            say(f"{name} is graded by a judge, see {folder / name}; its grades go to relevancy evaluate score {name}")
+            say(f"{name}: {folder / name} waits for {benchmark(name).waits(done.data)}")
     for one in differences:
         say(f"{one.first} less {one.second}, {one.column}: {one.printed}")
     say(f"→ {out_folder}   (relevancy evaluate table {out_folder})")

@@ -80,7 +80,7 @@ class RunScores:
             )
             (score,) = json.loads(told)["scores"].values()
             if score is None:
-                err.print(f"{name}: {benchmark} waits for a judge's grades", highlight=False, soft_wrap=True)
+                err.print(f"{name}: {benchmark} has no score yet", highlight=False, soft_wrap=True)
                 continue
             self._note({"of": name} | score)
             head, protocol = score["headline"], score["protocol"]

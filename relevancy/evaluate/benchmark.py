@@ -21,8 +21,9 @@ class Benchmark:
     layout: what --data must hold to score. pictures: the folder of its pictures, needed to ask and not to score. size:
     how much. unchecked: which of this was written without its source at hand. ask: every question of --data. submit:
     writes answers in the official form. score: from --data and --predictions. requests: the judge's prompts, where a
-    judge grades, made with the file `examples` if it names one. graded: whether only grades can be scored. function: of
-    a group and a score, what it is of sums over pictures.
+    judge grades, made with the file `examples` if it names one. waits: what answers to --data's questions wait for
+    until they have a score; None where they have one at once. function: of a group and a score, what it is of sums over
+    pictures.
     """
 
     name: str
@@ -40,5 +41,5 @@ class Benchmark:
     score: Callable[[Path, Path], BenchmarkScore]
     requests: Callable[[Path, Path], Iterable[JudgeRequest]] | None = None
     examples: str | None = None
-    graded: bool = False
+    waits: Callable[[Path], str | None] = lambda _: None
     function: Callable[[str, str], SumsFunction] = lambda _group, _score: ratio

@@ -26,6 +26,11 @@ class Prediction:
     final: bool = False
 
 
+def holds(folder: Path, name: str) -> bool:
+    """Whether a folder has this file, packed with gzip or not."""
+    return (folder / name).is_file() or (folder / f"{name}.gz").is_file()
+
+
 def located(folder: Path, *names: str) -> Path:
     """The first of these files that the folder holds, packed with gzip or not."""
     for name in names:

@@ -144,5 +144,5 @@ BENCHMARK = Benchmark(
     score=score,
     requests=requests,
     examples=_EVALUATOR,
-    graded=True,
+    waits=lambda _: "a judge's grades, which go to relevancy evaluate score mm-vet",
 )

@@ -52,9 +52,9 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it: by model its score (None where a judge has to grade first) and the folder of its files.
+    """What came of it: by model its score (None where it waits for something) and the folder of its files.
 
-    export: the folder with every answer, and its map where there is one.
+    data: in the official layout. export: the folder with every answer, and its map where there is one.
     """
 
     benchmark: str
@@ -158,8 +158,8 @@ def _unaided(protocol: Protocol) -> Protocol:
 
 
 def _scored(name: str, data: Path, folder: Path) -> BenchmarkScore | None:
-    """The score; None where a judge grades and nothing stands in for it. Writes what to ask the judge, if any."""
+    """The score; None where it is not known yet. Writes what to ask the judge, if any."""
     chosen = benchmark(name)
     if chosen.requests is not None and (chosen.examples is None or (data / chosen.examples).is_file()):
         write_requests(chosen.requests(data, folder / ANSWERS), folder / JUDGE)
-    return None if chosen.graded else chosen.score(data, folder / ANSWERS)
+    return chosen.score(data, folder / ANSWERS) if chosen.waits(data) is None else None

@@ -12,7 +12,17 @@ import numpy as np
 
 from relevancy.errors import RelevancyError
 from relevancy.evaluate.benchmark import LETTER_ONLY, Benchmark
-from relevancy.evaluate.files import by_key, field, located, read_json, read_object, read_predictions, row_id, unique
+from relevancy.evaluate.files import (
+    by_key,
+    field,
+    holds,
+    located,
+    read_json,
+    read_object,
+    read_predictions,
+    row_id,
+    unique,
+)
 from relevancy.evaluate.questions import AnsweredQuestion, BenchmarkQuestion, write_json
 from relevancy.evaluate.scores import PERCENT, BenchmarkScore, Protocol, Scoreboard
 
@@ -128,7 +138,7 @@ def school_question(row: Any, path: Path) -> SchoolQuestion:
 
 def _check_split(data: Path, questions: list[SchoolQuestion], path: Path) -> None:
     """Where the official splits are there, these must be the test's questions."""
-    if not any((data / name).is_file() for name in ("pid_splits.json", "pid_splits.json.gz")):
+    if not holds(data, "pid_splits.json"):
         return
     splits = located(data, "pid_splits.json")
     if set(map(str, field(read_object(splits), "test", splits, list))) != {one.id for one in questions}:
@@ -138,7 +148,7 @@ def _check_split(data: Path, questions: list[SchoolQuestion], path: Path) -> Non
 
 
 def _subjects(data: Path) -> Mapping[str, str]:
-    if not any((data / name).is_file() for name in ("problems.json", "problems.json.gz")):
+    if not holds(data, "problems.json"):
         return {}
     problems = read_object(located(data, "problems.json"))
     return {own: str(row.get("subject", "")) for own, row in problems.items() if isinstance(row, dict)}

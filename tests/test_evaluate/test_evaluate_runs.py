@@ -22,6 +22,7 @@ from relevancy.evaluate.benchmarks import BENCHMARKS
 from relevancy.evaluate.hub import unpacked
 from relevancy.evaluate.questions import AnsweredQuestion, checked_questions, write_answers
 from relevancy.evaluate.runner import EvaluationRequest, evaluate
+from relevancy.evaluate.vqa_answers import tokenized
 from relevancy.export.run import Request
 from relevancy.models import generation
 from relevancy.report.picture_use import picture_use
@@ -185,6 +186,36 @@ def test_questions_without_a_picture_are_answered_in_words_alone(sets, models, t
     assert len(found.pictures) == 5
     use = picture_use(done)
     assert [one.rows for one in use.models] == [5]
+
+
+def test_test_dev_is_asked_and_handed_in(sets, models, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data"
+    val = json.loads((sets["vqav2"] / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())["questions"]
+    rows = [
+        {"question_id": row["question_id"], "image": f"COCO_test2015_{row['image_id']:012d}.jpg",
+         "text": row["question"] + miniatures.SHORT, "category": "default"}
+        for row in val
+    ]  # fmt: skip
+    asked_rows, every = rows[:3], [*rows, {"question_id": 999, "image": "none.jpg", "text": "?"}]
+    miniatures.lines(data / "llava_vqav2_mscoco_test-dev2015.jsonl", asked_rows)
+    miniatures.lines(data / "llava_vqav2_mscoco_test2015.jsonl", every)
+    for row in asked_rows:
+        picture = row["image"].replace("test2015", "val2014")
+        miniatures.put(data / "test2015" / row["image"], (sets["vqav2"] / "val2014" / picture).read_bytes())
+    done = asked("vqav2", data, tmp_path / "out", models[1:], maps="all")
+    assert done.scores == {"demo-large": None}
+    folder = done.folders["demo-large"] / "vqav2"
+    said = {row["question_id"]: tokenized(row["text"]) for row in answers_in(folder)}
+    assert list(said) == [row["question_id"] for row in asked_rows]
+    handed_in = json.loads((folder / "vqav2_submission.json").read_text())
+    assert [one["question_id"] for one in handed_in] == [row["question_id"] for row in every]
+    assert [one["answer"] for one in handed_in] == [said.get(row["question_id"], "") for row in every]
+    assert picture_use(done).models[0].rows == 3
+    with pytest.raises(relevancy.RelevancyError, match="wait for VQA's server"):
+        BENCHMARKS["vqav2"].score(data, folder / "answers.jsonl")
+    miniatures.lines(data / "llava_vqav2_mscoco_test2015.jsonl", every[1:])
+    told = refused(monkeypatch, capsys, "vqav2", data, tmp_path / "again")
+    assert "question 0 is not in llava_vqav2_mscoco_test2015.jsonl" in told
 
 
 def test_llavas_words_reach_the_model(sets, models, tmp_path):
@@ -466,3 +497,12 @@ def test_the_command_asks_and_prints(sets, tmp_path, monkeypatch, capsys):
         assert not ended.value.code
     assert json.loads(told)["scores"]["demo-large"]["benchmark"] == "mmvp"
     assert Path(tmp_path / "out" / "demo-small" / "mmvp.json").is_file()
+
+
+def test_the_command_says_what_answers_wait_for(sets, tmp_path, monkeypatch, capsys):
+    arguments = ["mm-vet", "--data", sets["mm-vet"], "--model", "demo-small", "--out", tmp_path, "--processes", 0]
+    monkeypatch.setattr("sys.argv", ["relevancy", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "waits for a judge's grades, which go to relevancy evaluate score mm-vet" in capsys.readouterr().out

@@ -1,8 +1,9 @@
 """POPE's questions with and without maps, timed in one run.
 
-`python tests/test_evaluate/test_evaluate_speed.py [pictures] [rounds]` prints answers a second of CPU time for the
+`python tests/test_evaluate/test_evaluate_speed.py [pictures] [rounds] [2b]` prints answers a second of CPU time for the
 embedded pair, twelve questions a picture: answers alone, with maps, with maps and evidence, in turns, and how much more
-a round with maps costs than the one with answers alone beside it.
+a round with maps costs than the one with answers alone beside it. With 2b it is a model of LLaVA-Gemma-2B's widths with
+two layers and random weights, which ends each answer at once.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import miniatures
+import torch
 
 import relevancy
+from relevancy.benchmark.random_models import random_model
+from relevancy.benchmark.setting import SHAPES
 from relevancy.evaluate.runner import EvaluationRequest, evaluate
 from relevancy.explanations.map_batch import ExplainConfig
 from relevancy.export.run import Request
@@ -57,30 +61,38 @@ def seconds(data: Path, models: list[Model], out: Path, maps: str, *, evidence: 
     return time.process_time() - began
 
 
-def rounds(place: Path, pictures: int, count: int) -> tuple[int, list[dict[str, float]]]:
-    """How many answers a run gives, and each round's seconds by way; one round before them is not counted."""
-    models = [relevancy.load(name) for name in PAIR]
+def wide() -> Model:
+    """Of true width, and silent: what it would say has no end."""
+    shape = SHAPES["2b"].cut(2)
+    model = random_model(shape, torch.float32, "cpu", shape.patches + 64)
+    model.model.generation_config.eos_token_id = list(range(shape.vocabulary))
+    return model
+
+
+def rounds(place: Path, models: list[Model], pictures: int, count: int) -> tuple[int, list[dict[str, float]]]:
+    """How many answers a run gives, and each round's seconds by way."""
     asked = questions(place / "data", pictures)
     found = [
         {
             way: seconds(place / "data", models, place / f"{number}-{way}", maps, evidence=evidence)
             for way, (maps, evidence) in WAYS.items()
         }
-        for number in range(count + 1)
+        for number in range(count)
     ]
-    return asked * len(PAIR), found[1:]
+    return asked * len(models), found
 
 
 @pytest.mark.slow
 def test_maps_cost_little_beside_answers(tmp_path):
-    _, found = rounds(tmp_path, 20, 3)
+    _, (_, *found) = rounds(tmp_path, [relevancy.load(name) for name in PAIR], 20, 4)
     assert median(one["maps"] / one["answers alone"] for one in found) < 2.3
     assert median(one["maps and evidence"] / one["answers alone"] for one in found) < 3.2
 
 
-def main(pictures: int = 20, count: int = 5) -> None:
+def main(pictures: str = "20", count: str = "5", size: str = "") -> None:
+    models = [wide()] if size else [relevancy.load(name) for name in PAIR]
     with tempfile.TemporaryDirectory() as place:
-        answers, found = rounds(Path(place), pictures, count)
+        answers, found = rounds(Path(place), models, int(pictures), int(count))
     for way in WAYS:
         ratios = [one[way] / one["answers alone"] for one in found]
         print(  # noqa: T201
@@ -90,4 +102,4 @@ def main(pictures: int = 20, count: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])
