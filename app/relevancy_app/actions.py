@@ -32,17 +32,18 @@ def explained(library: Library, settings: Settings, begun: Session, progress: Pr
 
     begun: a session without results.
     """
-    found, ask, said, limit = begun, begun.ask, begun.said, {"max_pixels": settings.max_pixels}
+    found, ask, limit = begun, begun.ask, {"max_pixels": settings.max_pixels}
+    shown, said = begun.asked
     with library.using(ask.models, progress) as models:
         if len(models) > 1 and len({ask.layers(model) for model in models}) == 1:
             options = ask.options(models[0]) | limit
-            for both in growing(models, begun.sources, said, progress=progress, **options):
+            for both in growing(models, shown, said, progress=progress, **options):
                 found = replace(found, comparison=both) if both.agreement else found.with_next(both.explanations[-1])
                 yield found
             return
         for number, model in enumerate(models):  # one alone, or layers that mean something else in each
             progress(f"{model.name} explains its answer", number / len(models))
-            found = found.with_next(explanation(model, begun.sources, said, **ask.options(model) | limit))
+            found = found.with_next(explanation(model, shown, said, **ask.options(model) | limit))
             yield found
         if len(models) > 1:
             yield found.ended()
@@ -65,7 +66,7 @@ def picked(library: Library, last: Session | None, pick: Pick, progress: Progres
         target = str(position) if against is None else f"{position}|#{against}"
         with library.using(last.ask.models[number], progress) as (model,):
             progress(f"{model.name} explains another token", 0.0)
-            found = explanation(model, last.pictures, last.said, **_again(last, model, target))
+            found = explanation(model, *last.asked, **_again(last, model, target))
         result = replace(found, notes=last.first[number].notes)
     return last.with_pick(pick, result)
 
@@ -82,7 +83,7 @@ def every_token(library: Library, last: Session | None, number: int, progress: P
         return last
     with library.using(last.ask.models[number], progress) as (model,):
         progress(f"{model.name} explains {tokens} tokens", 0.0)
-        found = explanation(model, last.pictures, last.said, **_again(last, model, "all"))
+        found = explanation(model, *last.asked, **_again(last, model, "all"))
     return last.with_tokens(number, [replace(one, notes=last.first[number].notes) for one in found])
 
 
@@ -100,13 +101,15 @@ class Varied:
 
 
 def varied(library: Library, last: Session | None, ask: Ask, questions: Sequence[str], progress: Progress) -> Varied:
-    """Does the map change with the question at all? One batch about the last pictures; `ask` names one model."""
+    """Does the map change with the question at all? One batch, about what was explained; `ask` names one model."""
     last = _there(last)
-    pictures = list(last.pictures)
-    said = [replace(ask, question=question).said(len(pictures)) for question in questions]
+    then = last.ask
+    ask = replace(ask, system=then.system, video=then.video, earlier=then.earlier)
+    asked = [replace(last, ask=replace(ask, question=question)).asked for question in questions]
+    shown, said = map(list, zip(*asked, strict=True))
     with library.using(ask.models[:1], progress) as (model,):
         progress(f"{model.name} reads {len(questions)} questions", 0.0)
-        results = tuple(relevancy.explain(model, [pictures] * len(said), said, **ask.options(model)))
+        results = tuple(relevancy.explain(model, [shown[0]] * len(said), said, **ask.options(model)))
     return Varied(results, tuple(agreement(results[0], other) for other in results[1:]))
 
 
@@ -145,10 +148,8 @@ def by_head(library: Library, last: Session | None, model: Any, progress: Progre
     last, found = _of(last, library, model)
     with library.using(model, progress) as (chosen,):
         progress(f"{chosen.name}: every head", 0.0)
-        heads = relevancy.explain_heads(
-            chosen, last.pictures, last.said, target=found.target.named, method=found.method, layers=found.layers
-        )
-    return tuple(heads)
+        options: dict[str, Any] = {"target": found.target.named, "method": found.method, "layers": found.layers}
+        return tuple(relevancy.explain_heads(chosen, *last.asked, **options))
 
 
 def _of(last: Session | None, library: Library, model: Any) -> tuple[Session, Explanation]:
@@ -162,7 +163,7 @@ def _of(last: Session | None, library: Library, model: Any) -> tuple[Session, Ex
 
 def _otherwise(model: relevancy.Model, last: Session, found: Explanation, **options: Any) -> Explanation:
     """The same token of the same question, explained in another way."""
-    other: Explanation = explanation(model, last.pictures, last.said, target=found.target.named, **options)
+    other: Explanation = explanation(model, *last.asked, target=found.target.named, **options)
     return other
 
 
@@ -207,8 +208,7 @@ def hidden(
         with library.using(last.ask.models[number], progress) as (model,):
             progress(f"{model.name} answers without it", number / len(last.first))
             changed, *beside = relevancy.counterfactual(
-                model, last.pictures, last.said, [region, *([other] if other else [])], replacement=replacement,
-                answers=True,
+                model, *last.asked, [region, *([other] if other else [])], replacement=replacement, answers=True
             )  # fmt: skip
         found.append(
             Hidden(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,8 +25,8 @@ Name = TypeVar("Name", bound=str)
 class Ask:
     """One question to some models, and which token of the answer is to be explained how.
 
-    Layers count from 0; `last_layer` None is each model's own last one. system: a system prompt, "" for none. earlier:
-    what was said before, by the user and by the model in turns.
+    Layers count from 0; `last_layer` None is each model's own last one. system: a system prompt, "" for none. video:
+    whether the pictures are the frames of one. earlier: what was said before, by the user and by the model in turns.
     """
 
     question: str
@@ -37,6 +37,7 @@ class Ask:
     first_layer: int = 0
     last_layer: int | None = None
     system: str = ""
+    video: bool = False
     earlier: tuple[str, ...] = ()
 
     @property
@@ -44,24 +45,28 @@ class Ask:
         """How often the user and the model had spoken before."""
         return len(self.earlier) // 2
 
-    def said(self, pictures: int) -> str | list[dict[str, Any]]:
-        """What is said about so many pictures, as `relevancy.explain` takes it: the question, or chat messages.
+    def said(self, pictures: Sequence[Any]) -> str | list[dict[str, Any]]:
+        """What is said about these pictures, as `relevancy.explain` takes it: the question, or chat messages.
 
-        Where `PLACE` is written stand the last pictures, all others before what the user says first. Raises
-        RelevancyError where there are more places than pictures.
+        A video stands in the messages, pictures are given beside them. Where `PLACE` is written stand the last ones,
+        all others before what the user says first. Raises RelevancyError where there are more places than pictures.
         """
+        shown: list[dict[str, Any]] = [{"type": "image"}] * len(pictures)
+        if self.video:
+            shown = [{"type": "video", "video": list(pictures)}]
         texts = (*self.earlier, self.question)
         places = sum(text.count(PLACE) for text in texts)
-        if places > pictures:
-            raise RelevancyError(
-                f"{PLACE} stands in the text more often ({places}) than there are pictures ({pictures}): add some."
-            )
-        if not (self.system or self.earlier or places):
+        if places > len(shown):
+            there = "one video" if self.video else f"{len(shown)} picture{'' if len(shown) == 1 else 's'}"
+            raise RelevancyError(f"{PLACE} stands in the text {places} times, and there is {there}: leave some out.")
+        if not (self.video or self.system or self.earlier or places):
             return self.question
+        left = iter(shown[len(shown) - places :])
         turns: list[dict[str, Any]] = [
-            {"role": ("user", "assistant")[number % 2], "content": _parts(text)} for number, text in enumerate(texts)
+            {"role": ("user", "assistant")[number % 2], "content": _parts(text, left)}
+            for number, text in enumerate(texts)
         ]
-        turns[0]["content"] = [{"type": "image"}] * (pictures - places) + turns[0]["content"]
+        turns[0]["content"] = shown[: len(shown) - places] + turns[0]["content"]
         system = {"role": "system", "content": [{"type": "text", "text": self.system}]}
         return [*([system] if self.system else []), *turns]
 
@@ -114,6 +119,7 @@ def ask(
     first_layer: Any = 0,
     last_layer: Any = LAST,
     system: Any = "",
+    video: Any = False,
     *earlier: Any,
 ) -> Ask:
     """What was asked, from whatever a browser or a program sent. Raises RelevancyError.
@@ -140,6 +146,7 @@ def ask(
         first_layer=first,
         last_layer=None if last == end else last,
         system=_text(system, "system prompt", settings),
+        video=video is True,
         earlier=_exchanges(earlier, settings),
     )
 
@@ -236,11 +243,11 @@ def _exchanges(texts: Sequence[Any], settings: Settings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _parts(text: str) -> list[dict[str, Any]]:
-    """A text as parts of a chat message, a picture at each of its places."""
+def _parts(text: str, shown: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A text as parts of a chat message, the next of what is shown at each of its places."""
     found: list[dict[str, Any]] = []
     for number, words in enumerate(text.split(PLACE)):
-        found += [{"type": "image"}] if number else []
+        found += [next(shown)] if number else []
         found += [{"type": "text", "text": words.strip()}] if words.strip() else []
     return found
 

@@ -35,7 +35,7 @@ class BatchHandlers:
         report = report_to(progress, controls.start())
         settings, library = self.shown.settings, self.shown.library
         ask = asking.ask(library, settings, *asked)
-        if ask.said(1) != ask.question:
+        if ask.said([""]) != ask.question:
             raise RelevancyError("Many pictures take a question alone: clear the conversation and [picture] in it.")
         check_count(len(files or ()))  # before any of them is read
         pictures = [(Path(str(path)).name, self._taken(path)) for path in files or ()]

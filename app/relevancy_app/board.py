@@ -336,8 +336,9 @@ def _maps(result: Explanation, title: str, *, brief: bool = False, hinted: bool 
     several, floor = len(result.pictures) > 1, 0 if brief else FLOOR
     maps = ""
     for number, picture in enumerate(result.pictures):
-        name = f"{title}, picture {number + 1}" if several else title
-        head = f"<h3>Picture {number + 1} · <b>{told(picture.share)}</b></h3>" if several else ""
+        place = f"{'Picture' if picture.video is None else 'Frame'} {number + 1}"
+        name = f"{title}, {place.lower()}" if several else title
+        head = f"<h3>{place} · <b>{told(picture.share)}</b></h3>" if several else ""
         hint = _HINT if hinted and not number else ""
         maps += f"<div>{head}{_map(number, picture, name, result.summary(), floor, hint)}</div>"
     return f'<div class="rv-pictures">{maps}</div>'

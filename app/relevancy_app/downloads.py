@@ -162,7 +162,7 @@ def restored(path: Any, library: Library, settings: Settings) -> Restored:
             wanted["first_layer"] = wanted.get("first_layer", 1) - 1
             wanted["last_layer"] = None if last is None else last - 1
         earlier = wanted.pop("earlier", [])
-        names = ("question", "models", "target", "scope", "method", "first_layer", "last_layer", "system")
+        names = ("question", "models", "target", "scope", "method", "first_layer", "last_layer", "system", "video")
         asked = ask(library, settings, *(wanted.pop(name, getattr(Ask, name, None)) for name in names), *earlier)
         if wanted:
             raise ValueError("more than a state holds")

@@ -15,8 +15,8 @@ from relevancy_app import asking, downloads
 from relevancy_app.actions import explanation
 from relevancy_app.asking import LAST
 from relevancy_app.library import Library
-from relevancy_app.pictures import check_number, fitted
-from relevancy_app.safety import as_uploaded, received, speaking
+from relevancy_app.pictures import taken
+from relevancy_app.safety import as_uploaded, speaking
 from relevancy_app.settings import SCOPES, Settings
 from relevancy_app.wiring import MODELS
 
@@ -55,7 +55,7 @@ class Endpoints:
         ask = asking.ask(self.library, self.settings, question, [model], target, scope, method, first_layer, last_layer)
         with self.library.using(ask.models) as (only,):
             options = ask.options(only) | {"max_pixels": self.settings.max_pixels}
-            result = explanation(only, sources, messages or ask.said(len(sources)), **options)
+            result = explanation(only, sources, messages or ask.said(sources), **options)
         return result.to_json(), downloads.shared(result.overlay(), self.folder)
 
     def compare(
@@ -77,7 +77,7 @@ class Endpoints:
         ask = asking.ask(self.library, self.settings, question, models, target, scope, method)
         with self.library.using(ask.models) as models:
             both = relevancy.compare(
-                models, sources, messages or ask.said(len(sources)), target=ask.target, scope=ask.scope,
+                models, sources, messages or ask.said(sources), target=ask.target, scope=ask.scope,
                 method=ask.method, max_pixels=self.settings.max_pixels,
             )  # fmt: skip
         content = both.to_json() | {"explanations": [result.to_json() for result in both.explanations]}
@@ -86,9 +86,8 @@ class Endpoints:
     def _asked(self, image: Any, question: Any, pictures: Any, messages: Any) -> tuple[list[bytes], Any]:
         """The pictures' files, and what is asked last. Raises RelevancyError."""
         paths = [path for path in (image, *(pictures or ())) if path] or [None]
-        check_number(len(paths))
         asked = _asked_last(messages, question, self.settings) if messages else question
-        return [fitted(received(path, self.settings), self.settings)[0] for path in paths], asked
+        return [source for source, _ in taken(paths, self.settings)], asked
 
 
 def _asked_last(messages: Any, question: Any, settings: Settings) -> str:

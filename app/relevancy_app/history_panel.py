@@ -94,7 +94,7 @@ class PastHandlers:
             ask.method if ask.method in methods() else gr.skip(),
             min(ask.first_layer, deepest),
             deepest if ask.last_layer is None else min(ask.last_layer, deepest),
-            *talked(ask.system, ask.earlier),
+            *talked(ask.system, ask.video, ask.earlier),
         ]
 
 

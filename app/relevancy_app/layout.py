@@ -72,6 +72,7 @@ class Talk:
 
     panel: gr.Accordion
     system: gr.Textbox
+    video: gr.Checkbox
     turns: list[gr.Textbox]
     more: gr.Button
     clear: gr.Button
@@ -79,7 +80,7 @@ class Talk:
     @property
     def texts(self) -> list[Any]:
         """In the order of `asking.ask`'s last arguments."""
-        return [self.system, *self.turns]
+        return [self.system, self.video, *self.turns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,10 +337,11 @@ def _talk(settings: Settings) -> Talk:
             )
             for place in range(2 * MOST_EXCHANGES)
         ]  # fmt: skip
+        video = gr.Checkbox(False, label="The pictures are the frames of one video, in their order", elem_id="rv-video")
         with gr.Row():
             more = gr.Button("One exchange more", size="sm", elem_id="rv-more-turns")
             clear = gr.Button("Clear", size="sm", elem_id="rv-clear-talk")
-    return Talk(panel, system, turns, more, clear)
+    return Talk(panel, system, video, turns, more, clear)
 
 
 def _results(library: Library) -> tuple[Answers, Variations, Ways, WhatIf]:

@@ -68,7 +68,7 @@ def _asked(ask: Ask) -> dict[str, object]:
     return {
         "question": ask.question, "models": ask.models, "method": ask.method, "scope": ask.scope,
         "layers": (ask.first_layer, ask.last_layer), "target": ask.target,
-        "conversation": (ask.system, ask.earlier),
+        "conversation": (ask.system, ask.video, ask.earlier),
     }  # fmt: skip
 
 

@@ -59,9 +59,10 @@ class Session:
         return self.first[0].image
 
     @property
-    def said(self) -> str | list[dict[str, Any]]:
-        """What was said about the pictures, as `relevancy.explain` takes it."""
-        return self.ask.said(len(self.sources))
+    def asked(self) -> tuple[list[Any], str | list[dict[str, Any]]]:
+        """The pictures, and what is said about them, as `relevancy.explain` takes them."""
+        shown = list(self.pictures if self.first else self.sources)
+        return [] if self.ask.video else shown, self.ask.said(shown)
 
     @property
     def waiting(self) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def status(last: Session, deepest: int, said: str = "") -> str:
     deepest: the number of the last layer that can be asked for. said: what comes before it.
     """
     ask, count = last.ask, len(last.sources)
-    size = f"{count} pictures" if count > 1 else f"{last.picture.width} × {last.picture.height} pixels"
+    several = f"{count} {'frames of a video' if ask.video else 'pictures'}"
+    size = several if count > 1 or ask.video else f"{last.picture.width} × {last.picture.height} pixels"
     parts = [f"“{escape(ask.question)}”", size, escape(ask.made)]
     busy = "" if last.whole else ' aria-busy="true"'
     kept = f' data-run="{last.kept}"' if last.kept else ""
@@ -92,7 +93,7 @@ def status(last: Session, deepest: int, said: str = "") -> str:
         ],
         "values": [
             last.place, ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer, end,
-            [ask.system, *ask.earlier], list(last.other_places),
+            [ask.system, ask.video, *ask.earlier], list(last.other_places),
         ],
     }  # fmt: skip
     return (
@@ -172,6 +173,7 @@ def marker(results: Sequence[Explanation]) -> str:
     if len(grids) > 1:
         options = "".join(f"<option>{escape(', '.join(grid['names']))}</option>" for grid in grids)
         whose = f'<label>Patches of <select class="rv-whose">{options}</select></label>'
+    several = "<p>Of the pictures, the first one is changed.</p>" if len(results[0].pictures) > 1 else ""
     modes = "".join(
         f'<button type="button" data-mode="{mode}" aria-pressed="{str(mode == DRAWN).lower()}">{label}</button>'
         for mode, label in ((DRAWN, "Rectangle"), (PATCHES, "Patches"))
@@ -198,7 +200,7 @@ def marker(results: Sequence[Explanation]) -> str:
         f'<img alt="The picture to draw on" draggable="false" src="{picture_uri(picture)}">'
         '<span class="rv-rect"></span>'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg></div>'
-        f'<div class="rv-fields"><div class="rv-views" role="group" aria-label="What to mark">{modes}</div>'
+        f'<div class="rv-fields">{several}<div class="rv-views" role="group" aria-label="What to mark">{modes}</div>'
         '<div class="rv-fields" data-for="drawn"><p>Draw a rectangle on the picture, or set its sides:</p>'
         f'<div class="rv-sides">{fields}</div>{hide}</div>'
         '<div class="rv-fields" data-for="patches" hidden><p>Press patches, or drag over them; on the keyboard arrows '

@@ -17,7 +17,7 @@ from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import History
 from relevancy_app.layout import Page
 from relevancy_app.library import Library
-from relevancy_app.pictures import check_number, fitted, small
+from relevancy_app.pictures import check_number, small, taken
 from relevancy_app.safety import check_size, received, said, shown_line, speaking, still_needed
 from relevancy_app.session import Controls, Pick, Session
 from relevancy_app.settings import MOST_EXCHANGES, REPLACEMENTS, SCREEN_SIDE, Settings
@@ -88,8 +88,7 @@ class Handlers:
 
     def _begun(self, ask: asking.Ask, paths: Sequence[Any]) -> Session:
         """A session without results, about the pictures in these files."""
-        check_number(len(paths))
-        read = [fitted(received(path, self.settings), self.settings) for path in paths]
+        read = taken(paths, self.settings)
         notes = [
             f"{f'picture {number}: ' if len(read) > 1 else ''}{note}"
             for number, (_, said) in enumerate(read, 1)
@@ -242,7 +241,7 @@ class Handlers:
             raise RelevancyError("The model said nothing, so there is nothing to go on from.")
         if ask.exchanges == MOST_EXCHANGES:
             raise RelevancyError(f"At most {MOST_EXCHANGES} exchanges stand before a question.")
-        return "", *talked(ask.system, (*ask.earlier, ask.question, answer)), gr.update(open=True)
+        return "", *talked(ask.system, ask.video, (*ask.earlier, ask.question, answer)), gr.update(open=True)
 
     def example(self, index: Any) -> tuple[Any, ...]:
         """An example's picture alone, its first question, its others to pick from, and nothing said before."""
@@ -282,7 +281,7 @@ class Handlers:
         return (
             *self.pictured(state.source, state.others),
             ask.question, list(ask.models), ask.target, ask.scope, ask.method, ask.first_layer,
-            self.deepest if ask.last_layer is None else ask.last_layer, *talked(ask.system, ask.earlier),
+            self.deepest if ask.last_layer is None else ask.last_layer, *talked(ask.system, ask.video, ask.earlier),
             display.opacity, display.colormap, display.smooth, display.one_scale, display.log, display.threshold,
             gr.update(open=True),
         )  # fmt: skip
@@ -482,10 +481,11 @@ def _correlation(value: float) -> str:
     return "rank correlation with the first map: " + ("–" if value != value else f"{value:+.2f}")
 
 
-def talked(system: str = "", earlier: Sequence[str] = ()) -> list[Any]:
+def talked(system: str = "", video: bool = False, earlier: Sequence[str] = ()) -> list[Any]:
     """What was said before, for `Talk.texts`; at least one exchange has room."""
     turns = [*earlier, *[""] * (2 * MOST_EXCHANGES - len(earlier))]
-    return [system, *(gr.update(value=text, visible=place < max(2, len(earlier))) for place, text in enumerate(turns))]
+    shown = max(2, len(earlier))
+    return [system, video, *(gr.update(value=text, visible=place < shown) for place, text in enumerate(turns))]
 
 
 def _sample(sample: Any) -> str:

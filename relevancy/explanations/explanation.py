@@ -134,7 +134,6 @@ class Explanation:
     @property
     def code(self) -> str:
         """Python that makes this result again, from files named picture.png, picture-2.png and so on."""
-        files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
         given = {
             "target": self.target.named,
             **({} if self.head else {"scope": self.scope}),
@@ -145,12 +144,30 @@ class Explanation:
         call, only = ("explain_heads", f"[{self.head[1]}]") if self.head else ("explain", "")
         arguments = [
             f"relevancy.load({self.model!r})",
-            repr(files[0] if len(files) == 1 else [files] if files else None),
-            repr(to_messages(self.conversation) if self.conversation else self.question),
+            *map(repr, self._from_files()),
             *(f"{name}={value!r}" for name, value in given.items()),
         ]
         lines = "".join(f"    {argument},\n" for argument in arguments)
         return f"import relevancy\n\nresult = relevancy.{call}(\n{lines}){only}\nresult.figure().savefig('map.png')\n"
+
+    def _from_files(self) -> tuple[str | None, str | list[dict[str, Any]]]:
+        """Image and question for `explain`: several pictures, turns and videos are messages that name their files."""
+        files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
+        if not self.conversation and len(files) < 2:
+            return files[0] if files else None, self.question
+        messages = to_messages(self.conversation or (ChatTurn("user", (*[None] * len(files), self.question)),))
+        shown = {
+            "image": iter([file for file, one in zip(files, self.pictures, strict=True) if one.video is None]),
+            "video": iter(
+                [
+                    [file for file, one in zip(files, self.pictures, strict=True) if one.video == video]
+                    for video in range(self._videos())
+                ]
+            ),
+        }
+        for part in (part for message in messages for part in message["content"] if part["type"] in shown):
+            part[part["type"]] = next(shown[part["type"]])
+        return None, messages
 
     def heatmap(self, *, smooth: bool = True, picture: int = 0) -> np.ndarray:
         """Raw relevance in the original picture's pixels, (height, width) float32, NaN where the model never looked.

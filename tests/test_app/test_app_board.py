@@ -276,7 +276,7 @@ def test_the_status_says_how_and_holds_what_was_asked(session):
     shown = Page(views.status(replace(session, place="abc"), 2))
     assert "method relevancy" in shown.texts[0]
     asked = json.loads(shown.of("rv-status")[0]["data-asked"])
-    ask = ["abc", QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2, [""], []]
+    ask = ["abc", QUESTION, ["deep", "flat"], "first-relevant", "language", "relevancy", 0, 2, ["", False], []]
     assert asked["values"] == ask
     assert len(asked["names"]) == len(ask)
     assert "Stopped" in views.stopped(session, 2)

@@ -12,13 +12,14 @@ import numpy as np
 import pictured
 import pytest
 import tiny
-from relevancy_app import actions, asking, downloads, views
+from relevancy_app import actions, asking, downloads, pictures, views
 from relevancy_app.asking import PLACE, Ask, Display
 from relevancy_app.board import board
 from relevancy_app.examples import examples
 from relevancy_app.head_grid import HeadGrid
 from relevancy_app.history import opened
 from relevancy_app.library import library
+from relevancy_app.pictures import taken
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
 from relevancy_app.settings import MOST_EXCHANGES, MOST_PICTURES, Settings
@@ -27,6 +28,7 @@ from test_app_board import Page
 
 import relevancy
 from relevancy import RelevancyError
+from relevancy.images import open_picture
 
 LIMITS = Settings()
 NOBODY = SimpleNamespace(username=None)
@@ -73,10 +75,10 @@ def sources(files):
     return tuple(open(file, "rb").read() for file in files)  # noqa: PTH123
 
 
-def page_values(models=("qwen2_vl", "idefics3"), question=QUESTION, system="", earlier=(ASKED, ANSWERED)):
+def page_values(models=("qwen2_vl", "idefics3"), question=QUESTION, system="", video=False, earlier=(ASKED, ANSWERED)):
     """What the page sends with Explain."""
     blank = [""] * (2 * MOST_EXCHANGES - len(earlier))
-    return question, list(models), "first", "language", "relevancy", 0, 1, system, *earlier, *blank
+    return question, list(models), "first", "language", "relevancy", 0, 1, system, video, *earlier, *blank
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def whole(pair, files):
     ],
 )  # fmt: skip
 def test_pictures_come_first_or_where_they_are_placed(ask, pictures, said):
-    found = ask.said(pictures)
+    found = ask.said(range(pictures))
     if isinstance(said, str):
         assert found == said
         return
@@ -116,8 +118,10 @@ def test_pictures_come_first_or_where_they_are_placed(ask, pictures, said):
 
 
 def test_more_places_than_pictures_are_refused():
-    with pytest.raises(RelevancyError, match=r"stands in the text more often \(2\) than there are pictures \(1\)"):
-        Ask(f"{PLACE} a {PLACE}", ()).said(1)
+    with pytest.raises(RelevancyError, match=r"stands in the text 2 times, and there is 1 picture:"):
+        Ask(f"{PLACE} a {PLACE}", ()).said([1])
+    with pytest.raises(RelevancyError, match=r"stands in the text 2 times, and there is one video:"):
+        Ask(f"{PLACE} a {PLACE}", (), video=True).said([1, 2])
 
 
 @pytest.mark.parametrize(
@@ -131,13 +135,13 @@ def test_more_places_than_pictures_are_refused():
     ],
 )
 def test_half_an_exchange_and_too_much_are_refused(shelf, earlier, message):
-    told = ("first", "language", "relevancy", 0, 2, "")
+    told = ("first", "language", "relevancy", 0, 2, "", False)
     with pytest.raises(RelevancyError, match=message):
         asking.ask(shelf, Settings(question_characters=50), "Is it?", ["deep"], *told, *earlier)
 
 
 def test_empty_exchanges_are_left_out_and_a_place_alone_is_no_question(shelf):
-    told = ("first", "language", "relevancy", 0, 2, " be brief ")
+    told = ("first", "language", "relevancy", 0, 2, " be brief ", False)
     found = asking.ask(shelf, LIMITS, "Is it?", ["deep"], *told, "", " ", " a", "b ", None, "")
     assert (found.system, found.earlier, found.exchanges) == ("be brief", ("a", "b"), 1)
     assert found.made.endswith("after 1 exchange · with a system prompt")
@@ -228,6 +232,66 @@ def test_too_many_pictures_are_refused_before_any_is_read(pair):
         list(steps)
 
 
+def test_pictures_share_what_one_may_have(files, monkeypatch):
+    (one, noted), (two, notes) = taken(files, Settings(max_pixels=2 * 50 * 90))
+    assert (len(noted), notes) == (1, ())
+    assert max(open_picture(one).size) < 80
+    assert open_picture(two).size == (50, 90)
+    monkeypatch.setattr(pictures, "_TOGETHER", 0)
+    with pytest.raises(RelevancyError, match="more than 0 MB together"):
+        taken(files, LIMITS)
+
+
+# -- a video
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Three frames' files."""
+    found = []
+    for number in range(3):
+        found.append(str(tmp_path_factory.mktemp("upload") / "frame.png"))
+        tiny.picture(80, 60, seed=number).save(found[-1])
+    return found
+
+
+def frames_of(film):
+    return [{"type": "video", "video": list(film)}]
+
+
+def test_frames_of_a_video_are_the_packages(pair, film, tmp_path):
+    model, handlers = pair.models["qwen2_vl"], Handlers(pair, LIMITS, (), str(tmp_path))
+    values = page_values(["qwen2_vl"], "how many ?", video=True)
+    ((session, *_),) = handlers.explain(Controls(), film[0], film[1:], NOBODY, lambda share, desc: None, *values)
+    messages = [
+        {"role": "user", "content": [*frames_of(film), words(ASKED)]},
+        {"role": "assistant", "content": ANSWERED},
+        {"role": "user", "content": "how many ?"},
+    ]
+    assert same(session.first[0], relevancy.explain(model, None, messages))
+    assert [one.video for one in session.first[0].pictures] == [0] * 3
+    picked = actions.picked(pair, session, (0, 1, None), silent)
+    assert same(picked.results[0], relevancy.explain(model, None, messages, target=1))
+    drawn = Page(board(session.screen))
+    heads = [one["text"] for one in drawn.found if one["tag"] == "h3"]
+    assert [head.split(" · ")[0] for head in heads[:3]] == ["Frame 1", "Frame 2", "Frame 3"]
+    assert "3 frames of a video" in views.status(session, 1)
+    history = opened(tmp_path / "history.sqlite3", 100)
+    again = history.run(history.keep(session, "").kept, "")
+    assert again.ask.video
+    assert same(again.first[0], session.first[0])
+    with pytest.raises(RelevancyError, match="video cannot be hidden"):
+        actions.hidden(pair, session, actions.MOST, None, "grey", silent)
+
+
+def test_a_model_that_takes_no_videos_says_so_in_one_line(pair, film, tmp_path):
+    handlers = Handlers(pair, LIMITS, (), str(tmp_path))
+    values = page_values(["idefics3"], "how many ?", video=True, earlier=())
+    with pytest.raises(RelevancyError, match="idefics3") as caught:
+        list(handlers.explain(Controls(), film[0], film[1:], NOBODY, lambda share, desc: None, *values))
+    assert "\n" not in str(caught.value)
+
+
 # -- the board
 
 
@@ -295,7 +359,7 @@ def test_pictures_are_added_moved_and_removed(pair, files):
     assert handlers.arrange(files[0], others, SimpleNamespace(move="remove", number=0))[:2] == (files[0], [files[0]])
     assert handlers.arrange(None, files[1:], SimpleNamespace(move="earlier", number=0)) == (files[1], [], "")
     with pytest.raises(RelevancyError, match=f"At most {MOST_PICTURES}"):
-        handlers.add(files * 4, [])
+        handlers.add(files * MOST_PICTURES, [])
     for event in ({}, {"move": "up", "number": 0}, {"move": "remove", "number": 9}, {"move": "remove", "number": "0"}):
         with pytest.raises(RelevancyError, match="no such picture"):
             handlers.arrange(files[0], others, SimpleNamespace(**event))
@@ -314,9 +378,9 @@ def texts(updates):
 
 def test_asking_further_goes_on_from_one_models_answer(pair, whole):
     handlers = Handlers(pair, LIMITS, (), "")
-    question, system, *turns, panel = handlers.further(whole, SimpleNamespace(model=1))
+    question, system, video, *turns, panel = handlers.further(whole, SimpleNamespace(model=1))
     said = texts(turns)
-    assert (question, system, panel["open"]) == ("", "", True)
+    assert (question, system, video, panel["open"]) == ("", "", False, True)
     assert said[:4] == [ASKED, ANSWERED, QUESTION, whole.first[1].answer]
     assert [one["visible"] for one in turns] == [True] * 4 + [False] * (2 * MOST_EXCHANGES - 4)
     full = replace(whole, ask=replace(whole.ask, earlier=(ASKED, ANSWERED) * MOST_EXCHANGES))
@@ -329,8 +393,8 @@ def test_asking_further_goes_on_from_one_models_answer(pair, whole):
 
 def test_an_example_begins_anew(pair, tmp_path):
     handlers = Handlers(pair, LIMITS, examples()[:1], str(tmp_path))
-    _, others, strip, _, _, system, *turns = handlers.example(0)
-    assert (others, strip, system, set(texts(turns))) == ([], "", "", {""})
+    _, others, strip, _, _, system, video, *turns = handlers.example(0)
+    assert (others, strip, system, video, set(texts(turns))) == ([], "", "", False, {""})
     assert [one["visible"] for one in turns[:3]] == [True, True, False]
 
 
@@ -351,7 +415,7 @@ def test_a_conversation_comes_back_from_the_history(pair, whole, tmp_path):
     again = history.run(kept.kept, "")
     assert (again.ask, again.sources) == (whole.ask, whole.sources)
     assert all(same(*results) for results in zip(again.first, whole.first, strict=True))
-    assert again.said == whole.said
+    assert again.asked[1] == whole.asked[1]
     picked = history.keep(actions.picked(pair, again, (0, 1, None), silent), "")
     assert same(history.run(kept.kept, "").results[0], picked.results[0])
     assert RunPair(again, whole).same_picture
@@ -397,7 +461,7 @@ def test_a_state_brings_the_conversation_back(pair, whole, tmp_path):
     handlers = Handlers(pair, LIMITS, (), str(tmp_path))
     _, others, strip, question, *rest = handlers.restore(path)
     assert (question, len(others), strip.count("<li")) == (QUESTION, 1, 1)
-    assert texts(rest[7:9]) == [ASKED, ANSWERED]
+    assert texts(rest[8:10]) == [ASKED, ANSWERED]
     with pytest.raises(RelevancyError, match="too large together"):
         Handlers(pair, Settings(upload_megabytes=-1), (), str(tmp_path)).download(whole, "State")
 
@@ -420,6 +484,6 @@ def test_figures_and_numbers_can_be_downloaded(whole, tmp_path, kind):
 def test_the_status_holds_the_conversation(whole):
     asked = json.loads(Page(views.status(whole, 1)).of("rv-status")[0]["data-asked"])
     said = dict(zip(asked["names"], asked["values"], strict=True))
-    assert said["conversation"] == ["", ASKED, ANSWERED]
+    assert said["conversation"] == ["", False, ASKED, ANSWERED]
     assert said["further pictures"] == list(whole.other_places)
     assert "2 pictures" in views.status(whole, 1)

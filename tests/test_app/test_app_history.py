@@ -450,7 +450,7 @@ def test_a_run_is_opened_with_all_that_was_asked(shelf, history, whole, tmp_path
     check = controls.start()
     found = panel.open(controls, SimpleNamespace(run=kept), NOBODY)
     _, path, others, strip, question, models, target, scope, method, first, last, *rest = found
-    session, status, drawn, *_ = rest[1 + 2 * MOST_EXCHANGES :]
+    session, status, drawn, *_ = rest[2 + 2 * MOST_EXCHANGES :]
     assert (others, strip) == ([], "")
     with open(path, "rb") as file:  # noqa: PTH123
         assert file.read() == whole.source
@@ -468,7 +468,7 @@ def test_a_run_of_models_and_methods_that_are_gone_is_opened(shelf, history, who
     gone = replace(whole.ask, models=("other", "flat"), method="mine", first_layer=7, last_layer=9)
     kept = history.keep(replace(whole, ask=gone), "").kept
     found = panel.open(Controls(), SimpleNamespace(run=kept), NOBODY)
-    models, method, first, last, session = (found[place] for place in (5, 8, 9, 10, 12 + 2 * MOST_EXCHANGES))
+    models, method, first, last, session = (found[place] for place in (5, 8, 9, 10, 13 + 2 * MOST_EXCHANGES))
     assert (models, method, first, last) == (["flat"], gr.skip(), 2, 2)
     assert session.whole
 

@@ -15,6 +15,7 @@ from PIL import Image
 from reference import reference
 from typer.testing import CliRunner
 
+import relevancy
 from relevancy.cli import app
 from relevancy.cli import explain as cli_explain
 from relevancy.errors import RelevancyError
@@ -255,6 +256,32 @@ def test_a_picture_that_is_not_there_and_a_video_cannot_be_changed():
     film = [{"role": "user", "content": [{"type": "video", "video": [FIRST, FIRST]}, *said(ASK)]}]
     with pytest.raises(RelevancyError, match="video cannot be hidden"):
         counterfactual(model, None, film, region)
+
+
+FILM = [{"type": "video", "video": [FIRST, FIRST.rotate(180)]}]
+
+
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [
+        ([FIRST, SECOND], CHAT),
+        ([FIRST, SECOND], ASK),
+        ([FIRST], [{"role": "user", "content": said(None, ASK)}]),
+        ([], [{"role": "user", "content": [*FILM, {"type": "image", "image": SECOND}, *said(ASK)]}]),
+    ],
+    ids=["turns", "pictures", "one", "video"],
+)
+def test_the_python_of_a_result_makes_it_again(shown, asked, tmp_path, monkeypatch):
+    model = model_of("qwen2_vl")
+    (result,) = explain(model, [shown], [asked], max_new_tokens=1)
+    for number, picture in enumerate(result.pictures, 1):
+        picture.image.save(tmp_path / ("picture.png" if number == 1 else f"picture-{number}.png"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(relevancy, "load", lambda name: model)
+    known: dict[str, Any] = {}
+    exec(result.code, known)
+    np.testing.assert_allclose(known["result"].relevance, result.relevance, rtol=1e-4, atol=1e-6)
+    assert [one.video for one in known["result"].pictures] == [one.video for one in result.pictures]
 
 
 def test_words_of_a_turn_stand_where_its_places_say():
