@@ -104,7 +104,10 @@ def names_of(models: Sequence[str | Model]) -> tuple[str, ...]:
 
 
 def shape(request: Request, device: str) -> tuple[int, int | None, tuple[str, ...]]:
-    """How many processes, the threads of each (None for all), and the devices that they take in turns."""
+    """How many processes, the threads of each (None for all), and the devices that they take in turns.
+
+    Together the processes have no more threads than cores, and none has more than this one may use.
+    """
     if device == "cuda" and torch.cuda.is_available():
         count = torch.cuda.device_count()
         size = count if request.processes is None else request.processes
@@ -113,7 +116,7 @@ def shape(request: Request, device: str) -> tuple[int, int | None, tuple[str, ..
         return (1 if request.processes is None else request.processes), None, ()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if request.processes is not None:
-        return request.processes, max(1, cores // max(1, request.processes)), ()
+        return request.processes, max(1, min(torch.get_num_threads(), cores // max(1, request.processes))), ()
     return (cores, 1, ()) if sum(sizes(request)) <= engines.SMALL else (1, None, ())
 
 

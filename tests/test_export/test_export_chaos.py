@@ -42,7 +42,7 @@ def same_as_undisturbed(tmp_path, items, rows, kills, **arguments):
 
 @pytest.mark.parametrize(
     ("kills", "rows", "processes"),
-    [(3, 400, 1), pytest.param(50, 6000, 2, marks=pytest.mark.slow)],
+    [(3, 200, 1), pytest.param(50, 6000, 2, marks=pytest.mark.slow)],
     ids=["3 kills", "50 kills"],
 )
 def test_killed_again_and_again(saved, tmp_path, kills, rows, processes):

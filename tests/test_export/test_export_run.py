@@ -20,6 +20,7 @@ from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import ExplainConfig, explain
 from relevancy.export import estimate
+from relevancy.export.request import shape
 from relevancy.export.run import Request, export
 from relevancy.images import open_picture
 from relevancy.report.build import make_report
@@ -28,7 +29,7 @@ LIMITS = {"wish": ExplainConfig(max_new_tokens=4)}
 
 
 def asked(saved, items, out, **changes):
-    return Request(models=[saved], input=str(items), out=out, processes=0, **LIMITS | changes)
+    return Request(models=[saved], input=str(items), out=out, **{"processes": 0} | LIMITS | changes)
 
 
 def once(found, rows, models=1):
@@ -91,6 +92,13 @@ def test_the_command_in_processes_and_again(saved, items, tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "target" in refused.stderr
+
+
+@pytest.mark.parametrize(("may", "processes", "each"), [(1, 1, 1), (3, 1, 3), (99, 2, 4), (99, 16, 1)])
+def test_no_process_has_more_threads_than_this_one_may_use(saved, items, tmp_path, monkeypatch, may, processes, each):
+    monkeypatch.setattr("torch.get_num_threads", lambda: may)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert shape(asked(saved, items, tmp_path, processes=processes), "cpu") == (processes, each, ())
 
 
 def test_a_dry_run_estimates_and_writes_nothing(saved, items, tmp_path):
