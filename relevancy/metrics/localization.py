@@ -136,8 +136,9 @@ def otsu(values: np.ndarray) -> float:
 
     The middle of the best split where several are equally good. Values are counted in 256 bins.
     """
-    low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values, _BINS, (low, high))
+    low, spread = float(values.min()), float(np.ptp(values))
+    # In units of the spread: between two of the smallest numbers there is no room for bins.
+    counts, edges = np.histogram((values - low) / (spread or 1), _BINS, (0, 1))
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = len(values) - below
@@ -145,7 +146,7 @@ def otsu(values: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
     best = np.flatnonzero(between >= np.nanmax(between) * (1 - 1e-12))
-    return float(edges[1:-1][best].mean())
+    return low + spread * float(edges[1:-1][best].mean())
 
 
 def against_truth(result: Explanation, mask: np.ndarray) -> dict[str, float]:
