@@ -165,10 +165,10 @@ def _layer_of_heads(heads: str | None, method: Method, scope: str) -> int | None
 
 
 def _say_heads(results: Sequence[Explanation]) -> None:
-    """Which heads' maps carry how much of what all of them add: to the picture, and to everything."""
+    """Which heads' maps carry how much of what these heads add together: to the picture, and to everything."""
     first = results[0]
-    title = f"{first.model} answers {first.answer!r}; what each head adds for {first.target.token!r}"
-    table = Table("layer", "head", "of the picture's", "of all", title=escaped(title))
+    title = f"{first.model} answers {first.answer!r}; what each of these heads adds for {first.target.token!r}"
+    table = Table("layer", "head", "of their picture's", "of all of theirs", title=escaped(title))
     on_picture = [float(one.relevance[one.is_image].sum(dtype="float64")) for one in results]
     everywhere = [float(one.relevance.sum(dtype="float64")) for one in results]
     for one, own, whole in zip(results, on_picture, everywhere, strict=True):

@@ -32,7 +32,7 @@ from relevancy.data.fields import (
 )
 from relevancy.data.items import Item
 from relevancy.data.reader import Broken, RowReader
-from relevancy.data.sources import RowSources, parts_of, source
+from relevancy.data.sources import RowSources, source
 from relevancy.errors import RelevancyError
 
 ROLES = ("id", "picture", "video", "question", "expected", "boxes", "mask")
@@ -320,11 +320,11 @@ def _of_dialogue(given: Any, pictures: int, films: int) -> tuple[str | None, str
     """
     spelled = listed(given) if isinstance(given, str) else given
     first = spelled[0] if isinstance(spelled, list) and spelled else None
-    filmed = films > 0 or any(part["type"] == "video" for part in parts_of(spelled))
     try:
         turns = turns_of({DIALOGUES["from" not in (first if isinstance(first, Mapping) else ())]: spelled}, videos=True)
     except ShapeError as error:
         return None, None, None, f"the dialogue cannot be read: {error}"
+    filmed = films > 0 or any(VIDEO in text for _, text in turns)
     answer = turns.pop()[1] if turns[-1][0] == "model" else None
     unknown = next((who for who, _ in turns if who not in _SPEAKERS), None)
     marks = {IMAGE: pictures} | ({VIDEO: films} if filmed else {})
@@ -343,8 +343,8 @@ def _of_dialogue(given: Any, pictures: int, films: int) -> tuple[str | None, str
     elif not question:
         fault = "the question is empty"
     elif lacking:
-        what, count = _KINDS_OF[lacking[0]], marks[lacking[0]]
-        fault = f"the dialogue has places for {there[lacking[0]]} {what}s, and the row has {count}"
+        what, places, count = _KINDS_OF[lacking[0]], there[lacking[0]], marks[lacking[0]]
+        fault = f"the dialogue has places for {places} {what}{'' if places == 1 else 's'}, and the row has {count}"
     before = [_KINDS_OF[mark] for mark, count in marks.items() for _ in range(0 if there[mark] else count)]
     messages = None if plain or fault else _json(_messages(turns, before, marks))
     return question or None, messages, answer, fault

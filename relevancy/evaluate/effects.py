@@ -192,6 +192,8 @@ def _pairs(known: Mapping[str, Choices], by: Sequence[str]) -> dict[str, tuple[s
 
 
 def _pair(values: Sequence[Any], choice: str, where: str) -> tuple[str, str]:
+    if all(value is None for value in values):
+        raise RelevancyError(f"{where}: there is no {choice} among the choices.")
     two = sorted({str(value) for value in values})
     if len(two) != 2 or any(value is None for value in values):
         raise RelevancyError(f"{where}: everywhere one of two values of {choice} is needed, not {shortened(two)}.")

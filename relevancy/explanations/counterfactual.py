@@ -49,7 +49,11 @@ class Region:
 
     def __post_init__(self) -> None:
         try:
+            if self.grid is not None and not isinstance(self.grid, Grid):
+                raise TypeError("grid is another result's `grid`, which says where its patches lie")
             for patch in self.patches:
+                if isinstance(patch, bool | np.bool_):
+                    raise TypeError(f"{patch} is no patch")
                 index(patch)
             sides = [] if self.box is None else [float(side) for side in self.box]
         except (TypeError, ValueError) as error:
@@ -125,16 +129,16 @@ def counterfactual(
     answers: also ask what the model says of each changed picture.
     The model and the picture are left as they are. Raises RelevancyError.
     """
-    listed = [regions] if isinstance(regions, Region) else list(regions)
-    if not listed:
-        raise RelevancyError("There is no region to hide: give at least one.")
+    listed = [regions] if isinstance(regions, Region) else list(regions or ())
+    if not listed or not all(isinstance(region, Region) for region in listed):
+        raise RelevancyError("There is no region to hide: give a relevancy.Region, or a list of some.")
     max_new_tokens = generation.checked_length(max_new_tokens)
     if isinstance(model, str):
         model = load(model)
     sources, asked = pictured(image, question)
     pictures = tuple(open_picture(_still(source), max_pixels=max_pixels) for source in sources)
-    if not 0 <= picture < len(pictures):
-        raise RelevancyError(f"There is no picture {picture} to change: there are {len(pictures)}, counted from 0.")
+    if not isinstance(picture, int) or isinstance(picture, bool) or not 0 <= picture < len(pictures):
+        raise RelevancyError(f"There is no picture {picture!r} to change: there are {len(pictures)}, counted from 0.")
     shown_first, changing, shown_later = pictures[:picture], pictures[picture], pictures[picture + 1 :]
     grid = model.layouts([one.size for one in pictures])[picture].grid
     changed = [hidden(changing.image, grid, region, replacement) for region in listed]

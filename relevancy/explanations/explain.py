@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
+from relevancy.core.stacks import depth_of
 from relevancy.core.tape import Scope, chosen_layers
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
@@ -196,8 +197,9 @@ def explain_heads(
     layer: whose heads, negative ones counting from the last; all layers' where None.
     method: one whose row is such a sum: relevancy, relevancy-magnitude or attention-gradient.
     layers: those that take part, as in `explain`; `layer` is one of them.
-    The other arguments are those of `explain`, with a target that gives one result and scope "language". There is no
-    evidence: a part of the row decides nothing. Raises RelevancyError.
+    The other arguments are those of `explain`, with a target that gives one result; a list of pictures is several in
+    the question. The scope is "language", and there is no evidence: a part of the row decides nothing. Raises
+    RelevancyError.
     """
     wish = ExplainConfig(target, "language", method, layers, max_new_tokens, evidence=False)
     if wish.several:
@@ -205,6 +207,11 @@ def explain_heads(
     if isinstance(model, str):
         model = load(model)
     decoder = model.model.get_decoder()
+    count = depth_of(decoder)
+    if layer is not None and (type(layer) is not int or not -count <= layer < count):
+        raise RelevancyError(
+            f"Heads are of one layer from 0 to {count - 1} (or -{count} to -1), or of all: not {layer!r}."
+        )
     among = chosen_layers(wish.layers, decoder)
     wanted = among if layer is None else chosen_layers([layer], decoder)
     if not wanted <= among:

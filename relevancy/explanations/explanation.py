@@ -133,7 +133,10 @@ class Explanation:
 
     @property
     def code(self) -> str:
-        """Python that makes this result again, from files named picture.png, picture-2.png and so on."""
+        """Python that makes this result again, from files named picture.png, picture-2.png and so on.
+
+        An answer that was given is not part of it: add `answer=...`.
+        """
         given = {
             "target": self.target.named,
             **({} if self.head else {"scope": self.scope}),
@@ -153,18 +156,16 @@ class Explanation:
     def _from_files(self) -> tuple[str | None, str | list[dict[str, Any]]]:
         """Image and question for `explain`: several pictures, turns and videos are messages that name their files."""
         files = [_numbered(_PICTURE, number) for number in range(len(self.pictures))]
-        if not self.conversation and len(files) < 2:
-            return files[0] if files else None, self.question
-        messages = to_messages(self.conversation or (ChatTurn("user", (*[None] * len(files), self.question)),))
-        shown = {
-            "image": iter([file for file, one in zip(files, self.pictures, strict=True) if one.video is None]),
-            "video": iter(
-                [
-                    [file for file, one in zip(files, self.pictures, strict=True) if one.video == video]
-                    for video in range(self._videos())
-                ]
-            ),
-        }
+        stills = [file for file, one in zip(files, self.pictures, strict=True) if one.video is None]
+        videos = [
+            [file for file, one in zip(files, self.pictures, strict=True) if one.video == video]
+            for video in range(self._videos())
+        ]
+        if not self.conversation and not videos and len(stills) < 2:
+            return stills[0] if stills else None, self.question
+        places = (*[None] * len(stills), *[Moving.VIDEO] * len(videos))
+        messages = to_messages(self.conversation or (ChatTurn("user", (*places, self.question)),))
+        shown = {"image": iter(stills), "video": iter(videos)}
         for part in (part for message in messages for part in message["content"] if part["type"] in shown):
             part[part["type"]] = next(shown[part["type"]])
         return None, messages

@@ -103,6 +103,7 @@ ASSISTANT = {"role": "assistant", "content": "Yes."}
         ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "Is it?", "Yes.", "places for 2 pictures, and the row has 1"),
         ({"conversations": [HUMAN, GPT, {"from": "human", "value": "Sure?"}]}, "Sure?", None, None),
         ({"messages": [USER | {"content": "<image><image>Same?"}]}, "Same?", None, "places for 2 pictures"),
+        ({"messages": [USER | {"content": "<image><video>Same?"}]}, "Same?", None, "places for 1 video, and"),
         ({"messages": [{"role": "system", "content": "Be brief."}, USER]}, "Is it?", None, None),
         ({"messages": [USER | {"role": "robot"}, USER]}, "Is it?", None, "a turn of 'robot'"),
         ({"messages": [USER, {"role": "system", "content": "Hm."}]}, "Hm.", None, "not end with a question"),

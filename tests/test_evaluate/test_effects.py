@@ -84,7 +84,7 @@ def test_effects_of_rows(tmp_path):
     [
         ({"right": 2}, ["tower"], "row 1: needs right"),
         ({"tower": "third"}, ["tower"], "one of two values of tower"),
-        ({}, ["size"], "one of two values of size"),
+        ({}, ["size"], "there is no size"),
         ({}, ["tower", "same"], "tower and same change together"),
     ],
 )

@@ -170,6 +170,11 @@ def test_hiding_what_the_model_never_saw_changes_nothing(built):
         ({"regions": Region(patches=(16,))}, "0 to 15: there is no 16"),
         ({"regions": Region(patches=(-1,))}, "there is no -1"),
         ({"regions": []}, "no region"),
+        ({"regions": None}, "no region"),
+        ({"regions": (0, 0, 3, 3)}, "no region"),
+        ({"picture": "1"}, "no picture '1'"),
+        ({"picture": True}, "no picture True"),
+        ({"picture": [0, 1]}, "no picture"),
         ({"replacement": "red"}, "grey, black, mean, blur"),
         ({"answer": " "}, "answer is empty"),
         ({"answer": "duck " * 500}, "too long"),
@@ -188,7 +193,16 @@ def test_refusals(built, changes, said):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"box": (1, 2, 3)}, {"box": (1, 2, 3, "x")}, {"box": 5}, {"patches": 3}, {"patches": [1.5]}, {"patches": ["a"]}],
+    [
+        {"box": (1, 2, 3)},
+        {"box": (1, 2, 3, "x")},
+        {"box": 5},
+        {"patches": 3},
+        {"patches": [1.5]},
+        {"patches": ["a"]},
+        {"patches": [True]},
+        {"patches": [0], "grid": (2, 2)},
+    ],
 )
 def test_a_region_of_other_things_than_numbers_is_refused(wrong):
     with pytest.raises(RelevancyError, match="left, upper, right, lower"):

@@ -118,7 +118,8 @@ def test_each_is_saved_says_what_it_is_and_can_be_made_again(model, tmp_path, mo
         ({"target": "all"}, "name one token"),
         ({"layer": 9}, "0 to 2"),
         ({"layer": 1, "layers": [0, 2]}, "add it to layers"),
-        ({"layer": "x"}, "whole numbers"),
+        ({"layer": "x"}, "not .x."),
+        ({"layer": True}, "not True"),
     ],
 )
 def test_what_cannot_be_is_one_line(model, options, told):

@@ -13,6 +13,7 @@ import tiny
 from PIL import Image
 from typer.testing import CliRunner
 
+import relevancy
 from relevancy.checking.rows import read_rows
 from relevancy.cli import app
 from relevancy.errors import RelevancyError
@@ -139,6 +140,21 @@ def test_a_result_is_as_explain_gives_it(shown, place, name):
         assert result.conversation == expected.conversation
 
 
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_python_of_a_row_makes_it_again(shown, name, tmp_path, monkeypatch):
+    (file,) = (file for file, rows in FILES.items() if name in {row["id"] for row in rows})
+    result = open_export(shown[file]).explanation(name, "qwen2_vl")
+    result.save(tmp_path)
+    model = pictured.model_of("qwen2_vl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(relevancy, "load", lambda _: model)
+    known: dict = {}
+    exec(result.code, known)
+    again = known["result"]
+    np.testing.assert_allclose(again.relevance, result.relevance, rtol=1e-4, atol=1e-6)
+    assert [one.video for one in again.pictures] == [one.video for one in result.pictures]
+
+
 def test_columns_tell_each_frame(shown):
     line, part, mixed = (line_of(shown, name) for name in ("folder", "part", "mixed"))
     assert [one["picture"] for one in line_of(shown, "frames")["pictures"]] == frames("other")[::-1]
@@ -206,7 +222,7 @@ def test_faults_name_what_is_wrong(tmp_path):
         "there is no picture": {},
     }
     chats = {
-        "places for 1 videos, and the row has 0": {"messages": said({"type": "video"}, TEXT)},
+        "places for 1 video, and the row has 0": {"messages": said({"type": "video"}, TEXT)},
         "fps is how many": {"messages": said(film("long", fps="two"), TEXT)},
         "other places for pictures and videos": {"video": "long", "messages": said(film("short"), TEXT)},
     }
