@@ -304,6 +304,10 @@ def _question(
         return columns.every, None, None, None
     asked = values.get(columns.question or "")
     if missing(asked) or not str(asked).strip():
+        others = (name for name in (*DIALOGUES, "question") if name != columns.question and name in values)
+        if columns.question and (other := next((name for name in others if not missing(values[name])), None)):
+            read = f"of this file {columns.question} is read, not {other}; give such rows in a file of their own"
+            return None, None, None, f"the question is empty: {read}"
         return None, None, None, "the question is empty"
     if columns.question in DIALOGUES or (isinstance(asked, list) and asked and isinstance(asked[0], Mapping)):
         return _of_dialogue(asked, pictures, films)

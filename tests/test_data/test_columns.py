@@ -121,6 +121,16 @@ def test_dialogues_that_training_reads_are_rows(tmp_path, row, asked, answer, fa
     assert (item.fault is None) is (fault is None)
 
 
+def test_a_row_of_another_shape_is_told_what_is_read(tmp_path):
+    rows = [GOOD, {"id": "b", "image": "a.png", "messages": [USER]}, {"id": "c", "image": "a.png", "question": " "}]
+    asked, *others = read(tmp_path, rows)[0]
+    assert asked.fault is None
+    assert [one.fault for one in others] == [
+        "the question is empty: of this file question is read, not messages; give such rows in a file of their own",
+        "the question is empty",
+    ]
+
+
 def test_a_conversation_keeps_its_turns_and_the_places_of_its_pictures(tmp_path):
     later = {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "image"}]}
     rows = [{"images": ["a.png", "b.png"], "messages": [USER, ASSISTANT, later]},
