@@ -32,11 +32,11 @@ class RowSources:
 
         optional: whether a row may show nothing.
         """
-        parts = list(parts_of(messages))
+        parts = list(_parts_of(messages))
         held = {kind: [source_in(part, kind) for part in parts if part["type"] == kind] for kind in ("image", "video")}
         own = any(value is not None for values in held.values() for value in values)
         nothing = (missing(pictures) or pictures == []) and (optional or own or held["video"] or not missing(films))
-        stills, fault = ([], None) if nothing else sources(pictures, base)
+        stills, fault = ([], None) if nothing else _sources(pictures, base)
         videos, wrong = ([], None) if missing(films) else _films(films, base)
         faults = [fault, wrong]
         if own:
@@ -48,7 +48,7 @@ class RowSources:
         return cls(tuple(stills), tuple(videos), next(filter(None, faults), None))
 
 
-def parts_of(messages: Any) -> Iterator[Mapping[str, Any]]:
+def _parts_of(messages: Any) -> Iterator[Mapping[str, Any]]:
     """The pictures and videos among the parts of chat messages, in their order; none of what is not such a list."""
     spelled = listed(messages) if isinstance(messages, str) else messages
     for message in spelled if isinstance(spelled, list | tuple) else ():
@@ -58,7 +58,7 @@ def parts_of(messages: Any) -> Iterator[Mapping[str, Any]]:
                 yield part
 
 
-def sources(value: Any, base: Path) -> tuple[list[PictureSource], str | None]:
+def _sources(value: Any, base: Path) -> tuple[list[PictureSource], str | None]:
     """Where the pictures of a value lie, one or a list of several, or what is wrong with the first that is wrong."""
     several = _several(value)
     found = [source(one, base) for one in ([value] if several is None else several or [None])]
@@ -115,7 +115,7 @@ def _film(value: Any, fps: Any, base: Path) -> tuple[FilmSource | None, str | No
             return None, str(error)
     if not isinstance(value, list | tuple) or not value:
         return None, "a video is a list of pictures, its frames in their order, or the folder that holds them"
-    frames, wrong = sources(value, base)
+    frames, wrong = _sources(value, base)
     if wrong is not None:
         return None, wrong
     if fps is not None and not isinstance(fps, int | float):

@@ -6,6 +6,7 @@ __all__ = ["Counterfactual", "Region", "Replacement", "counterfactual", "elsewhe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from operator import index
 from typing import Any, Literal, get_args, overload
 
@@ -137,7 +138,7 @@ def counterfactual(
         model = load(model)
     sources, asked = pictured(image, question)
     pictures = tuple(open_picture(_still(source), max_pixels=max_pixels) for source in sources)
-    if not isinstance(picture, int) or isinstance(picture, bool) or not 0 <= picture < len(pictures):
+    if not isinstance(picture, Integral) or isinstance(picture, bool) or picture not in range(len(pictures)):
         raise RelevancyError(f"There is no picture {picture!r} to change: there are {len(pictures)}, counted from 0.")
     shown_first, changing, shown_later = pictures[:picture], pictures[picture], pictures[picture + 1 :]
     grid = model.layouts([one.size for one in pictures])[picture].grid

@@ -6,6 +6,7 @@ __all__ = ["ExplainConfig", "ExplainOptions", "explain", "explain_heads"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
 from relevancy.core.stacks import depth_of
@@ -208,7 +209,8 @@ def explain_heads(
         model = load(model)
     decoder = model.model.get_decoder()
     count = depth_of(decoder)
-    if layer is not None and (type(layer) is not int or not -count <= layer < count):
+    numbered = isinstance(layer, Integral) and not isinstance(layer, bool)
+    if layer is not None and not (numbered and layer in range(-count, count)):
         raise RelevancyError(
             f"Heads are of one layer from 0 to {count - 1} (or -{count} to -1), or of all: not {layer!r}."
         )

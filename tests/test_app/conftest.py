@@ -86,6 +86,14 @@ def served(outside: list[str], pair_of_models, tmp_path_factory) -> Iterator[Ser
         yield running
 
 
+@pytest.fixture(scope="module")
+def served_and_kept(outside: list[str], pair_of_models, tmp_path_factory) -> Iterator[Served]:
+    """The same with a history of its own."""
+    settings = Settings(history=tmp_path_factory.mktemp("kept") / "history.sqlite3")
+    with serving(pair_of_models, tmp_path_factory.mktemp("served"), settings) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def random_models(built) -> tuple[relevancy.Model, ...]:
     """Two tiny models with random weights, three and two layers deep."""

@@ -2,17 +2,14 @@
 
 import pytest
 import tiny
-from relevancy_app.settings import Settings
 from test_app_browser import NAMELESS, NARROW, screen, until
 from test_app_browser import visit as visit
 from test_app_history_browser import LAPTOP
 
 
 @pytest.fixture(scope="module")
-def served(outside, pair_of_models, tmp_path_factory, serve):
-    settings = Settings(history=tmp_path_factory.mktemp("kept") / "history.sqlite3")
-    with serve(pair_of_models, tmp_path_factory.mktemp("served"), settings) as running:
-        yield running
+def served(served_and_kept):
+    return served_and_kept
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 import pytest
 from relevancy_app.examples import examples
-from relevancy_app.settings import Settings
 from test_app_browser import CUT, NAMELESS, NARROW, WIDE, screen, sources, until
 from test_app_browser import visit as visit
 
 
 @pytest.fixture(scope="module")
-def served(outside, pair_of_models, tmp_path_factory, serve):
-    settings = Settings(history=tmp_path_factory.mktemp("kept") / "history.sqlite3")
-    with serve(pair_of_models, tmp_path_factory.mktemp("served"), settings) as running:
-        yield running
+def served(served_and_kept):
+    return served_and_kept
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,13 @@ LAPTOP = (1366, 768)
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return Settings(history=tmp_path_factory.mktemp("kept") / "history.sqlite3")
+def served(served_and_kept):
+    return served_and_kept
 
 
 @pytest.fixture(scope="module")
-def served(outside, pair_of_models, tmp_path_factory, settings, serve):
-    with serve(pair_of_models, tmp_path_factory.mktemp("served"), settings) as running:
-        yield running
+def settings(served):
+    return served.settings
 
 
 @pytest.fixture

@@ -111,6 +111,11 @@ def test_each_is_saved_says_what_it_is_and_can_be_made_again(model, tmp_path, mo
     assert (tmp_path / "map.png").stat().st_size > 0
 
 
+def test_a_layer_may_be_any_whole_number(model):
+    last, same = (explain_heads(model, tiny.picture(), QUESTION, layer=layer) for layer in (-1, np.int64(2)))
+    assert [one.head for one in last] == [one.head for one in same]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
