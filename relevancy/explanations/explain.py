@@ -14,7 +14,6 @@ from relevancy.core.tape import Scope, chosen_layers
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.map_batch import ExplainConfig, MapBatch
-from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.images import MAX_PIXELS, Picture, Source
 from relevancy.methods import registry
 from relevancy.methods.registry import MapFunction
@@ -251,9 +250,8 @@ def explained(session: Session, examples: Sequence[Example], wish: ExplainConfig
     processors take several together only where they are alike.
     """
     batches: dict[int, list[int]] = {}
-    alone = session.model.model.config.model_type in ONE_AT_A_TIME
     for number, example in enumerate(examples):
-        apart = alone or any(isinstance(one, Video) for one in example.pictures)
+        apart = session.model.one_at_a_time or any(isinstance(one, Video) for one in example.pictures)
         batches.setdefault(number if apart else -1 - bool(example.pictures), []).append(number)
     found: dict[int, list[Explanation]] = {}
     for own in batches.values():

@@ -23,7 +23,6 @@ from relevancy.explanations.map_batch import ExplainConfig, MapBatch, resumes
 from relevancy.export.overlays import Wanted
 from relevancy.export.processed import ImageProcessors, OpenedPicture
 from relevancy.export.schema import EVIDENCE
-from relevancy.families.rules import ONE_AT_A_TIME
 from relevancy.images import Picture
 from relevancy.models.conversation import Conversation, read_messages
 from relevancy.models.model import Model
@@ -83,6 +82,7 @@ class RecordMaker:
         towers = VisionCache()
         for model, which in zip(self.models, self.processors.of_model, strict=True):
             pictures = {key: one.of(which) for key, one in opened.items() if one.fault is None}
+            way = replace(self.way, batch=1) if model.one_at_a_time else self.way
             if self.way.wish.sees_first and model.patchwise:
                 pictures = self._seen(model, pictures, towers)
             for rows, read, by_picture in (
@@ -92,8 +92,6 @@ class RecordMaker:
                 for count in (1, 0, 2):  # pictures; several are read in another way than one
                     own = [one for one in rows if min(len(one.pictures), 2) == count and not one.films]
                     sizes = [_image_tokens(model, one, opened) for one in own]
-                    alone = model.model.config.model_type in ONE_AT_A_TIME
-                    way = replace(self.way, batch=1) if alone else self.way
                     for places in way.batches(own, sizes, by_picture=by_picture and count == 1):
                         records += self._tried(read, model, [own[place] for place in places], pictures, opened)
                 for one in (one for one in rows if one.films):  # a video is a batch of its own

@@ -27,7 +27,7 @@ from relevancy.core.memory import free_bytes
 from relevancy.core.tape import image_token_in
 from relevancy.errors import RelevancyError, shortened
 from relevancy.families.probe import Probe
-from relevancy.families.rules import BESIDE_OTHERS, layout_of
+from relevancy.families.rules import BESIDE_OTHERS, ONE_AT_A_TIME, layout_of
 from relevancy.families.videos import VIDEOS, steps_of
 from relevancy.families.views import Layout, one_grid
 from relevancy.models import adapters, checkpoints, compat, prompts
@@ -213,6 +213,11 @@ class Model:
         return (
             self.model.config.model_type in _ONE_GRID and compat.output_size(self.processor.image_processor) is not None
         )
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether its questions are asked alone: its processor takes several together only where they are alike."""
+        return self.model.config.model_type in ONE_AT_A_TIME
 
     def grid(self, width: int, height: int) -> geometry.Grid:
         """Where the patches lie in a picture of `width` x `height` pixels; raises for a layout that is not one grid."""
