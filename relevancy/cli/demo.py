@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
 from relevancy.cli.options import load_model
+from relevancy.cli.size import size_of_models
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
@@ -127,7 +129,11 @@ def _cell(found: CellResult, done: int, of: int, seconds: float) -> None:
 
 def evaluate_demo(
     model: Annotated[
-        list[str] | None, typer.Option(help="Which models; give the option again for more. Both by default.")
+        list[str] | None,
+        typer.Option(
+            help="Which models; give the option again for more. Both by default. With --size also KIND=MODEL, the same "
+            "KIND again for each of its trainings.",
+        ),
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
@@ -140,38 +146,61 @@ def evaluate_demo(
         bool,
         typer.Option("--objects", help="Instead: how far do answers need the picture, and the asked objects' patches?"),
     ] = False,
+    size: Annotated[
+        bool,
+        typer.Option("--size", help="Instead: does the smaller model look less? Answers, evidence and maps by size."),
+    ] = False,
     methods: Annotated[
-        str | None, typer.Option(help="With --evidence: whose maps; relevancy,relevancy-magnitude by default.")
+        str | None,
+        typer.Option(
+            help="With --evidence: whose maps; relevancy,relevancy-magnitude by default. With --size: one method's; "
+            "relevancy by default."
+        ),
     ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option(
             "--out",
+            metavar="DIR",
             help="With --evidence: folder that keeps every map's numbers; relevancy-evidence. With --objects: folder "
-            "for the questions, pictures and masks, as relevancy export takes them.",
+            "for the questions, pictures and masks, as relevancy export takes them. With --size: folder that keeps "
+            "every answer's numbers, for DIR/size.md, size.json and size.png; relevancy-size.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --size: a Markdown page whose marked place gets the tables of DIR/size.md, too."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")] = False,
 ) -> None:
     """Are the embedded models right, blind without the picture, and do their maps point at what was asked about?
 
-    With --evidence: are maps that are called confirmed right ones, and right ones confirmed? Stopped and started again
-    with the same --out it goes on where it was. With --objects: the picture, the patches of what is asked about, and as
-    many elsewhere are knocked out of attention, which checks what a report says of two models' use of the picture.
+    With --evidence: are maps that are called confirmed right ones, and right ones confirmed? With --objects: the
+    picture, the patches of what is asked about, and as many elsewhere are knocked out of attention, which checks what a
+    report says of two models' use of the picture.
 
-    Try: relevancy evaluate demo --evidence --scenes 1000 --seed 902
+    With --size: models from the smallest to the largest on the same questions, one a scene, asked openly and with
+    options: right answers, need of the picture, maps confirmed, peaks on the object. Trainings of one kind from several
+    seeds are given as --model small=runs/1/model --model small=runs/2/model: then there are intervals over trainings,
+    too.
+
+    With --evidence and --size, stopped and started again with the same --out it goes on where it was.
+
+    Try: relevancy evaluate demo --size --scenes 100 --out size
     """
     names = model or list(PAIR)
-    if objects and (evidence or methods is not None):
-        raise RelevancyError("--objects goes with --model, --scenes, --seed and --out alone.")
+    _check_options({"--evidence": evidence, "--objects": objects, "--size": size}, methods, out_folder, page)
     if objects:
         objects_of_pair(names, scenes, seed, out_folder, as_json=as_json)
         return
     if evidence:
         evidence_of_pair(names, scenes, seed, methods, out_folder, as_json=as_json)
         return
-    if methods is not None or out_folder is not None:
-        raise RelevancyError("--methods belongs to --evidence, --out to --evidence and --objects.")
+    if size:
+        size_of_models(names, scenes, seed, methods, out_folder, page, as_json=as_json)
+        return
     from relevancy.demo.evaluation import accuracy, map_truth, table
 
     loaded = [load_model(name) for name in names]
@@ -203,6 +232,20 @@ def evaluate_demo(
                     name, found.scope, str(found.maps), kind, f"{found.pointing[kind]:.1%}", f"{found.energy[kind]:.1%}"
                 )
         out.print(maps_table)
+
+
+def _check_options(modes: Mapping[str, bool], methods: str | None, out_folder: Path | None, page: Path | None) -> None:
+    """Refuse several measurements at once, and options of one that was not chosen."""
+    chosen = [name for name, wanted in modes.items() if wanted]
+    if len(chosen) > 1:
+        raise RelevancyError(f"{' and '.join(chosen)} measure different things: choose one.")
+    for option, given, measured in (
+        ("--methods", methods, ("--evidence", "--size")),
+        ("--out", out_folder, ("--evidence", "--objects", "--size")),
+        ("--page", page, ("--size",)),
+    ):
+        if given is not None and not set(chosen) & set(measured):
+            raise RelevancyError(f"{option} belongs to {' and '.join(measured)}.")
 
 
 def evaluate_methods(

@@ -13,7 +13,8 @@ import numpy as np
 
 from relevancy.demo.cells import SIZES, TOWERS, Cell, CellResult
 from relevancy.demo.questions import TYPES, Question, chance
-from relevancy.stats.intervals import Interval, interval, student
+from relevancy.stats.intervals import Interval, interval
+from relevancy.stats.runs import over_runs
 
 ALL = "all"
 FACTORS: Mapping[str, tuple[str, object, object]] = {  # field of a cell, and the values whose difference is taken
@@ -78,16 +79,6 @@ def effects(measured: Sequence[CellResult], asked: Asked) -> list[Effect]:
             by_scene = interval(each.mean(0), scenes[which].tolist())
             found.append(Effect(factor, name, over_runs(each.mean(1)), by_scene))
     return found
-
-
-def over_runs(values: Sequence[float] | np.ndarray) -> Interval:
-    """The mean of values of independent runs with Student's interval; NaN at its ends for a single run."""
-    given = np.asarray(values, np.float64)
-    mean = float(given.mean())
-    if len(given) < 2:
-        return Interval(mean, float("nan"), float("nan"), len(given))
-    half = student(len(given) - 1) * float(given.std(ddof=1)) / len(given) ** 0.5
-    return Interval(mean, mean - half, mean + half, len(given))
 
 
 def _types(asked: Asked) -> dict[str, np.ndarray]:

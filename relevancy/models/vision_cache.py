@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ def identity(model: Model) -> str | None:
     state = tuple(map(_state, weights.values()))
     cached: dict[str, Any] = vars(model)
     if cached.get(_CACHE, (None,))[0] != state:
-        cached[_CACHE] = (state, _digest(weights))
+        cached[_CACHE] = (state, digest_of(weights))
     config = {key: value for key, value in tower.config.to_dict().items() if key not in _ORIGIN}
     settings = json.dumps(config, sort_keys=True, default=str)
     return f"{type(tower).__qualname__} {tower.config._attn_implementation} {settings} {cached[_CACHE][1]}"
@@ -55,7 +55,8 @@ def _state(weight: Tensor) -> tuple[int, int, float]:
     return weight.data_ptr(), weight._version, sample
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """A digest of all weights, bit by bit, and of where they lie."""
     digest = hashlib.blake2b(digest_size=32)
     for name, weight in weights.items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {weight.device} ".encode())

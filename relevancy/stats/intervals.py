@@ -131,7 +131,7 @@ def _bca(value: float, draws: np.ndarray, influence: np.ndarray, pictures: int) 
 
 
 @lru_cache(maxsize=64)
-def student(freedom: int) -> float:
+def student(freedom: float) -> float:
     """How far from zero 95 % of Student's t distribution reaches.
 
     With t = sqrt(freedom) * tan(u) its density is proportional to cos(u) ** (freedom - 1).

@@ -116,7 +116,7 @@ def test_weights_are_read_once(pair_with_one_tower, monkeypatch):
     def fail(_):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("relevancy.models.vision_cache._digest", fail)
+    monkeypatch.setattr("relevancy.models.vision_cache.digest_of", fail)
     assert identity(first) == found
 
 
