@@ -33,10 +33,12 @@ _PANELS: Mapping[str, str] = {
     "pointing": "peak on the object",
 }
 _NOTE = (
-    "Bars: 95 % over scenes. Small dots: each training, where there are several. Dashed: guessing, or a map of noise. "
-    "Below: how many answers are counted.\nMaps confirmed: of right answers that need the picture. Peak on the object: "
-    "of right answers about one object."
+    "Bars: 95 % over scenes. Small dots: each training, where there are several.\nDashed: guessing, or a map of noise. "
+    "Numbers: how many answers are counted.\nMaps confirmed: of right answers that need the picture.\nPeak on the "
+    "object: of right answers about one object."
 )
+_NARROWEST, _A_KIND = 3.7, 1.3  # inches of a panel
+_LONGEST = 16  # letters of a name
 
 
 def save(folder: Path, found: SizeFindings) -> None:
@@ -148,7 +150,7 @@ def _runs(found: SizeFindings) -> list[str]:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M"
+    return f"{count / 1e6:,.0f} M" if count >= 100e6 else f"{count / 1e6:.2f} M"
 
 
 def _percent(value: float) -> str:
@@ -180,10 +182,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def figure(found: SizeFindings) -> Figure:
     """Small multiples: models from the smallest to the largest, open questions and those with options apart."""
-    wide = 2.1 + 0.62 * len(found.kinds)
-    made = TrueTypeFigure(figsize=(len(_PANELS) * wide, 4.3), dpi=150, facecolor="white", layout="constrained")
+    wide = max(_NARROWEST, _A_KIND * len(found.kinds))
+    made = TrueTypeFigure(figsize=(2 * wide + 0.6, 7.0), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(made)
-    for axes, (measure, title) in zip(made.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True):
+    panels = made.subplots(2, 2, sharex=True, sharey=True).ravel()
+    for axes, (measure, title) in zip(panels, _PANELS.items(), strict=True):
         _panel(axes, found, measure, title)
     handles, labels = axes.get_legend_handles_labels()
     made.legend(handles, labels, loc="outside upper left", ncols=len(FORMS), frameon=False, prop=font(NORMAL))
@@ -212,7 +215,7 @@ def _panel(axes: Axes, found: SizeFindings, measure: str, title: str) -> None:
         axes.plot(places, middles, _MARKERS[form], markersize=6, color=color, label=_heading(form).lower())
         level = found.chance.get((form, measure), math.nan)
         axes.axhline(100 * level, color=color, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.6)
-    sizes = [f"{drawable(kind.name)}\n{_millions(kind.parameters)}" for kind in found.kinds]
+    sizes = [f"{drawable(_shortened(kind.name))}\n{_millions(kind.parameters)}" for kind in found.kinds]
     axes.set_xticks(range(len(names)), sizes, fontproperties=font(SMALL), color=_INK)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(-17, 104)
@@ -223,3 +226,8 @@ def _panel(axes: Axes, found: SizeFindings, measure: str, title: str) -> None:
     axes.tick_params(axis="x", length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(_LINE)
+
+
+def _shortened(name: str) -> str:
+    """The end of a name, which tells folders apart."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from relevancy.cli import app
 from relevancy.demo.cells import Cell, CellResult, cells, read, write
-from relevancy.demo.effects import FACTORS, effects, means, over_runs, student
+from relevancy.demo.effects import FACTORS, effects, means
 from relevancy.demo.grid import grid
 from relevancy.demo.grid_page import save
 from relevancy.demo.plan import QUICK_GRID
@@ -68,15 +68,6 @@ def test_means_of_each_kind_of_model() -> None:
     assert best.over_runs.high > best.over_runs.mean
     assert best.chance == pytest.approx((1 / 6 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
     assert found[Cell("small", "clip", False, 0), "all"].over_runs.mean == 0
-
-
-@pytest.mark.parametrize(("freedom", "far"), [(1, 12.7062), (2, 4.30265), (11, 2.200985), (1000, 1.962339)])
-def test_students_quantile(freedom, far) -> None:
-    assert student(freedom) == pytest.approx(far, rel=1e-5)
-
-
-def test_a_single_run_has_no_interval() -> None:
-    assert str(over_runs([0.5])) == "0.500"
 
 
 def test_a_cell_is_read_as_it_was_written(tmp_path) -> None:
