@@ -15,7 +15,7 @@ from relevancy.errors import RelevancyError
 from relevancy.methods import registry
 
 FOLDER = Path("relevancy-size")
-PAGE = "evaluate size"
+PAGE = "evaluate demo --size"
 """Between which marks a page has its tables."""
 
 

@@ -26,7 +26,7 @@ from relevancy.models.prepared import Prepared
 from relevancy.stats.intervals import student
 
 SEED, SCENES = 906, 12
-MARKS = "<!-- relevancy evaluate size: {} here -->"
+MARKS = "<!-- relevancy evaluate demo --size: {} here -->"
 
 
 def made(seed: int, **changes: int):
