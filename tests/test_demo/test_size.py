@@ -122,7 +122,7 @@ def test_who_answers_nothing_is_wrong_and_explained_all_the_same(tmp_path):
 
 
 def test_verdicts_count_where_they_are_told_to():
-    told = {name: 0.5 for name in ("probability", "blind", "best", "peak", "elsewhere")}
+    told = dict.fromkeys(("probability", "blind", "best", "peak", "elsewhere"), 0.5)
     told |= {"blind_tv": 0.4, "best_tv": 0.3, "peak_tv": 0.3, "elsewhere_tv": 0.1, "right": 1.0, "share": 0.2}
     counted = {name: one.read(told) for name, one in MEASURES.items()}
     assert counted["needed"] == counted["confirmed"] == counted["confirmed_needed"] == counted["right"] == 1
