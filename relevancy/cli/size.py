@@ -48,7 +48,8 @@ def size_of_models(
             )
             for one in models
         ]  # fmt: skip
-        found = size_findings(runs, scenes=scenes, seed=seed, method=method)
+        told = share_of(report, "means and intervals")
+        found = size_findings(runs, scenes=scenes, seed=seed, method=method, progress=told)
     size_page.save(folder, found)
     if page is not None:
         tables.write_into(page, size_page.tables(found), PAGE)

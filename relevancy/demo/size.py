@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ FORMS: Mapping[str, str] = {"open": "open", "ab": "with options"}
 ALL = "all"
 _LONGEST = 16  # tokens of an answer
 _SCENES = 8  # read together
+_DRAWN = 0.4  # of the time that means and intervals take: the questions are drawn again
 
 
 @dataclass(frozen=True)
@@ -308,12 +309,22 @@ class SizeFindings:
         return next(one for one in self.numbers if (one.kind, one.form, one.measure) == (kind, form, measure))
 
 
-def size_findings(runs: Sequence[ModelRun], *, scenes: int, seed: int, method: str) -> SizeFindings:
+def size_findings(
+    runs: Sequence[ModelRun],
+    *,
+    scenes: int,
+    seed: int,
+    method: str,
+    progress: Callable[[float], None] = lambda _: None,
+) -> SizeFindings:
     """Means and differences of all kinds, of what their runs have answered of the same scenes."""
     by_kind: dict[str, list[ModelRun]] = {}
     for run in runs:
         by_kind.setdefault(run.of.kind, []).append(run)
-    asked = [one for pair in scene_questions(scenes, seed) for one in pair]
+    asked: list[SceneQuestion] = []
+    for pair in scene_questions(scenes, seed):
+        asked += pair
+        progress(_DRAWN * len(asked) / (2 * scenes))
     places = {
         form: np.array([place for place, one in enumerate(asked) if form in (ALL, FORMS[one.question.form])])
         for form in (*FORMS.values(), ALL)
@@ -325,26 +336,27 @@ def size_findings(runs: Sequence[ModelRun], *, scenes: int, seed: int, method: s
     }
     seeds = np.array([one.scene.seed for one in asked])
     numbers, differences = [], []
-    for form, which in places.items():
+    for done, (form, measure) in enumerate(product(places, MEASURES), 1):
+        which = places[form]
         drawn = seeds[which].tolist()
-        for measure in MEASURES:
-            known = {kind: values[kind, measure][:, which] for kind in by_kind}
-            means = {kind: [_mean(run) for run in own] for kind, own in known.items()}
-            numbers += [
-                KindNumber(
-                    kind, form, measure, interval(own.ravel(), drawn * len(own)), over_runs(_finite(means[kind])),
-                    tuple(means[kind]),
-                )
-                for kind, own in known.items()
-            ]  # fmt: skip
-            by_question = {kind: _over_first(own) for kind, own in known.items()}
-            differences += [
-                KindDifference(
-                    larger, smaller, form, measure, interval(by_question[larger] - by_question[smaller], drawn),
-                    difference_over_runs(_finite(means[larger]), _finite(means[smaller])),
-                )
-                for smaller, larger in combinations(by_kind, 2)
-            ]  # fmt: skip
+        known = {kind: values[kind, measure][:, which] for kind in by_kind}
+        means = {kind: [_mean(run) for run in own] for kind, own in known.items()}
+        numbers += [
+            KindNumber(
+                kind, form, measure, interval(own.ravel(), drawn * len(own)), over_runs(_finite(means[kind])),
+                tuple(means[kind]),
+            )
+            for kind, own in known.items()
+        ]  # fmt: skip
+        by_question = {kind: _over_first(own) for kind, own in known.items()}
+        differences += [
+            KindDifference(
+                larger, smaller, form, measure, interval(by_question[larger] - by_question[smaller], drawn),
+                difference_over_runs(_finite(means[larger]), _finite(means[smaller])),
+            )
+            for smaller, larger in combinations(by_kind, 2)
+        ]  # fmt: skip
+        progress(_DRAWN + (1 - _DRAWN) * done / (len(places) * len(MEASURES)))
     kinds = tuple(
         SizedKind(
             kind, tuple(one.of.model.name for one in own), own[0].of.parameters, own[0].of.embeddings,

@@ -198,8 +198,11 @@ def resampled(rows: list[tuple[int, float]], draws: int = 1500) -> tuple[float, 
 
 @pytest.fixture(scope="module")
 def found(models):
-    runs = planted(models)
-    return runs, size_findings(runs, scenes=60, seed=SEED, method="relevancy")
+    runs, shares = planted(models), []
+    told = size_findings(runs, scenes=60, seed=SEED, method="relevancy", progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    return runs, told
 
 
 def test_kinds_stand_from_the_smallest_to_the_largest(found):
@@ -242,6 +245,7 @@ def test_means_and_differences_are_those_of_slow_loops(found, form):
         assert (own.larger, own.smaller) == ("big", "mini")
         assert own.over_scenes.mean == pytest.approx(sum(apart) / len(apart))
         assert own.over_scenes.rows == len(apart)
+        assert own.over_scenes.pictures == len({scene for scene, _ in big.keys() & mini.keys()})
         assert own.over_runs.mean == pytest.approx(sum(big.values()) / len(big) - (first + second) / 2)
         assert math.isnan(own.over_runs.low)  # the larger kind has one training
 
