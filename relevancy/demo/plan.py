@@ -17,6 +17,8 @@ LOOKING_COST, SETTLED_COST, SHARP_COST = 6.0, 2.0, 4.0
 # At last a price on answers whose logit does not fall when less is read, without which the clamp of eq. 5 cuts most of
 # what the picture has done for them; and then a lower one, for the answers that the first has cost.
 FADING_COST, EASED_COST = 0.3, 0.08
+# The smaller one pays both at last: by then it knows the letters, and its heads rest on patches.
+RESTING_COST, RESTING_FADING_COST = 5.0, 0.2
 # The last norm lets no logit be larger than its gain allows. Who is sure of every word stands at that bound, where the
 # logit no longer depends on anything and its gradient says nothing: so the gain is raised.
 GAIN = 3.0
@@ -123,13 +125,16 @@ def _large(
     )
 
 
-def _small(finetune: int, choose: int, respond: int, batch: int, rate: float) -> tuple[Lesson, ...]:
-    """Letters have a stage of their own, and come within some hundred steps of it."""
+def _small(finetune: int, choose: int, respond: int, settle: int, batch: int, rate: float) -> tuple[Lesson, ...]:
+    """Letters have a stage of their own, under no price. What they lead heads to rest on, "settle" takes back."""
     stage = partial(_answering, batch=batch)
     return (
         Lesson(stage("finetune", finetune, rate=rate), look_and_answer),
         Lesson(stage("choose", choose, rate=rate), look_and_choose),
-        Lesson(stage("respond", respond, rate=rate / 2, fading=FADING_COST), look_and_answer, GAIN),
+        Lesson(stage("respond", respond, rate=0.75 * rate, fading=FADING_COST), look_and_choose, GAIN),
+        Lesson(
+            stage("settle", settle, rate=0.6 * rate, looking=RESTING_COST, fading=RESTING_FADING_COST), look_and_choose
+        ),
     )
 
 
@@ -157,7 +162,7 @@ FULL = BuildPlan(
             128, 4, 3, 3, (100, 100, 500, 1000), 32, 2e-3, _large(5000, 1500, 1000, 500, 400, batch=16, rate=2e-3)
         ),
         "demo-small": _decoder(
-            96, 4, 2, 1, (100, 100, 400, 800), 32, 2e-3, _small(600, 1000, 500, batch=16, rate=2e-3)
+            96, 4, 2, 1, (100, 100, 400, 800), 32, 2e-3, _small(600, 1400, 500, 300, batch=16, rate=2e-3)
         ),
     },
 )
@@ -167,7 +172,7 @@ QUICK = BuildPlan(  # half a minute, to see that everything works; the models st
     tower=Stage("tower", ("tower",), steps=4, batch=8, learning_rate=1e-3),
     decoders={
         "demo-large": _decoder(48, 2, 2, 2, (2, 2, 2, 2), 8, 1e-3, _large(4, 2, 2, 2, 2, batch=4, rate=1e-3)),
-        "demo-small": _decoder(32, 2, 2, 1, (2, 2, 2, 2), 8, 1e-3, _small(4, 2, 2, batch=4, rate=1e-3)),
+        "demo-small": _decoder(32, 2, 2, 1, (2, 2, 2, 2), 8, 1e-3, _small(4, 2, 2, 2, batch=4, rate=1e-3)),
     },
 )
 
