@@ -22,14 +22,12 @@ from relevancy.demo.dialogues import (
     SceneDialogues,
     Talk,
     caption,
-    look_and_answer,
     look_and_answer_openly,
-    look_closely_and_answer,
     read_and_answer,
 )
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, GAIN, QUICK, DecoderSize
+from relevancy.demo.plan import FULL, QUICK, DecoderSize
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models.model import wrap
@@ -41,7 +39,7 @@ from relevancy.train.trainer import run
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
-Lesson = tuple[Stage, Talk, Tensor | None]  # what is said, and the features of the pool's pictures if they are shown
+Told = tuple[Stage, Talk, Tensor | None]  # what is said, and the features of the pool's pictures if they are shown
 
 
 def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
@@ -109,27 +107,25 @@ def train_one(
 ) -> LlavaForConditionalGeneration:
     """One model of the pair: the decoder learns to read, the connector is aligned, then both are finetuned."""
     model = compose(tower, decoder.config(tokenizer), tokenizer, sample=features[:SAMPLE, 1:], seed=seed)
-    lessons: list[Lesson] = [
+    before: list[Told] = [
         (decoder.language, read_and_answer, None),
         (decoder.align, caption, features),
         (decoder.describe, caption, features),
         (decoder.openly, look_and_answer_openly, features),
-        (decoder.finetune, look_and_answer, features),
-        (decoder.settle, look_and_answer, features),
-        (decoder.sharpen, look_closely_and_answer, features),
-        (decoder.respond, look_and_answer, features),
     ]
-    for stage, talk, seen in lessons:
-        if stage is decoder.sharpen:
-            raise_gain(model, GAIN)
+    for stage, talk, seen in before:
         teach(model, name, (_fast(stage), talk, seen), tokenizer, pool, stages, seed, report)
+    for lesson in decoder.answering:
+        if lesson.gain != 1:
+            raise_gain(model, lesson.gain)
+        teach(model, name, (_fast(lesson.stage), lesson.talk, features), tokenizer, pool, stages, seed, report)
     return model.eval().requires_grad_(False)
 
 
 def teach(
     model: LlavaForConditionalGeneration,
     name: str,
-    lesson: Lesson,
+    told: Told,
     tokenizer: GemmaTokenizer,
     pool: Pool,
     stages: Path,
@@ -137,7 +133,7 @@ def teach(
     report: Progress,
 ) -> None:
     """One stage of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE."""
-    stage, talk, features = lesson
+    stage, talk, features = told
     data = SceneDialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed)
     freeze(model, stage)
     with stored_features(model):

@@ -21,6 +21,7 @@ from relevancy.train.template import IMAGE, Turn, dialogue, encode
 QUESTIONS = 8  # per dialogue, at most
 CAPTIONS = 0.15  # share of descriptions among the dialogues
 TWICE = 0.4  # share of dialogues that ask openly first, among those with options
+CHOSEN_TWICE, OPTIONS_ALONE = 0.5, 0.6  # the same where letters are learned; of the others, the share without open ones
 FAINT = 0.8  # share of faded pictures where pictures fade
 SAMPLE = 500  # pictures whose mean feature is what a tower sees in no picture in particular
 FACTS = {"color": "color", "is-color": "color", "presence": "existence", "count": "existence"}  # else the type itself
@@ -68,6 +69,16 @@ def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     if described:
         return described
     return _questions_twice(pool, index, rng) if rng.uniform() < TWICE else _questions(IMAGE, pool, index, rng)
+
+
+def look_and_choose(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
+    """The picture, then questions with options, most of them, or each openly and then with options."""
+    described = _seldom_caption(pool, index, rng)
+    if described:
+        return described
+    if rng.uniform() < CHOSEN_TWICE:
+        return _questions_twice(pool, index, rng)
+    return _questions(IMAGE, pool, index, rng, FORMS[1:] if rng.uniform() < OPTIONS_ALONE else FORMS)
 
 
 def look_closely_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:

@@ -8,22 +8,35 @@ from functools import partial
 
 from transformers import GemmaConfig, GemmaTokenizer
 
+from relevancy.demo.dialogues import Talk, look_and_answer, look_and_choose, look_closely_and_answer
 from relevancy.train.stages import Stage
 
-# A price on looking once the model finds what it is asked for (before, it would keep it from learning to look), and a
-# lower one later: whoever counts must look at much.
+# A price on looking once the larger model finds what it is asked for (before, it would keep it from learning to look),
+# and a lower one later: whoever counts must look at much. The smaller one never learns letters under such a price.
 LOOKING_COST, SETTLED_COST, SHARP_COST = 6.0, 2.0, 4.0
 # At last a price on answers whose logit does not fall when less is read, without which the clamp of eq. 5 cuts most of
-# what the picture has done for them.
-FADING_COST = 0.3
+# what the picture has done for them; and then a lower one, for the answers that the first has cost.
+FADING_COST, EASED_COST = 0.3, 0.08
 # The last norm lets no logit be larger than its gain allows. Who is sure of every word stands at that bound, where the
 # logit no longer depends on anything and its gradient says nothing: so the gain is raised.
 GAIN = 3.0
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """A stage on pictures, and what is said in it. gain: what the last norm's gain is multiplied by before it."""
+
+    stage: Stage
+    talk: Talk
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
 class DecoderSize:
-    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to describe and to answer."""
+    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to describe, to answer openly.
+
+    answering: what comes after these, in its order.
+    """
 
     width: int
     layers: int
@@ -35,10 +48,7 @@ class DecoderSize:
     align: Stage
     describe: Stage
     openly: Stage
-    finetune: Stage
-    settle: Stage
-    sharpen: Stage
-    respond: Stage
+    answering: tuple[Lesson, ...] = ()
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
         """Gemma's own configuration class, in these sizes."""
@@ -73,17 +83,17 @@ def _decoder(
     layers: int,
     heads: int,
     key_heads: int,
-    steps: tuple[int, int, int, int, int, int, int, int],
+    steps: tuple[int, int, int, int],
     batch: int,
     rate: float,
+    answering: tuple[Lesson, ...] = (),
 ) -> DecoderSize:
-    """Steps and batch of the stages in their order; dialogues are longer than descriptions, so half as many make up a
-    batch.
+    """Steps and batch of the first stages in their order; dialogues are longer than descriptions, so half as many make
+    up a batch.
     """
-    language, align, describe, openly, finetune, settle, sharpen, respond = steps
+    language, align, describe, openly = steps
     both = ("connector", "decoder")
     steady = partial(Stage, learning_rate=rate, schedule="constant_with_warmup", weight_decay=0.01, beta2=0.98)
-    answering = replace(steady("finetune", both, finetune, batch // 2), schedule="cosine")
     return DecoderSize(
         width=width,
         layers=layers,
@@ -95,10 +105,45 @@ def _decoder(
         align=steady("align", ("connector",), align, batch),
         describe=steady("describe", both, describe, batch),
         openly=steady("openly", both, openly, batch // 2),
-        finetune=replace(answering, looking_cost=LOOKING_COST),
-        settle=replace(answering, name="settle", steps=settle, learning_rate=rate / 2, looking_cost=SETTLED_COST),
-        sharpen=replace(answering, name="sharpen", steps=sharpen, learning_rate=rate / 2, looking_cost=SHARP_COST),
-        respond=replace(answering, name="respond", steps=respond, learning_rate=rate / 2, fading_cost=FADING_COST),
+        answering=answering,
+    )
+
+
+def _large(
+    finetune: int, settle: int, sharpen: int, respond: int, ease: int, batch: int, rate: float
+) -> tuple[Lesson, ...]:
+    """From "finetune" on attention to the picture has a price, before "sharpen" the gain is raised."""
+    stage = partial(_answering, batch=batch)
+    return (
+        Lesson(stage("finetune", finetune, rate=rate, looking=LOOKING_COST), look_and_answer),
+        Lesson(stage("settle", settle, rate=rate / 2, looking=SETTLED_COST), look_and_answer),
+        Lesson(stage("sharpen", sharpen, rate=rate / 2, looking=SHARP_COST), look_closely_and_answer, GAIN),
+        Lesson(stage("respond", respond, rate=rate / 2, fading=FADING_COST), look_and_answer),
+        Lesson(stage("ease", ease, rate=rate / 2, fading=EASED_COST), look_and_answer),
+    )
+
+
+def _small(finetune: int, choose: int, respond: int, batch: int, rate: float) -> tuple[Lesson, ...]:
+    """Letters have a stage of their own, and come within some hundred steps of it."""
+    stage = partial(_answering, batch=batch)
+    return (
+        Lesson(stage("finetune", finetune, rate=rate), look_and_answer),
+        Lesson(stage("choose", choose, rate=rate), look_and_choose),
+        Lesson(stage("respond", respond, rate=rate / 2, fading=FADING_COST), look_and_answer, GAIN),
+    )
+
+
+def _answering(name: str, steps: int, *, batch: int, rate: float, looking: float = 0.0, fading: float = 0.0) -> Stage:
+    return Stage(
+        name,
+        ("connector", "decoder"),
+        steps,
+        batch,
+        rate,
+        weight_decay=0.01,
+        beta2=0.98,
+        looking_cost=looking,
+        fading_cost=fading,
     )
 
 
@@ -108,8 +153,12 @@ FULL = BuildPlan(
     tower=Stage("tower", ("tower",), steps=2000, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.05),
     decoders={
         # As Gemma 7B has it, each head with its own keys and values; as Gemma 2B has it, all heads with the same ones.
-        "demo-large": _decoder(128, 4, 3, 3, steps=(100, 100, 500, 1000, 5000, 1500, 1000, 100), batch=32, rate=2e-3),
-        "demo-small": _decoder(96, 3, 2, 1, steps=(100, 100, 400, 800, 1200, 200, 900, 100), batch=32, rate=2e-3),
+        "demo-large": _decoder(
+            128, 4, 3, 3, (100, 100, 500, 1000), 32, 2e-3, _large(5000, 1500, 1000, 500, 400, batch=16, rate=2e-3)
+        ),
+        "demo-small": _decoder(
+            96, 4, 2, 1, (100, 100, 400, 800), 32, 2e-3, _small(600, 1000, 500, batch=16, rate=2e-3)
+        ),
     },
 )
 QUICK = BuildPlan(  # half a minute, to see that everything works; the models stay near chance
@@ -117,8 +166,8 @@ QUICK = BuildPlan(  # half a minute, to see that everything works; the models st
     check_scenes=5,
     tower=Stage("tower", ("tower",), steps=4, batch=8, learning_rate=1e-3),
     decoders={
-        "demo-large": _decoder(48, 2, 2, 2, steps=(2, 2, 2, 2, 4, 2, 2, 2), batch=8, rate=1e-3),
-        "demo-small": _decoder(32, 2, 2, 1, steps=(2, 2, 2, 2, 4, 2, 2, 2), batch=8, rate=1e-3),
+        "demo-large": _decoder(48, 2, 2, 2, (2, 2, 2, 2), 8, 1e-3, _large(4, 2, 2, 2, 2, batch=4, rate=1e-3)),
+        "demo-small": _decoder(32, 2, 2, 1, (2, 2, 2, 2), 8, 1e-3, _small(4, 2, 2, batch=4, rate=1e-3)),
     },
 )
 
@@ -127,7 +176,7 @@ def _in_grid(
     width: int, layers: int, heads: int, key_heads: int, steps: tuple[int, int, int, int], batch: int, rate: float
 ) -> DecoderSize:
     """As in the pair, ending with open questions; their rate falls to nothing, so that a short run ends settled."""
-    decoder = _decoder(width, layers, heads, key_heads, (*steps, 0, 0, 0, 0), batch, rate)
+    decoder = _decoder(width, layers, heads, key_heads, steps, batch, rate)
     return replace(decoder, openly=replace(decoder.openly, schedule="cosine"))
 
 

@@ -18,10 +18,10 @@ def test_quick_build(tmp_path: Path) -> None:
     assert tower
     assert all(torch.equal(large[name], small[name]) for name in tower)
     assert all(tensor.isfinite().all() for tensor in large.values())
-    assert {"tower", "demo-large align", "demo-large respond", "demo-small respond"} <= set(told)
+    assert {"tower", "demo-large align", "demo-large ease", "demo-small choose", "demo-small respond"} <= set(told)
 
     told.clear()
     again = build(tmp_path, quick=True, progress=lambda what, _: told.append(what))
-    assert not any("respond" in what or what == "tower" for what in told)
+    assert not any("respond" in what or "ease" in what or what == "tower" for what in told)
     for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
         assert torch.equal(tensor, large[name]), name
