@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,3 +165,14 @@ def test_the_command_writes_its_place_on_a_page(tmp_path, found):
     assert "| centre prior |" in text
     stored = (tmp_path / "out" / "demo-small" / "results.jsonl").read_text().splitlines()
     assert {json.loads(line)["method"] for line in stored} == {"", "rollout", "centre prior", "random"}
+
+
+def test_of_a_model_in_a_folder_it_is_kept_beside_the_others_and_not_in_it(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(Path(relevancy.__file__).parent / "demo" / "weights" / "demo-small", folder)
+    before = sorted(folder.iterdir())
+    arguments = ["evaluate", "methods", "--model", str(folder), "--methods", "rollout", "--scenes", "1"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert sorted(folder.iterdir()) == before
+    assert len(list((tmp_path / "out").rglob("results.jsonl"))) == 1

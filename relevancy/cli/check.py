@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from relevancy.cli.options import (
     BoxLayout,
     Framing,
     ScopeName,
+    folder_of,
     layer_numbers,
     load_model,
     load_quietly,
@@ -172,7 +172,7 @@ def check(
         model = load_model(name, **asked.options)
         about = {"scope": scope.value, "layers": layers or "all", "dtype": str(model.dtype)}
         about |= {"box layout": box_layout.value} if box_layout else {}
-        folder = out_folder / re.sub(r"[^\w.-]+", "-", model.name)
+        folder = folder_of(out_folder, model.name)
         task = Check(
             model,
             listed,

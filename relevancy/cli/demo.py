@@ -14,7 +14,7 @@ from rich.table import Table
 from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
-from relevancy.cli.options import load_model
+from relevancy.cli.options import folder_of, load_model
 from relevancy.cli.size import size_of_models
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
@@ -286,7 +286,7 @@ def evaluate_methods(
     with bars() as report:
         for one in map(load_model, model or PAIR):
             found = standings(
-                one, out_folder / escaped(one.name), scenes=scenes, seed=seed, methods=named,
+                one, folder_of(out_folder, one.name), scenes=scenes, seed=seed, methods=named,
                 progress=share_of(report, one.name),
             )  # fmt: skip
             made.append(markdown(one.name, seed, found))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from relevancy.cli.options import load_model
+from relevancy.cli.options import folder_of, load_model
 from relevancy.cli.terminal import bars, check_writable, out, say, share_of
 from relevancy.errors import RelevancyError
 
@@ -54,7 +54,7 @@ def evidence_of_pair(
     with bars() as report:
         for name in dict.fromkeys(names):
             model = load_model(name)
-            kept, told = folder / model.name, share_of(report, f"{model.name} maps")
+            kept, told = folder_of(folder, model.name), share_of(report, f"{model.name} maps")
             collected = collect(model, kept, scenes=scenes, seed=seed, methods=chosen, progress=told)
             questions[model.name] = {"asked": collected.asked, "right": collected.right}
             found += _scored(model.name, collected, chosen, share_of(report, f"{model.name} scores"))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from relevancy.cli.terminal import busy
@@ -108,6 +109,11 @@ def load_model(name: str, **options: Any) -> Model:
     """`relevancy.load` behind a spinner."""
     with busy(f"loading {name}"):
         return load_quietly(name, **options)
+
+
+def folder_of(out_folder: Path, model: str) -> Path:
+    """Where a command keeps what it finds of a model, whose name may be a path."""
+    return out_folder / re.sub(r"[^\w.-]+", "-", model)
 
 
 def load_quietly(name: str, **options: Any) -> Model:

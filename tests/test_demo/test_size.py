@@ -25,7 +25,7 @@ from relevancy.models.knockout import Variant
 from relevancy.models.prepared import Prepared
 from relevancy.stats.intervals import student
 
-SEED, SCENES = 906, 12
+SEED, SCENES = 909, 12
 MARKS = "<!-- relevancy evaluate demo --size: {} here -->"
 
 
@@ -77,6 +77,7 @@ def test_what_is_kept_of_an_answer_is_what_one_explanation_says(models, read):
     """Asked alone; use of the picture by a whole pass without it, the peak by the pixel in its patch's middle."""
     model, run = models[0].model, read[1][0]
     asked = [one for pair in scene_questions(SCENES, SEED) for one in pair]
+    assert {len(one.question.items) for one in asked} >= {0, 1, 2}
     pointed = 0
     for one, kept in zip(asked, run.answers, strict=True):
         question, image = one.question, one.scene.image
@@ -107,16 +108,26 @@ def test_what_is_kept_of_an_answer_is_what_one_explanation_says(models, read):
     assert pointed > 5
 
 
-def test_who_answers_nothing_is_wrong_and_explained_all_the_same(tmp_path):
+def test_who_answers_nothing_is_wrong_and_explained_all_the_same(tmp_path, monkeypatch):
     openly, _ = next(scene_questions(1, SEED))
-    said = explain(made(5), openly.scene.image, openly.question.text, evidence=False).target.id
-    own = made(5)
+    said = explain(made(7), openly.scene.image, openly.question.text, evidence=False).target.id
+    own, asked = made(7), []
     own.model.generation_config.eos_token_id = [said]
+
+    def watched(model, images, questions, *, target, **options):
+        results = explain(model, images, questions, target=target, **options)
+        asked.extend((target, result.answer) for result in results)
+        return results
+
+    monkeypatch.setattr(size, "explain", watched)
     silent = asking(sized_models([("silent", own)])[0], tmp_path, scenes=3).answers[0]
     assert silent["right"] == 0
     assert silent["blind_tv"] == pytest.approx(
         explain(own, openly.scene.image, openly.question.text).evidence.blind_tv, abs=1e-5
     )
+    assert len(asked) == 6
+    assert all((target == "first") == (not answer) for target, answer in asked)
+    assert {target for target, _ in asked} == {"first", "first-relevant"}
     with pytest.raises(RelevancyError, match="answer is empty"):
         explain(own, openly.scene.image, openly.question.text, target="first-relevant")
 
