@@ -77,8 +77,10 @@ def whole_files(folder: Path, earlier: Iterable[Path] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Within the block no other process works on the folder, made where it is not there. Raises RelevancyError.
+
+    wait: for a process that works on it, rather than refuse.
 
     The operating system lets go of the lock when a process ends, however it ends.
     """
@@ -86,17 +88,17 @@ def locked(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         stream = (path / LOCK).open("a+")
     try:
-        _lock(stream, path)
+        _lock(stream, path, wait)
         yield
     finally:
         stream.close()
 
 
-def _lock(stream: IO[str], path: Path) -> None:
+def _lock(stream: IO[str], path: Path, wait: bool) -> None:
     import fcntl
 
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         stream.seek(0)
         holder = stream.read(100).strip()

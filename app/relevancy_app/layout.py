@@ -19,6 +19,7 @@ from relevancy_app.safety import as_uploaded
 from relevancy_app.session import Controls
 from relevancy_app.settings import (
     COLORMAPS,
+    DEMO_GEMMA,
     DEMO_PAIR,
     MOST_EXCHANGES,
     MOST_LAYERS,
@@ -35,9 +36,7 @@ _HEADER = (
     '<header class="rv-header"><h1>relevancy</h1>'
     "<p>Which parts of a picture, and which words, made a vision-language model say <em>that</em> token?</p></header>"
 )
-_PAIR_NOTE = (
-    "demo-small and demo-large are a demonstration pair: they know drawn scenes like the examples, and no photographs."
-)
+_DEMO_NOTE = "The demo models are for demonstration: they know drawn scenes like the examples, and no photographs."
 
 
 # Gradio asks for both of two presses within a moment, and answers them in any order: one is sent, for the last.
@@ -283,7 +282,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
     )  # fmt: skip
     models = gr.CheckboxGroup(
         library.labels, value=list(library.names[:2]), label="Models", elem_id="rv-models",
-        info=_PAIR_NOTE if set(library.names) & set(DEMO_PAIR) else None,
+        info=_DEMO_NOTE if set(library.names) & {*DEMO_PAIR, DEMO_GEMMA} else None,
     )  # fmt: skip
     talk = _talk(settings)
     with gr.Column(elem_id="rv-dock"):

@@ -15,9 +15,10 @@ import torch
 import relevancy
 from relevancy import Model, RelevancyError
 from relevancy.core.memory import free_bytes
+from relevancy.models import bases
 from relevancy.models.memory import ExpectedModel, bytes_of, expected
 from relevancy.models.prefixes import PrefixCache, share_of
-from relevancy_app.settings import MOST_MODELS
+from relevancy_app.settings import DEMO_GEMMA, DEMO_PAIR, MOST_MODELS
 
 Progress = Callable[[str, float], None]
 """Called as progress(stage, share of the whole); whatever it raises ends the run."""
@@ -45,6 +46,11 @@ class Offer:
 def offer(name: str, **options: Any) -> Offer:
     """A model by its name; options as in `relevancy.load`. Raises RelevancyError where there is none of it."""
     return Offer(name, expected(name, **options), options)
+
+
+def usual() -> list[str]:
+    """What is offered where no model is named: the embedded pair, and `demo-gemma` where its base can be had."""
+    return [*DEMO_PAIR, *([DEMO_GEMMA] if bases.at_hand() else [])]
 
 
 class Library:

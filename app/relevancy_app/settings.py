@@ -25,8 +25,8 @@ SCOPES: tuple[tuple[str, Scope], ...] = (
     ("Full: on through the vision tower", "full"),
 )
 REPLACEMENTS = (("Gray", "grey"), ("Mean color of the picture", "mean"), ("Blur", "blur"))
-DEMO_PAIR = ("demo-small", "demo-large")
-"""What is offered where no model is named."""
+DEMO_PAIR, DEMO_GEMMA = ("demo-small", "demo-large"), "demo-gemma"
+"""What is offered where no model is named; the last where its base can be had."""
 SCREEN_SIDE = 1280  # pixels of the longer side of a picture as it is shown
 MOST_MODELS = 4  # side by side
 MOST_QUESTIONS = 6  # variations side by side

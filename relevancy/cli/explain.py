@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Annotated[str, typer.Option(help="demo-small, demo-large, 2b, 7b, a hub id, or a local folder.")],
+    model: Annotated[
+        str, typer.Option(help="demo-small, demo-large, demo-gemma, 2b, 7b, a hub id, or a local folder.")
+    ],
     image: Annotated[
         list[str] | None,
         typer.Option(

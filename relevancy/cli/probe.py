@@ -22,7 +22,9 @@ _VIEWS = 3  # shown in a row of the table
 
 
 def probe(
-    model: Annotated[str, typer.Option(help="demo-small, demo-large, 2b, 7b, a hub id, or a local folder.")],
+    model: Annotated[
+        str, typer.Option(help="demo-small, demo-large, demo-gemma, 2b, 7b, a hub id, or a local folder.")
+    ],
     size: Annotated[
         list[str] | None,
         typer.Option(metavar="WxH", help="Of a picture, as 640x480; several times for several. Five sizes by default."),

@@ -10,10 +10,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import AutoProcessor, GemmaTokenizer, LlavaForConditionalGeneration, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoProcessor,
+    GemmaTokenizer,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from relevancy.atomic_io import whole
 from relevancy.demo.card import card
@@ -32,10 +39,10 @@ from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.models.model import wrap
 from relevancy.train.collate import Collate
-from relevancy.train.composition import compose
+from relevancy.train.composition import compose, put
 from relevancy.train.features import look_once, stored_features
 from relevancy.train.stages import Stage, freeze, parameters_of
-from relevancy.train.trainer import run
+from relevancy.train.trainer import run, trained_weights
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
@@ -126,15 +133,16 @@ def teach(
     model: LlavaForConditionalGeneration,
     name: str,
     told: Told,
-    tokenizer: GemmaTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     pool: Pool,
     stages: Path,
     seed: int,
     report: Progress,
+    longest: int | None = None,
 ) -> None:
     """One stage of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE."""
     stage, talk, features = told
-    data = SceneDialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed)
+    data = SceneDialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed, longest)
     freeze(model, stage)
     with stored_features(model):
         named = replace(stage, name=f"{name} {stage.name}")
@@ -161,8 +169,8 @@ def finish(
     if not done.exists():
         run(stage, model, data, collate, folder, seed=seed, progress=report)
         with whole(done) as part:
-            save_model(model, str(part))
-    load_model(model, done)
+            save_file(trained_weights(model), part)
+    put(model, load_file(done))
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder: Path) -> None:

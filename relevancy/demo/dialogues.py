@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from relevancy.demo.language import DESCRIBE
 from relevancy.demo.pool import Pool
 from relevancy.demo.questions import FORMS, Question, ask, ask_twice, describe
+from relevancy.demo.wordings import in_a_sentence, reworded
 from relevancy.train.template import IMAGE, Turn, dialogue, encode
 
 QUESTIONS = 8  # per dialogue, at most
@@ -36,6 +37,22 @@ class Talked:
 
 
 Talk = Callable[[Pool, int, np.random.Generator], Talked]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How a decoder that knows English is asked: shares.
+
+    captions: of descriptions among the dialogues. twice: of those that ask each question openly, then with options,
+    among the others. lettered: of those with options alone among the rest. reworded: of questions in other words.
+    sentences: of open questions whose answer is a sentence.
+    """
+
+    captions: float
+    twice: float
+    lettered: float
+    reworded: float
+    sentences: float
 
 
 def read_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
@@ -94,6 +111,25 @@ def look_closely_and_answer(pool: Pool, index: int, rng: np.random.Generator) ->
     return _questions(IMAGE, pool, index, rng, strength=strength)
 
 
+def look_and_answer_variously(pool: Pool, index: int, rng: np.random.Generator, mix: Mix) -> Talked:
+    """The picture, then questions in many words, whose answers are words, letters or sentences."""
+    if rng.uniform() < mix.captions:
+        return caption(pool, index, rng)
+    if rng.uniform() < mix.twice:
+        questions = _twice(pool, index, rng)
+    else:
+        questions = _once(pool, index, rng, FORMS[1:] if rng.uniform() < mix.lettered else FORMS)
+    return Talked(_talk(IMAGE, [_varied(question, rng, mix) for question in questions]))
+
+
+def _varied(question: Question, rng: np.random.Generator, mix: Mix) -> Question:
+    asked = reworded(question, rng) if rng.uniform() < mix.reworded else question
+    if question.form != "open" or rng.uniform() >= mix.sentences:
+        return asked
+    full = in_a_sentence(question)  # which is made of the plain wording
+    return replace(full, text=asked.text + full.text[len(question.text) :])
+
+
 def _seldom_caption(pool: Pool, index: int, rng: np.random.Generator) -> Talked | None:
     """Now and then a description, lest it be forgotten; else nothing."""
     return caption(pool, index, rng) if rng.uniform() < CAPTIONS else None
@@ -107,14 +143,23 @@ def _questions(
     forms: Sequence[str] = FORMS,
     strength: float = 1.0,
 ) -> Talked:
-    questions = ask(pool.layouts[index], pool.shares[index], rng, forms, doubt=(1 - strength) / 2)
-    return Talked(_talk(opening, _without_hints(questions, rng)), strength)
+    return Talked(_talk(opening, _once(pool, index, rng, forms, doubt=(1 - strength) / 2)), strength)
 
 
 def _questions_twice(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
+    return Talked(_talk(IMAGE, _twice(pool, index, rng)))
+
+
+def _once(
+    pool: Pool, index: int, rng: np.random.Generator, forms: Sequence[str] = FORMS, doubt: float = 0.0
+) -> list[Question]:
+    return _without_hints(ask(pool.layouts[index], pool.shares[index], rng, forms, doubt), rng)
+
+
+def _twice(pool: Pool, index: int, rng: np.random.Generator) -> list[Question]:
+    """Each question openly, then with options."""
     again = dict(ask_twice(pool.layouts[index], pool.shares[index], rng))
-    openly = _without_hints(list(again), rng)
-    return Talked(_talk(IMAGE, [question for one in openly for question in (one, again[one])]))
+    return [question for one in _without_hints(list(again), rng) for question in (one, again[one])]
 
 
 def _talk(opening: str, questions: Sequence[Question]) -> list[Turn]:
@@ -152,7 +197,10 @@ class SceneDialogues(Dataset):
         passes: int,
         features: Tensor | None = None,
         seed: int = 0,
+        longest: int | None = None,
     ):
+        """longest: tokens of a dialogue, beyond which its last questions are left out."""
+        self.longest = longest
         self.pool, self.talk, self.tokenizer, self.image_tokens = pool, talk, tokenizer, image_tokens
         self.passes, self.features, self.seed = passes, features, seed
 
@@ -162,7 +210,7 @@ class SceneDialogues(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = position % len(self.pool)
         talked = self.talk(self.pool, index, np.random.default_rng([self.seed, position]))
-        encoded = encode(talked.turns, self.tokenizer, self.image_tokens)
+        encoded = encode(talked.turns, self.tokenizer, self.image_tokens, max_length=self.longest, overlong="drop")
         example: dict[str, Any] = {"input_ids": encoded.ids, "labels": encoded.labels}
         if self.features is not None:
             own = self.features[index : index + 1]

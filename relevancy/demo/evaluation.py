@@ -24,11 +24,14 @@ from relevancy.metrics.localization import energy, pointing_patch
 from relevancy.models.model import Model
 from relevancy.train.collate import Collate
 from relevancy.train.features import look_once, stored_features
+from relevancy.train.losses import CHUNK
 from relevancy.train.template import IGNORED, IMAGE, dialogue, encode
 
 Picture = Literal["own", "other", "grey"]  # what the model is shown: the scene, another scene, nothing
 Progress = Callable[[float], None]
+Wording = Callable[[Question], Question]  # in which words a question is asked
 GREY = 127
+WORDS = 1 << 22  # of one position, over a batch: as many logits as maps are made of at a time
 DRAWN = 0.6  # of the time that accuracies take: all pictures are drawn
 
 
@@ -66,6 +69,11 @@ class MapTruth:
     object_share: float
 
 
+def as_it_is(question: Question) -> Question:
+    """The question in its own words."""
+    return question
+
+
 def held_out(scenes: int, seed: int) -> Iterator[Scene]:
     """Scenes never trained on; each seed has its own."""
     first = HELD_OUT + seed * 1_000_000
@@ -78,10 +86,13 @@ def accuracy(
     scenes: int = 2000,
     seed: int = 0,
     picture: Picture = "own",
+    wording: Wording = as_it_is,
     batch: int = 128,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Ask every question of every scene, alone, and compare the greedy answer with the right one, letter by letter.
+
+    wording: in which words each is asked, such as `wordings.never_heard`.
 
     An answer is right when at each of its tokens, and at the end of the turn, the right token has the largest logit
     after the right tokens before it: exactly then greedy decoding writes it. So one forward pass is enough.
@@ -93,7 +104,7 @@ def accuracy(
     features = look_once(
         tower, lambda start, stop: normalized(pixels[start:stop]), len(drawn), layer, dtype=torch.float32
     )
-    asked = [(index, question) for index, one in enumerate(drawn) for question in one.questions]
+    asked = [(index, wording(question)) for index, one in enumerate(drawn) for question in one.questions]
     right: list[list[bool]] = [[] for _ in drawn]
     hits = answered(model, asked, features, batch, lambda share: report(DRAWN + (1 - DRAWN) * share))
     for (index, _), hit in zip(asked, hits, strict=True):
@@ -163,12 +174,21 @@ def _greedy_hits(model: Model, asked: Sequence[tuple[int, Question]], features: 
         logits_to_keep=1,
     ).past_key_values
     cache.batch_select_indices(torch.from_numpy(of_picture).to(model.device))
-    # Padding comes after a question's own tokens, so that none of them sees it.
-    best = model.model(input_ids=ids[:, opening:], past_key_values=cache).logits[:, :-1].argmax(-1)
     labels = inputs["labels"][:, opening + 1 :].clone()
     last = labels.shape[1] - 1 - (labels != IGNORED).flip(1).int().argmax(1)
     labels[torch.arange(len(labels)), last] = IGNORED
-    return ((best == labels) | (labels == IGNORED)).all(1).tolist()
+    said = labels != IGNORED
+    # Padding comes after a question's own tokens, so that none of them sees it.
+    hidden = model.model.model(input_ids=ids[:, opening:], past_key_values=cache).last_hidden_state
+    hits = torch.ones_like(said)
+    hits[said] = _most_likely(model, hidden[:, :-1][said]) == labels[said]
+    return hits.all(1).tolist()
+
+
+def _most_likely(model: Model, states: Tensor) -> Tensor:
+    """The token with the largest logit after each state (states, width), with few logits in memory at once."""
+    head = model.model.get_output_embeddings()
+    return torch.cat([head(part).argmax(-1) for part in states.split(CHUNK)])
 
 
 def _summary(drawn: Sequence[Scene], seed: int, right: list[list[bool]], picture: Picture) -> Accuracy:
@@ -198,21 +218,23 @@ def map_truth(
     scored: Accuracy,
     *,
     scope: Scope = "language",
+    wording: Wording = as_it_is,
     batch: int = 64,
     progress: Progress | None = None,
 ) -> MapTruth:
     """Score the maps of all right answers about exactly one visible object, first token, all layers.
 
-    scored: what `accuracy` found of this model, with the scenes' own pictures.
+    scored: what `accuracy` found of this model, with the scenes' own pictures. wording: as there.
     """
     asked: list[tuple[Scene, Question]] = []
     for one, hits in zip(held_out(scored.scenes, scored.seed), scored.right, strict=True):
         asked += [
-            (one, question)
+            (one, wording(question))
             for question, hit in zip(one.questions, hits, strict=True)
             if hit and len(question.items) == 1
         ]
     judge = _Judge(model, scored.seed)
+    batch = max(1, min(batch, WORDS // model.model.config.get_text_config().vocab_size))
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
         _judge_batch(model, part, scope, judge)
@@ -255,11 +277,12 @@ def _relevancy(
 ) -> list[np.ndarray]:
     """For each target, maps of what it makes of the logits at `position`: (batch, patches). One forward pass."""
     rows = torch.arange(len(position), device=model.device)
+    asked, of_row = position.unique(return_inverse=True)
     image_tokens = inputs["input_ids"] == model.image_token_id
     patches = (model.model.config.vision_config.image_size // model.model.config.vision_config.patch_size) ** 2
     maps = []
     with record(model.model, scope=scope) as tape:
-        logits = model.model(**inputs).logits[rows, position]
+        logits = model.model(**inputs, logits_to_keep=asked).logits[rows, of_row]
         for number, target in enumerate(targets, start=1):
             relevance = tape.relevance(target(logits), position, retain_graph=number < len(targets))
             on_text_side = relevance.language[image_tokens].view(len(position), -1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import GemmaTokenizer, LlavaProcessor
+from transformers import GemmaTokenizer, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from relevancy.demo.questions import describe
@@ -66,7 +66,7 @@ def _learned() -> dict[str, Any]:
     return json.loads(core.to_str())["model"]
 
 
-def build_processor(tokenizer: GemmaTokenizer, size: int, patch: int) -> LlavaProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerBase, size: int, patch: int) -> LlavaProcessor:
     """Pictures resized to `size` pixels, short side, and cropped, as CLIP does; one placeholder per patch."""
     pictures = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     return LlavaProcessor(

@@ -28,9 +28,17 @@ class Shown:
 
 
 def showcase(
-    models: Sequence[Model], out: Path, *, scenes: int = 3, seed: int = 0, method: str = SHOWN_FIRST
+    models: Sequence[Model],
+    out: Path,
+    *,
+    scenes: int = 3,
+    seed: int = 0,
+    method: str = SHOWN_FIRST,
+    shared_scale: bool = True,
 ) -> Iterator[Shown]:
     """Explain held-out scenes with every model and save the figures, one by one as they are ready; older ones go.
+
+    shared_scale: whether the maps of a figure are drawn on one scale; that of a deep model hides those of shallow ones.
 
     A standing and a floating duck come first. Of each other scene the question is one about a single object, so that
     the map can be judged at a glance.
@@ -42,7 +50,9 @@ def showcase(
         chosen.append((drawn, _about_one(drawn, KINDS_SHOWN[turn % len(KINDS_SHOWN)])))
     folders = [out / f"{number:02d}-{question.type}" for number, (_, question) in enumerate(chosen)]
     for folder, (drawn, question) in zip(folders, chosen, strict=True):
-        yield _shown(models, drawn, question, folder, method)
+        found = compare(models, drawn.image, question.text, target="first-relevant", method=method)
+        found.save(folder, shared_scale=shared_scale)
+        yield Shown(question.text, question.answer, found.explanations, folder / "side-by-side.png")
     others = [place for place in out.glob("[0-9][0-9]-*") if place not in folders]
     with whole_files(out, [file for place in others for file in Comparison.saved_in(place)]):
         pass
@@ -52,9 +62,3 @@ def _about_one(drawn: Scene, kind: str) -> Question:
     """A question about one object, of this type and open where the scene has one; any question if there is none."""
     single = [question for question in drawn.questions if len(question.items) == 1] or list(drawn.questions)
     return min(single, key=lambda question: (question.type != kind, question.form != "open"))
-
-
-def _shown(models: Sequence[Model], drawn: Scene, question: Question, folder: Path, method: str) -> Shown:
-    found = compare(models, drawn.image, question.text, target="first-relevant", method=method)
-    found.save(folder)
-    return Shown(question.text, question.answer, found.explanations, folder / "side-by-side.png")

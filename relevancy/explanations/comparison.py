@@ -87,8 +87,13 @@ class Comparison:
         """The same numbers on smaller pictures, as in `Explanation.reduced`."""
         return replace(self, explanations=tuple(result.reduced(max_side) for result in self.explanations))
 
-    def figure(self, *, smooth: bool = True, floor: float = overlay.FLOOR, **options: Any) -> Figure:
-        """All maps side by side on one scale; `floor` as in `Explanation.shown`, `options` as in `figures.figure`."""
+    def figure(
+        self, *, smooth: bool = True, floor: float = overlay.FLOOR, shared_scale: bool = True, **options: Any
+    ) -> Figure:
+        """All maps side by side on one scale, or each on its own.
+
+        floor: as in `Explanation.shown`. options: as in `figures.figure`.
+        """
         panels = [
             replace(
                 result.panel(smooth=smooth, floor=floor, picture=picture),
@@ -97,13 +102,18 @@ class Comparison:
             for picture in range(max(1, len(self.explanations[0].pictures)))
             for number, result in enumerate(self.explanations)
         ]
-        notes = [*self.findings(), *(one.how for one in self.explanations)]
-        return figures.figure(panels, question=self.explanations[0].question, **{"notes": notes} | options)
+        drawn = {
+            "notes": [*self.findings(shared_scale=shared_scale), *(one.how for one in self.explanations)]
+        } | options
+        return figures.figure(panels, question=self.explanations[0].question, shared_scale=shared_scale, **drawn)
 
-    def findings(self) -> list[str]:
-        """What the evidence says of each map, how far the maps agree, and what that is worth, a line each."""
+    def findings(self, *, shared_scale: bool = True) -> list[str]:
+        """What the evidence says of each map, how far the maps agree, and what that is worth, a line each.
+
+        shared_scale: as in `figure`; on one scale some maps are hardly seen, and are named.
+        """
         told = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
-        told += self._dark()
+        told += self._dark() if shared_scale else []
         told += [pair.summary() for pair in self.agreement if self.explanations[0].pictures]
         if self.agreement and any(one.evidence and one.evidence.verdict != "confirmed" for one in self.explanations):
             told.append("Agreement says little about maps that are not confirmed.")
@@ -139,11 +149,11 @@ class Comparison:
             found[self.explanations[number].answer] = own.per_token
         return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
-    def save(self, folder: str | os.PathLike[str], *, floor: float = overlay.FLOOR) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, floor: float = overlay.FLOOR, shared_scale: bool = True) -> Path:
         """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder.
 
-        All of them or none; those of an earlier comparison that are there go, other files stay. floor: as in
-        `Explanation.shown`.
+        All of them or none; those of an earlier comparison that are there go, other files stay. floor, shared_scale: as
+        in `figure`.
         """
         path = Path(folder)
         with whole_files(path, self.saved_in(path)) as part:
@@ -151,7 +161,7 @@ class Comparison:
                 result.write_files(part / f"{number}-{Path(result.model).name}", floor=floor)
             stored = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
             (part / _JSON).write_text(stored, encoding="utf-8")
-            drawn = self.figure(floor=floor)
+            drawn = self.figure(floor=floor, shared_scale=shared_scale)
             drawn.savefig(part / "side-by-side.png")
             drawn.savefig(part / "side-by-side.pdf")
         return path

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from relevancy.errors import RelevancyError
-from relevancy.models import checkpoints
+from relevancy.models import bases, checkpoints
 
 _CONFIG = "adapter_config.json"
 # Kinds that put tokens of their own before the prompt, or whose layers depend on more than their input.
@@ -84,6 +84,8 @@ class Location:
 def located(label: str, revision: str | None) -> Location:
     """The parts of a named model, fetched if they must be. Raises RelevancyError."""
     folder = checkpoints.folder_of(label, revision)
+    if bases.needed_by(folder):
+        folder = bases.joined(folder, label)
     adapter = alone_in(folder, label)
     if adapter is None:
         return Location(folder, folder)

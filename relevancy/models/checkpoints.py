@@ -46,7 +46,7 @@ _PARTS: dict[str, Any] = {
     "ignore_patterns": ["*/*", "consolidated*"],
 }
 # What transformers raises for files that are not what it expects.
-_UNREADABLE = (
+UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, ArithmeticError,
     AssertionError, StrictDataclassError,
 )  # fmt: skip
@@ -69,6 +69,7 @@ _WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 MODELS = {
     "demo-small": Spec(_WEIGHTS / "demo-small", "the smaller of the embedded pair, no download"),
     "demo-large": Spec(_WEIGHTS / "demo-large", "the larger of the embedded pair, no download"),
+    "demo-gemma": Spec(_WEIGHTS / "demo-gemma", "the pair's tower with Google's Gemma 3 270M, which comes on demand"),
     "2b": Spec("Intel/llava-gemma-2b", "LLaVA-Gemma 2B with a CLIP tower"),
     "7b": Spec("Intel/llava-gemma-7b", "LLaVA-Gemma 7B with a CLIP tower"),
 }
@@ -154,7 +155,7 @@ def config_of(folder: Path, label: str) -> PreTrainedConfig:
         raise RelevancyError(f"{label}: config.json is no JSON object: copy it anew from where the model was saved")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise RelevancyError(
             f"{label}: config.json is of no model this transformers knows, and code that comes with a checkpoint is "
             f"never run ({first_line(error)})"
@@ -214,7 +215,7 @@ def check_config(config: PreTrainedConfig, parameters: int, label: str) -> None:
     try:
         with torch.device("meta"):
             described = sum(weight.numel() for weight in _kind(config).from_config(config).parameters())
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise RelevancyError(
             f"{label}: config.json describes no model that can be built ({first_line(error)}): copy it anew from "
             "where the model was saved"
@@ -277,7 +278,7 @@ def weights_of(
             f"not enough memory to load {label} in {str(dtype).removeprefix('torch.')} on {device}: use quantization "
             "4bit, dtype bfloat16, device cpu, or a smaller model"
         ) from error
-    except (*_UNREADABLE, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         other = ": try another device_map, or quantization 4bit" if "device_map" in options else ""
         raise RelevancyError(f"{label} cannot be loaded: {first_line(error)}{other}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from relevancy.core.memory import free_bytes
-from relevancy.models import checkpoints
+from relevancy.models import bases, checkpoints
 from relevancy.models.device import device_for, dtype_for
 from relevancy.models.model import Model
 
@@ -32,10 +32,13 @@ def expected(
 ) -> ExpectedModel | None:
     """What `load` will take with these arguments, seen without loading or fetching anything.
 
-    None where that cannot be known before: of a model that is on the hub alone, and of an adapter. Raises
+    None where that cannot be known before: of a model that is on the hub alone, of one that is still to be put together
+    with its base, and of an adapter. Raises
     RelevancyError where there is no such model.
     """
     folder = checkpoints.folder_at_hand(name)
+    if folder is not None and bases.needed_by(folder):
+        folder = bases.joined_at_hand(folder, name)
     if folder is None or ((folder / checkpoints.ADAPTER).is_file() and not checkpoints.weight_files(folder)):
         return None
     target, parameters = device_for(device), checkpoints.parameters_in(folder, name)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from transformers import FuyuProcessor, PaliGemmaProcessor, PreTrainedTokenizerBase
+from transformers import AddedToken, FuyuProcessor, PaliGemmaProcessor, PreTrainedTokenizerBase
 
+from relevancy.data.fields import IMAGE
 from relevancy.errors import RelevancyError, shortened
 from relevancy.models.checkpoints import first_line
 from relevancy.models.conversation import ChatTurn, Conversation, Moving, to_messages
 
-END_OF_TURN = "<end_of_turn>"
+START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 _PROBE = "quail"  # a word that no chat template says by itself
 _PLACEHOLDERS = (
     "image_token",
@@ -25,6 +26,23 @@ Wording = Callable[[Conversation], str]
 def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
     """A processor's tokenizer; a tokenizer is its own."""
     tokenizer: PreTrainedTokenizerBase = getattr(processor, "tokenizer", processor)
+    return tokenizer
+
+
+def with_turns(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """A decoder's tokenizer with the control tokens of Gemma's turns and `<image>` where it lacks them.
+
+    Raises RelevancyError for one that no dialogue can be written with; name: for messages.
+    """
+    missing = [token for token in (IMAGE, START_OF_TURN, END_OF_TURN) if token not in tokenizer.get_vocab()]
+    if missing:  # a decoder that is no Gemma learns Gemma's turns
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    if tokenizer.bos_token is None or not tokenizer.is_fast:
+        raise RelevancyError(f"{name}: its tokenizer has no <bos>, or no fast version that tells offsets")
+    if tokenizer.eos_token is None:
+        raise RelevancyError(f"{name}: its tokenizer has no <eos>, so nothing ends an answer or fills a batch: set one")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 

@@ -163,7 +163,7 @@ def check_decoder(decoder: PreTrainedModel, name: str) -> None:
         )
 
 
-def put(model: LlavaForConditionalGeneration, weights: Mapping[str, Tensor]) -> None:
+def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Replace some of a model's weights, by name."""
     unknown = model.load_state_dict(weights, strict=False).unexpected_keys
     if unknown:

@@ -16,7 +16,7 @@ _TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|u
 def require_peft() -> None:
     """Refuse before anything is loaded."""
     if importlib.util.find_spec("peft") is None:
-        raise RelevancyError('lora_rank needs peft: pip install "relevancy[lora]"')
+        raise RelevancyError('training adapters (lora_rank) needs peft: pip install "relevancy[lora]"')
 
 
 def adapt(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AddedToken,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -24,12 +23,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from relevancy.errors import RelevancyError
-from relevancy.models import checkpoints, compat
+from relevancy.models import bases, checkpoints, compat
 from relevancy.models.model import load
+from relevancy.models.prompts import with_turns
 from relevancy.train.presets import Preset
 from relevancy.train.projector import FILE, check_settings, projector, projector_file
 from relevancy.train.shapes import SHAPES
-from relevancy.train.template import END, IMAGE, START
 
 CHAT_TEMPLATE = (  # Gemma's turns, with the picture where its message has it
     "{{ bos_token }}{% for message in messages %}"
@@ -78,17 +77,7 @@ def parts_of(preset: Preset) -> Parts:
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     """A decoder's tokenizer, with the control tokens of Gemma's turns and `<image>` where it lacks them."""
-    tokenizer = _asked(AutoTokenizer, name)
-    missing = [token for token in (IMAGE, START, END) if token not in tokenizer.get_vocab()]
-    if missing:  # a decoder that is no Gemma learns Gemma's turns
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
-    if tokenizer.bos_token is None or not tokenizer.is_fast:
-        raise RelevancyError(f"{name}: its tokenizer has no <bos>, or no fast version that tells offsets")
-    if tokenizer.eos_token is None:
-        raise RelevancyError(f"{name}: its tokenizer has no <eos>, so nothing ends an answer or fills a batch: set one")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return with_turns(_asked(AutoTokenizer, name), name)
 
 
 def pictures_of(name: str) -> Any:
@@ -198,7 +187,9 @@ def _is_whole(name: str) -> bool:
 def _asked(kind: Any, name: str, **options: Any) -> Any:
     """`from_pretrained` of a name, with one line for what can go wrong. Code of a checkpoint is never run."""
     known = checkpoints.MODELS.get(name)
-    source = known.source if known else name
+    source: str | Path = known.source if known else name
+    if bases.needed_by(Path(source).expanduser()):
+        source = bases.joined(Path(source).expanduser(), name)
     if isinstance(source, str) and (source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir()):
         raise RelevancyError(f"there is no folder {source}: give a folder or a hub id such as google/gemma-2b-it")
     try:

@@ -3,7 +3,7 @@
 import pytest
 from relevancy_app import actions, asking
 from relevancy_app.building import build
-from relevancy_app.library import Offer, library, offer, told_bytes
+from relevancy_app.library import Offer, library, offer, told_bytes, usual
 from relevancy_app.session import Session
 from relevancy_app.settings import Settings
 from relevancy_app.starting import main
@@ -11,7 +11,7 @@ from relevancy_app.wiring import Handlers
 
 import relevancy
 from relevancy import RelevancyError
-from relevancy.models import checkpoints
+from relevancy.models import bases, checkpoints
 from relevancy.models.memory import bytes_of, expected
 
 LIMITS = Settings()
@@ -204,3 +204,18 @@ def test_the_program_tells_of_a_wrong_name_before_anything_is_loaded(monkeypatch
 
 def test_sizes_are_told_in_one_unit():
     assert [told_bytes(count) for count in (5_130_000_000, 123_000_000, 4_200_000)] == ["5.1 GB", "0.1 GB", "4 MB"]
+
+
+def test_demo_gemma_is_offered_where_its_base_can_be_had(demo_gemma, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert usual() == ["demo-small", "demo-large", "demo-gemma"]
+    shelf = library([offer("demo-small"), offer("demo-gemma")])
+    assert {name: label for label, name in shelf.labels}["demo-gemma"].endswith("to be fetched first")
+    with shelf.using(["demo-gemma", "demo-small"]) as models:
+        assert [model.name for model in models] == ["demo-gemma", "demo-small"]
+    assert offer("demo-gemma").size.startswith("about")
+    monkeypatch.delenv(bases.VARIABLE)
+    monkeypatch.setattr(bases, "_PARTS", {"no_such_part_of_gemma": "part00"})
+    assert usual() == ["demo-small", "demo-large"]
+    with pytest.raises(RelevancyError, match="which is not part of this package"):
+        offer("demo-gemma")

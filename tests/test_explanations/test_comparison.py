@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from observers import Runs
+from PIL import Image
 
 import relevancy
 from relevancy.atomic_io import whole_files
@@ -358,6 +359,21 @@ def test_a_map_that_the_one_scale_leaves_dark_is_named(both, times, dark):
     assert [line.startswith("low's map is dark on the one scale: its peak is 9.9% of") for line in told] == [
         True
     ] * dark
+
+
+def test_each_on_a_scale_of_its_own_no_map_is_dark(both, tmp_path):
+    first = both.explanations[0]
+    faint = tiny.redrawn(first, image_map=(first.image_map * 0.01).astype(np.float32))
+    pair = compared([first, replace(faint, model="low")])
+    assert not any("dark" in line for line in pair.findings(shared_scale=False))
+    one, own = pair.figure(), pair.figure(shared_scale=False)
+    assert "dark" in words_in(one)
+    assert "dark" not in words_in(own)
+    assert words_in(own).count("(raw)") == 2 * words_in(one).count("(raw)")
+    pair.save(tmp_path, shared_scale=False)
+    assert Image.open(tmp_path / "side-by-side.png").size == tuple(
+        round(inches * own.dpi) for inches in own.get_size_inches()
+    )
 
 
 def test_a_notebook_shows_the_figure_and_each_models_notes(both):
