@@ -61,7 +61,7 @@ def test_right_about_the_picture_and_not_without_it(shipped, own) -> None:
     """Right on held-out scenes; with another's picture no better than by guessing."""
     blind = evaluation.accuracy(shipped, scenes=50, seed=77, picture="other")
     assert own.questions == blind.questions > 300
-    assert own.overall > own.chance_overall + {"demo-small": 0.25, "demo-large": 0.45}[shipped.name]
+    assert own.overall > own.chance_overall + {"demo-small": 0.4, "demo-large": 0.45}[shipped.name]
     assert blind.overall < blind.chance_overall + 0.05
 
 
@@ -80,23 +80,19 @@ def test_teacher_forced_hits_are_what_generate_writes(shipped) -> None:
 def test_maps_find_the_object(shipped, own) -> None:
     truth = evaluation.map_truth(shipped, replace(own, scenes=30, right=own.right[:30]))
     assert truth.maps > 80
-    often = {"demo-small": 2, "demo-large": 4}[shipped.name]
-    assert truth.pointing["relevancy"] > often * max(truth.pointing["random"], truth.object_share)
+    assert truth.pointing["relevancy"] > 4 * max(truth.pointing["random"], truth.object_share)
     assert truth.energy["relevancy"] > 2 * truth.object_share
     if shipped.name == "demo-large":  # demo-small reads the picture in its last layer, whose attention says as much
         assert truth.energy["relevancy"] > 1.3 * truth.energy["last-layer attention"]
 
 
-def test_duck_question() -> None:
-    name = NAMES[1]
-    model = LlavaForConditionalGeneration.from_pretrained(folder(name)).eval()
-    shipped = wrap(model, AutoProcessor.from_pretrained(folder(name)))
+def test_duck_question(shipped) -> None:
     right = []
     for seed in range(20):
         drawn = world.duck_scene(world.HELD_OUT + seed, floating=bool(seed % 2))
         for question in drawn.questions[:2]:
             inputs = shipped.prepare([drawn.image], [question.text])
-            written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+            written = shipped.model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
             right.append(shipped.tokenizer.decode(written, skip_special_tokens=True).strip() == question.answer)
-    assert np.mean(right[::2]) >= 0.65  # a blind model gets half
-    assert np.mean(right[1::2]) >= 0.65
+    assert np.mean(right[::2]) >= 0.9  # a blind model gets half
+    assert np.mean(right[1::2]) >= 0.9
