@@ -181,7 +181,7 @@ _ = middle.set_xlabel(f"use of the picture, {small.name} less {large.name}")
 # ## Which maps to believe
 #
 # Each map was tested by the same means: *words alone* where the picture changes nothing, *confirmed* where the map's
-# best places matter more than others, *unconfirmed* where the picture matters, or may, and the map does not show where.
+# best places matter more than others, *unconfirmed* where the picture may matter, and the map does not show where.
 
 # %%
 for model in report.findings.models:

@@ -368,7 +368,7 @@ def test_a_comparison_with_an_empty_map_says_so(run, tmp_path):
     ("models", "changes", "said"),
     [
         (["model"], {}, "at least two models"),
-        (["model", "nonsense"], {}, "demo-small, demo-large, 2b, 7b"),
+        (["model", "nonsense"], {}, "demo-small, demo-large, demo-gemma, 2b, 7b"),
         (["model", "model"], {"target": "all"}, "one map of each answer"),
         (["model", "model"], {"image": "cut.png"}, "damaged or cut short"),
         (["model", "model"], {"layers": "9"}, "0 to 2"),
@@ -402,7 +402,7 @@ MISTAKES = [
     ({"question": "x" * 10_000}, "question is too long"),
     ({"question": "\udcff"}, "UTF-8"),
     ({"question": None}, "Give a --question, or a conversation with --messages"),
-    ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
+    ({"model": "nonsense"}, "demo-small, demo-large, demo-gemma, 2b, 7b"),
     ({"model": "no/such/folder"}, "there is no folder"),
     ({"model": "bare"}, "has no weights"),
     ({"model": "words"}, "takes no pictures"),

@@ -53,7 +53,7 @@ def demo(
         )
     say(
         f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked. "
-        "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture matters or may, but "
+        "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture may matter, but "
         "this map does not show where; words alone, the answer is the same without the picture.\n"
     )
     from relevancy.demo.showcase import showcase

@@ -40,11 +40,11 @@ def showcase(
 
     shared_scale: whether the maps of a figure are drawn on one scale; that of a deep model hides those of shallow ones.
 
-    A standing and a floating duck come first. Of each other scene the question is one about a single object, so that
+    A floating and a standing duck come first, in the form of the paper, with options. Of each other scene the question is one about a single object, so that
     the map can be judged at a glance.
     """
     first = HELD_OUT + 1_000_000 * seed
-    chosen = [(drawn, drawn.questions[0]) for drawn in (duck_scene(first, False), duck_scene(first + 1, True))]
+    chosen = [(drawn, drawn.questions[1]) for drawn in (duck_scene(first + 1, True), duck_scene(first, False))]
     for turn in range(scenes):
         drawn = scene(first + 2 + turn)
         chosen.append((drawn, _about_one(drawn, KINDS_SHOWN[turn % len(KINDS_SHOWN)])))

@@ -17,20 +17,17 @@ from typing import Any, Literal
 Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
 BLIND_TV = 0.1
-"""A picture whose knockout changes the next token's distribution by less does not decide the answer."""
+"""A picture whose knockout changes the next token's distribution by less does not decide the answer. More need not be
+what the picture shows: attention then has fewer tokens to go to, and a model that is shown nothing may answer otherwise."""
 LEAD_TV = 0.15
 """A map is confirmed where the mean of its best patches and the square at its peak changes the distribution by so much
 more than squares elsewhere do, and that square by as much as those at least."""
-SURE_TV = 0.35
-"""A picture whose knockout changes the distribution by so much decides the answer. Below, what changes need not be what
-the picture shows: a model that is shown nothing reaches 0.31, since attention then has fewer tokens to go to."""
 
 _SENTENCES: Mapping[Verdict, str] = {
     "words alone": "Words alone: without the picture the model says this just as likely.",
     "confirmed": "Confirmed: what the map points at is what the answer needs of the picture.",
-    "unconfirmed": "The picture matters, but this map does not show where.",
+    "unconfirmed": "The picture may matter, but this map does not show where.",
 }
-_PERHAPS = "The picture may matter, but this map does not show where."
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,7 @@ class Evidence:
     @property
     def claim(self) -> str:
         """The verdict as a sentence."""
-        perhaps = self.verdict == "unconfirmed" and self.blind_tv < SURE_TV
-        return _PERHAPS if perhaps else _SENTENCES[self.verdict]
+        return _SENTENCES[self.verdict]
 
     @property
     def sentence(self) -> str:

@@ -121,7 +121,7 @@ def shelves(series: Sequence[Series], pairs: Sequence[Pair], count: int) -> Iter
     lost = [np.where(one.measures["unconfirmed"] == 1, one.measures["blind_tv"], np.nan) for one in series]
     if any(np.isfinite(one.measures["unconfirmed"]).any() for one in series):
         yield _over_all(
-            "The picture matters, the map does not show where",
+            "The picture may matter, the map does not show where",
             "Answers that need the picture the most, with maps whose best places matter little more than others.",
             "blind_tv", series, lost, count, sign=-1,
         )  # fmt: skip

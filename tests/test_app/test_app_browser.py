@@ -630,7 +630,7 @@ def drawn_anew(page, display):
 
 def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served):
     page = visit()
-    page.fill("#rv-question textarea", "Is the duck floating? (a) Yes (b) No")
+    page.fill("#rv-question textarea", "(a) Yes (b) No")
     explained(page)
     cards = page.locator("#rv-board .rv-card")
 
@@ -647,7 +647,7 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     told(0)
     # almost nothing of the first map is on the picture: it does not glow, and says why
     assert cards.first.locator(".rv-empty").inner_text().endswith("less than 0.1%")
-    assert "of different tokens (demo-small “(b)”, demo-large “(a)”)" in page.inner_text("#rv-agreement")
+    assert "of different tokens (demo-small “(a)”, demo-large “(b)”)" in page.inner_text("#rv-agreement")
     for card in (1, 2):
         chip = page.locator(f"#rv-board .rv-card:nth-child({card}) .rv-chip").last
         chip.click()

@@ -432,10 +432,7 @@ def told(**changes: float) -> Evidence:
     return Evidence(**numbers | changes)
 
 
-SURE, PERHAPS = (
-    "The picture matters, but this map does not show where.",
-    "The picture may matter, but this map does not show where.",
-)
+PERHAPS = "The picture may matter, but this map does not show where."
 
 
 @pytest.mark.parametrize(
@@ -445,15 +442,14 @@ SURE, PERHAPS = (
         ({"blind_tv": 0.1}, "confirmed", "Confirmed"),
         ({"blind_tv": 0.09}, "words alone", "Words alone"),
         ({"best_tv": 0.25, "peak_tv": 0.05}, "confirmed", "Confirmed"),
-        ({"best_tv": 0.25, "peak_tv": 0.04}, "unconfirmed", SURE),
+        ({"best_tv": 0.25, "peak_tv": 0.04}, "unconfirmed", PERHAPS),
         ({"best_tv": 0.3, "peak_tv": 0.0}, "confirmed", "Confirmed"),
-        ({"best_tv": 0.9, "peak_tv": 0.04, "elsewhere_tv": 0.05}, "unconfirmed", SURE),
+        ({"best_tv": 0.9, "peak_tv": 0.04, "elsewhere_tv": 0.05}, "unconfirmed", PERHAPS),
         ({"best_tv": 0.9, "peak_tv": 0.05, "elsewhere_tv": 0.05}, "confirmed", "Confirmed"),
-        ({"elsewhere_tv": 0.41}, "unconfirmed", SURE),
-        ({"elsewhere_tv": 0.41, "blind_tv": 0.35}, "unconfirmed", SURE),
-        ({"elsewhere_tv": 0.41, "blind_tv": 0.34}, "unconfirmed", PERHAPS),
+        ({"elsewhere_tv": 0.41}, "unconfirmed", PERHAPS),
+        ({"elsewhere_tv": 0.41, "blind_tv": 1.0}, "unconfirmed", PERHAPS),
         (dict.fromkeys(("best", "peak", "elsewhere", "best_tv", "peak_tv", "elsewhere_tv"), math.nan),
-         "unconfirmed", SURE),
+         "unconfirmed", PERHAPS),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
@@ -465,7 +461,7 @@ def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
 
 
 def test_of_a_model_that_sees_nothing_the_picture_is_not_said_to_matter():
-    """Its answers move without the picture's tokens, since attention has fewer to go to; by less than the bound."""
+    """Its answers move without the picture's tokens, since attention has fewer to go to; no map of them is confirmed."""
     pair = [blinded(load("demo-small")), blinded(load("demo-large"))]
     drawn = next(held_out(1, 31))
     questions = [question.text for question in drawn.questions]

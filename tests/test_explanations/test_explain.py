@@ -372,7 +372,7 @@ def test_two_threads_on_one_model_get_what_each_gets_alone(gemma, picture):
         ({"max_new_tokens": 2.5}, "1 or more, not 2.5"),
         ({"max_new_tokens": "5"}, "1 or more, not '5'"),
         ({"max_new_tokens": None}, "1 or more, not None"),
-        ({"model": "nonsense"}, "demo-small, demo-large, 2b, 7b"),
+        ({"model": "nonsense"}, "demo-small, demo-large, demo-gemma, 2b, 7b"),
     ],
 )
 def test_wrong_input_is_one_line(gemma, picture, changes, said):
