@@ -35,10 +35,10 @@ them. Then the two stages of LLaVA: connector alone on descriptions of pictures 
 descriptions ("describe"), open questions ("openly"), questions of both forms ("finetune"). After that `demo-large` is
 asked on ("settle"), then about pictures that fade, where the fainter the picture, the more answers are wrong
 ("sharpen"), so that logits grow with what is seen; `demo-small` is asked mostly with options ("choose"), until it knows
-the letters. Then the last norm's gain is raised where it has not been, so that logits keep a gradient, and answers whose
-logit does not fall when a layer reads fainter values have a price ("respond"), which is what eq. 5 of relevancy needs to
-keep anything; a lower one follows ("ease", or `demo-small`'s "settle"). Attention to the picture has a small price, in
-`demo-large` from "finetune" to "sharpen", in `demo-small` at last, so that heads with nothing to find there rest on
+the letters. Then the last norm's gain is raised where it has not been, so that logits keep a gradient, and answers
+whose logit does not fall when a layer reads fainter values have a price ("respond"), which is what eq. 5 of relevancy
+needs to keep anything; a lower one follows ("ease", or `demo-small`'s "settle"). Attention to the picture has a small
+price, in `demo-large` from "finetune" to "sharpen", in `demo-small` at last, so that heads with nothing to find there rest on
 words, as those of large models rest on the first token. `relevancy train demo` rebuilds the pair from a seed.
 
 **What it can be asked.** About drawn scenes with {kinds}, each in {colors}:

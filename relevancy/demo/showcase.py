@@ -40,8 +40,8 @@ def showcase(
 
     shared_scale: whether the maps of a figure are drawn on one scale; that of a deep model hides those of shallow ones.
 
-    A floating and a standing duck come first, in the form of the paper, with options. Of each other scene the question is one about a single object, so that
-    the map can be judged at a glance.
+    A floating and a standing duck come first, in the form of the paper, with options. Of each other scene the question
+    is one about a single object, so that the map can be judged at a glance.
     """
     first = HELD_OUT + 1_000_000 * seed
     chosen = [(drawn, drawn.questions[1]) for drawn in (duck_scene(first + 1, True), duck_scene(first, False))]

@@ -18,7 +18,7 @@ Verdict = Literal["words alone", "confirmed", "unconfirmed"]
 
 BLIND_TV = 0.1
 """A picture whose knockout changes the next token's distribution by less does not decide the answer. More need not be
-what the picture shows: attention then has fewer tokens to go to, and a model that is shown nothing may answer otherwise."""
+what the picture shows: attention then has fewer tokens to go to, and who is shown nothing may answer otherwise."""
 LEAD_TV = 0.15
 """A map is confirmed where the mean of its best patches and the square at its peak changes the distribution by so much
 more than squares elsewhere do, and that square by as much as those at least."""

@@ -461,7 +461,7 @@ def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
 
 
 def test_of_a_model_that_sees_nothing_the_picture_is_not_said_to_matter():
-    """Its answers move without the picture's tokens, since attention has fewer to go to; no map of them is confirmed."""
+    """Its answers move without the picture's tokens, as attention has fewer to go to; no map is confirmed."""
     pair = [blinded(load("demo-small")), blinded(load("demo-large"))]
     drawn = next(held_out(1, 31))
     questions = [question.text for question in drawn.questions]
