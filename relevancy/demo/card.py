@@ -38,8 +38,8 @@ asked on ("settle"), then about pictures that fade, where the fainter the pictur
 the letters. Then the last norm's gain is raised where it has not been, so that logits keep a gradient, and answers
 whose logit does not fall when a layer reads fainter values have a price ("respond"), which is what eq. 5 of relevancy
 needs to keep anything; a lower one follows ("ease", or `demo-small`'s "settle"). Attention to the picture has a small
-price, in `demo-large` from "finetune" to "sharpen", in `demo-small` at last, so that heads with nothing to find there rest on
-words, as those of large models rest on the first token. `relevancy train demo` rebuilds the pair from a seed.
+price, in `demo-large` from "finetune" to "sharpen", in `demo-small` at last, so that heads with nothing to find there
+rest on words, as those of large models rest on the first token. `relevancy train demo` rebuilds the pair from a seed.
 
 **What it can be asked.** About drawn scenes with {kinds}, each in {colors}:
 is it floating, its color, is it there, is it left or right, is it left of another, how many are there; openly, or with
