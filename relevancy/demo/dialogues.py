@@ -82,20 +82,12 @@ def look_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     Some dialogues ask each question openly, then with options: which letter stands before a known word is learned soon,
     which one before a word that must first be seen in the picture comes of it.
     """
-    described = _seldom_caption(pool, index, rng)
-    if described:
-        return described
-    return _questions_twice(pool, index, rng) if rng.uniform() < TWICE else _questions(IMAGE, pool, index, rng)
+    return _questions_once_or_twice(pool, index, rng, TWICE)
 
 
 def look_and_choose(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
     """The picture, then questions with options, most of them, or each openly and then with options."""
-    described = _seldom_caption(pool, index, rng)
-    if described:
-        return described
-    if rng.uniform() < CHOSEN_TWICE:
-        return _questions_twice(pool, index, rng)
-    return _questions(IMAGE, pool, index, rng, FORMS[1:] if rng.uniform() < OPTIONS_ALONE else FORMS)
+    return _questions_once_or_twice(pool, index, rng, CHOSEN_TWICE, OPTIONS_ALONE)
 
 
 def look_closely_and_answer(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
@@ -146,8 +138,16 @@ def _questions(
     return Talked(_talk(opening, _once(pool, index, rng, forms, doubt=(1 - strength) / 2)), strength)
 
 
-def _questions_twice(pool: Pool, index: int, rng: np.random.Generator) -> Talked:
-    return Talked(_talk(IMAGE, _twice(pool, index, rng)))
+def _questions_once_or_twice(
+    pool: Pool, index: int, rng: np.random.Generator, twice: float, lettered: float = 0.0
+) -> Talked:
+    """Seldom a description; else each question openly and with options, or each once. Shares as in `Mix`."""
+    described = _seldom_caption(pool, index, rng)
+    if described:
+        return described
+    if rng.uniform() < twice:
+        return Talked(_talk(IMAGE, _twice(pool, index, rng)))
+    return _questions(IMAGE, pool, index, rng, FORMS[1:] if lettered and rng.uniform() < lettered else FORMS)
 
 
 def _once(

@@ -33,8 +33,7 @@ def expected(
     """What `load` will take with these arguments, seen without loading or fetching anything.
 
     None where that cannot be known before: of a model that is on the hub alone, of one that is still to be put together
-    with its base, and of an adapter. Raises
-    RelevancyError where there is no such model.
+    with its base, and of an adapter. Raises RelevancyError where there is no such model.
     """
     folder = checkpoints.folder_at_hand(name)
     if folder is not None and bases.needed_by(folder):
