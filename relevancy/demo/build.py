@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
-    AutoProcessor,
     GemmaTokenizer,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
@@ -24,20 +23,13 @@ from transformers import (
 
 from relevancy.atomic_io import whole
 from relevancy.demo.card import card
-from relevancy.demo.dialogues import (
-    SAMPLE,
-    SceneDialogues,
-    Talk,
-    caption,
-    look_and_answer_openly,
-    read_and_answer,
-)
+from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, QUICK, DecoderSize
+from relevancy.demo.plan import FULL, QUICK, DecoderSize, Lesson
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
-from relevancy.models.model import wrap
+from relevancy.models.model import load
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose, put
 from relevancy.train.features import look_once, stored_features
@@ -45,8 +37,8 @@ from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.trainer import run, trained_weights
 
 logger = logging.getLogger(__name__)
+READERS = 2
 Progress = Callable[[str, float], None]
-Told = tuple[Stage, Talk, Tensor | None]  # what is said, and the features of the pool's pictures if they are shown
 
 
 def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
@@ -86,9 +78,19 @@ def _fast(stage: Stage) -> Stage:
     return replace(stage, bf16=autocast_pays())
 
 
+def fast(lesson: Lesson) -> Lesson:
+    """The same in the numbers that are fastest here."""
+    return replace(lesson, stage=_fast(lesson.stage))
+
+
 def autocast_pays() -> bool:
     """Whether matrix products are faster in bfloat16 here: on a GPU, or on a CPU with instructions for it."""
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _readers() -> int:
+    """Processes that write the next dialogues while a GPU learns from these; a CPU is busy enough."""
+    return READERS if torch.cuda.is_available() else 0
 
 
 def teach_tower(
@@ -114,25 +116,17 @@ def train_one(
 ) -> LlavaForConditionalGeneration:
     """One model of the pair: the decoder learns to read, the connector is aligned, then both are finetuned."""
     model = compose(tower, decoder.config(tokenizer), tokenizer, sample=features[:SAMPLE, 1:], seed=seed)
-    before: list[Told] = [
-        (decoder.language, read_and_answer, None),
-        (decoder.align, caption, features),
-        (decoder.describe, caption, features),
-        (decoder.openly, look_and_answer_openly, features),
-    ]
-    for stage, talk, seen in before:
-        teach(model, name, (_fast(stage), talk, seen), tokenizer, pool, stages, seed, report)
-    for lesson in decoder.answering:
-        if lesson.gain != 1:
-            raise_gain(model, lesson.gain)
-        teach(model, name, (_fast(lesson.stage), lesson.talk, features), tokenizer, pool, stages, seed, report)
+    teach(model, name, fast(decoder.language), None, tokenizer, pool, stages, seed, report)
+    for lesson in (decoder.align, decoder.describe, decoder.openly, *decoder.answering):
+        teach(model, name, fast(lesson), features, tokenizer, pool, stages, seed, report)
     return model.eval().requires_grad_(False)
 
 
 def teach(
     model: LlavaForConditionalGeneration,
     name: str,
-    told: Told,
+    lesson: Lesson,
+    features: Tensor | None,
     tokenizer: PreTrainedTokenizerBase,
     pool: Pool,
     stages: Path,
@@ -140,9 +134,14 @@ def teach(
     report: Progress,
     longest: int | None = None,
 ) -> None:
-    """One stage of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE."""
-    stage, talk, features = told
-    data = SceneDialogues(pool, talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed, longest)
+    """One lesson of a model, in place; its checkpoints and its result lie in `stages`/NAME-STAGE.
+
+    features: of the pool's pictures, where they are shown. longest: see `SceneDialogues`.
+    """
+    stage = lesson.stage
+    data = SceneDialogues(pool, lesson.talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), features, seed, longest)
+    if lesson.gain != 1:
+        raise_gain(model, lesson.gain)
     freeze(model, stage)
     with stored_features(model):
         named = replace(stage, name=f"{name} {stage.name}")
@@ -167,7 +166,7 @@ def finish(
     """Run a stage, or read its result if it has been run before."""
     done = folder / "done.safetensors"
     if not done.exists():
-        run(stage, model, data, collate, folder, seed=seed, progress=report)
+        run(stage, model, data, collate, folder, seed=seed, progress=report, workers=_readers())
         with whole(done) as part:
             save_file(trained_weights(model), part)
     put(model, load_file(done))
@@ -186,7 +185,7 @@ def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder
 
 def describe_model(folder: Path, scenes: int, report: Progress) -> None:
     """Measure a saved model on held-out scenes and write its card."""
-    model = wrap(LlavaForConditionalGeneration.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder))
+    model = load(folder)
     own = accuracy(model, scenes=scenes, progress=partial(report, f"{folder.name} accuracy"))
     blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{folder.name} blind control"))
     (folder / "README.md").write_text(card(folder.name, parameters_of(model.model), own, blind))

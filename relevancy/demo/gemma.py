@@ -18,7 +18,7 @@ from torch.nn.functional import gelu
 from transformers import LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase
 
 from relevancy.atomic_io import whole, write_whole
-from relevancy.demo.build import Progress, autocast_pays, silent, teach
+from relevancy.demo.build import Progress, autocast_pays, fast, silent, teach
 from relevancy.demo.card import NOTICE, gemma_card
 from relevancy.demo.dialogues import Mix, caption, look_and_answer_variously
 from relevancy.demo.evaluation import accuracy
@@ -45,6 +45,7 @@ LONGEST = 320  # tokens of a dialogue
 STANDS = {"water": "floating", "land": "standing", "rock": "standing", "sky": "flying"}
 NEAR, LOUD = 0.5, 0.7  # of the words for stand and side beside kind and color; of all of them beside a word's length
 SPREAD = 2.0  # of what the connector's first layer gives its activation at the start
+SAVE_EVERY = 25  # steps; on two cores a step takes most of a minute
 RIDGE = 1e-3  # of the variance of each random feature
 
 
@@ -52,12 +53,9 @@ MANY_WAYS = Mix(captions=0.06, twice=0.3, lettered=0.0, reworded=0.4, sentences=
 MORE_LETTERS = Mix(captions=0.03, twice=0.45, lettered=0.5, reworded=0.35, sentences=0.12)
 MOST_LETTERS = Mix(captions=0.02, twice=0.35, lettered=0.75, reworded=0.35, sentences=0.12)
 TAUGHT = (  # with connector and adapters: rate, what is asked, and whether the rate falls to nothing
-    ("finetune", 8e-4, MANY_WAYS, False),
-    ("letters", 8e-4, MORE_LETTERS, False),
-    ("slower", 4e-4, MORE_LETTERS, False),
-    ("options", 5e-4, MOST_LETTERS, False),
-    ("gently", 2.5e-4, MOST_LETTERS, False),
-    ("settle", 2.5e-4, MOST_LETTERS, True),
+    ("finetune", 5e-4, MANY_WAYS, False),
+    ("letters", 5e-4, MOST_LETTERS, False),
+    ("settle", 4e-4, MORE_LETTERS, True),
 )
 
 
@@ -79,7 +77,7 @@ def _lessons(first: int, *steps: int, batch: int) -> tuple[Lesson, ...]:
     """Steps of each stage: of that with the connector alone, and of those in `TAUGHT`."""
     steady = Stage(
         "align", ("connector",), first, batch, 8e-4, warmup=0.5, schedule="constant_with_warmup", beta2=0.98,
-        save_every=50, loss_chunk=CHUNK,
+        save_every=SAVE_EVERY, loss_chunk=CHUNK,
     )  # fmt: skip
     both = replace(steady, trains=("connector", "decoder"), warmup=0.05)
     lessons = [Lesson(steady, caption)]
@@ -90,8 +88,8 @@ def _lessons(first: int, *steps: int, batch: int) -> tuple[Lesson, ...]:
     return tuple(lessons)
 
 
-FULL_GEMMA = GemmaPlan(20_000, 2000, pictures=1500, rank=32, lessons=_lessons(40, 410, 50, 150, 150, 50, 80, batch=8))
-QUICK_GEMMA = GemmaPlan(20, 2, pictures=20, rank=2, lessons=_lessons(2, 2, 2, 2, 2, 2, 2, batch=2))
+FULL_GEMMA = GemmaPlan(20_000, 2000, pictures=1500, rank=32, lessons=_lessons(30, 150, 420, 360, batch=64))
+QUICK_GEMMA = GemmaPlan(20, 2, pictures=20, rank=2, lessons=_lessons(2, 2, 2, 2, batch=2))
 
 
 def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> Path:
@@ -114,13 +112,11 @@ def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, q
     start(model, tokenizer, pool, features[: plan.pictures, 1:])
     adapt(model, plan.rank, plan.rank, seed)
     widen(model)
-    fast = autocast_pays()
-    if fast:
+    if autocast_pays():
         for part in (model.model.language_model, model.lm_head):
             _halve(part)
     for lesson in plan.lessons:
-        told = replace(lesson.stage, bf16=fast), lesson.talk, features
-        teach(model, NAME, told, tokenizer, pool, Path(out) / "stages", seed, report, LONGEST)
+        teach(model, NAME, fast(lesson), features, tokenizer, pool, Path(out) / "stages", seed, report, LONGEST)
     folder = Path(out) / NAME
     ship(folder, model, trained_of(model), base, tokenizer)
     described = sum(lesson.stage.steps * lesson.stage.batch for lesson in plan.lessons)

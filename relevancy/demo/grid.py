@@ -26,7 +26,7 @@ from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrained
 from relevancy.atomic_io import whole, write_whole
 from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
-from relevancy.demo.dialogues import SceneDialogues, caption, look_and_answer_openly, read_and_answer
+from relevancy.demo.dialogues import SceneDialogues
 from relevancy.demo.effects import Effect
 from relevancy.demo.evaluation import answered, held_out
 from relevancy.demo.grid_page import save
@@ -210,10 +210,11 @@ def _read(place: GridPlace, which: tuple[str, int], report: Progress) -> None:
     folder = _decoder_folder(place, size, seed)
     if folder.exists():
         return
-    tokenizer, pool, stage = _tokenizer(), _pool(place.folder), place.plan.decoders[size].language
+    tokenizer, pool, lesson = _tokenizer(), _pool(place.folder), place.plan.decoders[size].language
+    stage = lesson.stage
     torch.manual_seed(seed)
     decoder = GemmaForCausalLM(place.plan.decoders[size].config(tokenizer))
-    data = SceneDialogues(pool, read_and_answer, tokenizer, SIDE * SIDE, passes_of(stage, pool), None, seed)
+    data = SceneDialogues(pool, lesson.talk, tokenizer, SIDE * SIDE, passes_of(stage, pool), None, seed)
     work = place.stages / folder.name
     named = replace(stage, name=f"{folder.name} language")
     finish(named, decoder, data, Collate(tokenizer.pad_token_id), work, seed, report)
@@ -236,10 +237,9 @@ def _train(place: GridPlace, cell: Cell, report: Progress) -> CellResult:
         sample=seen["train"][:SAMPLE, 1:],
         seed=cell.seed,
     )
-    stages = [(decoder.align, caption)] if cell.aligned else []
-    stages += [(decoder.describe, caption), (decoder.openly, look_and_answer_openly)]
-    for stage, talk in stages:
-        teach(model, cell.name, (stage, talk, seen["train"]), tokenizer, pool, place.stages, cell.seed, report)
+    lessons = [*([decoder.align] if cell.aligned else []), decoder.describe, decoder.openly]
+    for lesson in lessons:
+        teach(model, cell.name, lesson, seen["train"], tokenizer, pool, place.stages, cell.seed, report)
     held = wrap(model.eval(), build_processor(tokenizer, SIZE, PATCH))
     hits = answered(held, questions(place), seen["check"].float(), progress=partial(report, f"{cell.name} answers"))
     with whole(place.models / cell.name) as part:
@@ -247,6 +247,6 @@ def _train(place: GridPlace, cell: Cell, report: Progress) -> CellResult:
         held.processor.save_pretrained(part)
     measured = CellResult(cell, np.array(hits), time.perf_counter() - started)
     write(place.cells, measured)
-    for stage, _ in stages:
-        shutil.rmtree(place.stages / f"{cell.name}-{stage.name}")
+    for lesson in lessons:
+        shutil.rmtree(place.stages / f"{cell.name}-{lesson.stage.name}")
     return measured

@@ -130,8 +130,8 @@ def page(
 def _stages(plan: BuildPlan) -> str:
     rows = []
     for name, each in plan.decoders.items():
-        stages = (each.language, each.align, each.describe, each.openly)
-        rows.append([name, *(f"{stage.steps} x {stage.batch}" for stage in stages)])
+        lessons = (each.language, each.align, each.describe, each.openly)
+        rows.append([name, *(f"{lesson.stage.steps} x {lesson.stage.batch}" for lesson in lessons)])
     heads = ["steps x batch", "language (text alone)", "align (connector; left out without pretraining)",
              "describe (both)", "open questions (both)"]  # fmt: skip
     return _table(heads, rows)

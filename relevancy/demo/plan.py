@@ -8,7 +8,15 @@ from functools import partial
 
 from transformers import GemmaConfig, GemmaTokenizer
 
-from relevancy.demo.dialogues import Talk, look_and_answer, look_and_choose, look_closely_and_answer
+from relevancy.demo.dialogues import (
+    Talk,
+    caption,
+    look_and_answer,
+    look_and_answer_openly,
+    look_and_choose,
+    look_closely_and_answer,
+    read_and_answer,
+)
 from relevancy.train.stages import Stage
 
 # A price on looking once the larger model finds what it is asked for (before, it would keep it from learning to look),
@@ -26,7 +34,7 @@ GAIN = 3.0
 
 @dataclass(frozen=True)
 class Lesson:
-    """A stage on pictures, and what is said in it. gain: what the last norm's gain is multiplied by before it."""
+    """A stage, and what is said in it. gain: what the last norm's gain is multiplied by before it."""
 
     stage: Stage
     talk: Talk
@@ -35,9 +43,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class DecoderSize:
-    """A Gemma decoder in miniature and the stages that teach it: to read, to be aligned, to describe, to answer openly.
+    """A Gemma decoder in miniature and what teaches it: to read, to be aligned, to describe, to answer openly.
 
-    answering: what comes after these, in its order.
+    language: without pictures. answering: what comes after these, in its order.
     """
 
     width: int
@@ -46,10 +54,10 @@ class DecoderSize:
     key_heads: int
     head_size: int
     inner: int
-    language: Stage
-    align: Stage
-    describe: Stage
-    openly: Stage
+    language: Lesson
+    align: Lesson
+    describe: Lesson
+    openly: Lesson
     answering: tuple[Lesson, ...] = ()
 
     def config(self, tokenizer: GemmaTokenizer) -> GemmaConfig:
@@ -103,10 +111,10 @@ def _decoder(
         key_heads=key_heads,
         head_size=64,
         inner=3 * width,
-        language=steady("language", ("decoder",), language, batch),
-        align=steady("align", ("connector",), align, batch),
-        describe=steady("describe", both, describe, batch),
-        openly=steady("openly", both, openly, batch // 2),
+        language=Lesson(steady("language", ("decoder",), language, batch), read_and_answer),
+        align=Lesson(steady("align", ("connector",), align, batch), caption),
+        describe=Lesson(steady("describe", both, describe, batch), caption),
+        openly=Lesson(steady("openly", both, openly, batch // 2), look_and_answer_openly),
         answering=answering,
     )
 
@@ -182,7 +190,8 @@ def _in_grid(
 ) -> DecoderSize:
     """As in the pair, ending with open questions; their rate falls to nothing, so that a short run ends settled."""
     decoder = _decoder(width, layers, heads, key_heads, steps, batch, rate)
-    return replace(decoder, openly=replace(decoder.openly, schedule="cosine"))
+    settled = replace(decoder.openly.stage, schedule="cosine")
+    return replace(decoder, openly=replace(decoder.openly, stage=settled))
 
 
 GRID = BuildPlan(
