@@ -98,9 +98,10 @@ question of another kind gets an answer of one of these kinds, whatever is true,
 lost. Pictures become 80 x 80 pixels.
 
 <!-- --8<-- [start:accuracy] -->
-**Accuracy** on {questions:,} questions about {scenes:,} held-out scenes, whole answer right: {overall:.1%}. In a
-wording that was never taught: {unheard:.1%}. With the picture of another scene: {blind:.1%}; who sees no picture can
-reach {chance:.1%}. A type of question near its last column is one this model has not learned.
+**Accuracy** on {questions:,} questions about {scenes:,} held-out scenes, whole answer right: {overall:.1%}. On
+{controls:,} of these scenes, in a wording that was never taught: {unheard:.1%}, and with the picture of another scene:
+{blind:.1%}; who sees no picture can reach {chance:.1%}. A type of question near its last column is one this model has
+not learned.
 
 | question | form | questions | right | in other words | picture of another scene | no picture |
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
@@ -150,7 +151,8 @@ def gemma_card(
     were trained on.
     """
     return _GEMMA_CARD.format(
-        base=base, **parameters, rank=rank, examples=dialogues, unheard=unheard.overall, **_measured(own, blind),
+        base=base, **parameters, rank=rank, examples=dialogues, controls=blind.scenes, unheard=unheard.overall,
+        **_measured(own, blind),
         rows=_rows(own, own, unheard, blind),
     )  # fmt: skip
 
@@ -171,9 +173,14 @@ def _rows(own: Accuracy, *columns: Accuracy) -> str:
     """A row for each kind of question and form, with each column's share of right answers and chance."""
     return "\n".join(
         f"| {kind} | {form} | {own.counts[kind, form]:,} | "
-        + "".join(f"{one.by_type[kind, form]:.1%} | " for one in columns)
+        + "".join(f"{_share(one, kind, form)} | " for one in columns)
         + f"{own.chance[kind, form]:.1%} |"
         for kind in TYPES
         for form in FORMS
         if (kind, form) in own.by_type
     )
+
+
+def _share(measured: Accuracy, kind: str, form: str) -> str:
+    share = measured.by_type.get((kind, form))
+    return "–" if share is None else f"{share:.1%}"

@@ -63,11 +63,13 @@ TAUGHT = (  # with connector and adapters: rate, what is asked, and whether the 
 class GemmaPlan:
     """Everything that is decided before the training starts.
 
+    check_scenes: held out, of which `control_scenes` are asked about in other words and beside another picture, too.
     pictures: from which the start is found. rank: of the adapters. lessons: the stages, and what is said in each.
     """
 
     scenes: int
     check_scenes: int
+    control_scenes: int
     pictures: int
     rank: int
     lessons: Sequence[Lesson]
@@ -88,8 +90,8 @@ def _lessons(first: int, *steps: int, batch: int) -> tuple[Lesson, ...]:
     return tuple(lessons)
 
 
-FULL_GEMMA = GemmaPlan(20_000, 2000, pictures=1500, rank=32, lessons=_lessons(30, 150, 420, 360, batch=64))
-QUICK_GEMMA = GemmaPlan(20, 2, pictures=20, rank=2, lessons=_lessons(2, 2, 2, 2, batch=2))
+FULL_GEMMA = GemmaPlan(20_000, 2000, 500, pictures=1500, rank=32, lessons=_lessons(30, 150, 420, 360, batch=64))
+QUICK_GEMMA = GemmaPlan(20, 2, 2, pictures=20, rank=2, lessons=_lessons(2, 2, 2, 2, batch=2))
 
 
 def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> Path:
@@ -119,8 +121,8 @@ def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, q
         teach(model, NAME, fast(lesson), features, tokenizer, pool, Path(out) / "stages", seed, report, LONGEST)
     folder = Path(out) / NAME
     ship(folder, model, trained_of(model), base, tokenizer)
-    described = sum(lesson.stage.steps * lesson.stage.batch for lesson in plan.lessons)
-    describe_gemma(folder, plan.check_scenes, described, report)
+    dialogues = sum(lesson.stage.steps * lesson.stage.batch for lesson in plan.lessons)
+    describe_gemma(folder, plan.check_scenes, plan.control_scenes, dialogues, report)
     return folder
 
 
@@ -233,12 +235,12 @@ def ship(
         (part / "NOTICE").write_text(NOTICE)
 
 
-def describe_gemma(folder: Path, scenes: int, dialogues: int, report: Progress = silent) -> None:
-    """Measure a model on held-out scenes, also in words it was never asked in, and write its card."""
+def describe_gemma(folder: Path, scenes: int, controls: int, dialogues: int, report: Progress = silent) -> None:
+    """Measure a model on held-out scenes, on `controls` of them in words it was never asked in, and write its card."""
     model = load(folder)
     own = accuracy(model, scenes=scenes, progress=partial(report, f"{NAME} accuracy"))
-    blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{NAME} blind control"))
-    unheard = accuracy(model, scenes=scenes, wording=never_heard, progress=partial(report, f"{NAME} other words"))
+    blind = accuracy(model, scenes=controls, picture="other", progress=partial(report, f"{NAME} blind control"))
+    unheard = accuracy(model, scenes=controls, wording=never_heard, progress=partial(report, f"{NAME} other words"))
     stored = load_file(folder / bases.TRAINED)
     adapters = {name: weight for name, weight in stored.items() if ADAPTER in name}
     sizes = parameters_of(model.model) | {"adapters": sum(weight.numel() for weight in adapters.values())}

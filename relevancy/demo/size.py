@@ -36,6 +36,7 @@ from relevancy.stats.runs import difference_over_runs, over_runs
 TARGET = "first-relevant"
 FORMS: Mapping[str, str] = {"open": "open", "ab": "with options"}
 ALL = "all"
+SAYS = 0.01  # of a map's relevance on the picture, without which it says nothing about it
 _LONGEST = 16  # tokens of an answer
 _SCENES = 8  # read together
 _DRAWN = 0.4  # of the time that means and intervals take: the questions are drawn again
@@ -191,8 +192,8 @@ def _confirmed(values: _Values) -> float:
     return float(Evidence.from_json({name: values[name] for name in NUMBERS}).verdict == "confirmed")
 
 
-def _confirmed_needed(values: _Values) -> float:
-    return _confirmed(values) if values["right"] and _needed(values) == 1 else math.nan
+def _where_needed(read: Callable[[_Values], float]) -> Callable[[_Values], float]:
+    return lambda values: read(values) if values["right"] and _needed(values) == 1 else math.nan
 
 
 def _of_right(name: str) -> Callable[[_Values], float]:
@@ -229,7 +230,14 @@ MEASURES: Mapping[str, SizeMeasure] = {
     ),
     "confirmed": SizeMeasure("maps confirmed", "of all answers, those whose map the evidence confirms", _confirmed),
     "confirmed_needed": SizeMeasure(
-        "maps confirmed where needed", "the same of right answers that need the picture", _confirmed_needed
+        "maps confirmed where needed",
+        "the same of right answers that need the picture",
+        _where_needed(_confirmed),
+    ),
+    "says_needed": SizeMeasure(
+        "maps that say something where needed",
+        f"of the same answers, those with more than {SAYS:.0%} of the relevance on the picture",
+        _where_needed(lambda one: float(one["share"] > SAYS)),
     ),
     "pointing": SizeMeasure(
         "peak on the object",

@@ -137,15 +137,16 @@ def test_verdicts_count_where_they_are_told_to():
     told |= {"blind_tv": 0.4, "best_tv": 0.3, "peak_tv": 0.3, "elsewhere_tv": 0.1, "right": 1.0, "share": 0.2}
     counted = {name: one.read(told) for name, one in MEASURES.items()}
     assert counted["needed"] == counted["confirmed"] == counted["confirmed_needed"] == counted["right"] == 1
-    assert (counted["use"], counted["share"]) == (0.4, 0.2)
+    assert (counted["use"], counted["share"], counted["says_needed"]) == (0.4, 0.2, 1)
+    assert MEASURES["says_needed"].read(told | {"share": 0.01}) == 0
     assert math.isnan(counted["pointing"])
     words = told | {"blind_tv": 0.09}
     assert (MEASURES["needed"].read(words), MEASURES["confirmed"].read(words)) == (0, 0)
-    assert math.isnan(MEASURES["confirmed_needed"].read(words))
+    assert all(math.isnan(MEASURES[one].read(words)) for one in ("confirmed_needed", "says_needed"))
     wrong = told | {"right": 0.0, "pointing": 1.0}
     assert MEASURES["confirmed"].read(wrong) == 1
-    assert math.isnan(MEASURES["confirmed_needed"].read(wrong))
-    assert math.isnan(MEASURES["pointing"].read(wrong))
+    for one in ("confirmed_needed", "says_needed", "pointing"):
+        assert math.isnan(MEASURES[one].read(wrong))
     assert MEASURES["confirmed_needed"].read(told | {"elsewhere_tv": 0.2}) == 0
     unknown = told | dict.fromkeys(("probability", "blind_tv", "best_tv"), math.nan)
     assert all(math.isnan(MEASURES[name].read(unknown)) for name in ("needed", "use", "confirmed", "confirmed_needed"))
