@@ -44,6 +44,7 @@ ORDER = (
     "token_text",
     "videos",
     "images",
+    "digests",
     "atomic_io",
     "plugins",
     "formats",
@@ -51,12 +52,12 @@ ORDER = (
 )
 # What knows nothing of the rest of the house, whatever the order would allow.
 ONLY = {
-    "evaluate": {"errors", "atomic_io", "data", "stats", "export"},
+    "evaluate": {"errors", "atomic_io", "data", "digests", "stats", "export"},
     "train": {"errors", "formats", "atomic_io", "models", "data", "images"},
     "families": {"core", "geometry", "errors"},
     "plotting": {"token_text", "errors"},
     "core": {"token_text", "errors"},
-    "data": {"images", "videos", "plugins", "errors"},
+    "data": {"images", "videos", "digests", "plugins", "errors"},
     "parallel": {"errors"},
     "stats": set(),
     "geometry": {"images", "errors"},
@@ -136,7 +137,7 @@ def test_only_the_demo_may_be_asked_for_by_the_command_line_alone():
 
 
 def from_elsewhere(folder: Path) -> set[str]:
-    """Packages that a folder's code imports, as their distributions are called; what is for types alone left out."""
+    """Packages that a folder's code imports, as imports call them; what is for types alone left out."""
     names = set()
     for file in folder.rglob("*.py"):
         tree = ast.parse(file.read_text())
@@ -147,7 +148,10 @@ def from_elsewhere(folder: Path) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif node not in typed and isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    names -= sys.stdlib_module_names | {"relevancy", "relevancy_app"}
+    return names - sys.stdlib_module_names - {"relevancy", "relevancy_app"}
+
+
+def distributions(names: set[str]) -> set[str]:
     return {DISTRIBUTIONS.get(name, name) for name in names}
 
 
@@ -160,10 +164,27 @@ def declared(*extras: str) -> set[str]:
     return {re.split(r"[^\w-]", line)[0] for line in lines} - {"relevancy"}
 
 
+def normal(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+INSTALLED = {normal(one.name) for one in metadata.distributions()}
+
+
+def brought(distribution: str, seen: set[str]) -> set[str]:
+    """What is installed with a distribution, by normal names, itself included."""
+    if distribution not in seen:
+        seen.add(distribution)
+        lines = [line for line in metadata.requires(distribution) or [] if "extra ==" not in line]
+        for name in {normal(re.split(r"[^\w.-]", line)[0]) for line in lines} & INSTALLED:
+            brought(name, seen)
+    return seen
+
+
 def test_what_is_imported_is_declared_and_what_is_always_installed_is_imported():
-    assert from_elsewhere(PACKAGE) <= declared(*EXTRAS)
-    assert from_elsewhere(ROOT / "app") <= declared("app")
-    assert declared() <= from_elsewhere(PACKAGE)
+    assert distributions(from_elsewhere(PACKAGE)) <= declared(*EXTRAS)
+    assert distributions(from_elsewhere(ROOT / "app")) <= declared("app")
+    assert declared() <= distributions(from_elsewhere(PACKAGE))
 
 
 def test_import_is_light_and_quiet():
@@ -247,23 +268,38 @@ def runnable(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def after_the_demo(tmp_path_factory):
+def without_extras(tmp_path_factory):
+    """An environment in which no extra's package can be imported, as after `make demo` on a new machine."""
+    folder = tmp_path_factory.mktemp("core")
+    core = brought("relevancy", set())
+    absent = sorted(
+        name for name in from_elsewhere(PACKAGE) if DISTRIBUTIONS.get(name, name).replace("-", "_") not in core
+    )
+    assert {"pyarrow", "accelerate", "peft"} <= set(absent)
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n")
+    search = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": search}
+
+
+@pytest.fixture(scope="module")
+def after_the_demo(tmp_path_factory, without_extras):
     """A folder in which `make demo` was run."""
     folder = tmp_path_factory.mktemp("readme")
-    done = fresh("-m", "relevancy.cli", "demo", "--scenes", "1", cwd=folder)
+    done = fresh("-m", "relevancy.cli", "demo", "--scenes", "1", cwd=folder, env=without_extras)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_the_readmes_python_runs(after_the_demo):
+def test_the_readmes_python_runs(after_the_demo, without_extras):
     blocks = runnable("python")
     assert len(blocks) >= 3
-    done = fresh("-W", "error::FutureWarning", "-c", "\n".join(blocks), cwd=after_the_demo)
+    program = "\n".join(blocks)
+    done = fresh("-W", "error::FutureWarning", "-c", program, cwd=after_the_demo, env=without_extras)
     assert done.returncode == 0, done.stderr
     assert (after_the_demo / "overlay.png").is_file()
 
 
-def test_the_readmes_commands_run(after_the_demo):
+def test_the_readmes_commands_run(after_the_demo, without_extras):
     blocks = runnable("bash")
     assert blocks
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -271,7 +307,7 @@ def test_the_readmes_commands_run(after_the_demo):
         done = subprocess.run(
             ["bash", "-euc", block],
             cwd=after_the_demo,
-            env=os.environ | {"PATH": search},
+            env=without_extras | {"PATH": search},
             capture_output=True,
             text=True,
         )

@@ -13,12 +13,12 @@ from relevancy.data.reader import (
     Broken,
     Row,
     RowReader,
-    digest_of,
     encoding_of,
     files_of,
     opened,
     text_lines,
 )
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

@@ -13,13 +13,13 @@ from relevancy.data.reader import (
     Broken,
     Row,
     RowReader,
-    digest_of,
     encoding_of,
     files_of,
     lines,
     opened,
     text_lines,
 )
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from relevancy.data.arrow import pa
-from relevancy.data.reader import Row, RowReader, digest_of, files_of
+from relevancy.data.reader import Row, RowReader, files_of
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".parquet",)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Broken", "Row", "RowReader", "digest_of", "encoding_of", "files_of", "lines", "opened", "text_lines"]
+__all__ = ["Broken", "Row", "RowReader", "encoding_of", "files_of", "lines", "opened", "text_lines"]
 
 import codecs
 import glob
 import gzip
-import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from relevancy.errors import RelevancyError
 LONGEST_LINE = 16 << 20
 """Bytes of a line, or of a member that describes a picture; what is longer becomes an error row."""
 
-_ENDS = 1 << 20
 _HEAD = 4096
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
@@ -142,17 +140,3 @@ def encoding_of(path: Path) -> str:
     if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         raise RelevancyError(f"{path}: is no UTF-8 (UTF-16 without its mark?): save it as UTF-8.")
     return "utf-8"
-
-
-def digest_of(files: Sequence[Path]) -> str:
-    """Of each file's name, size, first and last megabyte."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
-        with path.open("rb") as stream:
-            digest.update(stream.read(_ENDS))
-            if size > _ENDS:
-                stream.seek(max(_ENDS, size - _ENDS))
-                digest.update(stream.read(_ENDS))
-    return digest.hexdigest()

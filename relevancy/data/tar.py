@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from relevancy.data.picture_folder import SUFFIXES as PICTURES
-from relevancy.data.reader import LONGEST_LINE, Broken, Row, RowReader, digest_of, files_of
+from relevancy.data.reader import LONGEST_LINE, Broken, Row, RowReader, files_of
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 
 SUFFIXES = (".tar",)

@@ -11,7 +11,7 @@ from typing import Any
 from relevancy.atomic_io import whole, writing
 from relevancy.data.items import picture_hash
 from relevancy.data.parquet import Parquet
-from relevancy.data.reader import digest_of
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError, shortened
 from relevancy.evaluate.benchmark import SHORT_ANSWER
 from relevancy.evaluate.questions import write_json

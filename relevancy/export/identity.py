@@ -14,7 +14,8 @@ from relevancy.data.arrow import pa
 from relevancy.data.columns import ROLES, Columns, Itemizer, Survey
 from relevancy.data.inputs import open_input
 from relevancy.data.items import Item
-from relevancy.data.reader import RowReader, digest_of
+from relevancy.data.reader import RowReader
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 from relevancy.explanations.map_batch import versions
 from relevancy.export.folder import FORMAT, configuration_hash, now

@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from relevancy.atomic_io import locked, whole
-from relevancy.data.reader import digest_of
+from relevancy.digests import digest_of
 from relevancy.errors import RelevancyError
 from relevancy.models import checkpoints
 from relevancy.models.prompts import with_turns
