@@ -79,7 +79,7 @@ docs: $(VENV)/.installed-docs
 pictures: demo
 	mkdir -p docs/images
 	$(VENV)/bin/relevancy compare --models demo-small demo-large --image "$(OUT)/00-floating/1-demo-large/picture.png" \
-	  --question "Is the duck floating? (a) Yes (b) No" --method relevancy-magnitude --out "$(OUT)/duck"
+	  --question "Is the duck floating? (a) Yes (b) No" --out "$(OUT)/duck"
 	$(VENV)/bin/python -c "import PIL.Image; p = PIL.Image.open('$(OUT)/duck/side-by-side.png').convert('RGB'); \
 	  p.thumbnail((1200, 1200)); p.save('docs/images/side-by-side.png', optimize=True)"
 

@@ -103,7 +103,7 @@ class Display:
     opacity: float = 0.85
     colormap: str = COLORMAPS[0]
     smooth: bool = True
-    one_scale: bool = True
+    one_scale: bool = False
     log: bool = False
     threshold: float = 0.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from relevancy.methods.registry import SHOWN_FIRST
+from relevancy.methods.registry import DEFAULT
 from relevancy_app import views
 from relevancy_app.asking import PLACE, Display
 from relevancy_app.board import tables
@@ -309,7 +309,7 @@ def _question(library: Library, settings: Settings, examples: Sequence[Example])
             '<p class="rv-quiet">Early layers can add artefacts: leave some out and look again.</p>', js_on_load=None,
             apply_default_css=False,
         )  # fmt: skip
-        method = gr.Dropdown(list(methods()), value=SHOWN_FIRST, label="Method", elem_id="rv-method")
+        method = gr.Dropdown(list(methods()), value=DEFAULT, label="Method", elem_id="rv-method")
     restore = as_uploaded(
         gr.UploadButton("Go on from a state file", file_types=[".json"], size="sm", elem_id="rv-restore")
     )

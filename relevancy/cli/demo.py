@@ -19,7 +19,7 @@ from relevancy.cli.size import size_of_models
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
-from relevancy.methods.registry import SHOWN_FIRST
+from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -31,7 +31,7 @@ def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
-    method: Annotated[str, typer.Option(help=METHOD_HELP)] = SHOWN_FIRST,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
     gemma: Annotated[
         bool,
         typer.Option(
@@ -47,10 +47,7 @@ def demo(
         "pair, not LLaVA-Gemma-2B). They share one vision tower, as 2B and 7B share CLIP.\n"
     )
     if gemma:
-        say(
-            "Beside them demo-gemma: a like tower, and Google's Gemma 3 270M, which learned to see the same scenes. "
-            "Its 18 layers add up to other numbers than the pair's few, so each map is drawn on a scale of its own.\n"
-        )
+        say("Beside them demo-gemma: a like tower, and Google's Gemma 3 270M, which learned to see the same scenes.\n")
     say(
         f"Maps are by {method}. p is the token's probability, blind the same with attention to the picture blocked. "
         "Verdict: confirmed, this map shows where the answer comes from; unconfirmed, the picture may matter, but "
@@ -59,7 +56,7 @@ def demo(
     from relevancy.demo.showcase import showcase
 
     models = [load_model(name) for name in (*PAIR, *([GEMMA] if gemma else []))]
-    for shown in showcase(models, out_folder, scenes=scenes, seed=seed, method=method, shared_scale=not gemma):
+    for shown in showcase(models, out_folder, scenes=scenes, seed=seed, method=method):
         say(f"[bold]{escaped(shown.question)}[/bold]   (truth: {escaped(shown.truth)})", markup=True)
         table = Table("model", "answer", "token", "p", "blind", "verdict", box=None, pad_edge=False)
         for result in shown.explanations:

@@ -11,7 +11,7 @@ from relevancy.demo.questions import Question
 from relevancy.demo.world import HELD_OUT, Scene, duck_scene, scene
 from relevancy.explanations.comparison import Comparison, compare
 from relevancy.explanations.explanation import Explanation
-from relevancy.methods.registry import SHOWN_FIRST
+from relevancy.methods.registry import DEFAULT
 from relevancy.models.model import Model
 
 KINDS_SHOWN = ("color", "side", "presence", "is-color", "count")
@@ -33,12 +33,9 @@ def showcase(
     *,
     scenes: int = 3,
     seed: int = 0,
-    method: str = SHOWN_FIRST,
-    shared_scale: bool = True,
+    method: str = DEFAULT,
 ) -> Iterator[Shown]:
     """Explain held-out scenes with every model and save the figures, one by one as they are ready; older ones go.
-
-    shared_scale: whether the maps of a figure are drawn on one scale; that of a deep model hides those of shallow ones.
 
     A floating and a standing duck come first, in the form of the paper, with options. Of each other scene the question
     is one about a single object, so that the map can be judged at a glance.
@@ -51,7 +48,7 @@ def showcase(
     folders = [out / f"{number:02d}-{question.type}" for number, (_, question) in enumerate(chosen)]
     for folder, (drawn, question) in zip(folders, chosen, strict=True):
         found = compare(models, drawn.image, question.text, target="first-relevant", method=method)
-        found.save(folder, shared_scale=shared_scale)
+        found.save(folder)
         yield Shown(question.text, question.answer, found.explanations, folder / "side-by-side.png")
     others = [place for place in out.glob("[0-9][0-9]-*") if place not in folders]
     with whole_files(out, [file for place in others for file in Comparison.saved_in(place)]):

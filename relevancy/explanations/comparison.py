@@ -68,13 +68,16 @@ class Comparison:
         self,
         *,
         smooth: bool = True,
-        shared_scale: bool = True,
+        shared_scale: bool | None = None,
         floor: float = overlay.FLOOR,
         picture: int = 0,
         **options: Any,
     ) -> list[Image.Image]:
-        """Each map over the picture, all on one scale; `floor`, `picture` and `options` as in `Explanation.overlay`."""
-        if shared_scale:
+        """Each map over the picture.
+
+        shared_scale: as in `figure`. `floor`, `picture` and `options` as in `Explanation.overlay`.
+        """
+        if self._on_one(shared_scale):
             low, high = overlay.value_range(self._heatmaps(smooth=smooth, floor=floor))
             options = {"vmin": low, "vmax": high} | options
         return [one.overlay(smooth=smooth, floor=floor, picture=picture, **options) for one in self.explanations]
@@ -88,11 +91,12 @@ class Comparison:
         return replace(self, explanations=tuple(result.reduced(max_side) for result in self.explanations))
 
     def figure(
-        self, *, smooth: bool = True, floor: float = overlay.FLOOR, shared_scale: bool = True, **options: Any
+        self, *, smooth: bool = True, floor: float = overlay.FLOOR, shared_scale: bool | None = None, **options: Any
     ) -> Figure:
-        """All maps side by side on one scale, or each on its own.
+        """All maps side by side.
 
-        floor: as in `Explanation.shown`. options: as in `figures.figure`.
+        shared_scale: all on one scale, or each on its own; by default on one, unless that leaves a map dark. floor: as
+        in `Explanation.shown`. options: as in `figures.figure`.
         """
         panels = [
             replace(
@@ -105,29 +109,44 @@ class Comparison:
         drawn = {
             "notes": [*self.findings(shared_scale=shared_scale), *(one.how for one in self.explanations)]
         } | options
-        return figures.figure(panels, question=self.explanations[0].question, shared_scale=shared_scale, **drawn)
+        one_scale = self._on_one(shared_scale)
+        return figures.figure(panels, question=self.explanations[0].question, shared_scale=one_scale, **drawn)
 
-    def findings(self, *, shared_scale: bool = True) -> list[str]:
+    def findings(self, *, shared_scale: bool | None = None) -> list[str]:
         """What the evidence says of each map, how far the maps agree, and what that is worth, a line each.
 
-        shared_scale: as in `figure`; on one scale some maps are hardly seen, and are named.
+        shared_scale: as in `figure`; maps that are hardly seen on one scale, or would be, are named.
         """
         told = [f"{one.model}: {one.evidence.sentence}" for one in self.explanations if one.evidence is not None]
-        told += self._dark() if shared_scale else []
+        told += self._of_scales(shared_scale)
         told += [pair.summary() for pair in self.agreement if self.explanations[0].pictures]
         if self.agreement and any(one.evidence and one.evidence.verdict != "confirmed" for one in self.explanations):
             told.append("Agreement says little about maps that are not confirmed.")
         return told
 
-    def _dark(self) -> list[str]:
-        """Of each map that is drawn, but hardly seen on the scale that all share: that this is no lack of a map."""
+    def _on_one(self, shared_scale: bool | None) -> bool:
+        return not self._dark() if shared_scale is None else shared_scale
+
+    def _of_scales(self, shared_scale: bool | None) -> list[str]:
+        """What is to be known of brightness: whose map is, or would be, hardly seen on a scale that all share."""
+        dark = self._dark()
+        if shared_scale is None and dark:
+            peaks = ", ".join(f"{name}'s {percent}" for name, percent in dark)
+            return [f"Each map has a scale of its own; on one, some would be dark ({peaks} of the highest peak)."]
+        return [
+            f"{name}'s map is dark on the one scale: its peak is {percent} of the highest."
+            for name, percent in dark
+            if shared_scale
+        ]
+
+    def _dark(self) -> list[tuple[str, str]]:
+        """Whose map is drawn, but hardly seen on one scale, and its peak as a part of the highest."""
         peaks = [
             max(map(abs, overlay.value_range([one.shown()[0] for one in result.pictures])))
             for result in self.explanations
         ]
         return [
-            f"{result.model}'s map is dark on the one scale: its peak is {overlay.percent(peak / max(peaks))} of the "
-            "highest. explain draws it on its own."
+            (result.model, overlay.percent(peak / max(peaks)))
             for result, peak in zip(self.explanations, peaks, strict=True)
             if 0 < peak < _DARK * max(peaks)
         ]
@@ -149,7 +168,9 @@ class Comparison:
             found[self.explanations[number].answer] = own.per_token
         return [(f"“{answer}”" if answer else "nothing", probability) for answer, probability in found.items()]
 
-    def save(self, folder: str | os.PathLike[str], *, floor: float = overlay.FLOOR, shared_scale: bool = True) -> Path:
+    def save(
+        self, folder: str | os.PathLike[str], *, floor: float = overlay.FLOOR, shared_scale: bool | None = None
+    ) -> Path:
         """Write comparison.json, side-by-side.png and .pdf, and each model's results in a numbered folder.
 
         All of them or none; those of an earlier comparison that are there go, other files stay. floor, shared_scale: as

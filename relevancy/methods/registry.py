@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT", "METHODS", "SHOWN_FIRST", "Cost", "MapFunction", "Method", "function_method", "register_method"]
+__all__ = ["DEFAULT", "METHODS", "Cost", "MapFunction", "Method", "function_method", "register_method"]
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,11 +18,7 @@ MapFunction = Callable[[Any], Any]
 """A method as a function of one `functions.MapRequest`; see `function_method`."""
 
 DEFAULT = "relevancy"
-"""The paper's: what `explain` computes when no method is named."""
-
-SHOWN_FIRST = "relevancy-magnitude"
-"""What the demo and the app begin with: of the methods that tell answers apart, its maps are right and confirmed most
-often on both embedded models (docs/which-method.md)."""
+"""The paper's: what is computed and shown where no method is named."""
 
 _FEW = 4  # passes that someone who waits for a map does not mind
 _INSTALL: Mapping[str, tuple[str, str]] = MappingProxyType(

@@ -190,8 +190,9 @@ def test_own_picture_from_upload_to_download(visit, served, photograph, tmp_path
     page.get_by_role("option", name="viridis").click()
     until(page, lambda: sources(page) != maps, "other colors")
     maps = sources(page)
-    page.uncheck("#rv-one-scale input")
-    until(page, lambda: page.locator("#rv-board .rv-card .rv-scale:visible").count() == 4, "a scale for each")
+    assert page.locator("#rv-board .rv-card .rv-scale:visible").count() == 4
+    page.check("#rv-one-scale input")
+    until(page, lambda: page.locator("#rv-board .rv-card .rv-scale:visible").count() < 4, "one scale for all")
     assert count == []
 
     # the slider between the two maps
@@ -211,7 +212,7 @@ def test_own_picture_from_upload_to_download(visit, served, photograph, tmp_path
         path = tmp_path / waiting.value.suggested_filename
         waiting.value.save_as(path)
         assert path.read_bytes().startswith(start)
-    state = tmp_path / "relevancy_demo-small_demo-large_relevancy-magnitude-state.json"
+    state = tmp_path / "relevancy_demo-small_demo-large_relevancy-state.json"
     assert json.loads(state.read_text())["display"]["colormap"] == "viridis"
     assert count == []
 
@@ -479,7 +480,7 @@ def test_closing_the_page_drops_what_was_kept(visit, served):
 
 
 STANDARD = {
-    "opacity": 0.85, "colormap": "inferno", "smooth": True, "one_scale": True, "log": False, "threshold": 0.0,
+    "opacity": 0.85, "colormap": "inferno", "smooth": True, "one_scale": False, "log": False, "threshold": 0.0,
 }  # fmt: skip
 
 
@@ -501,13 +502,12 @@ def test_the_maps_are_the_packages_overlays_in_every_drawing(visit, served, size
     picture = Image.open(tmp_path / "own.png")
     shown = relevancy.compare(
         served.models, picture, page.input_value("#rv-question textarea"), target="first-relevant",
-        method="relevancy-magnitude",
     )  # fmt: skip
     requests = []
     page.on("request", lambda asked: requests.append(asked.url))
     drawings = [
-        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"one_scale": False}, {"log": True},
-        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "one_scale": False},
+        {}, {"smooth": False}, {"opacity": 0.4, "colormap": "cividis"}, {"one_scale": True}, {"log": True},
+        {"threshold": 0.3}, {"log": True, "threshold": 0.05, "one_scale": True},
     ]  # fmt: skip
     for drawing in drawings:
         display = STANDARD | drawing
@@ -638,9 +638,7 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
         for card, model in zip(cards.all(), ("demo-small", "demo-large"), strict=True):
             how = card.locator(".rv-how").inner_text()
             assert how.startswith(f"{model}: token {position} “")
-            assert how.endswith(
-                f"method relevancy-magnitude, scope language, all layers, relevancy {relevancy.__version__}"
-            )
+            assert how.endswith(f"method relevancy, scope language, all layers, relevancy {relevancy.__version__}")
             assert card.locator(".rv-evidence").inner_text().endswith(".")
             assert "knocked out of attention" in card.locator(".rv-areas").inner_text()
 
@@ -648,22 +646,22 @@ def test_every_card_says_how_it_was_made_and_what_to_believe_of_it(visit, served
     # almost nothing of the first map is on the picture: it does not glow, and says why
     assert cards.first.locator(".rv-empty").inner_text().endswith("less than 0.1%")
     assert "of different tokens (demo-small “(a)”, demo-large “(b)”)" in page.inner_text("#rv-agreement")
+    # what is dark beside another map says so, and only on one scale
+    drawn_anew(page, STANDARD | {"one_scale": True})
+    values = json.loads(cards.last.locator(".rv-map").get_attribute("data-values"))
+    faint = json.dumps([value / 50 for value in values])
+    cards.first.locator(".rv-empty").evaluate_all("all => all.forEach((one) => one.remove())")
+    cards.first.locator(".rv-map").evaluate("(one, values) => { one.dataset.values = values; }", faint)
+    drawn_anew(page, STANDARD | {"one_scale": True})
+    assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
+    assert not cards.last.locator(".rv-dim").is_visible()
+    drawn_anew(page, STANDARD)
+    assert not cards.first.locator(".rv-dim").is_visible()
     for card in (1, 2):
         chip = page.locator(f"#rv-board .rv-card:nth-child({card}) .rv-chip").last
         chip.click()
         until(page, lambda: chip.get_attribute("aria-pressed") == "true", "the last token")  # noqa: B023
     told(1)
-    # what is dark beside another map says so, and only on one scale
-    drawn_anew(page, STANDARD)
-    values = json.loads(cards.last.locator(".rv-map").get_attribute("data-values"))
-    faint = json.dumps([value / 50 for value in values])
-    cards.first.locator(".rv-empty").evaluate_all("all => all.forEach((one) => one.remove())")
-    cards.first.locator(".rv-map").evaluate("(one, values) => { one.dataset.values = values; }", faint)
-    drawn_anew(page, STANDARD)
-    assert cards.first.locator(".rv-dim").inner_text().startswith("Dark beside the others: its peak is 2% of")
-    assert not cards.last.locator(".rv-dim").is_visible()
-    drawn_anew(page, STANDARD | {"one_scale": False})
-    assert not cards.first.locator(".rv-dim").is_visible()
 
 
 def inside(outline):
@@ -714,9 +712,7 @@ def test_pictures_and_python_can_be_copied(visit, served):
     until(page, lambda: python.inner_text() == "Copied", "the words")
     copied = page.evaluate("navigator.clipboard.readText()")
     asked = examples()[0]
-    result = relevancy.explain(
-        served.models[1], asked.image, asked.questions[0], target="first-relevant", method="relevancy-magnitude"
-    )
+    result = relevancy.explain(served.models[1], asked.image, asked.questions[0], target="first-relevant")
     assert copied == result.code
     picture.click()
     until(page, lambda: picture.inner_text() == "Copied", "the picture")
@@ -749,6 +745,7 @@ def test_other_questions_are_about_the_picture_that_was_explained(visit, served)
 def test_methods_and_layers_side_by_side(visit, served):
     page = visit()
     explained(page)
+    page.check("#rv-one-scale input")
     page.get_by_role("tab", name="Methods").click()
     costs = page.locator("#rv-methods label").all_inner_texts()
     assert "relevancy (1 forward, 1 backward)" in [cost.strip() for cost in costs]
@@ -756,7 +753,7 @@ def test_methods_and_layers_side_by_side(visit, served):
     page.wait_for_selector("#rv-ways .rv-card:nth-child(5)")
     cards = page.locator("#rv-ways .rv-card")
     titles = page.locator("#rv-ways h2").all_inner_texts()
-    assert titles == ["relevancy-magnitude", "relevancy", "attnlrp", "tam", "rollout"]
+    assert titles == ["relevancy", "relevancy-magnitude", "attnlrp", "tam", "rollout"]
     # numbers of different kinds: each map has a scale of its own, whatever the switch says
     until(page, lambda: page.locator("#rv-ways .rv-card .rv-scale[data-scale=map]:visible").count() == 5, "own scales")
     assert "rank correlation with the first map" in cards.nth(1).inner_text()
@@ -989,7 +986,7 @@ def test_time_from_click_to_the_maps(visit, served):
         page.wait_for_timeout(300)
         began = time.perf_counter()
         for model in served.models:
-            relevancy.explain(model, picture, question, target="first-relevant", method="relevancy-magnitude")
+            relevancy.explain(model, picture, question, target="first-relevant")
         bare.append(1000 * (time.perf_counter() - began))
     base, *waits = (median(times[2:]) for times in (bare, firsts, boths))
     lines = (

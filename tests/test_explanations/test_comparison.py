@@ -350,15 +350,19 @@ def test_the_figure_shows_what_each_would_say(both, three):
 
 
 @pytest.mark.parametrize(("times", "dark"), [(0.099, True), (0.101, False), (0.0, False)])
-def test_a_map_that_the_one_scale_leaves_dark_is_named(both, times, dark):
+def test_a_map_that_one_scale_would_leave_dark_is_named(both, times, dark):
     first = both.explanations[0]
     peak = np.nanmax(first.heatmap())
     low = replace(tiny.redrawn(first, image_map=(first.image_map * times).astype(np.float32)), model="low")
-    told = [line for line in compared([first, low]).findings() if "dark" in line]
+    pair = compared([first, low])
     assert peak > 0
-    assert [line.startswith("low's map is dark on the one scale: its peak is 9.9% of") for line in told] == [
-        True
-    ] * dark
+    for given, start in (
+        (None, "Each map has a scale of its own; on one, some would be dark (low's 9.9% of the highest peak)."),
+        (True, "low's map is dark on the one scale: its peak is 9.9% of the highest."),
+    ):
+        assert [line for line in pair.findings(shared_scale=given) if "dark" in line] == [start] * dark
+    drawn = words_in(pair.figure()).count("(raw)")
+    assert drawn == words_in(pair.figure(shared_scale=not dark)).count("(raw)")
 
 
 def test_each_on_a_scale_of_its_own_no_map_is_dark(both, tmp_path):
@@ -366,10 +370,13 @@ def test_each_on_a_scale_of_its_own_no_map_is_dark(both, tmp_path):
     faint = tiny.redrawn(first, image_map=(first.image_map * 0.01).astype(np.float32))
     pair = compared([first, replace(faint, model="low")])
     assert not any("dark" in line for line in pair.findings(shared_scale=False))
-    one, own = pair.figure(), pair.figure(shared_scale=False)
+    one, own, chosen = pair.figure(shared_scale=True), pair.figure(shared_scale=False), pair.figure()
     assert "dark" in words_in(one)
     assert "dark" not in words_in(own)
-    assert words_in(own).count("(raw)") == 2 * words_in(one).count("(raw)")
+    assert words_in(own).count("(raw)") == words_in(chosen).count("(raw)") == 2 * words_in(one).count("(raw)")
+    assert [each.tobytes() for each in pair.overlays()] == [
+        each.tobytes() for each in pair.overlays(shared_scale=False)
+    ]
     pair.save(tmp_path, shared_scale=False)
     assert Image.open(tmp_path / "side-by-side.png").size == tuple(
         round(inches * own.dpi) for inches in own.get_size_inches()
