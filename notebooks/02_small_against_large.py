@@ -61,8 +61,8 @@ chosen = right.index((False, True)) if (False, True) in right else 0
 
 # %% [markdown]
 # Explained is the first token of each answer that carries meaning: the letter, not the bracket before it. Both maps
-# are on one scale of raw relevance. The bars below say how much of all relevance lies on the picture, on the words,
-# and on the first token.
+# are on one scale of raw relevance, or each on its own where one would be dark. The bars below say how much of all
+# relevance lies on the picture, on the words, and on the first token.
 
 # %%
 both = relevancy.compare([small, large], pictures[chosen], asked[chosen].text, target="first-relevant")
@@ -237,8 +237,8 @@ for name, found in report.findings.localisation.items():
 # ## The rows in which the two differ most
 #
 # Numbers say how often; pictures say how. Each column is one row of the export, read back without a model: the small
-# model above, the large one below, on one scale in each column. Left the rows in which the small model uses the picture
-# more, right those in which it uses it less.
+# model above, the large one below, in each column on one scale or, where that leaves one dark, each on its own. Left
+# the rows in which the small model uses the picture more, right those in which it uses it less.
 
 # %%
 from relevancy.explanations.comparison import compared
