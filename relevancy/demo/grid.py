@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def grid(
 
 def _claim(place: GridPlace) -> None:
     """Say what is planned for a folder, or hold it against what was."""
-    planned, file = json.dumps(asdict(place.plan), indent=1), place.folder / PLAN
+    planned, file = json.dumps(place.plan.told(), indent=1), place.folder / PLAN
     if not file.exists():
         place.folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, planned)

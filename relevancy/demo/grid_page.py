@@ -99,7 +99,7 @@ def _numbers(
         for one in changes
     ]  # fmt: skip
     versions = {name: version(name) for name in ("relevancy", "torch", "transformers")}
-    return {"plan": asdict(plan), "versions": versions, "cells": cells, "means": kinds, "effects": factors}
+    return {"plan": plan.told(), "versions": versions, "cells": cells, "means": kinds, "effects": factors}
 
 
 def _plain(found: Interval) -> dict[str, float | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 from transformers import GemmaConfig, GemmaTokenizer
 
@@ -86,6 +88,11 @@ class BuildPlan:
     check_scenes: int  # held out, drawn to measure accuracy
     tower: Stage
     decoders: Mapping[str, DecoderSize]
+
+    def told(self) -> dict[str, Any]:
+        """All of it as JSON takes it; what is said in a lesson by its name."""
+        told: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda talk: talk.__name__))
+        return told
 
 
 def _decoder(

@@ -140,8 +140,8 @@ def test_demo_sets_three_models_beside_each_other(demo_gemma, tmp_path, monkeypa
     monkeypatch.setattr(showcase, "showcase", lambda *asked, **wanted: iter(shown.append((asked, wanted)) or ()))
     done = CliRunner().invoke(app, ["demo", "--gemma", "--out", str(tmp_path)])
     assert done.exit_code == 0, (done.output, done.exception)
-    [((models, folder), wanted)] = shown
-    assert (folder, wanted["shared_scale"]) == (tmp_path, False)
+    [((models, folder), _)] = shown
+    assert folder == tmp_path
     assert [model.name for model in models] == ["demo-small", "demo-large", "demo-gemma"]
     both = relevancy.compare(models, duck_scene(HELD_OUT, True).image, "Is the duck floating? (a) Yes (b) No")
     assert [one.image_map.shape for one in both.explanations] == [(10, 10)] * 3
