@@ -19,7 +19,6 @@ from relevancy.cli.size import size_of_models
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
-from relevancy.methods.registry import DEFAULT
 
 if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
@@ -31,7 +30,7 @@ def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
-    method: Annotated[str, typer.Option(help=METHOD_HELP)] = DEFAULT,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = registry.DEFAULT,
     gemma: Annotated[
         bool,
         typer.Option(

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,11 +126,11 @@ class Comparison:
         return told
 
     def _on_one(self, shared_scale: bool | None) -> bool:
-        return not self._dark() if shared_scale is None else shared_scale
+        return not self._dark if shared_scale is None else shared_scale
 
     def _of_scales(self, shared_scale: bool | None) -> list[str]:
         """What is to be known of brightness: whose map is, or would be, hardly seen on a scale that all share."""
-        dark = self._dark()
+        dark = self._dark
         if shared_scale is None and dark:
             peaks = ", ".join(f"{name}'s {percent}" for name, percent in dark)
             return [f"Each map has a scale of its own; on one, some would be dark ({peaks} of the highest peak)."]
@@ -139,6 +140,7 @@ class Comparison:
             if shared_scale
         ]
 
+    @cached_property
     def _dark(self) -> list[tuple[str, str]]:
         """Whose map is drawn, but hardly seen on one scale, and its peak as a part of the highest."""
         peaks = [
