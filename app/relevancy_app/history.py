@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from relevancy_app.session import Session
 _OURS = 0x52565948  # in the file's header: whose database it is
 _VERSION = 2  # the first knew one picture of a run
 _PATIENCE = 20  # seconds to wait for another writer
+_PAUSE = 0.01  # seconds, before what cannot wait is tried again
 _LONGEST_NAME = 120
 _FURTHER = (
     """CREATE TABLE further (
@@ -232,7 +233,7 @@ def opened(path: Path, megabytes: int) -> History:
         with closing(_connected(path)) as db:
             if _blank(db, path):
                 db.execute("PRAGMA auto_vacuum = FULL")  # before there is a table, or it does nothing
-                db.execute("PRAGMA journal_mode = WAL")
+                _log_ahead(db)
             with _transaction(db):
                 for statement in _SCHEMA if _blank(db, path) else _missing(db):
                     db.execute(statement)
@@ -259,6 +260,17 @@ def _connected(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Set write-ahead logging, which SQLite refuses without a wait while another process does the same."""
+    mode, end = "PRAGMA journal_mode = WAL", time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        with suppress(sqlite3.OperationalError):
+            db.execute(mode)
+            return
+        time.sleep(_PAUSE)
+    db.execute(mode)
+
+
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
@@ -273,8 +285,12 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def _blank(db: sqlite3.Connection, path: Path) -> bool:
     """Whether nothing is in the file yet. Raises RelevancyError where it is not a history of this version."""
-    whose, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if whose == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    # In one statement: between two, another process may have made the tables.
+    whose, version, tables = db.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
+        "(SELECT count(*) FROM sqlite_master)"
+    ).fetchone()
+    if whose == 0 and not tables:
         return True
     if whose != _OURS:
         raise RelevancyError(f"{path} is another program's database: give another --history, or none.")

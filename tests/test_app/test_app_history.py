@@ -5,6 +5,8 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -366,14 +368,19 @@ session = pickle.loads((folder / "session").read_bytes())
 def writing(shown, own):
     history, number = opened(path, 100), 0
     with shown.open("w") as file:
-        while own % 2 or number < 5:
+        while (own % 2 or number < 5) and os.getppid() == parent:
             owner = f"user{own % 3}"
             kept = history.keep(replace(session, source=session.source + b"%d %d" % (own, number)), owner)
             print(kept.kept, owner, file=file, flush=True)
             number += 1
 
 
-notes, children = [folder / f"shown-{own}" for own in range(20)], []
+def failed(child):
+    ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return ended is not None and ended.si_status
+
+
+notes, children, parent = [folder / f"shown-{own}" for own in range(20)], [], os.getpid()
 for own, note in enumerate(notes):
     child = os.fork()
     if not child:
@@ -381,11 +388,26 @@ for own, note in enumerate(notes):
         os._exit(0)
     children.append(child)
 while not all(note.exists() and note.stat().st_size for note in notes):
+    if any(map(failed, children)):
+        sys.exit("a writer failed")
     time.sleep(0.02)
 for child in children[1::2]:
     os.kill(child, signal.SIGKILL)
 print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
 """
+
+
+def test_many_open_a_new_history_at_the_same_time(tmp_path):
+    many = 16
+    for number in range(20):
+        start = threading.Barrier(many)
+
+        def opening(_, path=tmp_path / f"{number}.sqlite3", start=start):
+            start.wait()
+            return opened(path, 100)
+
+        with ThreadPoolExecutor(many) as pool:
+            assert len(list(pool.map(opening, range(many)))) == many
 
 
 def test_no_run_that_was_shown_is_lost_when_writers_are_killed(tmp_path, whole):
