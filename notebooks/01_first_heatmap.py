@@ -76,7 +76,8 @@ rather.overlay()
 
 # %% [markdown]
 # An answer such as "(a) Yes" has several tokens. `"all"` gives one result for each; `"first-relevant"` skips brackets
-# and quotes; a number is a position; a string is the token with which it begins in the answer.
+# and quotes; a number is a position; a string is the token that holds it, or all of its
+# tokens together.
 
 # %%
 question = "Is the duck floating? (a) Yes (b) No"

@@ -37,10 +37,10 @@ for model in (small, large):
     print(f"{model.name}: {model.model.num_parameters():,} parameters")
 
 # %% [markdown]
-# ## One picture, chosen as the paper chose it
+# ## One picture, the paper's question
 #
 # Scenes with one duck, the question of the paper, both models. Taken is the first scene about which only the larger
-# model is right.
+# model is right, as the paper chose its figure; where there is none among these 24, the first scene.
 
 # %%
 scenes = [duck_scene(HELD_OUT + 200 + number, floating=number % 2 == 0) for number in range(24)]
@@ -69,7 +69,7 @@ both = relevancy.compare([small, large], pictures[chosen], asked[chosen].text, t
 both
 
 # %% [markdown]
-# This is what the paper's figure looks like here. What it shows holds for this picture. Whether it holds in general
+# What it shows holds for this picture. Whether it holds in general
 # cannot be seen in it.
 
 # %% [markdown]

@@ -228,7 +228,7 @@ def compare(
     evidence: Annotated[bool, typer.Option(help=EVIDENCE_HELP)] = True,
     floor: Annotated[float | None, typer.Option(min=0, max=1, help="As in explain.")] = None,
 ) -> None:
-    """Set maps of several models side by side, on one scale, with numbers for how far they agree.
+    """Set maps of several models side by side, with numbers for how far they agree.
 
     Models take their turns one after the other. Writes comparison.json, side-by-side.png and .pdf, and each model's
     results. Results of an earlier run that are there go; other files stay.
