@@ -39,8 +39,9 @@ class Mean:
 class Effect:
     """Mean difference in the share of right answers when one choice changes and all else stays.
 
-    over_runs: how sure with other seeds (Student's t over the pairs of runs; where the choices do not simply add up,
-    that is in it). over_scenes: how sure with other scenes, of these very models (bootstrap over scenes).
+    over_runs: Student's t over the pairs of runs (where the choices do not simply add up, that is in it), as if each
+    were on its own; those of one seed begin with the same decoder, and there is one tower of each kind.
+    over_scenes: how sure with other scenes, of these very models (bootstrap over scenes).
     """
 
     factor: str

@@ -45,8 +45,10 @@ Mean ± half of Student's 95 % interval. Chance: who knows the question and sees
 
 ## What each choice changes, in percentage points
 
-Mean of the {pairs} paired differences, all else the same. In brackets Student's 95 % interval over these pairs of runs:
-how sure it is that other seeds would show it. Bold: the interval is on one side of zero.
+Mean of the {pairs} paired differences, all else the same. In brackets Student's 95 % interval over these pairs of runs,
+as if each were on its own. Pairs of one seed begin with the same decoder, though, and there is one tower of each kind:
+with other seeds and towers differences may lie further apart than this says. Bold: the interval is on one side of
+zero.
 
 {over_runs}
 
