@@ -92,7 +92,7 @@ def evaluate(
         maps=request.maps,
         wish=replace(request.answering.wish, max_new_tokens=chosen.protocol.max_new_tokens),
     )
-    export(answering, report)
+    export(answering, report, retry=True)
     answers = _answers(folder / EXPORT, questions)
     scores: dict[str, BenchmarkScore | None] = {}
     folders = {name: request.out / short for name, short in names_of(list(answers)).items()}
@@ -138,7 +138,7 @@ def _answers(folder: Path, questions: Sequence[BenchmarkQuestion]) -> dict[str, 
         own, why = failed[0]
         raise RelevancyError(
             f"{len(failed):,} of {len(table['row']):,} answers failed, first {shortened(own)}: {shortened(why)}. "
-            "Mend that, and give another --out: a benchmark is scored whole."
+            "Mend that, and run the same command again: only these are asked anew."
         )
     return {
         model: [AnsweredQuestion(one, said[row]) for row, one in enumerate(questions)] for model, said in found.items()

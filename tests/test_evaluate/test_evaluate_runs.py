@@ -431,11 +431,21 @@ def test_an_out_with_other_answers_is_refused(sets, models, tmp_path):
         asked("mmvp", sets["mmvp"], tmp_path / "out", models[:1], maps="all")
 
 
-def test_a_picture_that_cannot_be_opened_ends_it(tmp_path, models):
+def test_a_picture_that_cannot_be_opened_ends_it_and_is_asked_again_once_it_is_mended(sets, tmp_path, models):
     data = miniatures.mmvp(tmp_path / "data")
-    (data / "MMVP Images" / "3.jpg").write_bytes(b"no picture")
-    with pytest.raises(relevancy.RelevancyError, match="1 of 6 answers failed, first 3: "):
-        asked("mmvp", data, tmp_path / "out", models[:1])
+    picture = data / "MMVP Images" / "3.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(relevancy.RelevancyError, match=r"1 of 6 answers failed, first 3: .* run the same command"):
+            asked("mmvp", data, tmp_path / "out", models[:1])
+        assert relevancy.open_export(tmp_path / "out/asked/mmvp/export").errors()["id"].to_pylist() == ["3"]
+    picture.write_bytes(whole)
+    mended = asked("mmvp", data, tmp_path / "out", models[:1])
+    peace = asked("mmvp", sets["mmvp"], tmp_path / "peace", models[:1])
+    assert mended.scores[models[0].name].to_json() == peace.scores[models[0].name].to_json()
+    manifest = json.loads((mended.export / "manifest.json").read_text())
+    assert (manifest["finished"], manifest["errors"]) == (True, 0)
 
 
 KILLED = """
