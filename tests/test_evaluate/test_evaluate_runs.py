@@ -18,6 +18,8 @@ from miniatures import COGNITION, MAKERS, PERCEPTION, hub
 
 import relevancy
 from relevancy import cli
+from relevancy.atomic_io import locked
+from relevancy.evaluate import runner
 from relevancy.evaluate.benchmarks import BENCHMARKS
 from relevancy.evaluate.hub import unpacked
 from relevancy.evaluate.questions import AnsweredQuestion, checked_questions, write_answers
@@ -429,6 +431,31 @@ def test_an_out_with_other_answers_is_refused(sets, models, tmp_path):
         asked("mmvp", data, tmp_path / "out", models[:1])
     with pytest.raises(relevancy.RelevancyError, match="maps was"):
         asked("mmvp", sets["mmvp"], tmp_path / "out", models[:1], maps="all")
+
+
+def test_a_second_process_is_refused_and_leaves_the_first_ones_files(sets, models, tmp_path):
+    folder = tmp_path / "out" / "asked" / "mmvp"
+    with locked(folder), pytest.raises(relevancy.RelevancyError, match=f"Another process .* works on {folder}"):
+        asked("mmvp", sets["mmvp"], tmp_path / "out", models[:1])
+    assert [file.name for file in folder.iterdir()] == ["lock"]
+    packed = hub("pope", sets["pope"], tmp_path / "hub")
+    half = tmp_path / "target" / "data.part" / "half"
+    half.mkdir(parents=True)
+    with locked(tmp_path / "target"), pytest.raises(relevancy.RelevancyError, match="Another process"):
+        unpacked("pope", packed, tmp_path / "target" / "data", lambda _: None)
+    assert half.is_dir()
+
+
+def test_benchmarks_that_are_asked_at_once_take_turns_with_what_they_share(sets, models, tmp_path, monkeypatch):
+    def taken(model, folder):
+        with pytest.raises(relevancy.RelevancyError, match="Another process"), locked(tmp_path / "asked"):
+            pass
+        turns.append(model)
+
+    turns = []
+    monkeypatch.setattr(runner, "write_choices", taken)
+    asked("mmvp", sets["mmvp"], tmp_path, models[:1])
+    assert turns == ["demo-small"]
 
 
 def test_a_picture_that_cannot_be_opened_ends_it_and_is_asked_again_once_it_is_mended(sets, tmp_path, models):
