@@ -21,7 +21,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file or a folder under; it becomes `path` once all its bytes are on the disk.
 
-    Where the block raises, nothing is left of it; a folder `path` that is there is replaced.
+    Where the block raises, nothing is left of it; a folder `path` that is there is replaced. The name is always the
+    same, so that what a killed process left of it goes: where several write `path`, each needs `locked`.
     """
     part = path.with_name(f"{path.name}.part")
     _remove(part)

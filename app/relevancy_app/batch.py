@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import takewhile
 from pathlib import Path
 
 from relevancy import Model, RelevancyError
+from relevancy.atomic_io import locked
 from relevancy.data.columns import Columns
 from relevancy.explanations.explain import ExplainConfig
 from relevancy.export.results import open_export
@@ -63,18 +66,21 @@ class Batch:
 
     @classmethod
     def of(cls, pictures: Sequence[tuple[str, bytes]], ask: Ask, owner: str, root: Path, max_pixels: int) -> Batch:
-        """The batch of these files, each a name and its bytes; of the folders that are there, the newest are kept."""
+        """The batch of these files, each a name and its bytes; of the folders there, those used last are kept."""
         files = [(name, hashlib.sha256(data).hexdigest()) for name, data in pictures]
         deciding = [owner, repr(ask), max_pixels, files]
         folder = root / hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:32]
-        if not folder.exists():
-            _make_room(root)
-            with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as part:
-                made = Path(part) / "batch"
-                (made / "pictures").mkdir(parents=True)
-                for number, (name, data) in enumerate(pictures):
-                    (made / "pictures" / _numbered(number, name)).write_bytes(data)
-                made.replace(folder)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(root, wait=True):  # all apps of a user share it
+            if not folder.exists():
+                _make_room(root)
+                with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as part:
+                    made = Path(part) / "batch"
+                    (made / "pictures").mkdir(parents=True)
+                    for number, (name, data) in enumerate(pictures):
+                        (made / "pictures" / _numbered(number, name)).write_bytes(data)
+                    made.replace(folder)
+            os.utime(folder)
         return cls(folder, tuple(name for name, _ in pictures), ask, max_pixels)
 
     def run(self, models: Sequence[Model], progress: Progress) -> Iterator[list[BatchRow]]:
@@ -93,6 +99,7 @@ class Batch:
         for end in (min(start + _STEP, count) for start in range(min(done - done % _STEP, count - 1), count, _STEP)):
             progress(f"picture {end} of {count}", done / count)
             export(replace(request, limit=end))
+            os.utime(self.folder)
             done = end
             yield self.rows()
 
@@ -165,8 +172,8 @@ def _numbered(number: int, name: str) -> str:
 
 
 def _make_room(root: Path) -> None:
-    """The folder of batches, with room for one more."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Remove what was used longest ago until one more has room, but nothing that is at work."""
     known = sorted((one for one in root.iterdir() if one.is_dir()), key=lambda one: one.stat().st_mtime)
     for old in known[: max(0, len(known) - _MOST_BATCHES + 1)]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(RelevancyError), locked(old / "maps"):
+            shutil.rmtree(old, ignore_errors=True)

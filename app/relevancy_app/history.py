@@ -93,7 +93,9 @@ class History:
         if number is not None:
             packed, row = stored_runs.results(last, known), stored_runs.growing(last)
             with self._writing() as db:
-                if db.execute(f"UPDATE runs SET {_each(row)} WHERE number = ?", (*row.values(), number)).rowcount:
+                # By its id, too: a deleted run's number goes to the next one.
+                change = f"UPDATE runs SET {_each(row)} WHERE number = ? AND id = ?"
+                if db.execute(change, (*row.values(), number, last.kept)).rowcount:
                     self._add(db, number, packed)
         return last
 
@@ -140,6 +142,7 @@ class History:
     def run(self, run: str, owner: str) -> Session:
         """The run as it was shown; one that was cut short is whole with what there is."""
         with self._reading() as db:
+            db.execute("BEGIN")  # all is of one moment: a deleted run's number goes to the next one
             row = db.execute(
                 "SELECT number, data, ask, notes, shown, comparison FROM runs JOIN pictures ON digest = picture "
                 "WHERE id = ? AND owner = ?",

@@ -170,7 +170,7 @@ def _fitted(
 
 def _right(row: dict[str, Any], where: str) -> float:
     right = row.get("right")
-    if isinstance(right, str) or right is None or not 0 <= right <= 1 or row.get("picture") is None:
+    if not isinstance(right, int | float) or not 0 <= right <= 1 or row.get("picture") is None:
         raise RelevancyError(f"{where}: needs right (0 to 1) and picture.")
     return float(right)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relevancy.atomic_io import whole, writing
+from relevancy.atomic_io import locked, whole, writing
 from relevancy.data.items import picture_hash
 from relevancy.data.parquet import Parquet
 from relevancy.digests import digest_of
@@ -32,8 +32,8 @@ class HubLayout:
 def unpacked(name: str, data: Path, target: Path, told: Told) -> Path:
     """The folder in the official layout: `data` itself, or `target`, made once of the Parquet files in `data`.
 
-    Raises RelevancyError for Parquet of another benchmark or split or of several sets, and for a target made of other
-    files.
+    Raises RelevancyError for Parquet of another benchmark or split or of several sets, for a target made of other
+    files, and where another process works beside it.
     """
     layout = HUB.get(name)
     if layout is None or any(data.glob(layout.official)):
@@ -50,13 +50,14 @@ def unpacked(name: str, data: Path, target: Path, told: Told) -> Path:
             f"--data {data}: {' and '.join(places)} hold {layout.pattern}, sets that may overlap; give one of them."
         )
     digest = digest_of(files)
-    if target.is_dir():
-        if json.loads((target / _SOURCE).read_text()) != digest:
-            raise RelevancyError(f"{target} was made of other Parquet files than those of {data}; give another --out.")
-        return target
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as part:
+    with locked(target.parent):
+        if target.is_dir():
+            if json.loads((target / _SOURCE).read_text()) != digest:
+                raise RelevancyError(
+                    f"{target} was made of other Parquet files than those of {data}; give another --out."
+                )
+            return target
+        with writing(target), whole(target) as part:
             part.mkdir()
             try:
                 layout.write(_rows(files, told), part)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from relevancy.atomic_io import whole_files, write_whole, writing
+from relevancy.atomic_io import locked, whole_files, write_whole, writing
 from relevancy.data.columns import Columns
 from relevancy.errors import RelevancyError, shortened
-from relevancy.evaluate.benchmark import LETTER_ONLY, SHORT_ANSWER
+from relevancy.evaluate.benchmark import LETTER_ONLY, SHORT_ANSWER, Benchmark
 from relevancy.evaluate.benchmarks import benchmark
 from relevancy.evaluate.choices import write_choices
 from relevancy.evaluate.hub import unpacked
@@ -73,8 +73,8 @@ def evaluate(
 
     request.out gets asked/BENCHMARK/ with the questions, an export's folder and, of Parquet, the official layout; and a
     folder for each model with its answers as LLaVA's scripts write them, in the official form, and its score.
-    Raises RelevancyError before anything is asked where pictures or labels are missing or do not belong together, and
-    after it where a question could not be answered.
+    Raises RelevancyError before anything is asked where pictures or labels are missing or do not belong together, or
+    another process works there, and after it where a question could not be answered.
     """
     chosen = benchmark(request.benchmark)
     folder = request.out / ASKED / chosen.name
@@ -82,6 +82,18 @@ def evaluate(
     questions = checked_questions(chosen.ask(data), data, chosen.pictures)
     if request.bare:
         questions = [replace(one, text=_bare(one.text)) for one in questions]
+    with locked(folder):
+        return _evaluated(request, chosen, data, questions, report)
+
+
+def _evaluated(
+    request: EvaluationRequest,
+    chosen: Benchmark,
+    data: Path,
+    questions: Sequence[BenchmarkQuestion],
+    report: Callable[[Progress], None] | None,
+) -> Evaluation:
+    folder = request.out / ASKED / chosen.name
     asked = _written(questions, folder / QUESTIONS)
     answering = replace(
         request.answering,
@@ -92,7 +104,7 @@ def evaluate(
         maps=request.maps,
         wish=replace(request.answering.wish, max_new_tokens=chosen.protocol.max_new_tokens),
     )
-    export(answering, report)
+    export(answering, report, retry=True)
     answers = _answers(folder / EXPORT, questions)
     scores: dict[str, BenchmarkScore | None] = {}
     folders = {name: request.out / short for name, short in names_of(list(answers)).items()}
@@ -106,7 +118,8 @@ def evaluate(
             found = replace(found, protocol=_unaided(found.protocol))
         if found is not None:
             write_score(found, folders[model])
-            write_choices(model, folders[model])
+            with locked(request.out / ASKED, wait=True):  # one file for all benchmarks, which may be asked at once
+                write_choices(model, folders[model])
         scores[model] = found
     return Evaluation(chosen.name, data, folder / EXPORT, scores, folders)
 
@@ -115,7 +128,6 @@ def _written(questions: Sequence[BenchmarkQuestion], path: Path) -> Path:
     """The questions as an export's input. Raises RelevancyError where others stand there already."""
     text = "".join(json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in questions)
     with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise RelevancyError(f"{path.parent} answers other questions than --data asks; give another --out.")
         if not path.exists():
@@ -138,7 +150,7 @@ def _answers(folder: Path, questions: Sequence[BenchmarkQuestion]) -> dict[str, 
         own, why = failed[0]
         raise RelevancyError(
             f"{len(failed):,} of {len(table['row']):,} answers failed, first {shortened(own)}: {shortened(why)}. "
-            "Mend that, and give another --out: a benchmark is scored whole."
+            "Mend that, and run the same command again: only these are asked anew."
         )
     return {
         model: [AnsweredQuestion(one, said[row]) for row, one in enumerate(questions)] for model, said in found.items()

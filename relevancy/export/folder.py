@@ -58,8 +58,11 @@ class ExportFolder:
         self.done = FinishedRows()
         self._next = 0
 
-    def read(self, configuration: Mapping[str, Any]) -> None:
-        """What earlier processes left: refuses another configuration, removes what they did not finish."""
+    def read(self, configuration: Mapping[str, Any], *, retry: bool = False) -> None:
+        """What earlier processes left: refuses another configuration, removes what they did not finish.
+
+        retry: forget rows that ended as errors.
+        """
         self.manifest = manifest_of(self.path)
         if self.manifest is not None:
             refuse_other(self.path, self.manifest["configuration"], configuration)
@@ -71,7 +74,10 @@ class ExportFolder:
             table = pq.read_table(part, columns=["row", "model", "error"])
             errors = table["error"].is_valid().to_pylist()
             for row, model, error in zip(table["row"].to_pylist(), table["model"].to_pylist(), errors, strict=True):
-                self.done.add(row, model, error=error)
+                if not (retry and error):
+                    self.done.add(row, model, error=error)
+            if retry and any(errors):
+                self._forget_errors(part)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Put the manifest in its place, whole."""
@@ -80,9 +86,7 @@ class ExportFolder:
 
     def write_part(self, table: pa.Table) -> None:
         """The next part, whole."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.write(f"{RESULTS}/part-{self._next:05d}.parquet", sink.getvalue())
+        self._write_table(f"part-{self._next:05d}.parquet", table)
         self._next += 1
 
     def write(self, name: str, data: Any) -> None:
@@ -101,6 +105,17 @@ class ExportFolder:
             except OSError:
                 unfinished.unlink(missing_ok=True)
                 raise
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write(f"{RESULTS}/{name}", sink.getvalue())
+
+    def _forget_errors(self, part: Path) -> None:
+        assert self.manifest is not None
+        self.write_manifest(self.manifest | {"finished": False})  # before it is so
+        table = pq.read_table(part)
+        self._write_table(part.name, table.filter(table["error"].is_null()))
 
     def log(self, text: str) -> None:
         """A line in log.txt. A log that cannot be written is no reason to stop."""

@@ -44,20 +44,23 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def export(request: Request, report: Report | None = None, *, engine: Engine | None = None) -> FinishedRows:
+def export(
+    request: Request, report: Report | None = None, *, engine: Engine | None = None, retry: bool = False
+) -> FinishedRows:
     """Explain every row of the input by every model, into `request.out`; goes on where an earlier process stopped.
 
     Each (row, model) ends once, as a result or as an error with its reason. `report` is called as rows end; `engine`
-    works in the place of the one that the request names. Raises RelevancyError: for what cannot be exported, for a
-    folder in which another process works or which holds an export of another kind, and for a disk that is full; what
-    has been written stays, and the same call goes on from there.
+    works in the place of the one that the request names; `retry`: rows that an earlier process ended as errors are done
+    again. Raises RelevancyError: for what cannot be exported, for a folder in which another process works or which
+    holds an export of another kind, and for a disk that is full; what has been written stays, and the same call goes on
+    from there.
     """
     report = report or _unheard
     with held(request.out) as folder:
         earlier = manifest_of(request.out)
         plan = ExportPlan.of(request)
         configuration = plan.configuration()
-        folder.read(configuration)
+        folder.read(configuration, retry=retry)
         total = plan.rows * len(plan.names)
         if earlier is not None and not _left(folder.done, plan, plan.names):
             _finish(folder, plan)

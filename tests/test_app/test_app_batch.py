@@ -1,6 +1,7 @@
 """Many pictures are an export underneath: its answers, its resumption, its report."""
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from relevancy_app.wiring import Handlers
 
 import relevancy
 from relevancy import RelevancyError, open_export
+from relevancy.atomic_io import locked
 
 LIMITS = Settings()
 QUESTION = "What color is the ball?"
@@ -102,7 +104,32 @@ def test_what_decides_the_results_decides_the_folder(shelf, pictures, ask, tmp_p
 def test_the_oldest_folders_make_room(pictures, ask, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_MOST_BATCHES", 3)
     folders = [begun(pictures[: number + 1], ask, tmp_path).folder for number in range(5)]
-    assert sorted(tmp_path.iterdir()) == sorted(folders[-3:])
+    assert sorted(one for one in tmp_path.iterdir() if one.is_dir()) == sorted(folders[-3:])
+
+
+def test_what_is_at_work_or_was_used_last_makes_no_room(shelf, pictures, ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_MOST_BATCHES", 4)
+    made = [begun(pictures[: number + 1], ask, tmp_path) for number in range(4)]
+    with locked(made[2].folder / "maps"):
+        for number, one in enumerate(made):
+            os.utime(one.folder, (number, number))
+        begun(pictures[:1], ask, tmp_path)  # opened again
+        next(made[1].run(tuple(shelf.models[name] for name in ask.models), silent))
+        begun(pictures[:5], ask, tmp_path)
+        begun(pictures[:6], ask, tmp_path)
+    assert [one.folder.exists() for one in made] == [True, True, True, False]
+
+
+def test_apps_that_share_the_folder_make_their_batches_in_turn(pictures, ask, tmp_path, monkeypatch):
+    def room(root):
+        with pytest.raises(RelevancyError, match="Another process"), locked(root):
+            pass
+        turns.append(root)
+
+    turns = []
+    monkeypatch.setattr(batch, "_make_room", room)
+    begun(pictures, ask, tmp_path)
+    assert turns == [tmp_path]
 
 
 def test_none_and_too_many_are_refused_before_any_is_read(shelf, tmp_path):

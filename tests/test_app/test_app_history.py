@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny
 from relevancy_app import actions, asking, history_panel, stored_runs
+from relevancy_app import history as history_module
 from relevancy_app.history import History, opened
 from relevancy_app.run_pair import RunPair
 from relevancy_app.session import Controls, Session
@@ -136,6 +137,42 @@ def test_a_run_that_was_deleted_while_it_went_on_stays_deleted(history, steps):
         assert [db.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("results", "pictures")] == [
             (0,)
         ] * 2
+
+
+def test_a_run_that_is_deleted_while_its_results_are_packed_changes_no_other(history, steps, monkeypatch):
+    def packed(session, known, pack=stored_runs.results):
+        if session is going:
+            history.delete(kept.kept, "")
+            others.append(history.keep(steps[0], "eve"))  # which gets the number
+        return pack(session, known)
+
+    kept, others = history.keep(steps[0], ""), []
+    going = replace(steps[-1], kept=kept.kept)
+    monkeypatch.setattr(stored_runs, "results", packed)
+    history.keep(going, "")
+    assert history.runs("") == ([], 0)
+    (other,) = others
+    assert history.run(other.kept, "eve").ask.models == ("deep",)
+    assert history.runs("eve")[0][0].answers == (steps[0].first[0].answer,)
+
+
+def test_a_run_that_is_deleted_while_it_is_read_shows_no_other(history, steps, whole, monkeypatch):
+    def traced(path, connected=history_module._connected):
+        def followed(statement):
+            if statement.startswith("SELECT model, position") and not others:
+                others.append(None)
+                history.delete(kept, "")
+                others.append(history.keep(steps[0], "eve"))  # which gets the number
+
+        db = connected(path)
+        db.set_trace_callback(followed)
+        return db
+
+    kept, others = history.keep(whole, "").kept, []
+    monkeypatch.setattr(history_module, "_connected", traced)
+    assert len(history.run(kept, "").first) == 2
+    assert len(history.run(others[1].kept, "eve").first) == 1
+    assert history.runs("") == ([], 0)
 
 
 def asked(whole, question, **changes):

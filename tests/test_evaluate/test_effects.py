@@ -83,6 +83,7 @@ def test_effects_of_rows(tmp_path):
     ("change", "by", "told"),
     [
         ({"right": 2}, ["tower"], "row 1: needs right"),
+        ({"right": [1]}, ["tower"], "row 1: needs right"),
         ({"tower": "third"}, ["tower"], "one of two values of tower"),
         ({}, ["size"], "there is no size"),
         ({}, ["tower", "same"], "tower and same change together"),

@@ -18,6 +18,8 @@ from miniatures import COGNITION, MAKERS, PERCEPTION, hub
 
 import relevancy
 from relevancy import cli
+from relevancy.atomic_io import locked
+from relevancy.evaluate import runner
 from relevancy.evaluate.benchmarks import BENCHMARKS
 from relevancy.evaluate.hub import unpacked
 from relevancy.evaluate.questions import AnsweredQuestion, checked_questions, write_answers
@@ -431,11 +433,46 @@ def test_an_out_with_other_answers_is_refused(sets, models, tmp_path):
         asked("mmvp", sets["mmvp"], tmp_path / "out", models[:1], maps="all")
 
 
-def test_a_picture_that_cannot_be_opened_ends_it(tmp_path, models):
+def test_a_second_process_is_refused_and_leaves_the_first_ones_files(sets, models, tmp_path):
+    folder = tmp_path / "out" / "asked" / "mmvp"
+    with locked(folder), pytest.raises(relevancy.RelevancyError, match=f"Another process .* works on {folder}"):
+        asked("mmvp", sets["mmvp"], tmp_path / "out", models[:1])
+    assert [file.name for file in folder.iterdir()] == ["lock"]
+    packed = hub("pope", sets["pope"], tmp_path / "hub")
+    half = tmp_path / "target" / "data.part" / "half"
+    half.mkdir(parents=True)
+    with locked(tmp_path / "target"), pytest.raises(relevancy.RelevancyError, match="Another process"):
+        unpacked("pope", packed, tmp_path / "target" / "data", lambda _: None)
+    assert half.is_dir()
+
+
+def test_benchmarks_that_are_asked_at_once_take_turns_with_what_they_share(sets, models, tmp_path, monkeypatch):
+    def taken(model, folder):
+        with pytest.raises(relevancy.RelevancyError, match="Another process"), locked(tmp_path / "asked"):
+            pass
+        turns.append(model)
+
+    turns = []
+    monkeypatch.setattr(runner, "write_choices", taken)
+    asked("mmvp", sets["mmvp"], tmp_path, models[:1])
+    assert turns == ["demo-small"]
+
+
+def test_a_picture_that_cannot_be_opened_ends_it_and_is_asked_again_once_it_is_mended(sets, tmp_path, models):
     data = miniatures.mmvp(tmp_path / "data")
-    (data / "MMVP Images" / "3.jpg").write_bytes(b"no picture")
-    with pytest.raises(relevancy.RelevancyError, match="1 of 6 answers failed, first 3: "):
-        asked("mmvp", data, tmp_path / "out", models[:1])
+    picture = data / "MMVP Images" / "3.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(relevancy.RelevancyError, match=r"1 of 6 answers failed, first 3: .* run the same command"):
+            asked("mmvp", data, tmp_path / "out", models[:1])
+        assert relevancy.open_export(tmp_path / "out/asked/mmvp/export").errors()["id"].to_pylist() == ["3"]
+    picture.write_bytes(whole)
+    mended = asked("mmvp", data, tmp_path / "out", models[:1])
+    peace = asked("mmvp", sets["mmvp"], tmp_path / "peace", models[:1])
+    assert mended.scores[models[0].name].to_json() == peace.scores[models[0].name].to_json()
+    manifest = json.loads((mended.export / "manifest.json").read_text())
+    assert (manifest["finished"], manifest["errors"]) == (True, 0)
 
 
 KILLED = """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,27 @@ def test_parts_are_read_back_and_numbered_on(tmp_path):
         assert (folder.done.count, folder.done.errors) == (2, 1)
         folder.write_part(TABLE)
     assert [part.name for part in parts_of(tmp_path)] == ["part-00000.parquet", "part-00001.parquet"]
+
+
+def test_errors_are_forgotten_where_they_are_tried_again(tmp_path):
+    finished = {"format": 1, "configuration": {}, "finished": True}
+    with held(tmp_path) as folder:
+        folder.write_manifest(finished)
+        folder.write_part(TABLE)
+        folder.write_part(TABLE.slice(1))
+        folder.write_part(TABLE.slice(0, 1))
+        with pytest.raises(RelevancyError, match="target was"):
+            folder.read({"target": "all"}, retry=True)
+    with held(tmp_path) as folder:
+        folder.read({})
+        assert folder.done.errors == 1
+    with held(tmp_path) as folder:
+        folder.read({}, retry=True)
+        assert (folder.done.count, folder.done.errors) == (1, 0)
+        assert not folder.done.has(1, "m")
+        folder.write_part(TABLE)
+    assert manifest_of(tmp_path) == finished | {"finished": False}
+    assert [pq.read_table(part)["row"].to_pylist() for part in parts_of(tmp_path)] == [[0], [], [0], [0, 1]]
 
 
 def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_holder(tmp_path):
