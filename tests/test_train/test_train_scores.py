@@ -37,7 +37,7 @@ def test_checkpoints_and_the_model_are_scored(data, tmp_path, monkeypatch) -> No
     sets = miniatures.mmvp(tmp_path / "mmvp")
     told = asked(data, tmp_path / "run", "--evaluate", f"mmvp:{sets}")
     lines = [json.loads(line) for line in (tmp_path / "run" / "evaluation" / "scores.jsonl").read_text().splitlines()]
-    assert [line["of"] for line in lines] == ["finetune-checkpoint-1", "finished"]
+    assert [line["of"].rpartition("-")[0] for line in lines] == ["finetune-checkpoint", "finished"]
     headline = lines[-1]["headline"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"| mmvp | accuracy, pairs | {headline['printed']} |  | MMVP, graded by GPT-4" in card
@@ -49,6 +49,25 @@ def test_checkpoints_and_the_model_are_scored(data, tmp_path, monkeypatch) -> No
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "plain")]
     assert weights[0] == weights[1]
     assert "It was not measured on any benchmark" in (tmp_path / "plain" / "model" / "README.md").read_text()
+
+
+def test_each_finished_model_is_asked_in_a_folder_of_its_own(tmp_path, monkeypatch) -> None:
+    asked_in = []
+
+    def unscored(*arguments: str) -> str:
+        asked_in.append(arguments[arguments.index("--out") + 1])
+        return json.dumps({"scores": {"model": None}})
+
+    monkeypatch.setattr(run_scores, "_done", unscored)
+    scores = run_scores.RunScores(tmp_path, [("mmvp", tmp_path)])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "README.md").write_text("# m\n\n## Scores\n\nNone.\n")
+    for weights in ("of align", "of align", "of finetune"):
+        (model / "model.safetensors").write_text(weights)
+        scores.of_model(model)
+    first, again, second = asked_in
+    assert first == again != second
 
 
 def test_a_checkpoint_that_cannot_be_scored_costs_its_scores_alone(tmp_path, monkeypatch, capsys) -> None:
