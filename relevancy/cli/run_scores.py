@@ -93,7 +93,10 @@ class RunScores:
         return found
 
     def _note(self, line: dict[str, Any]) -> None:
-        with (self.run / FOLDER / JOURNAL).open("a", encoding="utf-8") as stream:
+        from relevancy.atomic_io import writing
+
+        journal = self.run / FOLDER / JOURNAL
+        with writing(journal), journal.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

@@ -83,6 +83,14 @@ def test_a_checkpoint_that_cannot_be_scored_costs_its_scores_alone(tmp_path, mon
         scores.of_model(tmp_path)
 
 
+def test_a_checkpoint_whose_scores_cannot_be_written_costs_them_alone(tmp_path, monkeypatch, capsys) -> None:
+    score = {"headline": {}, "protocol": {}}
+    monkeypatch.setattr(run_scores, "_done", lambda *_: json.dumps({"scores": {"model": score}}))
+    (tmp_path / run_scores.FOLDER / run_scores.JOURNAL).mkdir(parents=True)  # a folder cannot be written to as a file
+    run_scores.RunScores(tmp_path, [("mmvp", tmp_path)])._score_checkpoint(tmp_path / "finetune" / "checkpoint-7")
+    assert capsys.readouterr().err.startswith("finetune-checkpoint-7: not scored: Cannot write to")
+
+
 @pytest.mark.parametrize("given", ["pope", "pope:", "nothing:{}", "pope:{}/nowhere"])
 def test_what_is_no_benchmark_is_refused_before_training(given, tmp_path) -> None:
     with pytest.raises(RelevancyError, match="give BENCHMARK:DIR"):
