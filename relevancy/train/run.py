@@ -72,7 +72,7 @@ class RunOptions:
     report_to: Sequence[str] = ()
     workers: int = 0
     log_every: int = 10
-    cache: bool = False  # of the frozen tower's features, see `caching`; rounds them to bfloat16
+    cache: bool = False  # of the frozen tower's features, see `feature_cache`; rounds them to bfloat16
     progress: Progress | None = None
     max_skipped: float = MAX_SKIPPED
     saved: Callable[[Path], None] | None = None
