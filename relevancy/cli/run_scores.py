@@ -50,11 +50,13 @@ class RunScores:
     def of_model(self, folder: Path) -> list[CardScore]:
         """Scores of the finished model, which its card tells from now on. Raises RelevancyError."""
         from relevancy.atomic_io import write_whole
+        from relevancy.export.identity import weights_digest
         from relevancy.train.card import with_scores
 
         if not self.wanted:
             return []
-        found = self._scores(folder, self.run / FOLDER / "finished", "finished")
+        name = f"finished-{weights_digest(str(folder))[:8]}"  # the next stage's model comes to the same folder
+        found = self._scores(folder, self.run / FOLDER / name)
         card = folder / "README.md"
         write_whole(card, with_scores(card.read_text(encoding="utf-8"), found))
         return found
@@ -65,12 +67,12 @@ class RunScores:
         model = place / "model"
         try:
             _done("train", "export-hub", str(self.run), "--out", str(model))
-            self._scores(model, place, place.name)
+            self._scores(model, place)
         except RelevancyError as error:
             err.print(f"{place.name}: not scored: {error}", markup=False, highlight=False, soft_wrap=True)
         shutil.rmtree(model, ignore_errors=True)
 
-    def _scores(self, model: Path, place: Path, name: str) -> list[CardScore]:
+    def _scores(self, model: Path, place: Path) -> list[CardScore]:
         from relevancy.train.card import CardScore
 
         found = []
@@ -80,9 +82,9 @@ class RunScores:
             )
             (score,) = json.loads(told)["scores"].values()
             if score is None:
-                err.print(f"{name}: {benchmark} has no score yet", highlight=False, soft_wrap=True)
+                err.print(f"{place.name}: {benchmark} has no score yet", highlight=False, soft_wrap=True)
                 continue
-            self._note({"of": name} | score)
+            self._note({"of": place.name} | score)
             head, protocol = score["headline"], score["protocol"]
             ends = "" if head["interval"] is None else "{:.4g} to {:.4g}".format(*head["interval"])
             stand_in = f"; stand-in: {score['stand_in']}" if score["stand_in"] else ""
@@ -91,7 +93,10 @@ class RunScores:
         return found
 
     def _note(self, line: dict[str, Any]) -> None:
-        with (self.run / FOLDER / JOURNAL).open("a", encoding="utf-8") as stream:
+        from relevancy.atomic_io import writing
+
+        journal = self.run / FOLDER / JOURNAL
+        with writing(journal), journal.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

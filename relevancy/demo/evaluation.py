@@ -148,8 +148,7 @@ def _drawn(model: Model, scenes: int, seed: int, picture: Picture, report: Progr
 
 def _inputs(model: Model, questions: Sequence[Question]) -> dict[str, Tensor]:
     """Question and right answer of each, right-padded; labels mark the answer. The pictures are still to be added."""
-    config = model.model.config.vision_config
-    image_tokens = (config.image_size // config.patch_size) ** 2
+    image_tokens = model.layout(SIDE, SIDE).count
     encoded = [
         encode(dialogue(f"{IMAGE}{question.text}", question.answer), model.tokenizer, image_tokens)
         for question in questions
@@ -279,7 +278,8 @@ def _relevancy(
     rows = torch.arange(len(position), device=model.device)
     asked, of_row = position.unique(return_inverse=True)
     image_tokens = inputs["input_ids"] == model.image_token_id
-    patches = (model.model.config.vision_config.image_size // model.model.config.vision_config.patch_size) ** 2
+    grid = model.grid(SIDE, SIDE)
+    patches = grid.rows * grid.cols
     maps = []
     with record(model.model, scope=scope) as tape:
         logits = model.model(**inputs, logits_to_keep=asked).logits[rows, of_row]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ExportPlan"]
+__all__ = ["ExportPlan", "weights_digest"]
 
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,6 @@ from relevancy.export.folder import FORMAT, configuration_hash, now
 from relevancy.export.request import Request, check, names_of
 from relevancy.export.schema import schema
 from relevancy.models import adapters
-from relevancy.models.model import Model
 
 _ALWAYS = frozenset({*ROLES, "every"}) - {"video"}  # of the columns: what was not asked for is said, too
 
@@ -69,7 +68,10 @@ class ExportPlan:
         request, wish = self.request, self.request.wish
         return {
             "models": list(self.names),
-            "weights": [_weights(model, request.options.get("revision")) for model in request.models],
+            "weights": [
+                weights_digest(model, request.options.get("revision")) if isinstance(model, str) else None
+                for model in request.models
+            ],
             "target": wish.target,
             "scope": wish.scope,
             "layers": None if wish.layers is None else list(wish.layers),
@@ -90,10 +92,8 @@ class ExportPlan:
         }
 
 
-def _weights(model: str | Model, revision: str | None) -> str | None:
+def weights_digest(model: str, revision: str | None = None) -> str:
     """Tells weights of a folder from those that stood there before."""
-    if not isinstance(model, str):
-        return None
     files = [file for folder in adapters.located(model, revision).folders for file in sorted(folder.glob("*"))]
     return digest_of([file for file in files if file.suffix in (".json", ".safetensors", ".jinja")])
 

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ def finished(folder: Path) -> bool:
 
 def begun(folder: Path) -> Path | None:
     """The checkpoint of the latest step that was ever sealed, whole or damaged since; None where none was."""
-    return max(filter(_is_sealed, _checkpoints(folder)), key=step_of, default=None)
+    return next(iter(_sealed_in(folder)), None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -68,21 +68,67 @@ def intact(folder: Path) -> Path | None:
 
     A damaged one is left for the one before it, which is said. Raises RelevancyError where none is left.
     """
+    sealed = _sealed_in(folder)
+    if not sealed:
+        return None
+    found, damaged = _soundest(sealed)
+    for other, what in damaged.items():
+        logger.warning("%s: %s is not as it was written; going on from %s", other, what, found.name)
+        (other / SEAL).unlink()
+    return found
+
+
+def trained_so_far(folder: Path) -> tuple[Path, dict[str, Tensor]] | None:
+    """The weights that a stage has trained, and the file or checkpoint they are of; None where there are none yet.
+
+    For any process beside the run's own: it changes nothing, and what the run lets go of while it is read gives way to
+    what is there by then. Raises RelevancyError.
+    """
+    before: list[Path] | None = None
+    failed: RelevancyError | None = None
+    while (there := _results(folder)) != before:
+        before, failed = there, None
+        try:
+            if there:
+                return _read(there)
+        except RelevancyError as error:
+            failed = error
+    if failed:
+        raise failed
+    return None
+
+
+def _results(folder: Path) -> list[Path]:
+    return [folder / TRAINED] if finished(folder) else _sealed_in(folder)
+
+
+def _read(results: Sequence[Path]) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of the first that is as it was written. Raises RelevancyError."""
+    if results[0].name == TRAINED:
+        return results[0], stored(results[0])
+    try:
+        checkpoint, _ = _soundest(results)
+        weights = checkpoint / "model.safetensors"
+        if weights.exists():
+            return checkpoint, load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise RelevancyError(f"{results[0]} cannot be read ({error}): bring it back from a copy") from error
+    raise RelevancyError(f"{checkpoint} is in pieces (FSDP or ZeRO): finish the stage first")
+
+
+def _soundest(sealed: Sequence[Path]) -> tuple[Path, dict[Path, str]]:
+    """The first checkpoint that is as it was sealed, and what is not of each before it. Raises RelevancyError."""
     damaged: dict[Path, str] = {}
-    for checkpoint in sorted(filter(_is_sealed, _checkpoints(folder)), key=step_of, reverse=True):
+    for checkpoint in sealed:
         changed = _changed(checkpoint)
         if changed is None:
-            for other, what in damaged.items():
-                logger.warning("%s: %s is not as it was written; going on from %s", other, what, checkpoint.name)
-                (other / SEAL).unlink()
-            return checkpoint
+            return checkpoint, damaged
         damaged[checkpoint] = changed
-    for checkpoint, changed in damaged.items():
-        raise RelevancyError(
-            f"{checkpoint}: {changed} is not as it was written, and no older checkpoint is there: bring the file back "
-            "from a copy, or start again with another --out"
-        )
-    return None
+    first = sealed[0]
+    raise RelevancyError(
+        f"{first}: {damaged[first]} is not as it was written, and no older checkpoint is there: bring the file back "
+        "from a copy, or start again with another --out"
+    )
 
 
 def store(weights: Mapping[str, Tensor], file: Path) -> None:
@@ -131,6 +177,11 @@ def check_room(folder: Path, size: int) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if path.is_dir() and step_of(path) >= 0]
+
+
+def _sealed_in(folder: Path) -> list[Path]:
+    """The checkpoints that were ever sealed, the latest first."""
+    return sorted(filter(_is_sealed, _checkpoints(folder)), key=step_of, reverse=True)
 
 
 def _is_sealed(checkpoint: Path) -> bool:

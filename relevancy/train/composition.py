@@ -90,7 +90,7 @@ def assembled(preset: Preset, parts: Parts, stage: Stage | None = None) -> Llava
     model.tie_weights()
     if preset.connector:
         model.model.multi_modal_projector.load_state_dict(connector_of(preset.connector, config))
-    model.generation_config = generation(parts.tokenizer, 512)
+    model.generation_config = generation(parts.tokenizer)
     return model.train()
 
 
@@ -177,7 +177,7 @@ def _dtype(part: str, stage: Stage | None, preset: Preset) -> torch.dtype:
     return torch.float32 if trains else torch.bfloat16
 
 
-def generation(tokenizer: PreTrainedTokenizerBase, longest: int) -> GenerationConfig:
+def generation(tokenizer: PreTrainedTokenizerBase, longest: int = 512) -> GenerationConfig:
     """Greedy answers of at most `longest` tokens, which a turn's end ends."""
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -93,7 +93,7 @@ def to_hugging_face(
         weights |= {name: _scaled(value, config) for name, value in unscaled.items()}
         config.image_features_scaled = True  # see compat.needs_image_scale
     _assign(model, weights, source)
-    model.generation_config = generation(parts.tokenizer, 512)
+    model.generation_config = generation(parts.tokenizer)
     side = parts.vision.image_size if side is None else side
     with whole(target) as part:
         model.save_pretrained(part)
@@ -188,7 +188,7 @@ def _record(source: Path, config: PreTrainedConfig, *, padded: bool) -> tuple[di
         raise RelevancyError(f"{source}: the original code has no place for a decoder of type {text.model_type}")
     trained = source / "training.json"
     tower = json.loads(trained.read_text())["preset"]["vision"] if trained.is_file() else ""
-    last = config.image_token_id + 1 >= text.vocab_size - 64  # the token was added behind the decoder's own
+    last = config.image_token_id + 1 >= text.vocab_size - _MULTIPLE  # the token was added behind the decoder's own
     original = text.to_diff_dict() | {
         "model_type": names[text.model_type],
         "mm_projector_type": "mlp2x_gelu",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from relevancy.atomic_io import write_whole
+from relevancy.atomic_io import synced, write_whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.train.data.dialogues import Picture
 from relevancy.train.data.examples import Encoder
@@ -26,6 +28,7 @@ from relevancy.train.presets import digest
 
 FILE, INDEX = "features.bin", "features.json"
 _BATCH = 32
+_KEPT = 32  # batches; a pass that is stopped has lost no more
 
 
 class CachedEncoder(Encoder):
@@ -54,17 +57,53 @@ def cached(
 ) -> CachedEncoder:
     """The encoder on features that lie in `folder`, or are put there now: one pass of the tower over all pictures.
 
-    They are made anew where they are another tower's, layer's or framing's.
+    It leaves out those that lie there: a pass that was stopped goes on, and mended pictures come in. All are made anew
+    where they are another tower's, layer's or framing's.
     """
-    key = _key(encoder, model)
-    index = folder / INDEX
-    if not index.exists() or json.loads(index.read_text())["key"] != key:
-        folder.mkdir(parents=True, exist_ok=True)
-        index.unlink(missing_ok=True)
-        _look(encoder, dialogues, model, folder, key, progress)
-    known = json.loads(index.read_text())
-    rows = np.memmap(folder / FILE, np.int16, "r", shape=(len(known["names"]), *known["shape"]))
-    return CachedEncoder(encoder, rows, {name: place for place, name in enumerate(known["names"])})
+    known = _Features.of(folder, _key(encoder, model))
+    _look(encoder, dialogues, model, known, progress)
+    rows = np.memmap(folder / FILE, np.int16, "r", shape=(len(known.names), *known.shape))
+    return CachedEncoder(encoder, rows, {name: place for place, name in enumerate(known.names)})
+
+
+@dataclass
+class _Features:
+    """Rows of a file in a folder; its index says under which key they are, and of which pictures, in their order."""
+
+    folder: Path
+    key: str
+    shape: Sequence[int] = ()
+    names: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path, key: str) -> _Features:
+        """What lies there under this key; what was written after the index was is let go of. Raises RelevancyError."""
+        index, file = folder / INDEX, folder / FILE
+        known = cls(folder, **json.loads(index.read_text())) if index.exists() else cls(folder, key)
+        size = len(known.names) * math.prod(known.shape) * np.dtype(np.int16).itemsize
+        if known.key != key or size > (file.stat().st_size if file.exists() else 0):
+            known, size = cls(folder, key), 0
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not size:
+                index.unlink(missing_ok=True)
+            with file.open("ab") as stream:
+                stream.truncate(size)
+        return known
+
+    def add(self, names: Iterable[str], features: Tensor) -> None:
+        """Rows (pictures, tokens, width) bfloat16, which count from the next `keep` on. Raises RelevancyError."""
+        with writing(self.folder), (self.folder / FILE).open("ab") as stream:
+            stream.write(features.contiguous().view(torch.int16).numpy().tobytes())
+        self.names += names
+        self.shape = features.shape[1:]
+
+    def keep(self) -> None:
+        """Write the index, once all rows are on the disk. Raises RelevancyError."""
+        with writing(self.folder):
+            synced(self.folder / FILE)
+            told = {"key": self.key, "shape": list(self.shape), "names": self.names}
+            write_whole(self.folder / INDEX, json.dumps(told))
 
 
 @torch.no_grad()
@@ -72,31 +111,26 @@ def _look(
     encoder: Encoder,
     dialogues: Dialogues,
     model: LlavaForConditionalGeneration,
-    folder: Path,
-    key: str,
+    known: _Features,
     progress: Callable[[float], None] | None,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = model.model.vision_tower.to(device).eval()
     layer = model.config.vision_feature_layer
-    names: list[str] = []
-    shape: Sequence[int] = ()
-    with (folder / FILE).open("wb") as file:
-        for batch, share in _batches(encoder, dialogues):
-            pixels = torch.cat(list(batch.values())).to(device, tower.dtype)
-            features = tower(pixels, output_hidden_states=True).hidden_states[layer].to(torch.bfloat16).cpu()
-            file.write(features.contiguous().view(torch.int16).numpy().tobytes())
-            names += batch
-            shape = features.shape[1:]
-            if progress:
-                progress(share)
+    for number, (batch, share) in enumerate(_batches(encoder, dialogues, known.names), 1):
+        pixels = torch.cat(list(batch.values())).to(device, tower.dtype)
+        known.add(batch, tower(pixels, output_hidden_states=True).hidden_states[layer].to(torch.bfloat16).cpu())
+        if number % _KEPT == 0:
+            known.keep()
+        if progress:
+            progress(share)
+    known.keep()
     tower.cpu()
-    write_whole(folder / INDEX, json.dumps({"key": key, "shape": list(shape), "names": names}))
 
 
-def _batches(encoder: Encoder, dialogues: Dialogues) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Pixels (1, 3, height, width) of every picture that opens, by name, each once; and the share of the data read."""
-    seen: set[str] = set()
+def _batches(encoder: Encoder, dialogues: Dialogues, known: Iterable[str]) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Pixels (1, 3, height, width) of each picture not known that opens, by name; and the share of the data read."""
+    seen = set(known)
     batch: dict[str, Tensor] = {}
     for place in range(len(dialogues)):
         for image in dialogues[place].images:

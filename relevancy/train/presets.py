@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from relevancy.errors import RelevancyError
+from relevancy.train.losses import CHUNK
 from relevancy.train.stages import SettingError, Stage, check_ranges, check_types
 
 FLAVOURS = ("improved", "paper")
@@ -68,7 +69,7 @@ _ALIGN = Stage(
     bf16=True,
     outer_scale=True,
     grouped=True,
-    loss_chunk=256,
+    loss_chunk=CHUNK,
     gradient_checkpointing=True,
     save_every=250,
 )
@@ -113,7 +114,7 @@ def _cell(size: str, tower: str, aligned: bool, flavour: str) -> Preset:
 def _demo(name: str) -> Preset:
     """Decoder and tower of the embedded pair, a fresh connector, and data of the user's own."""
     shared: dict[str, Any] = {
-        "schedule": "constant_with_warmup", "weight_decay": 0.01, "beta2": 0.98, "grouped": True, "loss_chunk": 256
+        "schedule": "constant_with_warmup", "weight_decay": 0.01, "beta2": 0.98, "grouped": True, "loss_chunk": CHUNK
     }  # fmt: skip
     return Preset(
         name=name,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
@@ -24,7 +23,7 @@ from relevancy.atomic_io import whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.train import preflight, records
 from relevancy.train.card import card
-from relevancy.train.checkpoints import TRAINED, finished, intact, store, stored
+from relevancy.train.checkpoints import TRAINED, finished, store, stored, trained_so_far
 from relevancy.train.collate import Collate
 from relevancy.train.composition import assembled, joined_config, put
 from relevancy.train.data.examples import Encoder, Examples, Skipped
@@ -73,7 +72,7 @@ class RunOptions:
     report_to: Sequence[str] = ()
     workers: int = 0
     log_every: int = 10
-    cache: bool = False  # of the frozen tower's features, see `caching`; rounds them to bfloat16
+    cache: bool = False  # of the frozen tower's features, see `feature_cache`; rounds them to bfloat16
     progress: Progress | None = None
     max_skipped: float = MAX_SKIPPED
     saved: Callable[[Path], None] | None = None
@@ -262,15 +261,13 @@ def export(out: Path, target: Path) -> None:
 
 def _weights(folder: Path, stage: Stage, config: PreTrainedConfig) -> tuple[dict[str, Tensor], str] | None:
     """What a stage trained, as it belongs into a finished model, and how far it is."""
-    if finished(folder):
-        return stored(folder / TRAINED), "finished"
-    checkpoint = intact(folder)
-    if checkpoint is None:
+    found = trained_so_far(folder)
+    if found is None:
         return None
-    if not (checkpoint / "model.safetensors").exists():
-        raise RelevancyError(f"{checkpoint} is in pieces (FSDP or ZeRO): finish the stage first")
-    weights = load_file(checkpoint / "model.safetensors")
-    return (folded(weights, config) if stage.outer_scale else weights), f"stopped at {checkpoint.name}"
+    source, weights = found
+    if source.name == TRAINED:
+        return weights, "finished"
+    return (folded(weights, config) if stage.outer_scale else weights), f"stopped at {source.name}"
 
 
 def _write(

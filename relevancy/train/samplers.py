@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from relevancy.errors import RelevancyError
 
 
-class GroupedSampler(Sampler[int]):
+class GroupedSampler:
     """LLaVA's grouping carried on to lengths, seeded: positions of the data, each once an epoch.
 
     An optimizer step has `batch * groups` examples of one kind, dealt out to `groups` micro-batches of about equal
@@ -37,27 +36,6 @@ class GroupedSampler(Sampler[int]):
             raise RelevancyError(f"a batch of {batch} in {groups} groups, window {window}: each is at least 1")
         self._lengths, self._pictured = np.asarray(lengths), np.asarray(pictured, dtype=bool)
         self._batch, self._groups, self._seed, self._window = batch, groups, seed, window
-        self._epoch = self._taken = 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        """Positions of the present epoch, from where `resume` said, if it did."""
-        taken, self._taken = self._taken, 0
-        return iter(self.order(self._epoch)[taken:].tolist())
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration gives; another than the present one begins at its start."""
-        if epoch != self._epoch:
-            self._epoch, self._taken = epoch, 0
-
-    def resume(self, epoch: int, taken: int) -> None:
-        """The next iteration goes on in `epoch` after `taken` of its positions.
-
-        Not needed where the training loop itself passes over what it has seen, as transformers' Trainer does.
-        """
-        self._epoch, self._taken = epoch, taken
 
     def order(self, epoch: int) -> np.ndarray:
         """All positions (n,) in an epoch's order."""

@@ -84,7 +84,7 @@ class Stage:
     gradient_checkpointing: bool = False
     optimizer: str = "adamw_torch"  # one of OPTIMIZERS; "adamw_bnb_8bit" needs bitsandbytes
     grouped: bool = False  # sequences of a like length, with a picture or without, share a batch
-    grouping: str = "lengths"  # where grouped; "authors": of any length, see `sampling.LlavaSampler`
+    grouping: str = "lengths"  # where grouped; "authors": of any length, see `samplers.LlavaSampler`
     packed: bool = False  # a device's sequences stand in one row, without padding
     half_frozen: bool = False  # what does not train is held in bfloat16
 
@@ -150,7 +150,7 @@ def states_of(model: nn.Module, optimizer: str) -> int:
 def freeze(model: nn.Module, stage: Stage) -> dict[str, int]:
     """Let only the stage's parts train. Returns, and logs, the number of trainable parameters of each part.
 
-    A part that carries an adapter (see `adapting`) trains that and nothing else.
+    A part that carries an adapter (see `lora`) trains that and nothing else.
     """
     adapted = {part_of(name) for name, _ in model.named_parameters() if ADAPTER in name}
     counts = dict.fromkeys(stage.trains, 0)

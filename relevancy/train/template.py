@@ -67,7 +67,6 @@ def encode(
     image_tokens: int = 0,
     *,
     style: str = "gemma",
-    strip: bool = True,
     max_length: int | None = None,
     overlong: str = "cut",
 ) -> Encoded:
@@ -80,7 +79,6 @@ def encode(
     style       "gemma": the recipe's turns; "plain": pictures and answers alone, as LLaVA-1.5 aligns its connector;
                 "chat": the tokenizer's own chat template; "authors": as LLaVA-Gemma's own code has it, which keeps
                 spaces, reads control tokens in a text as such, and loses what `check_counted` names
-    strip       spaces around a turn go, as in Gemma's chat template; the style "authors" keeps them in any case
     max_length  in tokens, pictures included. Beyond it "cut" cuts, never through a picture; "drop" drops whole rounds
                 of question and answer
 
@@ -89,7 +87,7 @@ def encode(
     as_authors = style == AUTHORS
     if as_authors:
         check_counted(turns, tokenizer.unk_token)
-    texts = [Turn(turn.role, _placed(turn, strip and not as_authors)) for turn in answered(turns, style)]
+    texts = [Turn(turn.role, _placed(turn, not as_authors)) for turn in answered(turns, style)]
     pictured = [Turn(turn.role, turn.text.replace(IMAGE, IMAGE * image_tokens)) for turn in texts]
     text, spans = STYLES[style](pictured, tokenizer)
     tokenized = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from relevancy.atomic_io import write_whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.train.attention_penalty import eager_attention, looking_share, looks
 from relevancy.train.checkpoints import check_room, intact, keep_only, newest, seal, step_of
@@ -205,7 +206,9 @@ class _StepReport(TrainerCallback):
         """What was logged after the checkpoint is about to be logged again."""
         if state.is_world_process_zero and self.journal.exists():
             lines = self.journal.read_text().splitlines(keepends=True)
-            self.journal.write_text("".join(line for line in lines if _logged_at(line) <= state.global_step))
+            kept = "".join(line for line in lines if _logged_at(line) <= state.global_step)
+            with writing(self.journal):
+                write_whole(self.journal, kept)
 
     def on_step_end(  # type: ignore[override]
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any

@@ -217,7 +217,7 @@ def audit(
     out: Path | None = None,
     progress: Callable[[Audit], None] | None = None,
 ) -> Audit:
-    """Read every entry of a data set once, and every picture; see `data.opening.open_data` for the arguments.
+    """Read every entry of a data set once, and every picture; see `data.sources.open_data` for the arguments.
 
     encoder   with which will be trained, as `Encoder.of_stage` makes it; without one lengths are not looked at
     style     how dialogues are written, where there is no encoder to say so

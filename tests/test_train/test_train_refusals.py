@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.optim import AdamW
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerState
 from typer.testing import CliRunner
 
 from relevancy.atomic_io import locked
@@ -303,6 +303,26 @@ def test_what_a_stage_trained_is_known_by_its_digest(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(RelevancyError, match="make room"):
         store(weights, tmp_path / TRAINED)
+
+
+def test_a_full_disk_costs_no_line_of_what_was_logged(one, tmp_path, monkeypatch) -> None:
+    journal = tmp_path / trainer.JOURNAL
+    lines = "".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 5))
+    journal.write_text(lines)
+    report = trainer._StepReport(one.finetune, None, tmp_path)
+    going_on = TrainerState(global_step=3, is_world_process_zero=True)
+
+    def full(self: Path, text: str, **_: object) -> None:
+        self.write_bytes(text.encode()[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(RelevancyError, match="make room"):
+            report.on_train_begin(None, going_on, None)
+    assert journal.read_text() == lines
+    report.on_train_begin(None, going_on, None)
+    assert journal.read_text() == "".join(lines.splitlines(keepends=True)[:3])
 
 
 def test_what_changes_no_result_may_change_on_resume(one, data, tmp_path) -> None:

@@ -37,7 +37,7 @@ def test_checkpoints_and_the_model_are_scored(data, tmp_path, monkeypatch) -> No
     sets = miniatures.mmvp(tmp_path / "mmvp")
     told = asked(data, tmp_path / "run", "--evaluate", f"mmvp:{sets}")
     lines = [json.loads(line) for line in (tmp_path / "run" / "evaluation" / "scores.jsonl").read_text().splitlines()]
-    assert [line["of"] for line in lines] == ["finetune-checkpoint-1", "finished"]
+    assert [line["of"].rpartition("-")[0] for line in lines] == ["finetune-checkpoint", "finished"]
     headline = lines[-1]["headline"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"| mmvp | accuracy, pairs | {headline['printed']} |  | MMVP, graded by GPT-4" in card
@@ -51,6 +51,25 @@ def test_checkpoints_and_the_model_are_scored(data, tmp_path, monkeypatch) -> No
     assert "It was not measured on any benchmark" in (tmp_path / "plain" / "model" / "README.md").read_text()
 
 
+def test_each_finished_model_is_asked_in_a_folder_of_its_own(tmp_path, monkeypatch) -> None:
+    asked_in = []
+
+    def unscored(*arguments: str) -> str:
+        asked_in.append(arguments[arguments.index("--out") + 1])
+        return json.dumps({"scores": {"model": None}})
+
+    monkeypatch.setattr(run_scores, "_done", unscored)
+    scores = run_scores.RunScores(tmp_path, [("mmvp", tmp_path)])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "README.md").write_text("# m\n\n## Scores\n\nNone.\n")
+    for weights in ("of align", "of align", "of finetune"):
+        (model / "model.safetensors").write_text(weights)
+        scores.of_model(model)
+    first, again, second = asked_in
+    assert first == again != second
+
+
 def test_a_checkpoint_that_cannot_be_scored_costs_its_scores_alone(tmp_path, monkeypatch, capsys) -> None:
     def fails(*_: str) -> str:
         raise RelevancyError("no room")
@@ -62,6 +81,14 @@ def test_a_checkpoint_that_cannot_be_scored_costs_its_scores_alone(tmp_path, mon
     assert capsys.readouterr().err == "finetune-checkpoint-7: not scored: no room\n"
     with pytest.raises(RelevancyError, match="no room"):
         scores.of_model(tmp_path)
+
+
+def test_a_checkpoint_whose_scores_cannot_be_written_costs_them_alone(tmp_path, monkeypatch, capsys) -> None:
+    score = {"headline": {}, "protocol": {}}
+    monkeypatch.setattr(run_scores, "_done", lambda *_: json.dumps({"scores": {"model": score}}))
+    (tmp_path / run_scores.FOLDER / run_scores.JOURNAL).mkdir(parents=True)  # a folder cannot be written to as a file
+    run_scores.RunScores(tmp_path, [("mmvp", tmp_path)])._score_checkpoint(tmp_path / "finetune" / "checkpoint-7")
+    assert capsys.readouterr().err.startswith("finetune-checkpoint-7: not scored: Cannot write to")
 
 
 @pytest.mark.parametrize("given", ["pope", "pope:", "nothing:{}", "pope:{}/nowhere"])

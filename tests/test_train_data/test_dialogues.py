@@ -45,7 +45,7 @@ def test_equal_to_the_original_rule(tokenizer, rounds, pictured):
     if pictured:
         texts[0] = {1: f"{IMAGE}\n{texts[0]}", 2: f"{texts[0]}\n{IMAGE}", 3: f"{texts[0]} {IMAGE} {texts[0]}"}[pictured]
     ids, labels = original(said(*texts), tokenizer, PATCHES)
-    found = encode(dialogue(*texts), tokenizer, PATCHES, strip=False)
+    found = encode(dialogue(*texts), tokenizer, PATCHES, style="authors")
     assert any(label != IGNORED for label in labels)
     assert (found.ids, found.labels) == (ids, labels)
     assert found.pictures == bool(pictured)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from training_data import PATCHES, SIZE, entry, write
 
 from relevancy.errors import RelevancyError
+from relevancy.models import compat
 from relevancy.train.collate import Collate
 from relevancy.train.data.examples import Encoder, Examples, Skipped
 from relevancy.train.data.sources import open_data
@@ -41,7 +42,7 @@ def squared(picture: Image.Image, mean) -> Image.Image:
 @pytest.mark.parametrize("framing", ["pad", "crop"])
 def test_pixels_are_the_recipes(tmp_path, pictures, processor, framing, name):
     """The same bits as CLIP's own processor gives, of the square that LLaVA makes or of the picture as it is."""
-    found = examples(tmp_path, pictures, [asked("a", name)], processor, framing=framing)[0]["pixel_values"]
+    found = examples(tmp_path, pictures, [asked("a", name)], compat.frame(processor, framing))[0]["pixel_values"]
     picture = Image.open(pictures / name).convert("RGB")
     clip = processor.image_processor
     given = squared(picture, clip.image_mean) if framing == "pad" else picture
@@ -146,7 +147,6 @@ def test_a_dialogue_that_cannot_be_trained_on_keeps_its_place(tmp_path, pictures
     [
         ({"style": "vicuna"}, "choose one of gemma, plain, chat"),
         ({"overlong": "keep"}, "one of cut, drop"),
-        ({"framing": "stretch"}, "unknown framing"),
         ({"max_length": PATCHES}, "a picture takes 4 tokens"),
     ],
 )

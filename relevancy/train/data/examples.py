@@ -26,9 +26,8 @@ _WARNINGS = 10  # of each process; the file has them all
 
 
 class Encoder:
-    """A model's processor, and how dialogues are written for it. style, strip, max_length, overlong: see `encode`.
+    """A model's processor, and how dialogues are written for it. style, max_length, overlong: see `encode`.
 
-    framing: "pad" to a square or "crop" one out; by default as the processor says.
     Raises RelevancyError where the processor does not fit.
     """
 
@@ -36,9 +35,7 @@ class Encoder:
         self,
         processor: ProcessorMixin,
         *,
-        framing: str | None = None,
         style: str = "gemma",
-        strip: bool = True,
         max_length: int = 2048,
         overlong: str = "cut",
     ) -> None:
@@ -47,10 +44,9 @@ class Encoder:
                 f"style {style!r} with over-long dialogues {overlong!r}: choose one of {', '.join(STYLES)} and one of "
                 f"{', '.join(OVERLONG)}"
             )
-        framed: Any = processor if framing is None else compat.frame(processor, framing)
-        self.tokenizer, self._images = framed.tokenizer, framed.image_processor
+        self.tokenizer, self._images = processor.tokenizer, processor.image_processor
         size = compat.output_size(self._images)
-        if size is None or not hasattr(framed, "num_additional_image_tokens"):
+        if size is None or not hasattr(processor, "num_additional_image_tokens"):
             raise RelevancyError(
                 f"{type(self._images).__name__} gives pictures of no fixed size: use a LLaVA processor"
             )
@@ -58,12 +54,12 @@ class Encoder:
             self.tokenizer.convert_tokens_to_ids(IMAGE)
         ]:
             raise RelevancyError(f"the tokenizer must be a fast one to which {IMAGE} is one token")
-        patches = (size[0] // framed.patch_size) * (size[1] // framed.patch_size)
-        self.image_tokens = patches + compat.extra_image_tokens(framed)
+        patches = (size[0] // processor.patch_size) * (size[1] // processor.patch_size)  # type: ignore[attr-defined]
+        self.image_tokens = patches + compat.extra_image_tokens(processor)
         """Tokens that stand for one picture."""
         self.picture_shape = (3, *size)
         self.max_length = max_length
-        self.style, self.overlong, self._strip = style, overlong, strip
+        self.style, self.overlong = style, overlong
         check_longest(max_length, self.image_tokens)
 
     @classmethod
@@ -80,7 +76,6 @@ class Encoder:
             self.tokenizer,
             self.image_tokens,
             style=self.style,
-            strip=self._strip,
             max_length=self.max_length,
             overlong=self.overlong,
         )

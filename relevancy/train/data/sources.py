@@ -178,30 +178,13 @@ class JoinedDialogues(Dialogues):
 
 
 class StreamedDialogues(IterableDataset):
-    """A data set too large to keep: dialogues as they arrive. It cannot be grouped by length.
-
-    Its state is that of the stream beneath.
-    """
+    """A data set too large to keep: dialogues as they arrive. It cannot be grouped by length."""
 
     def __init__(self, stream: Any, images: Path | None = None) -> None:
         self.stream, self.images = stream, images
 
     def __iter__(self) -> Iterator[Dialogue]:
         return (dialogue_of(row, number, self.images) for number, row in enumerate(self.stream))
-
-    def part(self, rank: int, world: int) -> StreamedDialogues:
-        """What one of `world` processes reads."""
-        from datasets.distributed import split_dataset_by_node
-
-        return StreamedDialogues(split_dataset_by_node(self.stream, rank, world), self.images)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.stream.load_state_dict(state)
 
 
 Name: TypeAlias = str | os.PathLike[str]
