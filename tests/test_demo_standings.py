@@ -120,6 +120,29 @@ def test_what_is_found_is_kept_and_further_methods_are_added(model, found, monke
     assert [one.name for one in more] == [*METHODS_HERE, "attention", "centre prior", "random"]
 
 
+def test_stopped_within_a_part_it_goes_on_with_the_next_method(model, found, tmp_path, monkeypatch):
+    asked: list[str] = []
+    refused = {"rollout"}
+
+    def stopping(*args, **options):
+        if options["method"] in refused:
+            raise KeyboardInterrupt
+        asked.append(options["method"])
+        return explain(*args, **options)
+
+    monkeypatch.setattr(standings, "explain", stopping)
+    ask = {"scenes": 6, "seed": SEED, "methods": METHODS_HERE}
+    with pytest.raises(KeyboardInterrupt):
+        standings.standings(model, tmp_path, **ask)
+    assert "relevancy" in asked
+    asked.clear()
+    refused.clear()
+    rows = standings.standings(model, tmp_path, **ask)
+    assert "rollout" in asked
+    assert "relevancy" not in asked
+    assert [str(one.numbers) for one in rows] == [str(one.numbers) for one in found[1].values()]
+
+
 def test_the_planted_maps_look_at_no_answer(model):
     inputs = model.prepare([tiny.picture()] * 2, ["red", "What color is the ball?"])
     round_ = TargetBatch([Choice(0, 1)] * 2, [-1, -1], [True, True])

@@ -124,7 +124,7 @@ def standings(
 def _judge(
     model: Model, worker: Worker, store: Store, rows: Sequence[CheckRow], part: Sequence[int], names: Sequence[str]
 ) -> None:
-    """What is not known yet of some neighbouring rows."""
+    """What is not known yet of some neighbouring rows, kept name by name."""
     if unread := tuple(number for number in part if (rows[number].key, "", ANSWER) not in store.found):
         store.add(worker.do(Job(ANSWER, unread)).results)
     said = {number: store.found[rows[number].key, "", ANSWER] for number in part}
@@ -138,31 +138,23 @@ def _judge(
     asked: Any = (model, pictures, questions)
     contrasts = explain(*asked, target=CONTRAST, method="attention", answer=answers, evidence=False)
     rivals = [_rival(model, one) for one in contrasts]
-    results = {name: explain(*asked, answer=answers, **_options(name)) for name in missing}
-    others = {
-        name: explain(*asked, answer=rivals, **_options(name), evidence=False)
-        for name in missing
-        if CONTRAST not in name and name not in _PLANTED
-    }
-    for place, number in enumerate(right):
-        row, own = rows[number], [results[name][place] for name in missing]
-        sight = TeacherForcing(
-            model, pictures[place], questions[place], GivenAnswer.words(model, answers[place], TARGET)
-        )
-        orders = [order(result.image_map, sight.seen, number) for result in own]
-        mask = row.mask() if row.mask else np.zeros(0, bool)
-        flips = answer_flips(sight, orders)
-        store.add(
-            (
-                (row.key, name, SCORES),
-                _scores(result, mask)
-                | _likeness(
-                    result, others[name][place] if name in others else None, contrasts[place].target.contrast_id
-                )
-                | {"flips": float(flip)},
-            )
-            for name, result, flip in zip(missing, own, flips, strict=True)
-        )
+    sights = [
+        TeacherForcing(model, picture, question, GivenAnswer.words(model, answer, TARGET))
+        for picture, question, answer in zip(pictures, questions, answers, strict=True)
+    ]
+    for name in missing:
+        results = explain(*asked, answer=answers, **_options(name))
+        others: Sequence[Explanation | None] = [None] * len(right)
+        if CONTRAST not in name and name not in _PLANTED:
+            others = explain(*asked, answer=rivals, **_options(name), evidence=False)
+        found = []
+        for place, number in enumerate(right):
+            row, result, sight = rows[number], results[place], sights[place]
+            flip = answer_flips(sight, [order(result.image_map, sight.seen, number)])[0]
+            likeness = _likeness(result, others[place], contrasts[place].target.contrast_id)
+            scores = _scores(result, row.mask() if row.mask else np.zeros(0, bool))
+            found.append(((row.key, name, SCORES), scores | likeness | {"flips": float(flip)}))
+        store.add(found)
 
 
 def _options(name: str) -> dict[str, Any]:
