@@ -178,6 +178,13 @@ def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
         collect(model, tmp_path, scenes=9, seed=SEED + 1, methods=METHODS)
 
 
+def test_what_other_weights_said_is_refused(collected, model, monkeypatch):
+    weight = next(model.model.parameters())
+    monkeypatch.setattr(weight, "data", weight.data + 1e-3)
+    with pytest.raises(RelevancyError, match=r"other settings \(weights\)"):
+        collect(model, collected[0], scenes=9, seed=SEED, methods=METHODS)
+
+
 def test_stopped_within_a_part_it_goes_on_with_the_next_explainer(model, tmp_path, monkeypatch):
     calls = []
 

@@ -17,6 +17,7 @@ from relevancy.cli import app
 from relevancy.core.targets import Choice
 from relevancy.demo import standings
 from relevancy.demo.held_out import held_out_rows
+from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.methods.base import TargetBatch
 from relevancy.methods.functions import MapRequest
@@ -101,6 +102,21 @@ def test_costs_are_told_of_methods_alone(found):
     costs = {name: one.cost for name, one in found[1].items()}
     assert costs["relevancy"] > costs["rollout"] > 0.8
     assert costs["centre prior"] is costs["random"] is costs["relevancy contrast"] is None
+
+
+def test_fewer_scenes_are_told_of_alone(model, found, right, monkeypatch):
+    monkeypatch.setattr(standings, "_costs", lambda *_: {})
+    rows = standings.standings(model, found[0], scenes=3, seed=SEED, methods=["relevancy"])
+    asked = {row.key for row in held_out_rows(3, SEED)}
+    assert [one.numbers["pointing"].rows for one in rows] == [sum(row.key in asked for row, _ in right)] * 3
+    assert rows[0].numbers["pointing"].rows < found[1]["relevancy"].numbers["pointing"].rows
+
+
+def test_what_other_weights_said_is_refused(model, found, monkeypatch):
+    weight = next(model.model.parameters())
+    monkeypatch.setattr(weight, "data", weight.data + 1e-3)
+    with pytest.raises(RelevancyError, match=r"other settings \(weights\)"):
+        standings.standings(model, found[0], scenes=6, seed=SEED, methods=METHODS_HERE)
 
 
 def test_what_is_found_is_kept_and_further_methods_are_added(model, found, monkeypatch):

@@ -21,6 +21,7 @@ from relevancy.metrics.explainers import BATCH, Explainer
 from relevancy.metrics.registry import METRICS
 from relevancy.metrics.teacher_forcing import GivenAnswer
 from relevancy.models.model import Model
+from relevancy.models.vision_cache import digest_of
 from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
 Progress = Callable[[str, float], None]
@@ -56,7 +57,9 @@ class Check:
             raise RelevancyError(f"The row {given[0]} is always there: leave it out.")
         data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
         self._require_metrics()
-        decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
+        weights = digest_of(self.model.model.state_dict())
+        decided = asdict(self.settings) | {"model": self.model.name, "weights": weights, "data": data}
+        decided |= dict(self.about)
         if not self.settings.metrics:  # as checks of earlier versions say it
             del decided["metrics"]
         if self.items is not None:

@@ -28,6 +28,7 @@ from relevancy.methods.registry import MapFunction, chosen
 from relevancy.metrics.evidence import JudgedMap, concentration
 from relevancy.metrics.localization import peak_on, pointing_patch
 from relevancy.models.model import Model
+from relevancy.models.vision_cache import digest_of
 
 FORMS = ("open", "yes or no", "with options")
 """Forms of question: any word can be the answer, Yes or No is, a letter is."""
@@ -115,11 +116,12 @@ def collect(
     Maps of methods by name are read where the model's answer is right; those of planted explainers too, for a quarter
     of the scenes; those of the blinded model for all its answers there. Stopped at any moment, the same call goes on;
     with more scenes it goes further.
-    Raises RelevancyError for a folder with other settings.
+    Raises RelevancyError for a folder of other weights or other settings.
     """
     for method in methods:
         chosen(method, "language", None)
-    settings = {"model": model.name, "seed": seed, "methods": list(methods), "best": BEST, "peak": PEAK, "draws": DRAWS}
+    decided = {"model": model.name, "weights": digest_of(model.model.state_dict()), "seed": seed}
+    settings = decided | {"methods": list(methods), "best": BEST, "peak": PEAK, "draws": DRAWS}
     store = Store(folder, settings)
     blind = blinded(model)
     found = CollectedMaps()

@@ -38,6 +38,7 @@ from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.models.vision_cache import digest_of
 from relevancy.stats.intervals import Interval, interval
 
 TARGET = "first-relevant"
@@ -108,9 +109,11 @@ def standings(
 
     methods: names, or a name with " contrast" for the explained token against the next best. folder: keeps what is
     found; stopped and started again, the same call goes on, and so does one with more scenes or other methods.
+    Raises RelevancyError for a folder of other weights or another seed.
     """
     rows = held_out_rows(scenes, seed)
-    store = Store(folder, {"model": model.name, "seed": seed, "target": TARGET})
+    weights = digest_of(model.model.state_dict())
+    store = Store(folder, {"model": model.name, "weights": weights, "seed": seed, "target": TARGET})
     worker = Worker(model, rows, {}, Settings(target=TARGET, seed=seed))
     names = (*methods, *_PLANTED)
     starts = range(0, len(rows), BATCH)
@@ -118,7 +121,7 @@ def standings(
         _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
         progress((start + BATCH) / (len(rows) + BATCH))
     costs = _costs(model, rows[0], [name for name in methods if " " not in name])
-    return [_standing(store, name, costs.get(name), seed) for name in names]
+    return [_standing(store, rows, name, costs.get(name), seed) for name in names]
 
 
 def _judge(
@@ -190,8 +193,9 @@ def _likeness(result: Explanation, other: Explanation | None, rival: int | None)
     return {"other answer": similarity(result.image_map, other.image_map)}
 
 
-def _standing(store: Store, name: str, cost: float | None, seed: int) -> MethodStanding:
-    found = [(row, values) for (row, method, _), values in store.found.items() if method == name]
+def _standing(store: Store, rows: Sequence[CheckRow], name: str, cost: float | None, seed: int) -> MethodStanding:
+    keys = [(row.key, name, SCORES) for row in rows]
+    found = [(key[0], store.found[key]) for key in keys if key in store.found]
 
     def mean(number: str) -> Interval:
         known = [(values[number], row) for row, values in found if not np.isnan(values.get(number, float("nan")))]
