@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from relevancy.atomic_io import locked
 from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
@@ -89,7 +90,7 @@ def train_demo(
     Stopped and started again, it goes on where it was.
     """
     check_writable(out_folder)
-    with bars() as report:
+    with locked(out_folder), bars() as report:
         if gemma:
             from relevancy.demo.gemma import build_gemma
 
@@ -123,7 +124,7 @@ def train_grid(
     from relevancy.demo.grid import grid
     from relevancy.train.trainer import StoppedError
 
-    with bars() as report:
+    with locked(out_folder), bars() as report:
         try:
             changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
         except StoppedError as stopped:

@@ -6,7 +6,6 @@ decoders that have learned to read, the model of each cell and one file of what 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 import shutil
@@ -23,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
-from relevancy.atomic_io import whole, write_whole
-from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
+from relevancy.atomic_io import whole
+from relevancy.demo.build import SAMPLE, Progress, claim, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
 from relevancy.demo.dialogues import SceneDialogues
 from relevancy.demo.effects import Effect
@@ -35,7 +34,6 @@ from relevancy.demo.plan import GRID, QUICK_GRID, BuildPlan, DecoderSize
 from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
-from relevancy.errors import RelevancyError
 from relevancy.models.model import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose
@@ -90,7 +88,7 @@ def grid(
     place = GridPlace(out, QUICK_GRID if quick else GRID)
     wanted = cells(seeds)
     report = progress or silent
-    _claim(place)
+    claim(place.folder / PLAN, place.plan.told())
     _draw(place, jobs, report)
     decoders = sorted({(cell.size, cell.seed) for cell in wanted})
     for _ in _each(partial(_look, place), TOWERS, jobs, report):
@@ -103,16 +101,6 @@ def grid(
         if told:
             told(one, len(found), len(wanted), _seconds_left(wanted, found, jobs))
     return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
-
-
-def _claim(place: GridPlace) -> None:
-    """Say what is planned for a folder, or hold it against what was."""
-    planned, file = json.dumps(place.plan.told(), indent=1), place.folder / PLAN
-    if not file.exists():
-        place.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, planned)
-    elif file.read_text() != planned:
-        raise RelevancyError(f"{place.folder} holds a grid of another plan ({PLAN} differs): choose another --out")
 
 
 def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Iterator:

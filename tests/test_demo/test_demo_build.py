@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from relevancy.atomic_io import locked
+from relevancy.cli import app
 from relevancy.demo.build import build
+from relevancy.errors import RelevancyError
 
 
 def test_quick_build(tmp_path: Path) -> None:
@@ -25,3 +30,17 @@ def test_quick_build(tmp_path: Path) -> None:
     assert not any("settle" in what or "ease" in what or what == "tower" for what in told)
     for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
         assert torch.equal(tensor, large[name]), name
+
+    with pytest.raises(RelevancyError, match=r"another plan \(pair.json differs\)"):
+        build(tmp_path, quick=True, seed=1)
+    with pytest.raises(RelevancyError, match="another plan"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["demo", "grid"])
+def test_one_process_at_a_time(what: str, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        refused = CliRunner().invoke(app, ["train", what, "--quick", "--out", str(tmp_path)])
+    assert isinstance(refused.exception, RelevancyError)
+    assert "Another process" in str(refused.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
