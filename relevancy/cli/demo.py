@@ -17,7 +17,7 @@ from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
 from relevancy.cli.options import folder_of, load_model
 from relevancy.cli.size import size_of_models
-from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
+from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, saying_how_to_go_on, share_of
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
 
 PAIR, GEMMA = ("demo-small", "demo-large"), "demo-gemma"
+GOES_ON = "the same command goes on"
 
 
 def demo(
@@ -90,7 +91,7 @@ def train_demo(
     Stopped and started again, it goes on where it was.
     """
     check_writable(out_folder)
-    with locked(out_folder), bars() as report:
+    with saying_how_to_go_on(GOES_ON), locked(out_folder), bars() as report:
         if gemma:
             from relevancy.demo.gemma import build_gemma
 
@@ -122,14 +123,9 @@ def train_grid(
     check_writable(out_folder)
     from relevancy.demo.effects import FACTORS
     from relevancy.demo.grid import grid
-    from relevancy.train.trainer import StoppedError
 
-    with locked(out_folder), bars() as report:
-        try:
-            changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
-        except StoppedError as stopped:
-            sys.stderr.write(f"relevancy: {stopped}; the same command goes on\n")
-            raise SystemExit(stopped.code) from stopped
+    with saying_how_to_go_on(GOES_ON), locked(out_folder), bars() as report:
+        changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
     table = Table("mean difference in right answers", *FACTORS, box=None, pad_edge=False)
     for kind in dict.fromkeys(one.type for one in changes):
         table.add_row(kind, *(escaped(str(one.over_runs)) for one in changes if one.type == kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from relevancy.atomic_io import locked
 from relevancy.cli import app
 from relevancy.demo.build import build
 from relevancy.errors import RelevancyError
+from relevancy.train.trainer import StoppedError
 
 
 def test_quick_build(tmp_path: Path) -> None:
@@ -35,6 +37,16 @@ def test_quick_build(tmp_path: Path) -> None:
         build(tmp_path, quick=True, seed=1)
     with pytest.raises(RelevancyError, match="another plan"):
         build(tmp_path)
+
+
+def test_stopped_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise StoppedError("stopped after step 3 of 9, and saved", signal.SIGINT)
+
+    monkeypatch.setattr("relevancy.demo.build.build", stopped)
+    ended = CliRunner().invoke(app, ["train", "demo", "--quick", "--out", str(tmp_path)])
+    assert ended.exit_code == 130
+    assert "stopped after step 3 of 9, and saved; the same command goes on" in ended.stderr
 
 
 @pytest.mark.parametrize("what", ["demo", "grid"])
