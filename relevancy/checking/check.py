@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relevancy.checking.items import FILE, ItemList, JudgedItem
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint
+from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint, locked_store
 from relevancy.checking.verdicts import CheckFindings, of_answers, summarise
 from relevancy.checking.worker import Job, JobResult, Settings, Worker
 from relevancy.core.targets import shown
@@ -64,8 +64,7 @@ class Check:
             del decided["metrics"]
         if self.items is not None:
             decided |= {"items": self.items.digest}
-        store = Store(self.folder, decided)
-        with _Hands(self) as hands:
+        with locked_store(self.folder, decided) as store, _Hands(self) as hands:
             self._do(hands, "answers", self._answers(store), store, progress)
             usable = self.usable(store)
             if not usable:

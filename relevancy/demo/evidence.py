@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relevancy.checking.store import ANSWER, Store
+from relevancy.checking.store import ANSWER, Store, locked_store
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.liars import another, blinded, blob, outline, planting
 from relevancy.demo.questions import YES_NO, Question
@@ -122,22 +122,22 @@ def collect(
         chosen(method, "language", None)
     decided = {"model": model.name, "weights": digest_of(model.model.state_dict()), "seed": seed}
     settings = decided | {"methods": list(methods), "best": BEST, "peak": PEAK, "draws": DRAWS}
-    store = Store(folder, settings)
     blind = blinded(model)
     found = CollectedMaps()
     drawn = held_out(scenes, seed)
-    for start in range(0, scenes, _SCENES):
-        asked = [
-            _Asked(one, number, question)
-            for one in islice(drawn, _SCENES)
-            for number, question in enumerate(one.questions)
-            if len(question.items) == 1
-        ]
-        planted = start // _SCENES % _EVERY == 0
-        if asked:
-            _judge(model, blind if planted else None, store, asked, methods)
-        found.take(asked, store, (*methods, *(planted_names(methods) if planted else ())))
-        progress(min(start + _SCENES, scenes) / scenes)
+    with locked_store(folder, settings) as store:
+        for start in range(0, scenes, _SCENES):
+            asked = [
+                _Asked(one, number, question)
+                for one in islice(drawn, _SCENES)
+                for number, question in enumerate(one.questions)
+                if len(question.items) == 1
+            ]
+            planted = start // _SCENES % _EVERY == 0
+            if asked:
+                _judge(model, blind if planted else None, store, asked, methods)
+            found.take(asked, store, (*methods, *(planted_names(methods) if planted else ())))
+            progress(min(start + _SCENES, scenes) / scenes)
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, SCORES, Store
+from relevancy.checking.store import ANSWER, SCORES, Store, locked_store
 from relevancy.checking.worker import Job, Settings, Worker
 from relevancy.core.targets import Choice, shown
 from relevancy.demo.held_out import held_out_rows
@@ -113,13 +113,14 @@ def standings(
     """
     rows = held_out_rows(scenes, seed)
     weights = digest_of(model.model.state_dict())
-    store = Store(folder, {"model": model.name, "weights": weights, "seed": seed, "target": TARGET})
+    settings = {"model": model.name, "weights": weights, "seed": seed, "target": TARGET}
     worker = Worker(model, rows, {}, Settings(target=TARGET, seed=seed))
     names = (*methods, *_PLANTED)
     starts = range(0, len(rows), BATCH)
-    for start in starts:
-        _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
-        progress((start + BATCH) / (len(rows) + BATCH))
+    with locked_store(folder, settings) as store:
+        for start in starts:
+            _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
+            progress((start + BATCH) / (len(rows) + BATCH))
     costs = _costs(model, rows[0], [name for name in methods if " " not in name])
     return [_standing(store, rows, name, costs.get(name), seed) for name in names]
 
