@@ -222,6 +222,7 @@ def evaluate_demo(
         return
     from relevancy.demo.evaluation import accuracy, as_it_is, map_truth, table
     from relevancy.demo.wordings import never_heard
+    from relevancy.explanations.explanation import finite
 
     loaded = [load_model(name) for name in names]
     ask: dict[str, Any] = {"scenes": scenes, "seed": seed, "wording": never_heard if unheard else as_it_is}
@@ -235,7 +236,8 @@ def evaluate_demo(
                 found = map_truth(one, right[-1], scope=scope, wording=ask["wording"], progress=report_maps)
                 truths.append((one.name, found))
     if as_json:
-        sys.stdout.write(json.dumps(_evaluation(names, right, blind, truths)) + "\n")
+        told = finite(_evaluation(names, right, blind, truths))
+        sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
         return
     answers = Table("question", "form", "asked", "chance", *(c for name in names for c in (name, "blind")), box=None)
     for (kind, form, count, shares), (_, _, _, unseen) in zip(table(right), table(blind), strict=True):
