@@ -35,6 +35,7 @@ from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
 from relevancy.models.model import wrap
+from relevancy.parallel.orphans import end_with_parent
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose
 from relevancy.train.features import look_once
@@ -110,7 +111,7 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
         return
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as processes:
+    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as processes:
         waiting = [processes.submit(task, one, silent) for one in given]
         try:
             for ended in as_completed(waiting):
@@ -118,6 +119,12 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def _begin(threads: int) -> None:
+    """What a process of several does first."""
+    end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, CellResult], jobs: int) -> float:
