@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from relevancy.atomic_io import whole, write_whole, writing
+from relevancy.atomic_io import whole, whole_files, write_whole, writing
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.evaluation import accuracy
@@ -190,12 +190,13 @@ def finish(
 def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder: Path) -> None:
     """Weights, config and processor, as any Hugging Face checkpoint has them. Stored in float16, loaded as float32."""
     stored = copy.deepcopy(model).half()
-    stored.save_pretrained(folder)
-    config = stored.config
-    for part in (config, config.text_config, config.vision_config):
-        part.dtype = torch.float32
-    config.save_pretrained(folder)
-    build_processor(tokenizer, SIZE, PATCH).save_pretrained(folder)
+    with whole_files(folder) as scratch:
+        stored.save_pretrained(scratch)
+        config = stored.config
+        for part in (config, config.text_config, config.vision_config):
+            part.dtype = torch.float32
+        config.save_pretrained(scratch)
+        build_processor(tokenizer, SIZE, PATCH).save_pretrained(scratch)
 
 
 def describe_model(folder: Path, scenes: int, report: Progress) -> None:
@@ -203,4 +204,4 @@ def describe_model(folder: Path, scenes: int, report: Progress) -> None:
     model = load(folder)
     own = accuracy(model, scenes=scenes, progress=partial(report, f"{folder.name} accuracy"))
     blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{folder.name} blind control"))
-    (folder / "README.md").write_text(card(folder.name, parameters_of(model.model), own, blind))
+    write_whole(folder / "README.md", card(folder.name, parameters_of(model.model), own, blind))

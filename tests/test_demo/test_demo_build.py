@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import relevancy
 from relevancy.atomic_io import locked
 from relevancy.cli import app
-from relevancy.demo.build import build
+from relevancy.demo.build import build, save
+from relevancy.demo.language import build_tokenizer
 from relevancy.errors import RelevancyError
 from relevancy.train.trainer import StoppedError
 
@@ -37,6 +39,14 @@ def test_quick_build(tmp_path: Path) -> None:
         build(tmp_path, quick=True, seed=1)
     with pytest.raises(RelevancyError, match="another plan"):
         build(tmp_path)
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text("of the model before")
+    monkeypatch.setattr("relevancy.demo.build.build_processor", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(relevancy.load("demo-small").model, build_tokenizer(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_stopped_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
