@@ -1,6 +1,7 @@
 """Evidence against planted explainers: maps are what was planted, a blind model is blind, nothing is read twice."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -175,6 +176,42 @@ def test_a_stopped_collection_goes_on(collected, model, tmp_path, monkeypatch):
     assert 0 < fewer.asked < found.asked
     with pytest.raises(RelevancyError, match="other settings"):
         collect(model, tmp_path, scenes=9, seed=SEED + 1, methods=METHODS)
+
+
+def test_what_other_weights_said_is_refused(collected, model, monkeypatch):
+    weight = next(model.model.parameters())
+    monkeypatch.setattr(weight, "data", weight.data + 1e-3)
+    with pytest.raises(RelevancyError, match=r"other settings \(weights\)"):
+        collect(model, collected[0], scenes=9, seed=SEED, methods=METHODS)
+
+
+def test_stopped_within_a_part_it_goes_on_with_the_next_explainer(model, tmp_path, monkeypatch):
+    calls = []
+
+    def two_calls(*args, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return explain(*args, **options)
+
+    monkeypatch.setattr(evidence, "explain", two_calls)
+    rounds = 2 * len(PLANTED)
+    for _ in range(rounds):
+        calls.clear()
+        with suppress(KeyboardInterrupt):
+            stopped = collect(model, tmp_path / "stopped", scenes=2, seed=SEED, methods=METHODS)
+            break
+    else:
+        pytest.fail(f"not done after {rounds} rounds of two calls")
+    monkeypatch.undo()
+    whole = collect(model, tmp_path / "whole", scenes=2, seed=SEED, methods=METHODS)
+    assert (stopped.asked, stopped.right) == (whole.asked, whole.right)
+    own, at_once = stopped.maps("middle"), whole.maps("middle")
+    assert own.keys() == at_once.keys() == {*METHODS, *PLANTED}
+    for name, by_form in at_once.items():
+        for form, maps in by_form.items():
+            told = [(one.right, one.evidence.verdict) for one in own[name][form]]
+            assert told == [(one.right, one.evidence.verdict) for one in maps]
 
 
 def test_the_command(collected, tmp_path, monkeypatch):

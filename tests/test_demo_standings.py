@@ -17,6 +17,7 @@ from relevancy.cli import app
 from relevancy.core.targets import Choice
 from relevancy.demo import standings
 from relevancy.demo.held_out import held_out_rows
+from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.methods.base import TargetBatch
 from relevancy.methods.functions import MapRequest
@@ -103,6 +104,21 @@ def test_costs_are_told_of_methods_alone(found):
     assert costs["centre prior"] is costs["random"] is costs["relevancy contrast"] is None
 
 
+def test_fewer_scenes_are_told_of_alone(model, found, right, monkeypatch):
+    monkeypatch.setattr(standings, "_costs", lambda *_: {})
+    rows = standings.standings(model, found[0], scenes=3, seed=SEED, methods=["relevancy"])
+    asked = {row.key for row in held_out_rows(3, SEED)}
+    assert [one.numbers["pointing"].rows for one in rows] == [sum(row.key in asked for row, _ in right)] * 3
+    assert rows[0].numbers["pointing"].rows < found[1]["relevancy"].numbers["pointing"].rows
+
+
+def test_what_other_weights_said_is_refused(model, found, monkeypatch):
+    weight = next(model.model.parameters())
+    monkeypatch.setattr(weight, "data", weight.data + 1e-3)
+    with pytest.raises(RelevancyError, match=r"other settings \(weights\)"):
+        standings.standings(model, found[0], scenes=6, seed=SEED, methods=METHODS_HERE)
+
+
 def test_what_is_found_is_kept_and_further_methods_are_added(model, found, monkeypatch):
     folder, before = found
     asked = []
@@ -118,6 +134,29 @@ def test_what_is_found_is_kept_and_further_methods_are_added(model, found, monke
     more = standings.standings(model, folder, scenes=6, seed=SEED, methods=[*METHODS_HERE, "attention"])
     assert set(asked) == {"attention"}
     assert [one.name for one in more] == [*METHODS_HERE, "attention", "centre prior", "random"]
+
+
+def test_stopped_within_a_part_it_goes_on_with_the_next_method(model, found, tmp_path, monkeypatch):
+    asked: list[str] = []
+    refused = {"rollout"}
+
+    def stopping(*args, **options):
+        if options["method"] in refused:
+            raise KeyboardInterrupt
+        asked.append(options["method"])
+        return explain(*args, **options)
+
+    monkeypatch.setattr(standings, "explain", stopping)
+    ask = {"scenes": 6, "seed": SEED, "methods": METHODS_HERE}
+    with pytest.raises(KeyboardInterrupt):
+        standings.standings(model, tmp_path, **ask)
+    assert "relevancy" in asked
+    asked.clear()
+    refused.clear()
+    rows = standings.standings(model, tmp_path, **ask)
+    assert "rollout" in asked
+    assert "relevancy" not in asked
+    assert [str(one.numbers) for one in rows] == [str(one.numbers) for one in found[1].values()]
 
 
 def test_the_planted_maps_look_at_no_answer(model):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relevancy.checking.items import FILE, ItemList, JudgedItem
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint
+from relevancy.checking.store import ANSWER, BASELINES, SCORES, Store, fingerprint, locked_store
 from relevancy.checking.verdicts import CheckFindings, of_answers, summarise
 from relevancy.checking.worker import Job, JobResult, Settings, Worker
 from relevancy.core.targets import shown
@@ -21,6 +21,7 @@ from relevancy.metrics.explainers import BATCH, Explainer
 from relevancy.metrics.registry import METRICS
 from relevancy.metrics.teacher_forcing import GivenAnswer
 from relevancy.models.model import Model
+from relevancy.models.vision_cache import digest_of
 from relevancy.parallel.worker_pool import Work, WorkerCrash, WorkerPool
 
 Progress = Callable[[str, float], None]
@@ -56,13 +57,14 @@ class Check:
             raise RelevancyError(f"The row {given[0]} is always there: leave it out.")
         data = fingerprint((row.key, row.question, *([row.expected] if row.expected else [])) for row in self.rows)
         self._require_metrics()
-        decided = asdict(self.settings) | {"model": self.model.name, "data": data} | dict(self.about)
+        weights = digest_of(self.model.model.state_dict())
+        decided = asdict(self.settings) | {"model": self.model.name, "weights": weights, "data": data}
+        decided |= dict(self.about)
         if not self.settings.metrics:  # as checks of earlier versions say it
             del decided["metrics"]
         if self.items is not None:
             decided |= {"items": self.items.digest}
-        store = Store(self.folder, decided)
-        with _Hands(self) as hands:
+        with locked_store(self.folder, decided) as store, _Hands(self) as hands:
             self._do(hands, "answers", self._answers(store), store, progress)
             usable = self.usable(store)
             if not usable:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from relevancy.atomic_io import write_whole
+from relevancy.atomic_io import locked, write_whole, writing
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explanation import finite
 
@@ -47,14 +48,15 @@ class Store:
             raise RelevancyError(f"--out {folder}: {error.strerror or error}. Choose another --out.") from error
 
     def add(self, results: Iterable[tuple[Key, Mapping[str, Any]]]) -> None:
-        """Keep results; they are on disk, all of them, once this returns."""
+        """Keep results; they are on disk, all of them, once this returns. Raises RelevancyError."""
         lines = []
         for (row, method, part), values in results:
             self.found[row, method, part] = dict(values)
             lines.append(json.dumps({"row": row, "method": method, "part": part, "values": finite(dict(values))}))
         if lines:
-            with (self.folder / _RESULTS).open("ab", buffering=0) as stream:
+            with writing(self.folder), (self.folder / _RESULTS).open("ab") as stream:
                 stream.write("".join(f"{line}\n" for line in lines).encode())
+                stream.flush()
                 os.fsync(stream.fileno())
 
     def _claim(self, settings: Any) -> None:
@@ -82,6 +84,13 @@ class Store:
             one = json.loads(line)
             values = {name: float("nan") if value is None else value for name, value in one["values"].items()}
             self.found[one["row"], one["method"], one["part"]] = values
+
+
+@contextmanager
+def locked_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
+    """A store that no other process reads or adds to within the block. Raises RelevancyError."""
+    with locked(folder):
+        yield Store(folder, settings)
 
 
 def fingerprint(rows: Iterable[tuple[str, ...]]) -> str:

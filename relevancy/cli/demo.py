@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from relevancy.atomic_io import locked
 from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
 from relevancy.cli.options import folder_of, load_model
 from relevancy.cli.size import size_of_models
-from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, share_of
+from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, saying_how_to_go_on, share_of
 from relevancy.errors import RelevancyError
 from relevancy.methods import registry
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from relevancy.demo.cells import CellResult
 
 PAIR, GEMMA = ("demo-small", "demo-large"), "demo-gemma"
+GOES_ON = "the same command goes on"
 
 
 def demo(
@@ -89,7 +91,7 @@ def train_demo(
     Stopped and started again, it goes on where it was.
     """
     check_writable(out_folder)
-    with bars() as report:
+    with saying_how_to_go_on(GOES_ON), locked(out_folder), bars() as report:
         if gemma:
             from relevancy.demo.gemma import build_gemma
 
@@ -121,14 +123,9 @@ def train_grid(
     check_writable(out_folder)
     from relevancy.demo.effects import FACTORS
     from relevancy.demo.grid import grid
-    from relevancy.train.trainer import StoppedError
 
-    with bars() as report:
-        try:
-            changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
-        except StoppedError as stopped:
-            sys.stderr.write(f"relevancy: {stopped}; the same command goes on\n")
-            raise SystemExit(stopped.code) from stopped
+    with saying_how_to_go_on(GOES_ON), locked(out_folder), bars() as report:
+        changes = grid(out_folder, seeds=seeds, jobs=jobs, quick=quick, progress=report, told=_cell)
     table = Table("mean difference in right answers", *FACTORS, box=None, pad_edge=False)
     for kind in dict.fromkeys(one.type for one in changes):
         table.add_row(kind, *(escaped(str(one.over_runs)) for one in changes if one.type == kind))
@@ -225,6 +222,7 @@ def evaluate_demo(
         return
     from relevancy.demo.evaluation import accuracy, as_it_is, map_truth, table
     from relevancy.demo.wordings import never_heard
+    from relevancy.explanations.explanation import finite
 
     loaded = [load_model(name) for name in names]
     ask: dict[str, Any] = {"scenes": scenes, "seed": seed, "wording": never_heard if unheard else as_it_is}
@@ -238,7 +236,8 @@ def evaluate_demo(
                 found = map_truth(one, right[-1], scope=scope, wording=ask["wording"], progress=report_maps)
                 truths.append((one.name, found))
     if as_json:
-        sys.stdout.write(json.dumps(_evaluation(names, right, blind, truths)) + "\n")
+        told = finite(_evaluation(names, right, blind, truths))
+        sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
         return
     answers = Table("question", "form", "asked", "chance", *(c for name in names for c in (name, "blind")), box=None)
     for (kind, form, count, shares), (_, _, _, unseen) in zip(table(right), table(blind), strict=True):

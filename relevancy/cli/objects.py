@@ -33,6 +33,7 @@ def objects_of_pair(names: Sequence[str], scenes: int, seed: int, folder: Path |
     if folder is not None:
         check_writable(folder)
     from relevancy.demo.object_use import asked_objects, object_use, write_items
+    from relevancy.explanations.explanation import finite
 
     asked = asked_objects(scenes, seed)
     items = None if folder is None else write_items(asked, folder)
@@ -47,7 +48,7 @@ def objects_of_pair(names: Sequence[str], scenes: int, seed: int, folder: Path |
             for (form, part), own in columns.items()
         ]
         everything = {"scenes": scenes, "seed": seed, "asked": len(asked), "about_objects": len(about), "use": told}
-        sys.stdout.write(json.dumps(everything) + "\n")
+        sys.stdout.write(json.dumps(finite(everything), allow_nan=False) + "\n")
         return
     table = Table("questions", "knocked out", *columns["", "whole"], box=None, pad_edge=False)
     for (form, part), own in columns.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,18 @@ def busy(what: str) -> Iterator[None]:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+@contextmanager
+def saying_how_to_go_on(how: str) -> Iterator[None]:
+    """A training that was stopped and has saved ends the command with its own exit code, and a line that says how."""
+    from relevancy.train.trainer import StoppedError
+
+    try:
+        yield
+    except StoppedError as stopped:
+        sys.stderr.write(f"relevancy: {stopped}; {how}\n")
+        raise SystemExit(stopped.code) from stopped
 
 
 def span(seconds: float) -> str:

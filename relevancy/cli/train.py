@@ -14,7 +14,7 @@ from rich.table import Table
 
 from relevancy.cli.options import taken_apart
 from relevancy.cli.run_scores import RunScores, benchmarks_wanted
-from relevancy.cli.terminal import bars, busy, check_writable, out, say
+from relevancy.cli.terminal import bars, busy, check_writable, out, say, saying_how_to_go_on
 from relevancy.errors import RelevancyError
 
 if TYPE_CHECKING:
@@ -263,20 +263,16 @@ def _do(settings: TrainSettings, given: Mapping[str, Given]) -> int:
 
     from relevancy.train.records import SKIPPED, skipped_in
     from relevancy.train.run import RunOptions, train
-    from relevancy.train.trainer import StoppedError, is_first
+    from relevancy.train.trainer import is_first
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    with bars() as report:
+    with saying_how_to_go_on("the same command with --resume goes on"), bars() as report:
         way = RunOptions(
             settings.resume, settings.report_to or (), settings.workers, settings.log_every, settings.cache,
             progress=report, max_skipped=settings.max_skipped, saved=scores.saved,
         )  # fmt: skip
-        try:
-            folder = train(preset, sources, out_folder, way)
-        except StoppedError as stopped:
-            sys.stderr.write(f"relevancy: {stopped}; the same command with --resume goes on\n")
-            raise SystemExit(stopped.code) from stopped
+        folder = train(preset, sources, out_folder, way)
     if is_first():
         for stage in sources:
             if number := skipped_in(out_folder, stage):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from relevancy.atomic_io import whole
+from relevancy.atomic_io import whole, whole_files, write_whole, writing
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.evaluation import accuracy
@@ -29,6 +31,7 @@ from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, QUICK, DecoderSize, Lesson
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.errors import RelevancyError
 from relevancy.models.model import load
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose, put
@@ -46,10 +49,11 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
 
     Stopped and called again with the same `out`, it goes on where it was: finished stages are read from `out/stages`,
     an unfinished one from its last checkpoint. `quick` runs every step in miniature. `progress(what, share)` is told
-    how far the present step is.
+    how far the present step is. Raises RelevancyError where `out` holds stages of another plan or seed.
     """
     plan = QUICK if quick else FULL
     stages = Path(out) / "stages"
+    claim(stages / "pair.json", plan.told() | {"seed": seed})
     tokenizer = build_tokenizer()
     report = progress or silent
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
@@ -68,6 +72,17 @@ def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: 
         save(model, tokenizer, folders[name])
         describe_model(folders[name], plan.check_scenes, report)
     return folders
+
+
+def claim(file: Path, planned: Mapping[str, Any]) -> None:
+    """Say what is planned for a file's folder, or hold it against what was. Raises RelevancyError."""
+    told = json.dumps(planned, indent=1)
+    if not file.exists():
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, told)
+    elif file.read_text() != told:
+        raise RelevancyError(f"{file.parent} was begun by another plan ({file.name} differs): choose another --out.")
 
 
 def silent(_what: str, _share: float) -> None:
@@ -175,12 +190,13 @@ def finish(
 def save(model: LlavaForConditionalGeneration, tokenizer: GemmaTokenizer, folder: Path) -> None:
     """Weights, config and processor, as any Hugging Face checkpoint has them. Stored in float16, loaded as float32."""
     stored = copy.deepcopy(model).half()
-    stored.save_pretrained(folder)
-    config = stored.config
-    for part in (config, config.text_config, config.vision_config):
-        part.dtype = torch.float32
-    config.save_pretrained(folder)
-    build_processor(tokenizer, SIZE, PATCH).save_pretrained(folder)
+    with whole_files(folder) as scratch:
+        stored.save_pretrained(scratch)
+        config = stored.config
+        for part in (config, config.text_config, config.vision_config):
+            part.dtype = torch.float32
+        config.save_pretrained(scratch)
+        build_processor(tokenizer, SIZE, PATCH).save_pretrained(scratch)
 
 
 def describe_model(folder: Path, scenes: int, report: Progress) -> None:
@@ -188,4 +204,4 @@ def describe_model(folder: Path, scenes: int, report: Progress) -> None:
     model = load(folder)
     own = accuracy(model, scenes=scenes, progress=partial(report, f"{folder.name} accuracy"))
     blind = accuracy(model, scenes=scenes, picture="other", progress=partial(report, f"{folder.name} blind control"))
-    (folder / "README.md").write_text(card(folder.name, parameters_of(model.model), own, blind))
+    write_whole(folder / "README.md", card(folder.name, parameters_of(model.model), own, blind))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relevancy.checking.store import ANSWER, Store
+from relevancy.checking.store import ANSWER, Store, locked_store
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.liars import another, blinded, blob, outline, planting
 from relevancy.demo.questions import YES_NO, Question
@@ -28,6 +28,7 @@ from relevancy.methods.registry import MapFunction, chosen
 from relevancy.metrics.evidence import JudgedMap, concentration
 from relevancy.metrics.localization import peak_on, pointing_patch
 from relevancy.models.model import Model
+from relevancy.models.vision_cache import digest_of
 
 FORMS = ("open", "yes or no", "with options")
 """Forms of question: any word can be the answer, Yes or No is, a letter is."""
@@ -115,60 +116,71 @@ def collect(
     Maps of methods by name are read where the model's answer is right; those of planted explainers too, for a quarter
     of the scenes; those of the blinded model for all its answers there. Stopped at any moment, the same call goes on;
     with more scenes it goes further.
-    Raises RelevancyError for a folder with other settings.
+    Raises RelevancyError for a folder of other weights or other settings.
     """
     for method in methods:
         chosen(method, "language", None)
-    settings = {"model": model.name, "seed": seed, "methods": list(methods), "best": BEST, "peak": PEAK, "draws": DRAWS}
-    store = Store(folder, settings)
+    decided = {"model": model.name, "weights": digest_of(model.model.state_dict()), "seed": seed}
+    settings = decided | {"methods": list(methods), "best": BEST, "peak": PEAK, "draws": DRAWS}
     blind = blinded(model)
     found = CollectedMaps()
     drawn = held_out(scenes, seed)
-    for start in range(0, scenes, _SCENES):
-        asked = [
-            _Asked(one, number, question)
-            for one in islice(drawn, _SCENES)
-            for number, question in enumerate(one.questions)
-            if len(question.items) == 1
-        ]
-        planted = start // _SCENES % _EVERY == 0
-        if any((one.key, "", ANSWER) not in store.found for one in asked):
-            store.add(_results(model, blind if planted else None, asked, methods))
-        found.take(asked, store, (*methods, *(planted_names(methods) if planted else ())))
-        progress(min(start + _SCENES, scenes) / scenes)
+    with locked_store(folder, settings) as store:
+        for start in range(0, scenes, _SCENES):
+            asked = [
+                _Asked(one, number, question)
+                for one in islice(drawn, _SCENES)
+                for number, question in enumerate(one.questions)
+                if len(question.items) == 1
+            ]
+            planted = start // _SCENES % _EVERY == 0
+            if asked:
+                _judge(model, blind if planted else None, store, asked, methods)
+            found.take(asked, store, (*methods, *(planted_names(methods) if planted else ())))
+            progress(min(start + _SCENES, scenes) / scenes)
     return found
 
 
 _Result = tuple[tuple[str, str, str], dict[str, Any]]
 
 
-def _results(model: Model, blind: Model | None, asked: Sequence[_Asked], methods: Sequence[str]) -> Iterator[_Result]:
-    """Numbers of every map; which questions were read comes last, so that what is torn is read again.
+def _judge(model: Model, blind: Model | None, store: Store, asked: Sequence[_Asked], methods: Sequence[str]) -> None:
+    """What is not stored yet of these questions: first which are answered rightly, then one explainer after the other.
 
     blind: the blinded model; without it there are no planted explainers.
     """
+    first: list[Explanation] = []
+    if any((one.key, "", ANSWER) not in store.found for one in asked):
+        results = _explained(model, asked, methods[0])
+        hits = [result.answer.strip() == one.question.answer for one, result in zip(asked, results, strict=True)]
+        store.add(((one.key, "", ANSWER), {"right": hit}) for one, hit in zip(asked, hits, strict=True))
+        first = list(compress(results, hits))
+    right = [one for one in asked if store.found[one.key, "", ANSWER]["right"]]
+    answers = [one.question.answer for one in right]
     side = asked[0].scene.side
     grid = model.grid(side, side)
-    if blind is not None:
+    if blind is not None and _missing(store, BLIND, asked):
         whole = [outline(one.scene, one.question.items, grid) for one in asked]
-        yield from _judged(BLIND, asked, _explained(blind, asked, planting(whole)), right=False)
-    first = _explained(model, asked, methods[0])
-    hits = [result.answer.strip() == one.question.answer for one, result in zip(asked, first, strict=True)]
-    right = list(compress(asked, hits))
-    if right:
-        answers = [one.question.answer for one in right]
-        for method in methods:
-            again = method != methods[0]
-            results = _explained(model, right, method, answers) if again else list(compress(first, hits))
-            yield from _judged(method, right, results)
-            if blind is not None and len({one.scene.seed for one in right}) > 1:
-                copied = _of_the_scene_before(right, [result.image_map for result in results])
-                yield from _judged(other_picture(method), right, _explained(model, right, planting(copied), answers))
-        for name, some, maps in _planted(right, grid) if blind is not None else ():
+        store.add(_judged(BLIND, asked, _explained(blind, asked, planting(whole)), right=False))
+    several = blind is not None and len({one.scene.seed for one in right}) > 1
+    for number, method in enumerate(methods):
+        other = other_picture(method)
+        wanted = several and _missing(store, other, right)
+        if not (wanted or _missing(store, method, right)):
+            continue
+        results = first if first and not number else _explained(model, right, method, answers)
+        store.add(_judged(method, right, results))
+        if wanted:
+            copied = _of_the_scene_before(right, [result.image_map for result in results])
+            store.add(_judged(other, right, _explained(model, right, planting(copied), answers)))
+    for name, some, maps in _planted(right, grid) if blind is not None else ():
+        if _missing(store, name, some):
             given = [one.question.answer for one in some]
-            yield from _judged(name, some, _explained(model, some, planting(maps), given))
-    for one, hit in zip(asked, hits, strict=True):
-        yield (one.key, "", ANSWER), {"right": hit}
+            store.add(_judged(name, some, _explained(model, some, planting(maps), given)))
+
+
+def _missing(store: Store, explainer: str, asked: Sequence[_Asked]) -> bool:
+    return any((one.key, explainer, _EVIDENCE) not in store.found for one in asked)
 
 
 def _planted(asked: Sequence[_Asked], grid: Grid) -> Iterator[tuple[str, Sequence[_Asked], list[np.ndarray]]]:

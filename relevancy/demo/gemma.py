@@ -18,13 +18,13 @@ from torch.nn.functional import gelu
 from transformers import LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase
 
 from relevancy.atomic_io import whole, write_whole
-from relevancy.demo.build import Progress, autocast_pays, fast, silent, teach
+from relevancy.demo.build import Progress, autocast_pays, claim, fast, silent, teach
 from relevancy.demo.card import NOTICE, gemma_card
 from relevancy.demo.dialogues import Mix, caption, look_and_answer_variously
 from relevancy.demo.evaluation import accuracy
 from relevancy.demo.language import build_processor
 from relevancy.demo.layout import COLORS, DISTRACTORS, GROUNDS, KINDS, SUPPORTS
-from relevancy.demo.plan import Lesson
+from relevancy.demo.plan import Lesson, told
 from relevancy.demo.pool import Pool, draw_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, normalized
 from relevancy.demo.wordings import never_heard
@@ -98,12 +98,14 @@ def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, q
     """Train `demo-gemma` on the base that is named or installed; returns the folder, `out/demo-gemma`.
 
     Stopped and called again with the same `out`, it goes on where it was. `quick` runs every step in miniature.
-    Raises RelevancyError where there is no base, or no peft.
+    Raises RelevancyError where there is no base, or no peft, or where `out` holds stages of another plan or seed.
     """
     require_peft()
     plan, report = (QUICK_GEMMA if quick else FULL_GEMMA), progress or silent
     decoder, tokenizer = bases.opened(NAME)
     base = Base.of(decoder, bases.name())
+    stages = Path(out) / "stages"
+    claim(stages / f"{NAME}.json", told(plan) | {"seed": seed})
     first = 1 + seed * plan.scenes
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=partial(report, "scenes"))
     tower = load(TOWER, device="cpu", dtype="float32").model.model.vision_tower
@@ -118,7 +120,7 @@ def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, q
         for part in (model.model.language_model, model.lm_head):
             _halve(part)
     for lesson in plan.lessons:
-        teach(model, NAME, fast(lesson), features, tokenizer, pool, Path(out) / "stages", seed, report, LONGEST)
+        teach(model, NAME, fast(lesson), features, tokenizer, pool, stages, seed, report, LONGEST)
     folder = Path(out) / NAME
     ship(folder, model, trained_of(model), base, tokenizer)
     dialogues = sum(lesson.stage.steps * lesson.stage.batch for lesson in plan.lessons)

@@ -6,7 +6,6 @@ decoders that have learned to read, the model of each cell and one file of what 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 import shutil
@@ -23,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
-from relevancy.atomic_io import whole, write_whole
-from relevancy.demo.build import SAMPLE, Progress, finish, passes_of, silent, teach, teach_tower
+from relevancy.atomic_io import whole
+from relevancy.demo.build import SAMPLE, Progress, claim, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
 from relevancy.demo.dialogues import SceneDialogues
 from relevancy.demo.effects import Effect
@@ -35,8 +34,8 @@ from relevancy.demo.plan import GRID, QUICK_GRID, BuildPlan, DecoderSize
 from relevancy.demo.pool import Pool, draw_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
-from relevancy.errors import RelevancyError
 from relevancy.models.model import wrap
+from relevancy.parallel.orphans import end_with_parent
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose
 from relevancy.train.features import look_once
@@ -90,7 +89,7 @@ def grid(
     place = GridPlace(out, QUICK_GRID if quick else GRID)
     wanted = cells(seeds)
     report = progress or silent
-    _claim(place)
+    claim(place.folder / PLAN, place.plan.told())
     _draw(place, jobs, report)
     decoders = sorted({(cell.size, cell.seed) for cell in wanted})
     for _ in _each(partial(_look, place), TOWERS, jobs, report):
@@ -105,16 +104,6 @@ def grid(
     return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
 
 
-def _claim(place: GridPlace) -> None:
-    """Say what is planned for a folder, or hold it against what was."""
-    planned, file = json.dumps(place.plan.told(), indent=1), place.folder / PLAN
-    if not file.exists():
-        place.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, planned)
-    elif file.read_text() != planned:
-        raise RelevancyError(f"{place.folder} holds a grid of another plan ({PLAN} differs): choose another --out")
-
-
 def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Iterator:
     """What a task makes of each of the given, as they end; in processes of their own if there are several jobs."""
     if jobs == 1:
@@ -122,7 +111,7 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
         return
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as processes:
+    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as processes:
         waiting = [processes.submit(task, one, silent) for one in given]
         try:
             for ended in as_completed(waiting):
@@ -130,6 +119,12 @@ def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Itera
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def _begin(threads: int) -> None:
+    """What a process of several does first."""
+    end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, CellResult], jobs: int) -> float:

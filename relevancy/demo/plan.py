@@ -11,6 +11,7 @@ from typing import Any
 from transformers import GemmaConfig, GemmaTokenizer
 
 from relevancy.demo.dialogues import (
+    Mix,
     Talk,
     caption,
     look_and_answer,
@@ -90,9 +91,20 @@ class BuildPlan:
     decoders: Mapping[str, DecoderSize]
 
     def told(self) -> dict[str, Any]:
-        """All of it as JSON takes it; what is said in a lesson by its name."""
-        told: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda talk: talk.__name__))
-        return told
+        """All of it as JSON takes it."""
+        return told(self)
+
+
+def told(plan: Any) -> dict[str, Any]:
+    """All of a plan as JSON takes it; what is said in a lesson by its name, and in what shares."""
+
+    def named(talk: Any) -> Any:
+        if isinstance(talk, partial):
+            return {talk.func.__name__: talk.keywords}
+        return asdict(talk) if isinstance(talk, Mix) else talk.__name__
+
+    found: dict[str, Any] = json.loads(json.dumps(asdict(plan), default=named))
+    return found
 
 
 def _decoder(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from relevancy.checking.store import SCORES, Store
+from relevancy.checking.store import SCORES, locked_store
 from relevancy.data.answer_match import correct
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.questions import Question, ask_twice, chance
@@ -130,16 +130,16 @@ def model_run(
     Stopped at any moment, the same call goes on; so does one with more scenes, another seed or method.
     """
     settings = {"weights": sized.weights, "target": TARGET, "best": BEST, "peak": PEAK, "draws": DRAWS}
-    store = Store(folder / sized.weights[:16], settings)
     asked = scene_questions(scenes, seed)
     answers: list[Mapping[str, float]] = []
-    for start in range(0, scenes, _SCENES):
-        pairs = list(islice(asked, _SCENES))
-        for same_form in zip(*pairs, strict=True):  # those with options take a pass more
-            missing = [one for one in same_form if (one.key, method, SCORES) not in store.found]
-            store.add(((one.key, method, SCORES), found) for one, found in _found(sized.model, missing, method))
-        answers += [store.found[one.key, method, SCORES] for pair in pairs for one in pair]
-        progress(min(start + _SCENES, scenes) / scenes)
+    with locked_store(folder / sized.weights[:16], settings) as store:
+        for start in range(0, scenes, _SCENES):
+            pairs = list(islice(asked, _SCENES))
+            for same_form in zip(*pairs, strict=True):  # those with options take a pass more
+                missing = [one for one in same_form if (one.key, method, SCORES) not in store.found]
+                store.add(((one.key, method, SCORES), found) for one, found in _found(sized.model, missing, method))
+            answers += [store.found[one.key, method, SCORES] for pair in pairs for one in pair]
+            progress(min(start + _SCENES, scenes) / scenes)
     return ModelRun(sized, answers)
 
 

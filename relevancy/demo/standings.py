@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from relevancy.checking.rows import CheckRow
-from relevancy.checking.store import ANSWER, SCORES, Store
+from relevancy.checking.store import ANSWER, SCORES, Store, locked_store
 from relevancy.checking.worker import Job, Settings, Worker
 from relevancy.core.targets import Choice, shown
 from relevancy.demo.held_out import held_out_rows
@@ -38,6 +38,7 @@ from relevancy.metrics.teacher_forcing import GivenAnswer, TeacherForcing
 from relevancy.models.model import Model
 from relevancy.models.prepared import Example
 from relevancy.models.session import Session
+from relevancy.models.vision_cache import digest_of
 from relevancy.stats.intervals import Interval, interval
 
 TARGET = "first-relevant"
@@ -108,23 +109,26 @@ def standings(
 
     methods: names, or a name with " contrast" for the explained token against the next best. folder: keeps what is
     found; stopped and started again, the same call goes on, and so does one with more scenes or other methods.
+    Raises RelevancyError for a folder of other weights or another seed.
     """
     rows = held_out_rows(scenes, seed)
-    store = Store(folder, {"model": model.name, "seed": seed, "target": TARGET})
+    weights = digest_of(model.model.state_dict())
+    settings = {"model": model.name, "weights": weights, "seed": seed, "target": TARGET}
     worker = Worker(model, rows, {}, Settings(target=TARGET, seed=seed))
     names = (*methods, *_PLANTED)
     starts = range(0, len(rows), BATCH)
-    for start in starts:
-        _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
-        progress((start + BATCH) / (len(rows) + BATCH))
+    with locked_store(folder, settings) as store:
+        for start in starts:
+            _judge(model, worker, store, rows, range(start, min(start + BATCH, len(rows))), names)
+            progress((start + BATCH) / (len(rows) + BATCH))
     costs = _costs(model, rows[0], [name for name in methods if " " not in name])
-    return [_standing(store, name, costs.get(name), seed) for name in names]
+    return [_standing(store, rows, name, costs.get(name), seed) for name in names]
 
 
 def _judge(
     model: Model, worker: Worker, store: Store, rows: Sequence[CheckRow], part: Sequence[int], names: Sequence[str]
 ) -> None:
-    """What is not known yet of some neighbouring rows."""
+    """What is not known yet of some neighbouring rows, kept name by name."""
     if unread := tuple(number for number in part if (rows[number].key, "", ANSWER) not in store.found):
         store.add(worker.do(Job(ANSWER, unread)).results)
     said = {number: store.found[rows[number].key, "", ANSWER] for number in part}
@@ -138,31 +142,23 @@ def _judge(
     asked: Any = (model, pictures, questions)
     contrasts = explain(*asked, target=CONTRAST, method="attention", answer=answers, evidence=False)
     rivals = [_rival(model, one) for one in contrasts]
-    results = {name: explain(*asked, answer=answers, **_options(name)) for name in missing}
-    others = {
-        name: explain(*asked, answer=rivals, **_options(name), evidence=False)
-        for name in missing
-        if CONTRAST not in name and name not in _PLANTED
-    }
-    for place, number in enumerate(right):
-        row, own = rows[number], [results[name][place] for name in missing]
-        sight = TeacherForcing(
-            model, pictures[place], questions[place], GivenAnswer.words(model, answers[place], TARGET)
-        )
-        orders = [order(result.image_map, sight.seen, number) for result in own]
-        mask = row.mask() if row.mask else np.zeros(0, bool)
-        flips = answer_flips(sight, orders)
-        store.add(
-            (
-                (row.key, name, SCORES),
-                _scores(result, mask)
-                | _likeness(
-                    result, others[name][place] if name in others else None, contrasts[place].target.contrast_id
-                )
-                | {"flips": float(flip)},
-            )
-            for name, result, flip in zip(missing, own, flips, strict=True)
-        )
+    sights = [
+        TeacherForcing(model, picture, question, GivenAnswer.words(model, answer, TARGET))
+        for picture, question, answer in zip(pictures, questions, answers, strict=True)
+    ]
+    for name in missing:
+        results = explain(*asked, answer=answers, **_options(name))
+        others: Sequence[Explanation | None] = [None] * len(right)
+        if CONTRAST not in name and name not in _PLANTED:
+            others = explain(*asked, answer=rivals, **_options(name), evidence=False)
+        found = []
+        for place, number in enumerate(right):
+            row, result, sight = rows[number], results[place], sights[place]
+            flip = answer_flips(sight, [order(result.image_map, sight.seen, number)])[0]
+            likeness = _likeness(result, others[place], contrasts[place].target.contrast_id)
+            scores = _scores(result, row.mask() if row.mask else np.zeros(0, bool))
+            found.append(((row.key, name, SCORES), scores | likeness | {"flips": float(flip)}))
+        store.add(found)
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -198,8 +194,9 @@ def _likeness(result: Explanation, other: Explanation | None, rival: int | None)
     return {"other answer": similarity(result.image_map, other.image_map)}
 
 
-def _standing(store: Store, name: str, cost: float | None, seed: int) -> MethodStanding:
-    found = [(row, values) for (row, method, _), values in store.found.items() if method == name]
+def _standing(store: Store, rows: Sequence[CheckRow], name: str, cost: float | None, seed: int) -> MethodStanding:
+    keys = [(row.key, name, SCORES) for row in rows]
+    found = [(key[0], store.found[key]) for key in keys if key in store.found]
 
     def mean(number: str) -> Interval:
         known = [(values[number], row) for row, values in found if not np.isnan(values.get(number, float("nan")))]

@@ -1,5 +1,6 @@
 """Rows from files and folders, and the store that results are appended to."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import tiny
 from PIL import Image
 
 from relevancy.checking.rows import read_rows
-from relevancy.checking.store import Store, fingerprint
+from relevancy.checking.store import Store, fingerprint, locked_store
 from relevancy.errors import RelevancyError
 
 
@@ -112,6 +113,30 @@ def test_a_store_goes_on(tmp_path):
     assert np.isnan(store.found[key]["flips"])
     store.add([(("b", "relevancy", "scores"), {"deletion": 1.0})])
     assert len(Store(tmp_path, settings).found) == 2
+
+
+def test_one_process_at_a_time_writes_a_store(tmp_path):
+    with (
+        locked_store(tmp_path, {"steps": 8}) as store,
+        pytest.raises(RelevancyError, match="Another process"),
+        locked_store(tmp_path, {"steps": 8}),
+    ):
+        pass
+    assert store.folder == tmp_path
+    with locked_store(tmp_path, {"steps": 8}) as again:
+        again.add([(("a", "relevancy", "scores"), {"deletion": 1.0})])
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path, monkeypatch):
+    store = Store(tmp_path, {"steps": 8})
+    store.add([(("a", "relevancy", "scores"), {"deletion": 1.0})])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("relevancy.checking.store.os.fsync", full)
+    with pytest.raises(RelevancyError, match=r"is full: make room"):
+        store.add([(("b", "relevancy", "scores"), {"deletion": 1.0})])
 
 
 def test_other_settings_are_refused(tmp_path):

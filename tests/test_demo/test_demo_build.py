@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from relevancy.demo.build import build
+import relevancy
+from relevancy.atomic_io import locked
+from relevancy.cli import app
+from relevancy.demo.build import build, save
+from relevancy.demo.language import build_tokenizer
+from relevancy.errors import RelevancyError
+from relevancy.train.trainer import StoppedError
 
 
 def test_quick_build(tmp_path: Path) -> None:
@@ -25,3 +34,35 @@ def test_quick_build(tmp_path: Path) -> None:
     assert not any("settle" in what or "ease" in what or what == "tower" for what in told)
     for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
         assert torch.equal(tensor, large[name]), name
+
+    with pytest.raises(RelevancyError, match=r"another plan \(pair.json differs\)"):
+        build(tmp_path, quick=True, seed=1)
+    with pytest.raises(RelevancyError, match="another plan"):
+        build(tmp_path)
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text("of the model before")
+    monkeypatch.setattr("relevancy.demo.build.build_processor", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(relevancy.load("demo-small").model, build_tokenizer(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_stopped_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise StoppedError("stopped after step 3 of 9, and saved", signal.SIGINT)
+
+    monkeypatch.setattr("relevancy.demo.build.build", stopped)
+    ended = CliRunner().invoke(app, ["train", "demo", "--quick", "--out", str(tmp_path)])
+    assert ended.exit_code == 130
+    assert "stopped after step 3 of 9, and saved; the same command goes on" in ended.stderr
+
+
+@pytest.mark.parametrize("what", ["demo", "grid"])
+def test_one_process_at_a_time(what: str, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        refused = CliRunner().invoke(app, ["train", what, "--quick", "--out", str(tmp_path)])
+    assert isinstance(refused.exception, RelevancyError)
+    assert "Another process" in str(refused.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]

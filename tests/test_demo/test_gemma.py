@@ -21,6 +21,7 @@ from relevancy.demo.pool import draw_pool
 from relevancy.demo.tower import SIDE, SIZE, normalized
 from relevancy.demo.wordings import SENTENCE, never_heard
 from relevancy.demo.world import HELD_OUT, duck_scene
+from relevancy.errors import RelevancyError
 from relevancy.models import bases
 from relevancy.train.features import look_once
 from relevancy.train.template import IMAGE
@@ -68,6 +69,13 @@ def test_stopped_and_started_again_it_goes_on(trained_gemma, monkeypatch, tmp_pa
     monkeypatch.setattr(gemma, "describe_gemma", lambda *_: None)
     again = gemma.build_gemma(tmp_path, quick=True)
     assert (again / bases.TRAINED).read_bytes() == (trained_gemma.folder / bases.TRAINED).read_bytes()
+
+
+def test_stages_of_another_seed_are_refused(trained_gemma, monkeypatch, tmp_path):
+    trained_gemma.put_in_place(monkeypatch)
+    shutil.copytree(trained_gemma.folder.parent / "stages", tmp_path / "stages")
+    with pytest.raises(RelevancyError, match=r"another plan \(demo-gemma.json differs\)"):
+        gemma.build_gemma(tmp_path, seed=1, quick=True)
 
 
 def test_at_the_start_each_patch_says_what_it_shows(pool, monkeypatch, tmp_path):
