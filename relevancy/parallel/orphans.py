@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["end_with_parent"]
-
 import multiprocessing
 import os
 import signal
