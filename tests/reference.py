@@ -11,6 +11,9 @@ from transformers.masking_utils import eager_mask
 
 from relevancy.models.model import Model
 
+EXACT = 1e-6  # how far a row of a model in float64 may be from the equations': it is given in float32
+ROUNDED = 1e-4  # and in float32, whose rounding is the processor's own: 4e-6 on one, 3e-5 on another for the same model
+
 
 @dataclass
 class Reference:
@@ -200,14 +203,20 @@ AttentionInterface.register("written_out", _written_out)
 AttentionMaskInterface.register("written_out", eager_mask)
 
 
+def doubled(model: PreTrainedModel, inputs: dict) -> tuple[PreTrainedModel, dict]:
+    """A copy of a model in float64, with its inputs."""
+    double = copy.deepcopy(model).double()
+    double.set_experts_implementation("eager")  # the others multiply nothing wider than float32
+    return double, {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+
+
 def of_family(model: PreTrainedModel, inputs: dict, image_token_id: int) -> Reference:
     """Both rows of the most probable next tokens, in float64, for a model of any family.
 
     Tower tokens of an image token are those that its embedding depends on, by one gradient for each image token; where
     a tower attends in several calls (windows, pictures), its matrices are blocks on a diagonal.
     """
-    double = copy.deepcopy(model).double()
-    given = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    double, given = doubled(model, inputs)
     own = {id(module) for module in double.get_decoder().modules()}
     read: list[Tensor] = []
 
@@ -216,7 +225,6 @@ def of_family(model: PreTrainedModel, inputs: dict, image_token_id: int) -> Refe
 
     _calls.clear()
     double.set_attn_implementation("written_out")
-    double.set_experts_implementation("eager")
     handle = double.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
     logits = double(**given).logits[:, -1]
     handle.remove()
