@@ -27,9 +27,10 @@ from relevancy.atomic_io import whole, whole_files, write_whole, writing
 from relevancy.demo.card import card
 from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.evaluation import accuracy
+from relevancy.demo.jobs import each
 from relevancy.demo.language import build_processor, build_tokenizer
-from relevancy.demo.plan import FULL, QUICK, DecoderSize, Lesson
-from relevancy.demo.pool import Pool, draw_pool
+from relevancy.demo.plan import FULL, QUICK, BuildPlan, DecoderSize, Lesson
+from relevancy.demo.pool import Pool, keep_pool, kept_pool
 from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
 from relevancy.errors import RelevancyError
 from relevancy.models.model import load
@@ -41,37 +42,60 @@ from relevancy.train.trainer import run, trained_weights
 
 logger = logging.getLogger(__name__)
 READERS = 2
+TOWER, POOL, SEEN = "tower", "pool.pickle", "seen.safetensors"
 Progress = Callable[[str, float], None]
 
 
-def build(out: Path, *, seed: int = 0, progress: Progress | None = None, quick: bool = False) -> dict[str, Path]:
+def build(
+    out: Path, *, seed: int = 0, jobs: int = 1, progress: Progress | None = None, quick: bool = False
+) -> dict[str, Path]:
     """Train the pair; returns the folder of each model, `out/<name>`.
 
     Stopped and called again with the same `out`, it goes on where it was: finished stages are read from `out/stages`,
-    an unfinished one from its last checkpoint. `quick` runs every step in miniature. `progress(what, share)` is told
-    how far the present step is. Raises RelevancyError where `out` holds stages of another plan or seed.
+    an unfinished one from its last checkpoint. `quick` runs every step in miniature. jobs: decoders that train at once,
+    which share torch's threads. `progress(what, share)` is told how far a step is. Raises RelevancyError where `out`
+    holds stages of another plan or seed.
     """
-    plan = QUICK if quick else FULL
-    stages = Path(out) / "stages"
-    claim(stages / "pair.json", plan.told() | {"seed": seed})
-    tokenizer = build_tokenizer()
+    plan, out = (QUICK if quick else FULL), Path(out)
+    claim(out / "stages" / "pair.json", plan.told() | {"seed": seed})
     report = progress or silent
+    _look(plan, out / "stages", seed, report)
+    for _ in each(partial(_train, plan, out, seed), list(plan.decoders), jobs, report):
+        pass
+    return {name: out / name for name in plan.decoders}
+
+
+def decoders_at_once() -> int:
+    """How many decoders train fastest at once: each on a core of its own, or one after the other on a GPU."""
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
+
+
+def _look(plan: BuildPlan, stages: Path, seed: int, report: Progress) -> None:
+    """The scenes, and what a tower sees that is taught on them, each into `stages`."""
     first = 1 + seed * plan.scenes  # each seed has scenes of its own
-    pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=lambda share: report("scenes", share))
-    tower = teach_tower(tower_config(), _fast(plan.tower), pool, stages / "tower", seed, report)
+    keep_pool(stages / POOL, range(first, first + plan.scenes), SIZE, SIDE, progress=partial(report, "scenes"))
+    if (stages / SEEN).exists():
+        return
+    pool = kept_pool(stages / POOL)
+    tower = teach_tower(tower_config(), _fast(plan.tower), pool, stages / TOWER, seed, report)
     features = look_once(
         tower,
         lambda start, stop: normalized(pool.pixels[start:stop]),
         len(pool),
-        progress=lambda share: report("features", share),
+        progress=partial(report, "features"),
     )
-    folders = {}
-    for name, decoder in plan.decoders.items():
-        model = train_one(name, decoder, tower, tokenizer, pool, features, stages, seed, report)
-        folders[name] = Path(out) / name
-        save(model, tokenizer, folders[name])
-        describe_model(folders[name], plan.check_scenes, report)
-    return folders
+    with whole(stages / SEEN) as part:
+        save_file({"features": features}, part)
+
+
+def _train(plan: BuildPlan, out: Path, seed: int, name: str, report: Progress) -> None:
+    """One model of the pair, saved and measured."""
+    stages, tokenizer = out / "stages", build_tokenizer()
+    pool, features = kept_pool(stages / POOL), load_file(stages / SEEN)["features"]
+    tower = teach_tower(tower_config(), plan.tower, pool, stages / TOWER, seed, report)  # it has been: only read
+    model = train_one(name, plan.decoders[name], tower, tokenizer, pool, features, stages, seed, report)
+    save(model, tokenizer, out / name)
+    describe_model(out / name, plan.check_scenes, report)
 
 
 def claim(file: Path, planned: Mapping[str, Any]) -> None:
@@ -111,7 +135,7 @@ def _readers() -> int:
 def teach_tower(
     config: PreTrainedConfig, stage: Stage, pool: Pool, folder: Path, seed: int, report: Progress
 ) -> PreTrainedModel:
-    """A tower, taught patch labels; frozen from then on."""
+    """A tower, taught patch labels, or what was taught before; frozen from then on."""
     torch.manual_seed(seed)
     teacher = PatchTeacher(config)
     finish(stage, teacher, PatchData(pool), collate_patches, folder, seed, report)

@@ -6,12 +6,9 @@ decoders that have learned to read, the model of each cell and one file of what 
 
 from __future__ import annotations
 
-import multiprocessing
-import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,25 +20,25 @@ from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
 from relevancy.atomic_io import whole
-from relevancy.demo.build import SAMPLE, Progress, claim, finish, passes_of, silent, teach, teach_tower
+from relevancy.demo.build import POOL, SEEN, Progress, claim, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
-from relevancy.demo.dialogues import SceneDialogues
+from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.effects import Effect
 from relevancy.demo.evaluation import answered, held_out
 from relevancy.demo.grid_page import save
+from relevancy.demo.jobs import each
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import GRID, QUICK_GRID, BuildPlan, DecoderSize
-from relevancy.demo.pool import Pool, draw_pool, shrink
+from relevancy.demo.pool import keep_pool, kept_pool, shrink
 from relevancy.demo.questions import Question
 from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
 from relevancy.models.model import wrap
-from relevancy.parallel.orphans import end_with_parent
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose
 from relevancy.train.features import look_once
 
 CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))
-PLAN, POOL, SEEN = "plan.json", "pool.pickle", "seen.safetensors"
+PLAN = "plan.json"
 Told = Callable[[CellResult, int, int, float], None]  # what is new, cells done, of how many, seconds left
 
 
@@ -51,6 +48,11 @@ class GridPlace:
 
     folder: Path
     plan: BuildPlan
+
+    @property
+    def pool(self) -> Path:
+        """File of the scenes to train on."""
+        return self.folder / POOL
 
     @property
     def cells(self) -> Path:
@@ -83,48 +85,25 @@ def grid(
     called again with the same `out`, it goes on where it was.
 
     jobs: processes that train at once, which share torch's threads among them. `progress(what, share)` is told how far
-    a step is (of one process alone), `told` of every cell that is finished. Raises RelevancyError where `out` holds a
-    grid of another plan.
+    a step is, `told` of every cell that is finished. Raises RelevancyError where `out` holds a grid of another plan.
     """
     place = GridPlace(out, QUICK_GRID if quick else GRID)
     wanted = cells(seeds)
     report = progress or silent
     claim(place.folder / PLAN, place.plan.told())
-    _draw(place, jobs, report)
+    scenes = range(1, 1 + place.plan.scenes)
+    keep_pool(place.pool, scenes, SIZE, SIDE, jobs, partial(report, "scenes"))
     decoders = sorted({(cell.size, cell.seed) for cell in wanted})
-    for _ in _each(partial(_look, place), TOWERS, jobs, report):
+    for _ in each(partial(_look, place), TOWERS, jobs, report):
         pass
-    for _ in _each(partial(_read, place), decoders, jobs, report):
+    for _ in each(partial(_read, place), decoders, jobs, report):
         pass
     found = {cell: known for cell in wanted if (known := read(place.cells, cell))}
-    for one in _each(partial(_train, place), [cell for cell in wanted if cell not in found], jobs, report):
+    for one in each(partial(_train, place), [cell for cell in wanted if cell not in found], jobs, report):
         found[one.cell] = one
         if told:
             told(one, len(found), len(wanted), _seconds_left(wanted, found, jobs))
     return save(out, place.plan, [found[cell] for cell in wanted], questions(place))
-
-
-def _each(task: Callable, given: Sequence, jobs: int, report: Progress) -> Iterator:
-    """What a task makes of each of the given, as they end; in processes of their own if there are several jobs."""
-    if jobs == 1:
-        yield from (task(one, report) for one in given)
-        return
-    threads = max(1, torch.get_num_threads() // jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as processes:
-        waiting = [processes.submit(task, one, silent) for one in given]
-        try:
-            for ended in as_completed(waiting):
-                yield ended.result()
-        finally:
-            for one in waiting:
-                one.cancel()
-
-
-def _begin(threads: int) -> None:
-    """What a process of several does first."""
-    end_with_parent()
-    torch.set_num_threads(threads)
 
 
 def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, CellResult], jobs: int) -> float:
@@ -136,22 +115,6 @@ def _seconds_left(wanted: Sequence[Cell], found: dict[Cell, CellResult], jobs: i
         return float(np.mean(known)) if known else whole
 
     return sum(lasts(cell.size) for cell in wanted if cell not in found) / jobs
-
-
-def _draw(place: GridPlace, jobs: int, report: Progress) -> None:
-    """The scenes to train on."""
-    file = place.folder / POOL
-    if file.exists():
-        return
-    seeds = range(1, 1 + place.plan.scenes)
-    pool = draw_pool(seeds, SIZE, SIDE, jobs, progress=lambda share: report("scenes", share))
-    with whole(file) as part:
-        part.write_bytes(pickle.dumps(pool))
-
-
-@lru_cache(1)
-def _pool(folder: Path) -> Pool:
-    return pickle.loads((folder / POOL).read_bytes())
 
 
 @lru_cache(1)
@@ -174,7 +137,7 @@ def _look(place: GridPlace, kind: str, report: Progress) -> None:
     folder = place.folder / "towers" / kind
     if (folder / SEEN).exists():
         return
-    pool = _pool(place.folder)
+    pool = kept_pool(place.pool)
     stage = replace(place.plan.tower, name=f"{kind} tower")
     tower = teach_tower(CONFIGS[kind](), stage, pool, place.stages / kind, 0, report)
     tower.save_pretrained(folder)
@@ -205,7 +168,7 @@ def _read(place: GridPlace, which: tuple[str, int], report: Progress) -> None:
     folder = _decoder_folder(place, size, seed)
     if folder.exists():
         return
-    tokenizer, pool, lesson = _tokenizer(), _pool(place.folder), place.plan.decoders[size].language
+    tokenizer, pool, lesson = _tokenizer(), kept_pool(place.pool), place.plan.decoders[size].language
     stage = lesson.stage
     torch.manual_seed(seed)
     decoder = GemmaForCausalLM(place.plan.decoders[size].config(tokenizer))
@@ -221,7 +184,7 @@ def _read(place: GridPlace, which: tuple[str, int], report: Progress) -> None:
 def _train(place: GridPlace, cell: Cell, report: Progress) -> CellResult:
     """One cell: its connector aligned or not, then decoder and connector together, then asked."""
     started = time.perf_counter()
-    tokenizer, pool = _tokenizer(), _pool(place.folder)
+    tokenizer, pool = _tokenizer(), kept_pool(place.pool)
     tower, seen = _tower(place.folder / "towers" / cell.tower)
     decoder: DecoderSize = place.plan.decoders[cell.size]
     model = compose(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from relevancy.atomic_io import whole
 from relevancy.demo.layout import COLORS, DISTRACTORS, GROUNDS, KINDS, SUPPORTS, SceneLayout
 from relevancy.demo.world import Scene, scene
 
@@ -114,3 +117,20 @@ def _map(draw: Callable, chunks: list[range], workers: int) -> Iterator:
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes:
         yield from processes.map(draw, chunks)
+
+
+def keep_pool(
+    file: Path, seeds: range, size: int, patches: int, workers: int | None = None, progress: Callable | None = None
+) -> None:
+    """Draw the scenes of these seeds into a file, unless it is there."""
+    if not file.exists():
+        pool = draw_pool(seeds, size, patches, workers, progress)
+        with whole(file) as part:
+            part.write_bytes(pickle.dumps(pool))
+
+
+@lru_cache(1)
+def kept_pool(file: Path) -> Pool:
+    """What `keep_pool` has drawn."""
+    pool: Pool = pickle.loads(file.read_bytes())
+    return pool

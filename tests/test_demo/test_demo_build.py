@@ -35,6 +35,10 @@ def test_quick_build(tmp_path: Path) -> None:
     for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
         assert torch.equal(tensor, large[name]), name
 
+    both = build(tmp_path / "both", quick=True, jobs=2)  # at once, each in a process of its own: the same weights
+    for name, folder in folders.items():
+        assert (both[name] / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes(), name
+
     with pytest.raises(RelevancyError, match=r"another plan \(pair.json differs\)"):
         build(tmp_path, quick=True, seed=1)
     with pytest.raises(RelevancyError, match="another plan"):
