@@ -104,7 +104,7 @@ clean:
 	@touch "$@"
 
 $(VENV)/.installed: $(REQUIREMENTS) $(VENV)/.made
-	$(INSTALL) --editable .
+	$(INSTALL) --editable ".[export]"
 	@touch "$@"
 
 $(VENV)/.installed-app: $(REQUIREMENTS) $(VENV)/.made

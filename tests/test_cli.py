@@ -311,10 +311,11 @@ def test_what_is_cut_off_the_picture_is_said_on_the_terminal(run, second, folder
     Image.new("RGB", (90, 30)).save(folder / "wide.png")
     code, out, _ = run(*arguments(tmp_path / "one", image="wide.png"))
     assert code in (0, 3)
-    assert "67% of the picture, hatched on the map, is cut off before it comes to model; " in out
+    assert "note: 67% of the picture, hatched on the map, is cut off before it comes to the model; " in out
     code, out, _ = run(*comparison(tmp_path / "both", "model", second, image="wide.png"))
     assert code in (0, 3)
-    assert "comes to model, second; " in out
+    assert "note: model: 67% of the picture" in out
+    assert "note: second: 67% of the picture" in out
     Image.new("RGB", (30, 30)).save(folder / "square.png")
     assert "cut off" not in run(*arguments(tmp_path / "whole", image="square.png"))[1]
 

@@ -159,9 +159,14 @@ def declared(*extras: str) -> set[str]:
     """What pyproject.toml asks for, always or with these extras."""
     project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = list(project["dependencies"])
-    for extra in extras:
-        lines += project["optional-dependencies"][extra]
-    return {re.split(r"[^\w-]", line)[0] for line in lines} - {"relevancy"}
+    wanted = list(extras)
+    for extra in wanted:
+        for line in project["optional-dependencies"][extra]:
+            if own := re.fullmatch(r"relevancy\[(.*)\]", line):
+                wanted += own[1].split(",")
+            else:
+                lines.append(line)
+    return {re.split(r"[^\w-]", line)[0] for line in lines}
 
 
 def normal(name: str) -> str:
@@ -267,18 +272,33 @@ def runnable(language: str) -> list[str]:
     return re.findall(pattern, (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def without_extras(tmp_path_factory):
-    """An environment in which no extra's package can be imported, as after `make demo` on a new machine."""
-    folder = tmp_path_factory.mktemp("core")
-    core = brought("relevancy", set())
-    absent = sorted(
-        name for name in from_elsewhere(PACKAGE) if DISTRIBUTIONS.get(name, name).replace("-", "_") not in core
-    )
-    assert {"pyarrow", "accelerate", "peft"} <= set(absent)
+def bare(folder: Path, *extras: str) -> dict[str, str]:
+    """An environment in which no package can be imported but those of the core and of these extras."""
+    core: set[str] = set()
+    for name in declared(*extras):
+        brought(normal(name), core)
+    absent = sorted(name for name in from_elsewhere(PACKAGE) if normal(DISTRIBUTIONS.get(name, name)) not in core)
+    assert {"accelerate", "peft"} <= set(absent)
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n")
     search = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return os.environ | {"PYTHONPATH": search}
+
+
+@pytest.fixture(scope="module")
+def without_extras(tmp_path_factory):
+    """As after a plain installation, without what `make demo` adds for exports."""
+    return bare(tmp_path_factory.mktemp("core"))
+
+
+def test_the_app_needs_no_more_than_its_extra_brings(tmp_path):
+    modules = sorted(f"relevancy_app.{file.stem}" for file in (ROOT / "app" / "relevancy_app").glob("[!_]*.py"))
+    assert "relevancy_app.batch" in modules
+    env = bare(tmp_path, "app")
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(ROOT / "app")])
+    done = fresh("-c", f"import {', '.join(modules)}", env=env)
+    assert done.returncode == 0, done.stderr
+    space = {line.split("==")[0].lower() for line in (ROOT / "app" / "requirements.txt").read_text().splitlines()}
+    assert {name.lower() for name in declared("export") | declared()} - {"gradio"} <= space
 
 
 @pytest.fixture(scope="module")

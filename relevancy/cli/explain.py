@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +30,6 @@ from relevancy.errors import RelevancyError
 from relevancy.methods import registry
 from relevancy.methods.registry import DEFAULT, Method
 
-_EDGE = 0.01  # less of a picture that was not seen is the edge of a patch
 _NUMBERED = re.compile(r"\d{3,}")
 
 if TYPE_CHECKING:
@@ -138,15 +136,17 @@ def explain(
         printed = [result.to_json() for result in results]
         sys.stdout.write(json.dumps(printed if isinstance(found, list) else printed[0]) + "\n")
     else:
-        _say_unseen(results)
         if heads is not None:
+            for note in results[0].notes:
+                if all(note in result.notes for result in results):
+                    say(f"note: {note}")
             _say_heads(results)
         for result, folder in zip(results, folders, strict=True):
             if heads is None:
                 say(result.summary())
                 for note in result.notes:
                     say(f"note: {note}")
-            say(f"→ {folder / ('overlay.png' if result.pictures else 'figure.png')}")
+            say(f"→ {folder / 'figure.png'}")
     if (all if heads is not None else any)(result.empty for result in results):  # most heads add nothing
         raise typer.Exit(EMPTY_MAP)
 
@@ -279,7 +279,6 @@ def _say_comparison(found: Comparison) -> None:
     for result in found.explanations:
         for note in result.notes:
             say(f"note: {result.model}: {note}")
-    _say_unseen(found.explanations)
     for line in found.findings():
         say(line)
 
@@ -305,19 +304,3 @@ def _openable(images: Sequence[str], asked: str | list[dict[str, Any]], max_pixe
     for source in pictured(images, asked)[0]:
         open_shown(source, max_pixels=limit)
     return limit
-
-
-def _say_unseen(results: Sequence[Explanation]) -> None:
-    """Which models did not see the whole picture."""
-    for share, of in groupby(results, lambda result: round(max(_unseen(result), default=0.0), 2)):
-        if share >= _EDGE:
-            names = ", ".join(dict.fromkeys(result.model for result in of))
-            say(
-                f"note: {share:.0%} of the picture, hatched on the map, is cut off before it comes to {names}; "
-                "--framing pad gives a LLaVA all of it"
-            )
-
-
-def _unseen(result: Explanation) -> list[float]:
-    """Of each picture, the share of its area that the model never saw."""
-    return [picture.grid.unseen for picture in result.pictures]

@@ -24,7 +24,7 @@ LEAD_TV = 0.15
 more than squares elsewhere do, and that square by as much as those at least."""
 
 _SENTENCES: Mapping[Verdict, str] = {
-    "words alone": "Words alone: without the picture the model says this just as likely.",
+    "words alone": "Words alone: without the picture the model says this about as likely.",
     "confirmed": "Confirmed: what the map points at is what the answer needs of the picture.",
     "unconfirmed": "The picture may matter, but this map does not show where.",
 }
@@ -85,16 +85,24 @@ class Evidence:
     @property
     def sentence(self) -> str:
         """The verdict as a sentence, with the numbers it rests on."""
-        numbers = f"p = {self.probability:.2f}; without the picture {self.blind:.2f}"
+        read, moved = [f"without the picture {self.blind:.2f}"], [self.blind_tv]
         if self.without:
-            each = (f"picture {number} {value:.2f}" for number, value in enumerate(self.without, 1))
-            numbers = f"p = {self.probability:.2f}; without all pictures {self.blind:.2f}, without {', '.join(each)}"
+            read = [f"without all pictures {self.blind:.2f}"]
+            read += [f"without picture {number} {value:.2f}" for number, value in enumerate(self.without, 1)]
+            moved += self.without_tv
         if not math.isnan(self.peak):
-            numbers += (
-                f", without the map's best eighth {self.best:.2f}, without the square at its peak {self.peak:.2f}"
-            )
-            numbers += f", without such a square elsewhere {self.elsewhere:.2f}"
-        return f"{self.claim} ({numbers}.)"
+            read += [
+                f"without the map's best eighth {self.best:.2f}",
+                f"without the square at its peak {self.peak:.2f}",
+                f"without such a square elsewhere {self.elsewhere:.2f}",
+            ]
+            moved += [self.best_tv, self.peak_tv, self.elsewhere_tv]
+        *others, last = (f"{value:.2f}" for value in moved)
+        shares = f"{', '.join(others)} and {last}" if others else last
+        return (
+            f"{self.claim} (p = {self.probability:.2f}; {', '.join(read)}. "
+            f"Of the next token's distribution that moves {shares}.)"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the verdict and the sentence."""

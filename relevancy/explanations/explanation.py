@@ -447,7 +447,7 @@ class Explanation:
         told = [
             f"{text!r} {drawing.percent(value / total)}" for text, value in ranked if value >= drawing.FLOOR * total
         ]
-        return f"\nmost of it on the words: {', '.join(told)}" if told and total > 0 else ""
+        return f"\nwords with most of it: {', '.join(told)}" if told and total > 0 else ""
 
     def _by_picture(self) -> str:
         told = (f"{self._named(number)} {drawing.percent(one.share)}" for number, one in enumerate(self.pictures))

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from relevancy.core import patching
+from relevancy.families.views import Layout
 from relevancy.models import generation
 from relevancy.models.generation import MAX_NEW_TOKENS, Likelihood, Prefill
 from relevancy.models.model import Model
@@ -23,6 +24,7 @@ from relevancy.models.prepared import Example, Prepared, ProcessedPicture
 from relevancy.models.vision_cache import VisionCache, unused_tower_layers_skipped
 from relevancy.videos import Video
 
+_EDGE = 0.01  # less of a picture that was not seen is the edge of a patch
 _TOGETHER = 8  # pictures in the tower: its activations still fit a CPU's cache
 
 
@@ -79,7 +81,10 @@ class Session:
             model.prepare(images, [example.question for example in examples], said),
             model.image_token_id,
             tuple(known[own] for own in sizes),
-            tuple(model.notes + _notes(one) + model.question_notes(one.question) for one in examples),
+            tuple(
+                model.notes + _notes(one) + _cut_off(known[own]) + model.question_notes(one.question)
+                for one, own in zip(examples, sizes, strict=True)
+            ),
             model.video_token_id,
         )
 
@@ -128,6 +133,16 @@ class Session:
     def score(self, prompt: Prefill, said: Sequence[str | Sequence[int]]) -> tuple[tuple[Likelihood | None, ...], ...]:
         """How likely each answer is after each prompt, `[prompt][answer]`; None for one too long for the model."""
         return generation.likelihoods(self.model, prompt, said)
+
+
+def _cut_off(layouts: Sequence[Layout]) -> tuple[str, ...]:
+    """What the model never sees of its pictures; of several, of the one of which it sees least."""
+    share = max((layout.grid.unseen for layout in layouts), default=0.0)
+    if share < _EDGE:
+        return ()
+    which = "the picture" if len(layouts) == 1 else "a picture"
+    note = f"{share:.0%} of {which}, hatched on the map, is cut off before it comes to the model"
+    return (f"{note}; framing pad (--framing pad) gives a LLaVA all of it",)
 
 
 def _notes(example: Example) -> tuple[str, ...]:

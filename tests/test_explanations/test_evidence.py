@@ -1,6 +1,7 @@
 """Evidence: knockouts against a slow forward pass with a mask written out, the parts of a map, and the verdict."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -458,6 +459,17 @@ def test_the_verdict_follows_from_the_numbers(changes, verdict, said):
     assert said in found.sentence
     assert "0.20" in found.sentence
     assert "nan" not in found.sentence
+
+
+def test_the_sentence_gives_the_numbers_that_decide():
+    found = told(blind_tv=0.8, best_tv=0.9, peak_tv=0.0, elsewhere_tv=0.1)
+    found = replace(found, without=(0.3, 0.4), without_tv=(0.5, 0.6))
+    assert (
+        "without all pictures 0.20, without picture 1 0.30, without picture 2 0.40, without the map's" in found.sentence
+    )
+    assert found.sentence.endswith(
+        "Of the next token's distribution that moves 0.80, 0.50, 0.60, 0.90, 0.00 and 0.10.)"
+    )
 
 
 def test_of_a_model_that_sees_nothing_the_picture_is_not_said_to_matter():
