@@ -166,7 +166,7 @@ def test_plain_words_and_files(run, tmp_path):
     assert (code, err) == (0, "")
     result = Explanation.load(tmp_path / "out")
     assert result.summary() in out
-    assert f"→ {tmp_path / 'out' / 'overlay.png'}" in out
+    assert f"→ {tmp_path / 'out' / 'figure.png'}" in out
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "heatmap.npy"), result.heatmap())
 
 

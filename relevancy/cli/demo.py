@@ -69,7 +69,10 @@ def demo(
             )  # fmt: skip
         out.print(table)
         say(f"→ {shown.figure}\n")
-    say(f"Pictures are in {out_folder.resolve()}. Next, with a picture of your own:")
+    say(
+        f"Pictures are in {out_folder.resolve()}. Next, with a picture of your own (these two know drawn scenes, and "
+        "nothing of photographs):"
+    )
     say('relevancy explain --model demo-large --image FILE --question "What color is the ball?" --out result')
 
 

@@ -363,6 +363,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(stage, folder, seed, log_every, list(report_to), workers)
     watch = _Watch(stage, folder, max_skipped)
+    config = vars(model.config) if isinstance(model, PreTrainedModel) else {}
+    before = dict(config)
     trainer = LlavaTrainer(
         model=model,
         args=arguments,
@@ -384,6 +386,7 @@ def run(
     checkpoint = _agreed(lambda: intact(folder), arguments.device)
     with ExitStack() as changes:
         if isinstance(model, PreTrainedModel):
+            changes.callback(_cached, config, before)
             changes.enter_context(prepared(model, stage))
             if stage.looking_cost:
                 changes.enter_context(eager_attention(model))
@@ -399,6 +402,13 @@ def run(
         told = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, and saved"
         raise StoppedError(told, watch.stopped)
     return folded(weights, model.config) if stage.outer_scale else weights  # type: ignore[arg-type]
+
+
+def _cached(config: dict[str, Any], before: dict[str, Any]) -> None:
+    """Trainer turns a model's cache off in its config, from where it comes into what is saved: as it was before."""
+    config.pop("use_cache", None)
+    if "use_cache" in before:
+        config["use_cache"] = before["use_cache"]
 
 
 def shares(stage: Stage, processes: int) -> tuple[int, int]:

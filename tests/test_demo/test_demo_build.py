@@ -29,11 +29,14 @@ def test_quick_build(tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in large.values())
     assert {"tower", "demo-large align", "demo-large ease", "demo-small choose", "demo-small settle"} <= set(told)
 
+    configs = {name: (folder / "config.json").read_bytes() for name, folder in folders.items()}
+
     told.clear()
     again = build(tmp_path, quick=True, progress=lambda what, _: told.append(what))
     assert not any("settle" in what or "ease" in what or what == "tower" for what in told)
     for name, tensor in load_file(again["demo-large"] / "model.safetensors").items():
         assert torch.equal(tensor, large[name]), name
+    assert {name: (folder / "config.json").read_bytes() for name, folder in again.items()} == configs
 
     both = build(tmp_path / "both", quick=True, jobs=2)  # at once, each in a process of its own: the same weights
     for name, folder in folders.items():
