@@ -278,7 +278,7 @@ def test_weights_that_are_not_numbers_give_no_map(picture):
     result = explain(broken, picture, QUESTIONS[0], max_new_tokens=2)
     assert result.empty
     assert result.evidence is None
-    (note,) = result.notes  # not that the relevance is on the words instead
+    _, note = result.notes  # of the picture's edges; and not that the relevance is on the words instead
     assert "not a number" in note
     assert set(result.shares.values()) == {0.0}
     assert result.overlay().size == picture.size
