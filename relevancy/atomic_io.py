@@ -101,7 +101,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        stream = (path / LOCK).open("a+")
+        stream = (path / LOCK).open("ab+", buffering=0)  # closing it has nothing left to write, nor to fail at
     try:
         _lock(stream, path, wait)
         yield
@@ -109,21 +109,20 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         stream.close()
 
 
-def _lock(stream: IO[str], path: Path, wait: bool) -> None:
+def _lock(stream: IO[bytes], path: Path, wait: bool) -> None:
     import fcntl
 
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         stream.seek(0)
-        holder = stream.read(100).strip()
+        holder = stream.read(100).decode(errors="replace").strip()
         raise RelevancyError(
             f"Another process{f' ({holder})' if holder else ''} works on {path}: wait for it, or give another --out."
         ) from error
     with writing(path):
         stream.truncate(0)
-        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        stream.flush()
+        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n".encode())
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Files and folders are there as a whole or not at all, and nothing of a user's goes for them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from relevancy.atomic_io import whole, write_whole
+from relevancy.atomic_io import locked, whole, write_whole
 from relevancy.errors import RelevancyError
 
 
@@ -56,3 +57,13 @@ def test_killed_between_the_renames_the_earlier_folder_comes_back(tmp_path, monk
         raise ZeroDivisionError
     assert (folder / "file").read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_lock_on_a_full_disk_is_one_line(tmp_path, full_disk):
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"), locked(tmp_path / "out"):
+        raise AssertionError
+
+
+def test_who_holds_a_lock_is_named(tmp_path):
+    with locked(tmp_path), pytest.raises(RelevancyError, match=rf"\(pid {os.getpid()} on "), locked(tmp_path):
+        raise AssertionError

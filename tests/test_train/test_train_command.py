@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.cli import app
+from relevancy.cli.train import configs
 from relevancy.errors import RelevancyError
 from relevancy.train.run import RunOptions, TrainingSource, export, train
 
@@ -97,3 +98,8 @@ def test_a_configuration_that_is_none_is_refused(content, tmp_path) -> None:
     (tmp_path / "configuration.json").write_text(content)
     with pytest.raises(RelevancyError):
         export(tmp_path, tmp_path / "hub")
+
+
+def test_a_full_disk_is_one_line_of_the_configs(tmp_path, full_disk) -> None:
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"):
+        configs(tmp_path / "launch")

@@ -126,6 +126,13 @@ def test_nothing_to_audit(tmp_path, text):
         audit(str(tmp_path / "data.json"))
 
 
+@pytest.mark.parametrize("faults", [1, 1000])
+def test_a_full_disk_is_one_line(tmp_path, full_disk, faults):
+    path = str(write(tmp_path / "data.json", [{"id": str(number)} for number in range(faults)]))
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"):
+        audit(path, out=tmp_path / "faults.jsonl")
+
+
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relevancy.cli", "train", "check", *map(str, arguments)],
