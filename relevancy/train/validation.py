@@ -239,7 +239,9 @@ def audit(
             if progress is not None:
                 progress(result)
     if not result.entries:
-        raise RelevancyError(f"{source}: holds no entries")
+        names = ", ".join(name for name, _ in paired(source, images))
+        why = [fault.why for fault in result.named.get("unreadable rest", ())]
+        raise RelevancyError(why[0] if why else f"{names}: holds no entries")
     return result
 
 

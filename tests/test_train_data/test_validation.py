@@ -85,6 +85,11 @@ def test_a_file_that_breaks_off(tmp_path):
     assert (found.entries, found.lost) == (3, 0)
     assert found.counts == {"unreadable rest": 1}
     assert found.named["unreadable rest"][0].position == 3
+    with pytest.raises(RelevancyError, match="cannot be read on"):
+        open_data(str(path))
+    told = check("--data", path)
+    assert told.returncode == 1, told.stderr
+    assert told.stdout.splitlines()[-1].startswith("nothing would be trained on: ")
 
 
 def test_garbage_after_the_end(tmp_path):
@@ -122,7 +127,13 @@ def test_pictures_may_only_be_looked_for(tmp_path, pictures):
 def test_nothing_to_audit(tmp_path, text):
     if text is not None:
         (tmp_path / "data.json").write_text(text)
-    with pytest.raises(RelevancyError):
+    with pytest.raises(RelevancyError, match=rf"^{tmp_path}/data\.json: (no such file|holds no entries)"):
+        audit([str(tmp_path / "data.json")])
+
+
+def test_a_list_that_is_cut_in_its_first_entry_is_said_to_be_cut(tmp_path):
+    (tmp_path / "data.json").write_text('[{"id": "a", "conv')
+    with pytest.raises(RelevancyError, match=r"entry 0 .* cannot be read on"):
         audit(str(tmp_path / "data.json"))
 
 
