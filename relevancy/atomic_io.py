@@ -23,10 +23,15 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file or a folder under; it becomes `path` once all its bytes are on the disk.
 
-    Where the block raises, nothing is left of it; a folder `path` that is there is replaced. The name is always the
-    same, so that what a killed process left of it goes: where several write `path`, each needs `locked`.
+    Where the block raises, nothing is left of it. A folder takes the place of one that is there, a file never does:
+    that raises RelevancyError. The names are always the same, so that what a killed process left goes, or comes back:
+    where several write `path`, each needs `locked`.
     """
-    part = path.with_name(f"{path.name}.part")
+    if path.name in ("", ".."):
+        raise RelevancyError(f"{path} has no name of its own that could be written anew: give another.")
+    part, old = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.old")
+    if old.is_dir() and not path.exists():  # a process was killed between the two renames
+        old.replace(path)
     _remove(part)
     try:
         yield part
@@ -36,9 +41,16 @@ def whole(path: Path) -> Iterator[Path]:
     for file in (part, *part.rglob("*")):
         if file.is_file():
             synced(file)
-    if path.is_dir():
-        _remove(path)
+    if not path.is_dir():
+        part.replace(path)
+        return
+    if not part.is_dir():
+        _remove(part)
+        raise RelevancyError(f"{path} is a folder: give the name of a file.")
+    _remove(old)
+    path.replace(old)
     part.replace(path)
+    _remove(old)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -89,7 +101,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        stream = (path / LOCK).open("a+")
+        stream = (path / LOCK).open("ab+", buffering=0)  # closing it has nothing left to write, nor to fail at
     try:
         _lock(stream, path, wait)
         yield
@@ -97,21 +109,20 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         stream.close()
 
 
-def _lock(stream: IO[str], path: Path, wait: bool) -> None:
+def _lock(stream: IO[bytes], path: Path, wait: bool) -> None:
     import fcntl
 
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         stream.seek(0)
-        holder = stream.read(100).strip()
+        holder = stream.read(100).decode(errors="replace").strip()
         raise RelevancyError(
             f"Another process{f' ({holder})' if holder else ''} works on {path}: wait for it, or give another --out."
         ) from error
     with writing(path):
         stream.truncate(0)
-        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        stream.flush()
+        stream.write(f"pid {os.getpid()} on {os.uname().nodename}\n".encode())
 
 
 @contextmanager
@@ -137,7 +148,7 @@ def synced(file: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

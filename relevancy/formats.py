@@ -13,8 +13,10 @@ EXPLANATION, COMPARISON, CHECK, TRAINING = 1, 1, 1, 1
 """Raised when a file's fields change their meaning or go; a field more is no new format. 0.1.0 wrote none."""
 
 
-def require_known(stored: Mapping[str, Any], known: int, file: Path) -> None:
-    """Raise RelevancyError for a file of a later format than `known`."""
+def require_known(stored: Any, known: int, file: Path) -> None:
+    """Raise RelevancyError for a file of a later format than `known`, and for one that holds no JSON object."""
+    if not isinstance(stored, Mapping):
+        raise RelevancyError(f"{file} cannot be read: it holds no JSON object.")
     given = stored.get(KEY, 0)
     if not isinstance(given, int) or given > known:
         raise RelevancyError(

@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -111,3 +113,19 @@ def demo_gemma(trained_gemma: tiny_gemma.TrainedGemma, monkeypatch: pytest.Monke
     """It stands where `demo-gemma` does, and its base where Google's would."""
     trained_gemma.put_in_place(monkeypatch)
     return trained_gemma
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which this process cannot write a byte to a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return full

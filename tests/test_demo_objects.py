@@ -12,7 +12,7 @@ import relevancy
 from relevancy.cli import app
 from relevancy.demo import object_use as module
 from relevancy.demo.evaluation import held_out
-from relevancy.demo.object_use import asked_objects, object_use
+from relevancy.demo.object_use import asked_objects, object_use, write_items
 from relevancy.errors import RelevancyError
 from relevancy.explanations.explain import explain
 from relevancy.models import knockout
@@ -123,3 +123,8 @@ def test_the_command_and_the_questions_that_it_leaves(tmp_path):
 def test_options_that_do_not_go_together_are_refused(options):
     refused = CliRunner().invoke(app, ["evaluate", "demo", "--objects", *options])
     assert isinstance(refused.exception, RelevancyError)
+
+
+def test_a_full_disk_is_one_line(tmp_path, full_disk):
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"):
+        write_items(asked_objects(1, SEED), tmp_path)

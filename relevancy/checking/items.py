@@ -93,7 +93,9 @@ class ItemList:
             formats.require_known(stored, formats.CHECK, file)
             items = [JudgedItem(**{**item, "ids": tuple(item["ids"])}) for item in stored["items"]]
             found, digest = cls(items, stored["target"]), stored["digest"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise RelevancyError(f"{file} cannot be read as the items of a check: it has no {error}.") from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             told = error.strerror if isinstance(error, OSError) else error
             raise RelevancyError(f"{file} cannot be read as the items of a check ({told}).") from error
         if found.digest != digest:

@@ -62,7 +62,8 @@ class Store:
     def _claim(self, settings: Any) -> None:
         file = self.folder / _SETTINGS
         if file.exists():
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            with _reading(self.folder, _SETTINGS):
+                stored = {**json.loads(file.read_text(encoding="utf-8"))}
             other = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
             if other:
                 raise RelevancyError(
@@ -77,13 +78,25 @@ class Store:
         if not file.exists():
             return
         whole, _, torn = file.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(whole.splitlines(), 1):
+            with _reading(self.folder, f"{_RESULTS}, line {number}"):
+                one = json.loads(line)
+                values = {name: float("nan") if value is None else value for name, value in one["values"].items()}
+                self.found[one["row"], one["method"], one["part"]] = values
         if torn:  # the process ended within a line
             with file.open("r+b") as stream:
                 stream.truncate(len(whole) + 1 if whole else 0)
-        for line in whole.splitlines():
-            one = json.loads(line)
-            values = {name: float("nan") if value is None else value for name, value in one["values"].items()}
-            self.found[one["row"], one["method"], one["part"]] = values
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """What was damaged, or is of something else, is one line. Raises RelevancyError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RelevancyError(
+            f"{folder} holds no check that can be read ({what}): delete it, or choose another --out."
+        ) from error
 
 
 @contextmanager

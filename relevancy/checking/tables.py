@@ -208,8 +208,9 @@ def place_in(page: Path, command: str = "check") -> tuple[str, str]:
     """
     try:
         text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RelevancyError(f"--page {page}: cannot be read ({error.strerror or error}).") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+        raise RelevancyError(f"--page {page}: cannot be read ({why}).") from error
     opening, closing = (f"<!-- relevancy {command}: {where} here -->" for where in ("from", "to"))
     before, start, rest = text.partition(opening)
     _, end, after = rest.partition(closing)

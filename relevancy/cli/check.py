@@ -152,6 +152,10 @@ def check(
         raise RelevancyError(f"--target {target.strip()}: a check makes one map of each answer; choose another target.")
     if page is not None:
         tables.place_in(page)
+    if not _listed(methods):
+        raise RelevancyError("--methods: name one or several, as relevancy,rollout.")
+    if not data:
+        raise RelevancyError("--data: give a file or a folder, or demo:N.")
     frozen = None if items is None else ItemList.load(items)
     if frozen is not None and rows is not None:
         raise RelevancyError("--rows: leave it out, the rows are those of --items.")

@@ -65,6 +65,7 @@ class RunScores:
         """A checkpoint that cannot be scored costs its scores, not the run."""
         place = self.run / FOLDER / f"{checkpoint.parent.name}-{checkpoint.name}"
         model = place / "model"
+        shutil.rmtree(model, ignore_errors=True)  # of a process that was killed
         try:
             _done("train", "export-hub", str(self.run), "--out", str(model))
             self._scores(model, place)

@@ -234,10 +234,13 @@ def configs(
     Try: accelerate launch --config_file launch/fsdp2.yaml -m relevancy.cli train both ...
     """
     check_writable(out_folder)
-    out_folder.mkdir(parents=True, exist_ok=True)
+    from relevancy.atomic_io import writing
+
     for file in sorted(files("relevancy.train.launch").iterdir(), key=lambda one: one.name):
         if file.name.endswith((".yaml", ".sh")):
-            (out_folder / file.name).write_text(file.read_text())
+            with writing(out_folder):
+                out_folder.mkdir(parents=True, exist_ok=True)
+                (out_folder / file.name).write_text(file.read_text())
             say(f"→ {out_folder / file.name}")
 
 

@@ -172,4 +172,7 @@ def _print(found: Audit, out_file: Path | None) -> None:
             say("    ..." if out_file else "    ... (--out FILE names all)")
     if out_file is not None:
         say(f"→ {out_file}")
-    say(f"{found.lost:,} entries would not be trained on" if found.counts else "nothing is wrong")
+    if "unreadable rest" in found.counts:
+        say("nothing would be trained on: train refuses data that breaks off; mend it, and check again")
+    else:
+        say(f"{found.lost:,} entries would not be trained on" if found.counts else "nothing is wrong")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from relevancy.atomic_io import write_whole
+from relevancy.atomic_io import write_whole, writing
 from relevancy.core import targets
 from relevancy.demo.evaluation import held_out
 from relevancy.demo.liars import outline
@@ -87,20 +87,21 @@ def _chosen(questions: Sequence[Question]) -> list[tuple[int, Question]]:
 
 def write_items(asked: Sequence[AskedObjects], folder: Path) -> Path:
     """The questions as `relevancy export` and `check` take them, with pictures, right answers and masks of objects."""
-    for name in ("pictures", "masks"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    lines = []
-    for one in asked:
-        picture, mask = f"pictures/{one.scene.seed}.png", f"masks/{one.key}.png"
-        one.scene.image.save(folder / picture)
-        known = {"type": one.question.type, "form": one.question.form}
-        line = {"id": one.key, "image": picture, "question": one.question.text, "answer": one.question.answer} | known
-        if one.question.items:
-            Image.fromarray(one.mask).save(folder / mask)
-            line["mask"] = mask
-        lines.append(json.dumps(line))
-    items = folder / "items.jsonl"
-    write_whole(items, "\n".join(lines) + "\n")
+    with writing(folder):
+        for name in ("pictures", "masks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        lines = []
+        for one in asked:
+            picture, mask = f"pictures/{one.scene.seed}.png", f"masks/{one.key}.png"
+            one.scene.image.save(folder / picture)
+            line = {"id": one.key, "image": picture, "question": one.question.text, "answer": one.question.answer}
+            line |= {"type": one.question.type, "form": one.question.form}
+            if one.question.items:
+                Image.fromarray(one.mask).save(folder / mask)
+                line["mask"] = mask
+            lines.append(json.dumps(line))
+        items = folder / "items.jsonl"
+        write_whole(items, "\n".join(lines) + "\n")
     return items
 
 

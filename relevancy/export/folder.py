@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -71,7 +71,7 @@ class ExportFolder:
                 file.unlink()
         for part in parts_of(self.path):
             self._next = int(part.stem.rpartition("-")[2]) + 1
-            table = pq.read_table(part, columns=["row", "model", "error"])
+            table = table_of(part, ["row", "model", "error"])
             errors = table["error"].is_valid().to_pylist()
             for row, model, error in zip(table["row"].to_pylist(), table["model"].to_pylist(), errors, strict=True):
                 if not (retry and error):
@@ -114,7 +114,7 @@ class ExportFolder:
     def _forget_errors(self, part: Path) -> None:
         assert self.manifest is not None
         self.write_manifest(self.manifest | {"finished": False})  # before it is so
-        table = pq.read_table(part)
+        table = table_of(part)
         self._write_table(part.name, table.filter(table["error"].is_null()))
 
     def log(self, text: str) -> None:
@@ -143,7 +143,8 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise RelevancyError(f"{path / MANIFEST} cannot be read ({error}): give another --out.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "configuration" not in manifest:
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if not known or not isinstance(manifest.get("configuration"), dict):
         raise RelevancyError(f"{path / MANIFEST} is not of an export of this version: give another --out.")
     return manifest
 
@@ -151,6 +152,29 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
 def parts_of(path: Path) -> list[Path]:
     """The finished parts in their order."""
     return sorted((path / RESULTS).glob("part-*.parquet"), key=lambda part: int(part.stem.rpartition("-")[2]))
+
+
+def table_of(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part, or some columns of it. Raises RelevancyError for one that is damaged."""
+    with reading(part):
+        return pq.read_table(part, columns=columns)
+
+
+@contextmanager
+def reading(part: Path) -> Iterator[None]:
+    """Within the block what keeps a part from being read is one line that says what to do. Raises RelevancyError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise RelevancyError(
+            f"{part}: cannot be read ({first_line(error)}). Delete it and run the same `relevancy export` again."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def refuse_other(path: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

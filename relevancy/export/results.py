@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from relevancy.core.targets import Target
 from relevancy.data.arrow import pa
@@ -26,7 +25,7 @@ from relevancy.errors import RelevancyError
 from relevancy.explanations.evidence import NUMBERS, Evidence
 from relevancy.explanations.explanation import Explanation
 from relevancy.explanations.picture_map import PictureMap
-from relevancy.export.folder import manifest_of, parts_of
+from relevancy.export.folder import manifest_of, parts_of, table_of
 from relevancy.export.schema import EVIDENCE, checksum
 from relevancy.geometry import Grid
 from relevancy.images import open_picture
@@ -58,7 +57,7 @@ class Export:
         order = {name: number for number, name in enumerate(manifest["models"])}
         places = []
         for number, part in enumerate(self._parts):
-            index = pq.read_table(part, columns=_INDEX).to_pydict()
+            index = table_of(part, _INDEX).to_pydict()
             for place, (row, name, model, cols) in enumerate(zip(*(index[key] for key in _INDEX), strict=True)):
                 if cols is not None:
                     places.append((row, order[model], number, place, name))
@@ -101,7 +100,7 @@ class Export:
         if not self._parts:
             return pa.table({})
         needed = None if columns is None else list(dict.fromkeys([*columns, "row", "model"]))
-        parts = [pq.read_table(part, columns=needed) for part in self._parts]
+        parts = [table_of(part, needed) for part in self._parts]
         whole = pa.concat_tables(parts, promote_options="default")  # an earlier version may have begun the folder
         whole = whole.sort_by([("row", "ascending"), ("model", "ascending")])
         return whole if columns is None else whole.select(list(columns))
@@ -115,7 +114,7 @@ class Export:
         """What is odd about ids, truths, boxes and masks, with the number of rows of which it is said."""
         found: dict[str, set[int]] = {}
         for part in self._parts:
-            table = pq.read_table(part, columns=["row", "notes"])
+            table = table_of(part, ["row", "notes"])
             for row, notes in zip(table["row"].to_pylist(), table["notes"].to_pylist(), strict=True):
                 for note in notes or ():
                     if note.startswith(_ODD):
@@ -128,7 +127,7 @@ class Export:
 
     def _part(self, number: int) -> pa.Table:
         if number not in self._held:
-            self._held[number] = pq.read_table(self._parts[number])
+            self._held[number] = table_of(self._parts[number])
             if len(self._held) > _PARTS_HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)

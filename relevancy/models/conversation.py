@@ -168,7 +168,7 @@ def messages_in(file: Path) -> list[dict[str, Any]]:
     """Chat messages in a JSON file, pictures found from its folder. Raises RelevancyError."""
     try:
         messages = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RelevancyError(f"{file} cannot be read as JSON ({error})") from error
     if not is_messages(messages):
         raise RelevancyError(f"{file} holds no list of chat messages: {_FORMAT}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from relevancy.data.items import PictureSource as Encoded
 from relevancy.errors import RelevancyError
-from relevancy.export.folder import FORMAT, MANIFEST, parts_of
+from relevancy.export.folder import FORMAT, MANIFEST, first_line, parts_of, reading
 from relevancy.export.schema import EXTRA
 
 if TYPE_CHECKING:
@@ -87,11 +87,8 @@ class ExportSource:
         from pyarrow import parquet
 
         path = self.parts[number]
-        try:
-            with parquet.ParquetFile(path) as file:
-                yield from file.iter_batches(batch_size=BATCH, columns=list(columns))
-        except (OSError, ValueError) as error:  # pyarrow's own errors are both
-            raise RelevancyError(f"{path}: cannot be read ({_first_line(error)}). Export these rows again.") from error
+        with reading(path), parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH, columns=list(columns))
 
 
 def open_source(folder: str | Path) -> ExportSource:
@@ -107,10 +104,8 @@ def open_source(folder: str | Path) -> ExportSource:
         raise RelevancyError(f"{path}: this export has no results yet. Run `relevancy export` to its end first.")
     columns: dict[str, Any] = {}
     for part in parts:
-        try:
+        with reading(part):
             schema = parquet.read_schema(part)
-        except (OSError, ValueError) as error:
-            raise RelevancyError(f"{part}: cannot be read ({_first_line(error)}). Export these rows again.") from error
         missing = [name for name in NEEDED if name not in schema.names]
         if missing:
             raise RelevancyError(f"{part}: has no column {', '.join(missing)}: no part of an export of this version.")
@@ -122,13 +117,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        why = f"it has no {MANIFEST}" if isinstance(error, FileNotFoundError) else _first_line(error)
+        why = f"it has no {MANIFEST}" if isinstance(error, FileNotFoundError) else first_line(error)
         raise RelevancyError(f"{path} is no export that can be read: {why}.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if not known or not isinstance(manifest.get("configuration", {}), dict):
         raise RelevancyError(f"{path}: its {MANIFEST} is none of an export of format {FORMAT}.")
     return manifest
-
-
-def _first_line(error: Exception) -> str:
-    text = (getattr(error, "strerror", None) or str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -115,12 +115,22 @@ def read(out: Path) -> dict[str, Any]:
     return _read(file)
 
 
+def are_of_one_run(*files: Path) -> bool:
+    """Whether two files hold configurations under which one run can go on."""
+    try:
+        return not _differing(*map(_read, files))
+    except (OSError, RelevancyError):
+        return False
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         stored = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RelevancyError(f"{file} is no JSON: it was changed by hand; choose another --out") from error
     formats.require_known(stored, formats.TRAINING, file)
+    if missing := [name for name in ("preset", "data") if not isinstance(stored.get(name), dict)]:
+        raise RelevancyError(f"{file} has no {' and no '.join(missing)}: it was changed by hand; choose another --out")
     return stored
 
 

@@ -42,7 +42,7 @@ from relevancy.train.stages import Stage, freeze, parameters_of
 from relevancy.train.template import IMAGE
 from relevancy.train.trainer import Progress, is_first, processes_here, run, shares
 
-MODEL = "model"
+MODEL, _TRAINING = "model", "training.json"
 MAX_SKIPPED = 0.05
 _FLOAT32_BELOW = 1_000_000_000  # parameters; larger models are saved in bfloat16, as published ones are
 
@@ -119,7 +119,7 @@ def train(preset: Preset, sources: Mapping[str, TrainingSource], out: Path, way:
                 _run(preset, parts, opened[stage.name], encoders[stage.name], out, way)
             _together()
         if is_first():
-            export(out, out / MODEL)
+            _export(out, out / MODEL)
     return out / MODEL
 
 
@@ -229,8 +229,23 @@ class Order(Sampler):
 def export(out: Path, target: Path) -> None:
     """Write the model of a run as `relevancy.load` and plain transformers open it: weights, processor, card.
 
-    Of a stage that is not finished, its last whole checkpoint. What was there is replaced once the new is whole.
+    Of a stage that is not finished, its last whole checkpoint. An earlier export of the run is replaced once the new is
+    whole; raises RelevancyError where the folder holds anything else, or a part of the run.
     """
+    if target.is_dir() and any(target.iterdir()) and not _is_export(target, out):
+        raise RelevancyError(f"{target} holds something else than an earlier export of {out}: choose another --out")
+    _export(out, target)
+
+
+def _is_export(target: Path, out: Path) -> bool:
+    """Whether a folder outside the run is what `export` made of it, and nothing besides."""
+    inside = out.resolve() in (target.resolve(), *target.resolve().parents)
+    if inside or any(path.is_dir() for path in target.iterdir()):
+        return False
+    return records.are_of_one_run(target / _TRAINING, out / records.FILE)
+
+
+def _export(out: Path, target: Path) -> None:
     configuration = records.read(out)
     preset = from_plain(configuration["preset"])
     parts = parts_of(preset)
@@ -279,7 +294,7 @@ def _write(
 ) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    records.write(folder / "training.json", configuration)
+    records.write(folder / _TRAINING, configuration)
     finished = [(stage.name, how_far) for stage, how_far in told]
     (folder / "README.md").write_text(card(configuration, parameters_of(model), finished))
 

@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
+from relevancy.atomic_io import writing
 from relevancy.data.json_entries import entries
 from relevancy.errors import RelevancyError, shortened
 from relevancy.images import is_there, open_picture
@@ -229,7 +230,7 @@ def audit(
     """
     inspector, result, began = _Inspector(encoder, style, open_pictures), Audit(), time.monotonic()
     with ExitStack() as stack:
-        listed = stack.enter_context(_written(out)) if out is not None else None
+        listed = stack.enter_context(_listing(out)) if out is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads else None
         for block in _inspected(_all(paired(source, images)), inspector, pool, threads * _AHEAD):
             for found in block:
@@ -238,16 +239,28 @@ def audit(
             if progress is not None:
                 progress(result)
     if not result.entries:
-        raise RelevancyError(f"{source}: holds no entries")
+        names = ", ".join(name for name, _ in paired(source, images))
+        why = [fault.why for fault in result.named.get("unreadable rest", ())]
+        raise RelevancyError(why[0] if why else f"{names}: holds no entries")
     return result
 
 
-def _written(path: Path) -> TextIO:
-    try:
+@contextmanager
+def _listing(path: Path) -> Iterator[Callable[[Fault], None]]:
+    """A new file to which faults are written as they come. Raises RelevancyError."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise RelevancyError(f"{path}: cannot be written ({error.strerror})") from error
+        stream = path.open("w", encoding="utf-8")
+
+    def write(fault: Fault) -> None:
+        with writing(path):
+            stream.write(json.dumps(asdict(fault)) + "\n")  # in ASCII: a line ends nowhere else, whatever a name holds
+
+    try:
+        yield write
+    finally:
+        with writing(path):
+            stream.close()
 
 
 def _all(pairs: Sequence[tuple[str, Path | None]]) -> Iterator[_Entry]:
@@ -307,7 +320,7 @@ def _texts(block: list[_Entry], pictures: Callable[[], list[list[_Seen]]], inspe
     ]
 
 
-def _count(result: Audit, found: _Inspected, listed: TextIO | None) -> None:
+def _count(result: Audit, found: _Inspected, listed: Callable[[Fault], None] | None) -> None:
     kinds = {fault.kind for fault in found.faults}
     result.entries += kinds != {"unreadable rest"}
     result.turns += found.turns
@@ -326,7 +339,7 @@ def _count(result: Audit, found: _Inspected, listed: TextIO | None) -> None:
         if len(named) < NAMED:
             named.append(fault)
         if listed is not None:
-            listed.write(json.dumps(asdict(fault)) + "\n")  # in ASCII: a line ends nowhere else, whatever a name holds
+            listed(fault)
 
 
 def _measure(result: Audit, encoded: Encoded, lost: bool) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,9 +236,14 @@ def test_processes_find_the_same(tmp_path):
         (["--methods", "gradcam@full"], "no scope full"),
         (["--methods", "gradcam@layers=1"], "reads no layer"),
         (["--page", "nowhere.md"], "cannot be read"),
+        (["--page", str(Path(__file__).parents[1] / "fixtures" / "picture.png")], "is no text in UTF-8"),
+        (["--methods", ""], "--methods: name one"),
+        (["--methods", " , "], "--methods: name one"),
+        (["--data", ""], "--data: give a file"),
     ],
 )
 def test_wrong_wishes_are_refused(changed, told, tmp_path):
-    arguments = ["check", "--model", "demo-small", "--data", "demo:1", "--out", str(tmp_path), *changed]
+    data = [] if "--data" in changed else ["--data", "demo:1"]
+    arguments = ["check", "--model", "demo-small", *data, "--out", str(tmp_path), *changed]
     with pytest.raises(RelevancyError, match=told):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -183,8 +183,11 @@ def test_a_file_that_was_edited_or_is_another_is_refused(tmp_path):
         ItemList.load(file)
     for wrong in ("{}", "[]", "no", '{"digest": "", "target": "", "items": [{"row": 1}]}'):
         file.write_text(wrong)
-        with pytest.raises(RelevancyError, match="cannot be read as the items of a check"):
+        with pytest.raises(RelevancyError, match=r"cannot be read as the items of a check|holds no JSON object"):
             ItemList.load(file)
+    file.write_text('{"items": []}')
+    with pytest.raises(RelevancyError, match=r"it has no 'target'\.$"):
+        ItemList.load(file)
     with pytest.raises(RelevancyError, match="cannot be read"):
         ItemList.load(tmp_path / "nowhere.json")
 

@@ -143,3 +143,20 @@ def test_other_settings_are_refused(tmp_path):
     Store(tmp_path, {"steps": 8})
     with pytest.raises(RelevancyError, match=r"other settings \(steps\)"):
         Store(tmp_path, {"steps": 9})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_settings_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(RelevancyError, match=r"\(settings\.json\): delete it"):
+        Store(tmp_path, {"steps": 8})
+
+
+@pytest.mark.parametrize("line", [b"[]", b"{", b"{}", b"\xff", b'{"row": [], "method": "", "part": "", "values": {}}'])
+def test_a_damaged_line_of_results_is_refused_and_left_as_it_is(tmp_path, line):
+    Store(tmp_path, {"steps": 8}).add([(("a", "relevancy", "scores"), {"deletion": 1.0})])
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(damaged := file.read_bytes() + line + b"\nto")
+    with pytest.raises(RelevancyError, match=r"\(results\.jsonl, line 2\): delete it"):
+        Store(tmp_path, {"steps": 8})
+    assert file.read_bytes() == damaged

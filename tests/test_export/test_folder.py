@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import relevancy
 from relevancy.errors import RelevancyError
 from relevancy.export.folder import FinishedRows, configuration_hash, held, manifest_of, parts_of
 
@@ -125,7 +126,22 @@ def test_what_was_not_finished_is_cleared(tmp_path):
     assert [file.name for file in (tmp_path / "results").iterdir()] == ["part-00000.parquet"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99, "configuration": {}}', "{}"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and no more PAR1"])
+def test_a_damaged_part_is_one_line(tmp_path, content):
+    with held(tmp_path) as folder:
+        folder.write_manifest({"format": 1, "configuration": {}, "models": {}})
+        folder.write_part(TABLE)
+        (part,) = parts_of(tmp_path)
+        part.write_bytes(content or part.read_bytes()[:-20])
+        for read in (lambda: folder.read({}), lambda: relevancy.open_export(tmp_path)):
+            with pytest.raises(RelevancyError, match=r"part-00000\.parquet: cannot be read .* Delete it"):
+                read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"format": 99, "configuration": {}}', "{}", '{"format": 1, "configuration": []}'],
+)
 def test_a_folder_that_is_no_exports_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(RelevancyError, match=r"give another --out"):

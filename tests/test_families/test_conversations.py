@@ -23,6 +23,7 @@ from relevancy.explanations.comparison import compare
 from relevancy.explanations.counterfactual import Region, counterfactual
 from relevancy.explanations.explain import explain
 from relevancy.explanations.explanation import Explanation
+from relevancy.models.conversation import messages_in
 from relevancy.models.model import Model, wrap
 
 FAMILIES = {**pictured.BUILDERS, "llava": tiny.gemma_clip, "paligemma": tiny.paligemma}
@@ -359,3 +360,10 @@ def test_what_a_template_cannot_say_is_refused(built):
         explain(bare, FIRST, system)
     with pytest.raises(RelevancyError, match="several pictures, scope language"):
         explain(gemma, [[FIRST, SECOND]], ASK, method="gradcam")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_file_of_messages_that_cannot_be_read_is_refused(content, tmp_path):
+    (tmp_path / "chat.json").write_bytes(content)
+    with pytest.raises(RelevancyError, match="cannot be read as JSON"):
+        messages_in(tmp_path / "chat.json")

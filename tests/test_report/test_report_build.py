@@ -633,7 +633,7 @@ def test_what_is_no_export_is_refused(tmp_path):
     empty.mkdir()
     with pytest.raises(RelevancyError, match="it has no manifest"):
         make_report(empty)
-    for text in ("[]", "{", '{"format": 99}'):
+    for text in ("[]", "{", '{"format": 99}', '{"format": 1, "configuration": []}'):
         (empty / "manifest.json").write_text(text)
         with pytest.raises(RelevancyError, match="export"):
             make_report(empty)

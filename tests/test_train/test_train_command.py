@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 import relevancy
 from relevancy.cli import app
-from relevancy.train.run import RunOptions, TrainingSource, train
+from relevancy.cli.train import configs
+from relevancy.errors import RelevancyError
+from relevancy.train.run import RunOptions, TrainingSource, export, train
 
 
 def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +49,14 @@ def test_both_stages_from_the_command_line(data, tmp_path) -> None:
     exported = CliRunner().invoke(app, ["train", "export-hub", str(out), "--out", str(tmp_path / "hub")])
     assert exported.exit_code == 0, exported.exception
     assert (tmp_path / "hub" / "model.safetensors").read_bytes() == (out / "model" / "model.safetensors").read_bytes()
+    again = CliRunner().invoke(app, ["train", "export-hub", str(out), "--out", str(tmp_path / "hub")])
+    assert again.exit_code == 0, again.exception
+    (tmp_path / "hub" / "own").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for taken in (out, out / "model", tmp_path, tmp_path / "hub", data.parent):
+        with pytest.raises(RelevancyError, match="choose another --out"):
+            export(out, taken)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_cached_features_train_nearly_the_same(small, data, tmp_path) -> None:
@@ -81,3 +91,15 @@ def test_a_run_that_is_not_there(tmp_path) -> None:
     done = asked("export-hub", str(tmp_path), "--out", str(tmp_path / "hub"))
     assert done.returncode == 2
     assert "no training run" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"preset": {}}', '{"preset": {}, "data": {}}', "[" * 100_000])
+def test_a_configuration_that_is_none_is_refused(content, tmp_path) -> None:
+    (tmp_path / "configuration.json").write_text(content)
+    with pytest.raises(RelevancyError):
+        export(tmp_path, tmp_path / "hub")
+
+
+def test_a_full_disk_is_one_line_of_the_configs(tmp_path, full_disk) -> None:
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"):
+        configs(tmp_path / "launch")

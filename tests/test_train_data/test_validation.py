@@ -85,6 +85,11 @@ def test_a_file_that_breaks_off(tmp_path):
     assert (found.entries, found.lost) == (3, 0)
     assert found.counts == {"unreadable rest": 1}
     assert found.named["unreadable rest"][0].position == 3
+    with pytest.raises(RelevancyError, match="cannot be read on"):
+        open_data(str(path))
+    told = check("--data", path)
+    assert told.returncode == 1, told.stderr
+    assert told.stdout.splitlines()[-1].startswith("nothing would be trained on: ")
 
 
 def test_garbage_after_the_end(tmp_path):
@@ -122,8 +127,21 @@ def test_pictures_may_only_be_looked_for(tmp_path, pictures):
 def test_nothing_to_audit(tmp_path, text):
     if text is not None:
         (tmp_path / "data.json").write_text(text)
-    with pytest.raises(RelevancyError):
+    with pytest.raises(RelevancyError, match=rf"^{tmp_path}/data\.json: (no such file|holds no entries)"):
+        audit([str(tmp_path / "data.json")])
+
+
+def test_a_list_that_is_cut_in_its_first_entry_is_said_to_be_cut(tmp_path):
+    (tmp_path / "data.json").write_text('[{"id": "a", "conv')
+    with pytest.raises(RelevancyError, match=r"entry 0 .* cannot be read on"):
         audit(str(tmp_path / "data.json"))
+
+
+@pytest.mark.parametrize("faults", [1, 1000])
+def test_a_full_disk_is_one_line(tmp_path, full_disk, faults):
+    path = str(write(tmp_path / "data.json", [{"id": str(number)} for number in range(faults)]))
+    with full_disk(), pytest.raises(RelevancyError, match="is full: make room"):
+        audit(path, out=tmp_path / "faults.jsonl")
 
 
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
