@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.plotting.figures import Panel, figure
+from relevancy.plotting.figures import Panel, _FigureLayout, figure
 from relevancy.plotting.overlay import SIGNED, named_colormap, overlay, value_range
 from relevancy.token_text import readable
 
@@ -267,6 +268,40 @@ def test_very_long_prompts_lose_their_middle_and_say_so():
     assert "900" not in said
     assert any("301 tokens not drawn" in text for text in said)
     assert any(text.endswith("…") and text.startswith("word") for text in said)
+
+
+def test_text_too_long_is_cut_where_one_letter_more_would_not_fit():
+    layout = _FigureLayout([panel()], "", True, {}, ())
+    long = "".join(f"word {number}, " for number in range(15))
+    for text in ("short", "a b …", long, long.replace(" ", ""), "i" * 200, "W" * 80, f"fit{' ' * 70}ting {long}"):
+        for width in (0.05, 0.6, 3.0):
+            if layout.measure(text, 8.5) <= width:
+                assert layout.fit(text, width, 8.5) == text
+                continue
+            whole, kept = text.rstrip(" …"), layout.fit(text, width, 8.5).removesuffix("…")
+            assert whole.startswith(kept)
+            assert not kept or layout.measure(f"{kept}…", 8.5) <= width
+            assert kept == whole or layout.measure(f"{whole[: len(kept) + 1]}…", 8.5) > width
+
+
+def test_long_answers_and_questions_are_measured_no_further_than_they_are_drawn(monkeypatch):
+    measured = []
+    measure = _FigureLayout.measure
+    monkeypatch.setattr(
+        _FigureLayout,
+        "measure",
+        lambda self, text, *how, **more: measured.append(text) or measure(self, text, *how, **more),
+    )
+    short = panel("model", words=())
+    figure([replace(short, subtitle="answers", answers=[("a", 0.5)])], question="what", notes=["note"])
+    usual = len(measured)
+    measured.clear()
+    words = "word " * 5_000
+    long = replace(short, title=words, subtitle=words, answers=[(words, 0.5)])
+    drawn = figure([long], question=words, notes=[words])
+    assert len(measured) < usual + 300
+    assert max(map(len, measured)) < 300
+    assert sum(text.endswith("…") for text in texts(drawn)) == 5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 96), (96, 8), (1500, 1000)])
