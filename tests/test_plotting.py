@@ -81,6 +81,14 @@ def test_overlay_uses_raw_values_on_the_given_scale():
     np.testing.assert_array_equal(overlay(image, spot(peak=9.0), vmin=0, vmax=1), alone)
 
 
+@pytest.mark.parametrize("opacity", [-1, 2, float("nan"), "x", None])
+def test_an_opacity_that_is_none_is_refused(opacity):
+    with pytest.raises(RelevancyError, match=r"opacity is a number from 0 .* to 1"):
+        overlay(photograph(), spot(), opacity=opacity)
+    with pytest.raises(RelevancyError, match=r"opacity is a number from 0 .* to 1"):
+        figure([panel()], question="?", opacity=opacity)
+
+
 def test_more_relevance_is_drawn_lighter():
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(4, axis=0)
     drawn = np.asarray(overlay(Image.new("RGB", (64, 4), (50, 50, 50)), ramp)).astype(float) @ [0.3, 0.6, 0.1]

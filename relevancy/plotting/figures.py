@@ -32,6 +32,7 @@ from relevancy.plotting.overlay import (
     named_colormap,
     overlay,
     percent,
+    require_opacity,
     value_range,
 )
 from relevancy.plotting.text_layout import (
@@ -107,6 +108,7 @@ def figure(
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
     named_colormap(colormap)
+    require_opacity(opacity)
     colors = {"colormap": colormap, "opacity": opacity, "log": log, "threshold": threshold}
     return _FigureLayout(panels, question, shared_scale, colors, notes).draw()
 
