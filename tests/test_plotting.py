@@ -325,6 +325,21 @@ def test_no_words_and_unknown_shares():
     saved(drawn)
 
 
+def test_the_swatch_of_the_hatching_is_hatched():
+    heatmap = spot()
+    heatmap[:5] = np.nan
+    images = [photograph(seed=seed) for seed in range(2)]  # different ones: the key stands at the foot
+    for own in (images, [images[0]] * 2):
+        drawn = figure([panel(heatmap=heatmap, image=image) for image in own], question="?")
+        drawn.canvas.draw()
+        pixels = np.asarray(drawn.canvas.buffer_rgba())[::-1, :, 0].astype(int)
+        boxes = [axes.get_window_extent() for axes in drawn.axes if axes.images]
+        key = min(boxes, key=lambda box: box.width * box.height)
+        inside = pixels[round(key.y0) + 2 : round(key.y1) - 2, round(key.x0) + 2 : round(key.x1) - 2]
+        assert inside.max() - inside.min() > 30
+        assert 2 <= (np.diff(inside[len(inside) // 2]) < -30).sum() <= 4
+
+
 def test_drawing_leaves_matplotlib_as_it_was():
     code = (
         "import sys, matplotlib, numpy as np; from PIL import Image; before = matplotlib.rcParams.copy();"

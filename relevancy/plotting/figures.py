@@ -387,9 +387,7 @@ class _FigureLayout:
     def unseen_key(self, y: float) -> None:
         """Says what the hatching means."""
         axes = self.axes(_MARGIN, y, 0.24, 0.15)
-        axes.imshow(
-            hatched(np.full((36, 58, 3), 0.5, np.float32), 0, 8 * 32), aspect="auto", interpolation="antialiased"
-        )
+        axes.imshow(hatched(np.full((22, 36, 3), 0.5, np.float32), 0, 12 * 32), aspect="auto", interpolation="nearest")
         axes.set_axis_off()
         self.text(_MARGIN + 0.31, y + 0.12, "hatched: never seen by the model", SMALL, color=_MUTED)
 
