@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -60,6 +61,8 @@ def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
     Anything that is no picture, is damaged, or has more than `max_pixels` pixels raises one clear `RelevancyError`.
     """
+    if not isinstance(max_pixels, Real) or not max_pixels > 0:
+        raise RelevancyError(f"max_pixels is a number of pixels, 1 or more, not {max_pixels!r}")
     if isinstance(source, Image.Image):
         name = Path(getattr(source, "filename", "") or "picture").name
         picture = _from_image(source, name, max_pixels)

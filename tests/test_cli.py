@@ -413,6 +413,8 @@ MISTAKES = [
     ({"target": ""}, "target is empty"),
     ({"target": "99"}, "there is no 99"),
     ({"answer": " "}, "given answer is empty"),
+    ({"answer": "\udcff"}, "the answer is not valid text: give it in UTF-8"),
+    ({"answer": "x" * 10_000}, "the answer is too long"),
     ({"layers": "x"}, "--layers takes numbers"),
     ({"layers": "9"}, "0 to 2"),
     ({"layers": "2-0"}, "smaller number first"),
@@ -453,6 +455,14 @@ def test_every_mistake_is_one_line_and_leaves_nothing(run, folder, tmp_path, cha
     assert said in err
     assert list(tmp_path.iterdir()) == []
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", [["demo"], ["train", "demo"], ["evaluate", "demo"], ["check"]])
+def test_a_seed_beyond_what_can_be_drawn_from_is_refused_at_once(run, command, tmp_path):
+    code, _, err = run(*command, "--seed", "9" * 20, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "'--seed'" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_right_to_write(run, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from relevancy.errors import RelevancyError
-from relevancy.plotting.figures import Panel, figure
+from relevancy.plotting.figures import Panel, _FigureLayout, figure
 from relevancy.plotting.overlay import SIGNED, named_colormap, overlay, value_range
 from relevancy.token_text import readable
 
@@ -78,6 +79,14 @@ def test_overlay_uses_raw_values_on_the_given_scale():
     np.testing.assert_array_equal(overlay(image, spot(peak=1.0), vmin=0, vmax=1), alone)
     assert not np.array_equal(overlay(image, spot(peak=1.0), vmin=0, vmax=7), alone)
     np.testing.assert_array_equal(overlay(image, spot(peak=9.0), vmin=0, vmax=1), alone)
+
+
+@pytest.mark.parametrize("opacity", [-1, 2, float("nan"), "x", None])
+def test_an_opacity_that_is_none_is_refused(opacity):
+    with pytest.raises(RelevancyError, match=r"opacity is a number from 0 .* to 1"):
+        overlay(photograph(), spot(), opacity=opacity)
+    with pytest.raises(RelevancyError, match=r"opacity is a number from 0 .* to 1"):
+        figure([panel()], question="?", opacity=opacity)
 
 
 def test_more_relevance_is_drawn_lighter():
@@ -269,6 +278,40 @@ def test_very_long_prompts_lose_their_middle_and_say_so():
     assert any(text.endswith("…") and text.startswith("word") for text in said)
 
 
+def test_text_too_long_is_cut_where_one_letter_more_would_not_fit():
+    layout = _FigureLayout([panel()], "", True, {}, ())
+    long = "".join(f"word {number}, " for number in range(15))
+    for text in ("short", "a b …", long, long.replace(" ", ""), "i" * 200, "W" * 80, f"fit{' ' * 70}ting {long}"):
+        for width in (0.05, 0.6, 3.0):
+            if layout.measure(text, 8.5) <= width:
+                assert layout.fit(text, width, 8.5) == text
+                continue
+            whole, kept = text.rstrip(" …"), layout.fit(text, width, 8.5).removesuffix("…")
+            assert whole.startswith(kept)
+            assert not kept or layout.measure(f"{kept}…", 8.5) <= width
+            assert kept == whole or layout.measure(f"{whole[: len(kept) + 1]}…", 8.5) > width
+
+
+def test_long_answers_and_questions_are_measured_no_further_than_they_are_drawn(monkeypatch):
+    measured = []
+    measure = _FigureLayout.measure
+    monkeypatch.setattr(
+        _FigureLayout,
+        "measure",
+        lambda self, text, *how, **more: measured.append(text) or measure(self, text, *how, **more),
+    )
+    short = panel("model", words=())
+    figure([replace(short, subtitle="answers", answers=[("a", 0.5)])], question="what", notes=["note"])
+    usual = len(measured)
+    measured.clear()
+    words = "word " * 5_000
+    long = replace(short, title=words, subtitle=words, answers=[(words, 0.5)])
+    drawn = figure([long], question=words, notes=[words])
+    assert len(measured) < usual + 300
+    assert max(map(len, measured)) < 300
+    assert sum(text.endswith("…") for text in texts(drawn)) == 5
+
+
 @pytest.mark.parametrize("size", [(1, 1), (8, 96), (96, 8), (1500, 1000)])
 def test_pictures_of_any_size_can_be_drawn(size):
     image = photograph(*size)
@@ -280,6 +323,21 @@ def test_no_words_and_unknown_shares():
     drawn = figure([panel(words=[], shares={})], question="")
     assert "image –" in texts(drawn)
     saved(drawn)
+
+
+def test_the_swatch_of_the_hatching_is_hatched():
+    heatmap = spot()
+    heatmap[:5] = np.nan
+    images = [photograph(seed=seed) for seed in range(2)]  # different ones: the key stands at the foot
+    for own in (images, [images[0]] * 2):
+        drawn = figure([panel(heatmap=heatmap, image=image) for image in own], question="?")
+        drawn.canvas.draw()
+        pixels = np.asarray(drawn.canvas.buffer_rgba())[::-1, :, 0].astype(int)
+        boxes = [axes.get_window_extent() for axes in drawn.axes if axes.images]
+        key = min(boxes, key=lambda box: box.width * box.height)
+        inside = pixels[round(key.y0) + 2 : round(key.y1) - 2, round(key.x0) + 2 : round(key.x1) - 2]
+        assert inside.max() - inside.min() > 30
+        assert 2 <= (np.diff(inside[len(inside) // 2]) < -30).sum() <= 4
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

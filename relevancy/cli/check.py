@@ -16,6 +16,7 @@ from rich.table import Table
 
 from relevancy.cli.options import (
     BOX_LAYOUT_HELP,
+    MOST_SEED,
     Bits,
     BoxLayout,
     Framing,
@@ -110,7 +111,7 @@ def check(
         ),
     ] = ReplacementName.grey,
     tokens: Annotated[bool, typer.Option(help="Also remove image tokens, as Chefer et al. do.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of all that is drawn at random.")] = 0,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("relevancy-check"),
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A Markdown page whose marked place gets the tables, too.")

@@ -15,7 +15,7 @@ from relevancy.atomic_io import locked
 from relevancy.cli.evidence import evidence_of_pair
 from relevancy.cli.methods import METHOD_HELP
 from relevancy.cli.objects import objects_of_pair
-from relevancy.cli.options import folder_of, load_model
+from relevancy.cli.options import MOST_SEED, folder_of, load_model
 from relevancy.cli.size import size_of_models
 from relevancy.cli.terminal import bars, check_writable, err, escaped, out, say, saying_how_to_go_on, share_of
 from relevancy.errors import RelevancyError
@@ -31,7 +31,7 @@ GOES_ON = "the same command goes on"
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("relevancy-demo"),
     scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes besides the duck's.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Which held-out scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which held-out scenes.")] = 0,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = registry.DEFAULT,
     gemma: Annotated[
         bool,
@@ -80,7 +80,9 @@ def train_demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for stages and finished models.")] = Path(
         "runs/demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes and other weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Another seed gives other scenes and other weights.")
+    ] = 0,
     gemma: Annotated[
         bool, typer.Option("--gemma", help="Instead: demo-gemma, on the Gemma that is installed or named.")
     ] = False,
@@ -158,7 +160,7 @@ def evaluate_demo(
         ),
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Fresh scenes for each seed.")] = 1,
     maps: Annotated[bool, typer.Option(help="Also hold the maps against the objects' true outlines.")] = True,
     unheard: Annotated[
         bool, typer.Option("--unheard", help="Ask in words that demo-gemma was never taught, nor the pair.")
@@ -289,7 +291,7 @@ def evaluate_methods(
         ),
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes, a question of each.")] = 300,
-    seed: Annotated[int, typer.Option(min=0, help="Fresh scenes for each seed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Fresh scenes for each seed.")] = 1,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder that keeps what is found.")] = Path(
         "relevancy-methods"
     ),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LAYERS = re.compile(r"(?P<one>-?\d{1,4})|(?P<first>\d{1,4})-(?P<last>\d{1,4})")
 
+MOST_SEED = (1 << 32) - 1  # what is drawn from it still fits the 64 bits of a tensor
+
 
 class ScopeName(str, Enum):
     """How far relevance is followed."""

@@ -287,6 +287,12 @@ def _span(span: re.Match[str], answer: Sequence[int]) -> Choice:
 
 def _contrast(first: str, second: str, answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Choice:
     """Logit against logit where the answer says one of the two words, spelled as there, else at its first token."""
+    if "|" in second:
+        whole = f"{first}|{second}"
+        raise RelevancyError(
+            f'"{whole}" is more than two words: a contrast is of two, as Yes|No (the string is named by '
+            f"{_NAMED}{whole})."
+        )
     spelled = [tuple(_first_id(f"{space}{word}", tokenizer) for word in (first, second)) for space in ("", " ")]
     known = [pair for pair in spelled if pair[0] != pair[1]]  # a space may be a token of its own
     if not known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Counterfactual", "Region", "Replacement", "counterfactual", "elsewhere"]
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from operator import index
@@ -130,11 +130,11 @@ def counterfactual(
     answers: also ask what the model says of each changed picture.
     The model and the picture are left as they are. Raises RelevancyError.
     """
-    listed = [regions] if isinstance(regions, Region) else list(regions or ())
+    listed = [regions] if isinstance(regions, Region) else list(regions) if isinstance(regions, Iterable) else []
     if not listed or not all(isinstance(region, Region) for region in listed):
         raise RelevancyError("There is no region to hide: give a relevancy.Region, or a list of some.")
     max_new_tokens = generation.checked_length(max_new_tokens)
-    if isinstance(model, str):
+    if not isinstance(model, Model):
         model = load(model)
     sources, asked = pictured(image, question)
     pictures = tuple(open_picture(_still(source), max_pixels=max_pixels) for source in sources)

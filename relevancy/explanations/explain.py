@@ -167,7 +167,7 @@ def explain(
     """
     wish = ExplainConfig(target, scope, method, layers, max_new_tokens, evidence)
     many, images, questions, answers = _paired(image, question, answer)
-    if isinstance(model, str):
+    if not isinstance(model, Model):
         model = load(model)
     examples = _examples(model, images, questions, answers, max_pixels)
     with Session(model) as session:
@@ -204,7 +204,7 @@ def explain_heads(
     wish = ExplainConfig(target, "language", method, layers, max_new_tokens, evidence=False)
     if wish.several:
         raise RelevancyError(f"Heads are those of one result, and target {target!r} gives several: name one token.")
-    if isinstance(model, str):
+    if not isinstance(model, Model):
         model = load(model)
     decoder = model.model.get_decoder()
     count = depth_of(decoder)

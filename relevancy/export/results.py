@@ -45,6 +45,8 @@ class Export:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise RelevancyError(f"an export is a folder, text or a path, not {type(folder).__name__}")
         self.folder = Path(folder)
         manifest = manifest_of(self.folder)
         if manifest is None:

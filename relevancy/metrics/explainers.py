@@ -68,7 +68,13 @@ def explainer_of(
 
 
 def _of_model(model: Model, layers: slice) -> tuple[int, ...]:
-    return tuple(sorted(chosen_layers(None, model.model.get_decoder()))[layers])
+    every = sorted(chosen_layers(None, model.model.get_decoder()))
+    if not every[layers]:
+        last = "" if layers.stop is None else layers.stop - 1
+        raise RelevancyError(
+            f"{model.name} has layers 0 to {every[-1]}: none of them is in layers={layers.start}-{last}."
+        )
+    return tuple(every[layers])
 
 
 _VARIANT = re.compile(

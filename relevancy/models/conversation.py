@@ -100,7 +100,7 @@ def checked(question: str) -> str:
         )
     if not question.strip():
         raise RelevancyError("the question is empty: ask something about the picture")
-    return _encodable(question).strip()
+    return encodable(question, "question").strip()
 
 
 def is_messages(value: Any) -> bool:
@@ -123,7 +123,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Conversation, 
         for part in _listed(message.get("content")):
             kind = part.get("type") if isinstance(part, Mapping) else None
             if kind == "text" and isinstance(part.get("text"), str):
-                parts.append(_encodable(part["text"]))
+                parts.append(encodable(part["text"], "question"))
             elif kind == "image":
                 parts.append(None)
                 sources.append(source_in(part, "image"))
@@ -219,9 +219,10 @@ def _listed(content: Any) -> Sequence[Any]:
     return content
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str, what: str) -> str:
+    """The text as it is. Raises RelevancyError, which calls it what it is, where half of a character stands alone."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RelevancyError("the question is not valid text: give it in UTF-8") from error
+        raise RelevancyError(f"the {what} is not valid text: give it in UTF-8") from error
     return text

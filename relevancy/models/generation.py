@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from relevancy.core import patching
 from relevancy.errors import RelevancyError
+from relevancy.models.conversation import encodable
 from relevancy.models.model import Model
 from relevancy.models.prepared import Prepared
 
@@ -170,7 +171,7 @@ def encoded(model: Model, answer: str) -> tuple[int, ...]:
     """Ids of an answer that was given in words. Raises RelevancyError when it holds none, or control tokens."""
     if not isinstance(answer, str):
         raise RelevancyError(f"The given answer must be text, not {type(answer).__name__}: give its words.")
-    if controls := model.controls_in(answer):
+    if controls := model.controls_in(encodable(answer, "answer")):
         raise RelevancyError(f"The given answer holds the control token {controls[0]}: leave it out.")
     ids = tuple(model.tokenizer.encode(answer.strip(), add_special_tokens=False))
     if not ids:

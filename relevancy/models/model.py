@@ -311,9 +311,10 @@ class Model:
             raise RelevancyError(f"the processor of {self.name} takes {what} ({shortened(error)})") from error
         inputs.pop("labels", None)  # PaliGemma's processor adds them; they would make the model compute a loss
         self._reopen(inputs)
-        if continuations is not None:
-            self._continue(inputs, continuations)
         self._check_length(inputs)
+        if continuations is not None:
+            self.check_room(inputs, list(map(len, continuations)))
+            self._continue(inputs, continuations)
         self._count_positions(inputs)
         return inputs.to(self.device, dtype=self.dtype)
 
@@ -376,6 +377,15 @@ class Model:
             f"{longest - self.room} tokens"
         )
 
+    def check_room(self, inputs: BatchFeature, answers: Sequence[int]) -> None:
+        """Raises RelevancyError where so many more tokens of an answer have no room after what a row holds already."""
+        whole = inputs["attention_mask"].sum(-1) + torch.tensor(answers, device=inputs["attention_mask"].device)
+        if (longest := int(whole.max())) > self.room:
+            raise RelevancyError(
+                f"the answer is too long: with what comes before it, it makes {longest} tokens, and {self.name} reads "
+                f"{self.room}; shorten it by about {longest - self.room} tokens"
+            )
+
 
 def load(
     name: str | PathLike[str],
@@ -403,7 +413,7 @@ def load(
     """
     if not isinstance(name, (str, PathLike)):
         raise RelevancyError(
-            f"a model's name is text or a path, not {type(name).__name__}; `wrap` takes a model in memory"
+            f"a model is a name, a path, or what relevancy.wrap(model, processor) gives, not {type(name).__name__}"
         )
     label = str(name)
     if device is not None and device_map is not None:
@@ -436,6 +446,11 @@ def wrap(
     A peft model is taken with its adapters in place. Warns where the weights need the repair that `load` makes;
     `relevancy.models.compat.scale_image_features(hf_model)` makes it.
     """
+    if not isinstance(getattr(hf_model, "config", None), PreTrainedConfig):
+        raise RelevancyError(
+            f"wrap takes a Hugging Face model and its processor, not {type(hf_model).__name__}; relevancy.load takes a "
+            "name"
+        )
     name = name or hf_model.config.name_or_path or type(hf_model).__name__
     hf_model = adapters.unwrapped(hf_model, name)
     if compat.needs_image_scale(hf_model.config):

@@ -68,7 +68,7 @@ class Session:
 
         features: tower and connector run now, once for each picture, where the model takes what they make; for whoever
         asks neither for the pixels nor for gradients through the tower. Raises RelevancyError for a question that is
-        empty or too long, and for a picture whose image tokens have no place that is known.
+        empty or too long, for a given answer that is, and for a picture whose image tokens have no place that is known.
         """
         model = self.model
         sizes = [tuple(one.size for one in example.pictures) for example in examples]
@@ -77,8 +77,12 @@ class Session:
         if features and model.takes_features and model.patchwise:  # of which no family takes videos
             seen = self.seen([image for own in images for image in own if not isinstance(image, Video)])
             images = [tuple(seen[id(image)] for image in own) for own in images]
+        inputs = model.prepare(images, [example.question for example in examples], said)
+        read = [0] * len(examples) if said is None else map(len, said)
+        left = [len(one.answer or ()) - held for one, held in zip(examples, read, strict=True)]
+        model.check_room(inputs, [max(0, more) for more in left])
         return Prepared(
-            model.prepare(images, [example.question for example in examples], said),
+            inputs,
             model.image_token_id,
             tuple(known[own] for own in sizes),
             tuple(

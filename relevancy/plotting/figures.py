@@ -5,6 +5,7 @@ Uses Matplotlib's object interface, so nothing global changes.
 
 __all__ = ["word_range"]
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from relevancy.plotting.overlay import (
     named_colormap,
     overlay,
     percent,
+    require_opacity,
     value_range,
 )
 from relevancy.plotting.text_layout import (
@@ -62,6 +64,7 @@ _BAR = 0.13
 _ANSWER_BAR = 0.3  # of a column
 _PICTURE_PIXELS = 900  # longer side of a picture as drawn into a figure
 _BAR_COLORS = 512
+_GLANCE = 64  # letters of a text, of which it is first seen whether they fit
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def figure(
     if not panels:
         raise RelevancyError("a figure needs at least one panel")
     named_colormap(colormap)
+    require_opacity(opacity)
     colors = {"colormap": colormap, "opacity": opacity, "log": log, "threshold": threshold}
     return _FigureLayout(panels, question, shared_scale, colors, notes).draw()
 
@@ -216,6 +220,8 @@ class _FigureLayout:
             longer = f"{wrapped[-1]} {word}".strip()
             if wrapped[-1] and self.measure(longer, size, weight) > width:
                 wrapped.append(word)
+                if len(wrapped) > lines:
+                    break
             else:
                 wrapped[-1] = longer
         cut = wrapped[:lines]
@@ -224,12 +230,17 @@ class _FigureLayout:
         return [self.fit(line, width, size, weight) for line in cut]
 
     def fit(self, text: str, width: float, size: float, weight: str = "normal") -> str:
-        if self.measure(text, size, weight) <= width:
+        """The text, or as much of its beginning as that width holds, ending in "…"."""
+        # measuring costs as much as a text is long: no more of it than twice what fits is looked at
+        end = _GLANCE
+        while end < len(text) and self.measure(text[:end], size, weight) <= width:
+            end *= 2
+        if end >= len(text) and self.measure(text, size, weight) <= width:
             return text
-        kept = text.rstrip(" …")
-        while kept and self.measure(kept + "…", size, weight) > width:
-            kept = kept[:-1]
-        return kept + "…"
+        kept = text.rstrip(" …")[:end]
+        lengths = range(1, len(kept) + 1)
+        most = bisect_left(lengths, True, key=lambda length: self.measure(kept[:length] + "…", size, weight) > width)
+        return kept[:most] + "…"
 
     # -- parts
 
@@ -376,9 +387,7 @@ class _FigureLayout:
     def unseen_key(self, y: float) -> None:
         """Says what the hatching means."""
         axes = self.axes(_MARGIN, y, 0.24, 0.15)
-        axes.imshow(
-            hatched(np.full((36, 58, 3), 0.5, np.float32), 0, 8 * 32), aspect="auto", interpolation="antialiased"
-        )
+        axes.imshow(hatched(np.full((22, 36, 3), 0.5, np.float32), 0, 12 * 32), aspect="auto", interpolation="nearest")
         axes.set_axis_off()
         self.text(_MARGIN + 0.31, y + 0.12, "hatched: never seen by the model", SMALL, color=_MUTED)
 

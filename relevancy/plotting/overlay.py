@@ -4,6 +4,7 @@ __all__ = ["FLOOR", "colormap_for", "linear_share", "log_share", "overlay", "per
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 
 import matplotlib
 import numpy as np
@@ -62,6 +63,7 @@ def overlay(
     if heatmap.shape != (image.height, image.width):
         size = f"{image.height} x {image.width}"
         raise RelevancyError(f"a heatmap has its picture's height x width, {size}, not {heatmap.shape}")
+    require_opacity(opacity)
     low, high = value_range([heatmap])
     if (low, high) != (0, 0):
         low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
@@ -207,6 +209,12 @@ def hatched(rgb: np.ndarray, top: int, short_side: int) -> np.ndarray:
     lines = (x + y) % period < max(1, period // 6)
     gray[lines] -= 0.16
     return gray
+
+
+def require_opacity(opacity: float) -> None:
+    """Raise RelevancyError for what is no number from 0 to 1."""
+    if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
+        raise RelevancyError(f"opacity is a number from 0 (the picture) to 1 (the colors), not {opacity!r}")
 
 
 def named_colormap(name: str) -> Colormap:

@@ -22,10 +22,11 @@ SCREENS = KEPT / "app"
 WIDE, NARROW = (1280, 900), (390, 844)
 PATIENCE = 30_000  # milliseconds; the machine may be busy
 # Nothing may be cut off or stick out: elements whose content is wider than themselves.
-CUT = """() => Array.from(document.querySelectorAll('[class*="rv-"]'))
+# #rv-file is never seen: the page clicks it.
+CUT = """() => Array.from(document.querySelectorAll('[class*="rv-"], [id^="rv-"]:not(#rv-file)'))
   .filter((one) => one.offsetParent && !one.closest('.rv-map, .rv-canvas, .rv-stage, .rv-scroll'))
   .filter((one) => getComputedStyle(one).display !== 'inline' && one.scrollWidth > one.clientWidth + 1)
-  .map((one) => one.className)"""
+  .map((one) => one.id || one.className)"""
 
 # Buttons of which a screen reader would say nothing.
 NAMELESS = """() => Array.from(document.querySelectorAll('button'))

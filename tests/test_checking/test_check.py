@@ -235,6 +235,7 @@ def test_processes_find_the_same(tmp_path):
         (["--methods", "relevancy@fully"], "is no method"),
         (["--methods", "gradcam@full"], "no scope full"),
         (["--methods", "gradcam@layers=1"], "reads no layer"),
+        (["--methods", "relevancy@layers=9-"], r"layers 0 to \d: none of them is in layers=9-\.$"),
         (["--page", "nowhere.md"], "cannot be read"),
         (["--page", str(Path(__file__).parents[1] / "fixtures" / "picture.png")], "is no text in UTF-8"),
         (["--methods", ""], "--methods: name one"),

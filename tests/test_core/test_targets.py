@@ -290,6 +290,7 @@ def test_what_a_target_says_of_itself():
         ("Yes|", 'no token for ""'),
         ("|No", 'no token for ""'),
         ("|", 'no token for ""'),
+        ("Yes|No|red", r"more than two words: .*word:Yes\|No\|red"),
     ],
 )
 def test_contrasts_that_compare_nothing(target, said):

@@ -349,7 +349,7 @@ def test_the_figure_shows_what_each_would_say(both, three):
     assert bare.get_size_inches()[1] < both.figure().get_size_inches()[1]
 
 
-@pytest.mark.parametrize(("times", "dark"), [(0.099, True), (0.101, False), (0.0, False)])
+@pytest.mark.parametrize(("times", "dark"), [(0.299, True), (0.301, False), (0.0, False)])
 def test_a_map_that_one_scale_would_leave_dark_is_named(both, times, dark):
     first = both.explanations[0]
     peak = np.nanmax(first.heatmap())
@@ -357,8 +357,8 @@ def test_a_map_that_one_scale_would_leave_dark_is_named(both, times, dark):
     pair = compared([first, low])
     assert peak > 0
     for given, start in (
-        (None, "Each map has a scale of its own; on one, some would be dark (low's 9.9% of the highest peak)."),
-        (True, "low's map is dark on the one scale: its peak is 9.9% of the highest."),
+        (None, "Each map has a scale of its own; on one, some would be dark (low's 29.9% of the highest peak)."),
+        (True, "low's map is dark on the one scale: its peak is 29.9% of the highest."),
     ):
         assert [line for line in pair.findings(shared_scale=given) if "dark" in line] == [start] * dark
     drawn = words_in(pair.figure()).count("(raw)")

@@ -172,6 +172,7 @@ def test_hiding_what_the_model_never_saw_changes_nothing(built):
         ({"regions": []}, "no region"),
         ({"regions": None}, "no region"),
         ({"regions": (0, 0, 3, 3)}, "no region"),
+        ({"regions": 5}, "no region"),
         ({"picture": "1"}, "no picture '1'"),
         ({"picture": True}, "no picture True"),
         ({"picture": [0, 1]}, "no picture"),

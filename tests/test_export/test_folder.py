@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import relevancy
 from relevancy.errors import RelevancyError
 from relevancy.export.folder import FinishedRows, configuration_hash, held, manifest_of, parts_of
+from relevancy.export.results import open_export
 
 TABLE = pa.table({"row": [0, 1], "model": ["m", "m"], "error": [None, "why"]})
 
@@ -146,6 +147,11 @@ def test_a_folder_that_is_no_exports_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(RelevancyError, match=r"give another --out"):
         manifest_of(tmp_path)
+
+
+def test_an_export_is_a_folders_name():
+    with pytest.raises(RelevancyError, match="an export is a folder, text or a path, not int"):
+        open_export(5)
 
 
 def test_results_without_a_manifest_are_refused(tmp_path):

@@ -516,6 +516,12 @@ def test_a_continuation_follows_the_models_turn(wrapped):
     assert tail.endswith(f"{QUESTION}<end_of_turn>\n")
 
 
+@pytest.mark.parametrize("given", [None, "demo-small", torch.nn.Linear(1, 1)])
+def test_wrap_takes_nothing_but_a_model(given):
+    with pytest.raises(RelevancyError, match=rf"not {type(given).__name__}; relevancy.load takes a name"):
+        models.wrap(given, None)
+
+
 def test_wrap_leaves_the_users_objects_alone(built):
     hf_model, processor = built["gemma-clip"]
     before = dict(vars(processor))
