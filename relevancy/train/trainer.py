@@ -287,7 +287,7 @@ class _Watch(TrainerCallback):
             named = self.trainer.samples((state.global_step - 1) * self.stage.batch + first * micro, micro)
             where = f", samples {named}" if named else ""
             raise _lost(self.stage, f"the loss of step {state.global_step} is no number{where}", self.folder)
-        if any(asked) and state.global_step < state.max_steps:
+        if any(asked):  # after the last step too: more may come after this stage
             self.stopped = next(number for number, heard in zip(self.asked, asked, strict=True) if heard)
             control.should_save = control.should_training_stop = True
         return control

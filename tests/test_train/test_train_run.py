@@ -70,6 +70,16 @@ def test_terminated_it_saves_where_it_is(whole, small, data, tmp_path) -> None:
     assert equal(out / "model" / "model.safetensors", whole / "model" / "model.safetensors")
 
 
+def test_terminated_in_a_stages_last_step_it_begins_no_other(whole, small, data, tmp_path) -> None:
+    out = tmp_path / "run"
+    assert runs.forked(small, data, out, kill=("align", 7, runs.TERM)) == runs.STOPPED
+    assert newest(out / "align") == out / "align" / "checkpoint-8"
+    assert newest(out / "finetune") is None
+    assert runs.forked(small, data, out, resume=True) == 0
+    assert runs.losses(out, "align") == runs.losses(whole, "align")
+    assert equal(out / "model" / "model.safetensors", whole / "model" / "model.safetensors")
+
+
 def test_two_processes_learn_as_one_does(whole, small, data, tmp_path) -> None:
     """Samples without a picture come in batches of their own, so that a process may have none in a step."""
     out = tmp_path / "run"
