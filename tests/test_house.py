@@ -287,7 +287,10 @@ def bare(folder: Path, *extras: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def without_extras(tmp_path_factory):
     """As after a plain installation, without what `make demo` adds for exports."""
-    return bare(tmp_path_factory.mktemp("core"))
+    folder = tmp_path_factory.mktemp("core")
+    env = bare(folder)
+    assert "'pyarrow'" in (folder / "sitecustomize.py").read_text()
+    return env
 
 
 def test_the_app_needs_no_more_than_its_extra_brings(tmp_path):

@@ -31,19 +31,18 @@ from relevancy.demo.jobs import each
 from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import FULL, QUICK, BuildPlan, DecoderSize, Lesson
 from relevancy.demo.pool import Pool, keep_pool, kept_pool
-from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, normalized, tower_config
+from relevancy.demo.tower import PATCH, SIDE, SIZE, PatchData, PatchTeacher, collate_patches, features_of, tower_config
 from relevancy.errors import RelevancyError
 from relevancy.models.model import load
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose, put
-from relevancy.train.features import look_once, stored_features
+from relevancy.train.features import stored_features
 from relevancy.train.stages import Stage, freeze, parameters_of
-from relevancy.train.trainer import run, trained_weights
+from relevancy.train.trainer import Progress, run, trained_weights
 
 logger = logging.getLogger(__name__)
 READERS = 2
 TOWER, POOL, SEEN = "tower", "pool.pickle", "seen.safetensors"
-Progress = Callable[[str, float], None]
 
 
 def build(
@@ -78,14 +77,8 @@ def _look(plan: BuildPlan, stages: Path, seed: int, report: Progress) -> None:
         return
     pool = kept_pool(stages / POOL)
     tower = teach_tower(tower_config(), _fast(plan.tower), pool, stages / TOWER, seed, report)
-    features = look_once(
-        tower,
-        lambda start, stop: normalized(pool.pixels[start:stop]),
-        len(pool),
-        progress=partial(report, "features"),
-    )
     with whole(stages / SEEN) as part:
-        save_file({"features": features}, part)
+        save_file({"features": features_of(tower, pool.pixels, partial(report, "features"))}, part)
 
 
 def _train(plan: BuildPlan, out: Path, seed: int, name: str, report: Progress) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import gelu
 from transformers import LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase
 
 from relevancy.atomic_io import whole, write_whole
-from relevancy.demo.build import Progress, autocast_pays, claim, fast, silent, teach
+from relevancy.demo.build import autocast_pays, claim, fast, silent, teach
 from relevancy.demo.card import NOTICE, gemma_card
 from relevancy.demo.dialogues import Mix, caption, look_and_answer_variously
 from relevancy.demo.evaluation import accuracy
@@ -26,16 +26,16 @@ from relevancy.demo.language import build_processor
 from relevancy.demo.layout import COLORS, DISTRACTORS, GROUNDS, KINDS, SUPPORTS
 from relevancy.demo.plan import Lesson, told
 from relevancy.demo.pool import Pool, draw_pool
-from relevancy.demo.tower import PATCH, SIDE, SIZE, normalized
+from relevancy.demo.tower import PATCH, SIDE, SIZE, features_of
 from relevancy.demo.wordings import never_heard
 from relevancy.models import bases
 from relevancy.models.bases import Base
 from relevancy.models.model import load
 from relevancy.train.composition import compose
-from relevancy.train.features import look_once
 from relevancy.train.lora import adapt, require_peft
 from relevancy.train.losses import CHUNK
 from relevancy.train.stages import ADAPTER, Stage, parameters_of, part_of
+from relevancy.train.trainer import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,7 @@ def build_gemma(out: Path, *, seed: int = 0, progress: Progress | None = None, q
     first = 1 + seed * plan.scenes
     pool = draw_pool(range(first, first + plan.scenes), SIZE, SIDE, progress=partial(report, "scenes"))
     tower = load(TOWER, device="cpu", dtype="float32").model.model.vision_tower
-    features = look_once(
-        tower, lambda start, stop: normalized(pool.pixels[start:stop]), len(pool), progress=partial(report, "features")
-    )
+    features = features_of(tower, pool.pixels, partial(report, "features"))
     model = _with_eyes(decoder, tower, tokenizer, seed)
     start(model, tokenizer, pool, features[: plan.pictures, 1:])
     adapt(model, plan.rank, plan.rank, seed)

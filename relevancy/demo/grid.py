@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModel, GemmaForCausalLM, GemmaTokenizer, PreTrainedModel
 
 from relevancy.atomic_io import whole
-from relevancy.demo.build import POOL, SEEN, Progress, claim, finish, passes_of, silent, teach, teach_tower
+from relevancy.demo.build import POOL, SEEN, claim, finish, passes_of, silent, teach, teach_tower
 from relevancy.demo.cells import TOWERS, Cell, CellResult, asked, cells, read, write
 from relevancy.demo.dialogues import SAMPLE, SceneDialogues
 from relevancy.demo.effects import Effect
@@ -31,11 +31,11 @@ from relevancy.demo.language import build_processor, build_tokenizer
 from relevancy.demo.plan import GRID, QUICK_GRID, BuildPlan, DecoderSize
 from relevancy.demo.pool import keep_pool, kept_pool, shrink
 from relevancy.demo.questions import Question
-from relevancy.demo.tower import FEATURE_LAYER, PATCH, SIDE, SIZE, dinov2_config, normalized, tower_config
+from relevancy.demo.tower import PATCH, SIDE, SIZE, dinov2_config, features_of, tower_config
 from relevancy.models.model import wrap
 from relevancy.train.collate import Collate
 from relevancy.train.composition import compose
-from relevancy.train.features import look_once
+from relevancy.train.trainer import Progress
 
 CONFIGS = dict(zip(TOWERS, (tower_config, dinov2_config), strict=True))
 PLAN = "plan.json"
@@ -143,14 +143,10 @@ def _look(place: GridPlace, kind: str, report: Progress) -> None:
     tower.save_pretrained(folder)
     drawn = held_out(place.plan.check_scenes, seed=0)
     pixels = {"train": pool.pixels, "check": np.stack([shrink(one.pixels, SIZE) for one in drawn])}
-    seen = {name: _features(tower, each) for name, each in pixels.items()}
+    seen = {name: features_of(tower, shown) for name, shown in pixels.items()}
     with whole(folder / SEEN) as part:
         save_file(seen, part)
     shutil.rmtree(place.stages / kind)
-
-
-def _features(tower: PreTrainedModel, pixels: np.ndarray) -> Tensor:
-    return look_once(tower, lambda start, stop: normalized(pixels[start:stop]), len(pixels), FEATURE_LAYER)
 
 
 @lru_cache(len(TOWERS))

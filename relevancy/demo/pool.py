@@ -120,7 +120,12 @@ def _map(draw: Callable, chunks: list[range], workers: int) -> Iterator:
 
 
 def keep_pool(
-    file: Path, seeds: range, size: int, patches: int, workers: int | None = None, progress: Callable | None = None
+    file: Path,
+    seeds: range,
+    size: int,
+    patches: int,
+    workers: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> None:
     """Draw the scenes of these seeds into a file, unless it is there."""
     if not file.exists():

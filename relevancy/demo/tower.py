@@ -6,6 +6,7 @@ that a patch's feature says what stands at that patch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
-from transformers import AutoModel, CLIPVisionConfig, Dinov2Config, PreTrainedConfig
+from transformers import AutoModel, CLIPVisionConfig, Dinov2Config, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from relevancy.demo.pool import LABELS, Pool
+from relevancy.train.features import look_once
 
 FEATURE_LAYER = -2
 SIZE, PATCH = 80, 8  # pixels of the picture the tower sees, and of a patch
@@ -55,6 +57,13 @@ def normalized(pixels: np.ndarray) -> Tensor:
     mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
     std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
     return (torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def features_of(tower: PreTrainedModel, pixels: np.ndarray, progress: Callable[[float], None] | None = None) -> Tensor:
+    """What a tower sees in (pictures, height, width, 3) uint8: (pictures, tokens, width), class token included."""
+    return look_once(
+        tower, lambda start, stop: normalized(pixels[start:stop]), len(pixels), FEATURE_LAYER, progress=progress
+    )
 
 
 class PatchTeacher(nn.Module):

@@ -80,7 +80,8 @@ class Session:
         inputs = model.prepare(images, [example.question for example in examples], said)
         read = [0] * len(examples) if said is None else map(len, said)
         left = [len(one.answer or ()) - held for one, held in zip(examples, read, strict=True)]
-        model.check_room(inputs, [max(0, more) for more in left])
+        if any(more > 0 for more in left):
+            model.check_room(inputs, [max(0, more) for more in left])
         return Prepared(
             inputs,
             model.image_token_id,

@@ -207,8 +207,7 @@ def test_two_towers_over_one_picture_are_measured_or_refused():
     """DeepSeek-VL's hybrid: the finer tower's tokens lie to the left of the other one's, and above them."""
     model = wrap(*kindred.deepseek_vl_hybrid(), name="deepseek_vl_hybrid")
     inputs = model.prepare(pictures(), QUESTIONS)
-    with record(model.model) as tape:
-        rows = tape.relevance(model.model(**inputs, logits_to_keep=1).logits[:, -1].max(-1).values)
+    rows, _ = rows_of(model.model, dict(inputs))
     expected = of_family(model.model, dict(inputs), model.image_token_id)
     assert relative(passed_on(rows.language), passed_on(expected.language)) < ROUNDED
     assert explain(model, pictures()[0], QUESTIONS[0], max_new_tokens=1).image_map.shape == (4, 4)
